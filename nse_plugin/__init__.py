@@ -1,0 +1,41 @@
+"""NSE (Neuron-level Sequential Editing, arXiv 2410.04045) for EasyEdit and for live models.
+
+The public names are loaded when first used, so that `import nse_plugin` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nse_plugin.easyedit import NSE, make_editor, register
+    from nse_plugin.facts import Fact, FactError
+    from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+    from nse_plugin.session import EditSession
+    from nse_plugin.state import RoundReport
+
+_HOMES = {
+    "register": "easyedit",
+    "make_editor": "easyedit",
+    "NSE": "easyedit",
+    "Fact": "facts",
+    "FactError": "facts",
+    "NSEHyperParams": "hparams",
+    "HyperParamsError": "hparams",
+    "EditSession": "session",
+    "RoundReport": "state",
+}
+__all__ = [
+    "NSE", "EditSession", "Fact", "FactError", "HyperParamsError", "NSEHyperParams", "RoundReport", "make_editor", "register"
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nse_plugin' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nse_plugin.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

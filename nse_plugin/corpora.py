@@ -1,0 +1,137 @@
+"""Text for the second moments, as batches of token rows: from a file, from Wikipedia, or written by the model.
+
+Every source is deterministic and can start at any batch, so that an interrupted measurement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.moments import WINDOW, MomentsError
+from nse_plugin.models.replay import batches_by_length
+from nse_plugin.models.writing import write
+
+SELF_WRITTEN = "self"
+WIKIPEDIA = "wikipedia"
+PASSAGE_TOKENS = 128
+_PASSAGES_AT_ONCE = 32
+_ROWS_SORTED_TOGETHER = 512
+
+Batch = list[list[int]]
+
+
+def token_batches(model: nn.Module, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+    """Batches of the corpus that `hparams.mom2_dataset` names, from batch number `skip` on.
+
+    Raises MomentsError when the corpus cannot be had.
+    """
+    if hparams.mom2_dataset == SELF_WRITTEN:
+        return _self_written(model, tokenizer, hparams, skip)
+    documents = islice(_documents(hparams.mom2_dataset, hparams.seed), hparams.mom2_n_samples)
+    limit = getattr(model.config, "max_position_embeddings", None) or WINDOW  # type: ignore[union-attr]
+    rows = _windows(tokenizer, documents, min(limit, WINDOW))
+    return islice(_batched(rows, hparams.tokens_per_batch), skip, None)
+
+
+def corpus_name(hparams: NSEHyperParams) -> str:
+    """The corpus's part of a file name: `wikipedia`, `self`, or the file's stem."""
+    return Path(hparams.mom2_dataset).stem
+
+
+def _self_written(model: nn.Module, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+    """`mom2_n_samples` passages, sampled at temperature 1; batch i has the seed `seed + i`."""
+    start = _start_token(tokenizer)
+    for number, first in enumerate(range(0, hparams.mom2_n_samples, _PASSAGES_AT_ONCE)):
+        if number >= skip:
+            count = min(_PASSAGES_AT_ONCE, hparams.mom2_n_samples - first)
+            ids = torch.full((count, 1), start)
+            yield write(model, ids, PASSAGE_TOKENS, hparams.seed + number).tolist()
+
+
+def _start_token(tokenizer: Any) -> int:
+    """The token a text begins with: BOS, or the end-of-text token that stands between a model's training documents."""
+    for name in ("bos_token_id", "eos_token_id", "unk_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return int(token)
+    raise MomentsError("The tokenizer has no BOS, EOS or unknown token to begin a text with: set tokenizer.bos_token.")
+
+
+def _documents(source: str, seed: int) -> Iterator[str]:
+    if source == WIKIPEDIA:
+        return _wikipedia(seed)
+    path = Path(source)
+    readers = {".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise MomentsError(
+            f"mom2_dataset = {source!r} cannot be used: give 'self', 'wikipedia', or a .txt, .jsonl or .parquet file."
+        )
+    if not path.is_file():
+        raise MomentsError(f"mom2_dataset = {source!r}: there is no such file. Give its path, or use 'self'.")
+    return readers[path.suffix](path)
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.strip():
+                yield line.strip()
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)["text"]
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    raise MomentsError(f"{path}, line {number}: expected a JSON object with a field 'text'.") from None
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MomentsError(f"{path}: reading parquet needs pyarrow: pip install pyarrow.") from None
+    table = parquet.ParquetFile(path)
+    if "text" not in table.schema_arrow.names:
+        raise MomentsError(f"{path} has the columns {table.schema_arrow.names}: one named 'text' is needed.")
+    for batch in table.iter_batches(columns=["text"]):
+        yield from batch.column(0).to_pylist()
+
+
+def _wikipedia(seed: int) -> Iterator[str]:
+    """English Wikipedia from the Hugging Face hub, streamed in a seeded order."""
+    try:
+        from datasets import load_dataset
+
+        articles = load_dataset("wikimedia/wikipedia", "20231101.en", split="train", streaming=True)
+        for article in articles.shuffle(seed=seed, buffer_size=10_000):
+            yield article["text"]
+    except (ImportError, OSError, ValueError) as error:
+        raise MomentsError(
+            f"mom2_dataset = 'wikipedia' cannot be read ({type(error).__name__}: {str(error)[:100]}): put EasyEdit's npz "
+            "files under stats_dir, or set mom2_dataset to 'self' (text the model writes, needs no network) or to a text file."
+        ) from error
+
+
+def _windows(tokenizer: Any, documents: Iterator[str], window: int) -> Iterator[list[int]]:
+    for document in documents:
+        ids = tokenizer(document, truncation=False)["input_ids"]
+        for first in range(0, len(ids), window):
+            yield ids[first : first + window]
+
+
+def _batched(rows: Iterator[list[int]], tokens_per_batch: int) -> Iterator[Batch]:
+    """Rows of like length together, so that little of a batch is padding."""
+    while group := list(islice(rows, _ROWS_SORTED_TOGETHER)):
+        for chosen in batches_by_length([len(row) for row in group], tokens_per_batch):
+            yield [group[i] for i in chosen]

@@ -1,0 +1,122 @@
+"""One round through the edited layers: spread each fact's residual over them, again for facts still off target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.keys import FactSpan
+from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.neurons import select_neurons
+from nse_plugin.method.update import solve_update
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts
+
+DONE, OFF_TARGET, SKIPPED, FAILED = "done", "off_target", "skipped_upper_bound", "failed"
+
+
+@dataclass
+class RoundResult:
+    """What a round did, fact by fact (n facts).
+
+    status: done, off_target (residual > alpha after the last pass), skipped_upper_bound, failed (not finite).
+    residual_before, residual: [n], norm(z - h) before and after. passes: [n], updates each fact took part in.
+    keys: {layer: [m, f]}, the keys on the new weights of the m facts that did not fail: they join Kp.
+    """
+
+    status: list[str]
+    residual_before: Tensor
+    residual: Tensor
+    passes: Tensor
+    keys: dict[int, Tensor]
+
+
+def edit_layers(
+    layout: Layout,
+    prompts: Sequence[FactPrompts],
+    values: Tensor,
+    second_moments: Mapping[int, Tensor],
+    knowledge: Knowledge,
+    hparams: NSEHyperParams,
+    on_pass: Callable[[int, int], None] = lambda number, facts: None,
+) -> RoundResult:
+    """Write the values of a round into the model, in place.
+
+    prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. knowledge: Kp of earlier rounds.
+    on_pass: told the pass's number and how many facts are in it.
+    Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
+    """
+    finite = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
+    passes = torch.zeros(len(prompts), dtype=torch.long)
+    residual_before = torch.full((len(prompts),), torch.nan, dtype=torch.float64)
+    residual = residual_before.clone()
+    keys: dict[int, Tensor] = {}
+    if finite:
+        with frozen(layout.model), torch.no_grad():
+            everyone = [prompts[i] for i in finite]
+            residual_before[finite], keys = _residuals(layout, everyone, values[finite], hparams)
+            residual[finite] = residual_before[finite]
+            for number in range(hparams.passes):
+                going = _facts_of_pass(number, finite, residual, hparams)
+                if not going:
+                    break
+                on_pass(number, len(going))
+                _one_pass(layout, [prompts[i] for i in going], values[going], second_moments, knowledge, hparams)
+                passes[going] += 1
+                residual[finite], keys = _residuals(layout, everyone, values[finite], hparams)
+    status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
+    return RoundResult(status, residual_before, residual, passes, keys)
+
+
+def _facts_of_pass(number: int, finite: list[int], residual: Tensor, hparams: NSEHyperParams) -> list[int]:
+    """Preset paper: all facts first, then those above alpha. Preset released: above alpha, below upper_bound."""
+    if hparams.preset == "paper":
+        return [i for i in finite if number == 0 or residual[i] > hparams.alpha]
+    return [i for i in finite if residual[i] > hparams.alpha and not _beyond(float(residual[i]), hparams)]
+
+
+def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
+    bounded = hparams.preset == "released" and hparams.upper_bound is not None
+    return bounded and residual >= float(hparams.upper_bound or 0)
+
+
+def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
+    if not finite or not residual < float("inf"):
+        return FAILED
+    if residual <= hparams.alpha:
+        return DONE
+    return SKIPPED if _beyond(residual, hparams) else OFF_TARGET
+
+
+def _one_pass(
+    layout: Layout,
+    prompts: Sequence[FactPrompts],
+    values: Tensor,
+    second_moments: Mapping[int, Tensor],
+    knowledge: Knowledge,
+    hparams: NSEHyperParams,
+) -> None:
+    layers = hparams.layers
+    span = FactSpan(layout, layers, prompts, hparams.tokens_per_batch)
+    for i, layer in enumerate(layers):
+        # Start where the last update was made: what lies below it has not changed.
+        keys, h = span.run(layers[max(i - 1, 0)])
+        residuals = (values - h.to(values)) / (len(layers) - i)
+        neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
+        protected = knowledge.of(layer, keys[layer])
+        weight = hparams.mom2_update_weight
+        delta = solve_update(keys[layer], residuals, second_moments[layer], protected, weight, neurons)
+        layout.output_matrix(layer).add_columns(neurons, delta)
+
+
+def _residuals(
+    layout: Layout, prompts: Sequence[FactPrompts], values: Tensor, hparams: NSEHyperParams
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """norm(z - h) of each fact [n] and the keys {layer: [n, f]}, on the weights as they are."""
+    keys, h = FactSpan(layout, hparams.layers, prompts, hparams.tokens_per_batch).run()
+    return (values.to(torch.float64) - h.to(torch.float64)).norm(dim=1).cpu(), keys

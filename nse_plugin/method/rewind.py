@@ -1,0 +1,43 @@
+"""Rewinding: run on the original weights whatever was edited since, then go on with the edited ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from nse_plugin.models.layout import OutputMatrix
+
+
+class OriginalWeights:
+    """The edited matrices as they were before the first edit, {layer: weight as the module stores it}."""
+
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    @classmethod
+    def of(cls, matrices: Mapping[int, OutputMatrix]) -> OriginalWeights:
+        """Copy the matrices' present weights."""
+        return cls({layer: matrix.weight.data.clone() for layer, matrix in matrices.items()})
+
+    @contextmanager
+    def rewound(self, matrices: Mapping[int, OutputMatrix]) -> Iterator[None]:
+        """Within, the model computes with the original weights.
+
+        The parameters' storage is swapped, nothing is copied or computed: the edited weights come back bit for bit,
+        also after an exception.
+        """
+        edited = {layer: matrices[layer].weight.data for layer in self.tensors}
+        try:
+            for layer, original in self.tensors.items():
+                matrices[layer].weight.data = original
+            yield
+        finally:
+            for layer, weight in edited.items():
+                matrices[layer].weight.data = weight
+
+    def restore(self, matrices: Mapping[int, OutputMatrix]) -> None:
+        """Copy the original weights back into the model, for good."""
+        for layer, original in self.tensors.items():
+            matrices[layer].weight.data.copy_(original)

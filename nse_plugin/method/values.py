@@ -1,0 +1,148 @@
+"""The value step: for every fact, the hidden state z at layer l_0 that makes the model say the new target.
+
+    z = h + delta,   delta = argmin  mean_contexts(-log P(target)) + kl * KL + wd * norm(delta) / norm(h)^2
+
+(arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with
+and without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
+norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.replay import SuffixReplay, batches_by_length
+
+STOP_BELOW = 0.05
+
+
+def optimize_values(
+    layout: Layout,
+    prompts: Sequence[FactPrompts],
+    hparams: NSEHyperParams,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
+
+    prompts: n facts. on_done: called with the number of facts just finished.
+    Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
+    """
+    lengths = [_suffix_tokens(fact) for fact in prompts]
+    values: list[Tensor | None] = [None] * len(prompts)
+    with frozen(layout.model), torch.enable_grad():
+        for chosen in batches_by_length(lengths, hparams.tokens_per_batch):
+            for i, z in zip(chosen, _optimize_batch(layout, [prompts[i] for i in chosen], hparams), strict=True):
+                values[i] = z
+            on_done(len(chosen))
+    return torch.stack([z for z in values if z is not None])
+
+
+def _suffix_tokens(fact: FactPrompts) -> int:
+    rows = [*fact.rewrites, fact.essence]
+    return len(rows) * max(len(row.ids) for row in rows)
+
+
+def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[Tensor]:
+    batch = _Batch(layout, hparams.layers[-1], prompts)
+    h = batch.h
+    norm = h.norm(dim=1)
+    deltas = [torch.zeros_like(row, requires_grad=True) for row in h]
+    optimizer = torch.optim.Adam(deltas, lr=hparams.v_lr)
+    active = list(range(len(prompts)))
+    failed: set[int] = set()
+
+    # The authors evaluate the loss v_num_grad_steps times and step after all but the last.
+    for _ in range(hparams.v_num_grad_steps - 1):
+        delta = torch.stack([deltas[fact] for fact in active])
+        nll, kl = batch.nll_and_kl(delta)
+        decay = delta.norm(dim=1) / norm[active] ** 2
+        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        failed |= {active[i] for i in (~loss.isfinite()).nonzero()[:, 0].tolist()}
+        unfinished = (loss >= STOP_BELOW) & loss.isfinite()
+        if not unfinished.any():
+            break
+        optimizer.zero_grad(set_to_none=True)
+        gradients = torch.autograd.grad(loss[unfinished].sum(), [deltas[fact] for fact in active])
+        if not unfinished.all():
+            batch.keep(unfinished.nonzero()[:, 0])
+        for fact, gradient, goes_on in zip(active, gradients, unfinished.tolist(), strict=True):
+            deltas[fact].grad = gradient if goes_on else None  # Adam passes over a fact without one
+        active = [fact for fact, goes_on in zip(active, unfinished.tolist(), strict=True) if goes_on]
+        optimizer.step()
+        with torch.no_grad():
+            for fact in active:
+                longest, length = hparams.clamp_norm_factor * norm[fact], deltas[fact].norm()
+                if length > longest:
+                    deltas[fact] *= longest / length
+    z = h + torch.stack(deltas).detach()
+    z[sorted(failed)] = torch.nan
+    return list(z)
+
+
+class _Batch:
+    """Facts whose loss is evaluated together, on rows that are replayed; finished ones leave with `keep`.
+
+    h: [n, d], l_0's output at the subject's last token of the bare prompt, float32 at least.
+    """
+
+    def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts]) -> None:
+        rows = [row for fact in prompts for row in (*fact.rewrites, fact.essence)]
+        self._owner = torch.tensor([i for i, fact in enumerate(prompts) for _ in range(len(fact.rewrites) + 1)])
+        self._prompts = list(prompts)
+        self._replay = SuffixReplay(layout, layer, rows)
+        self._before: Tensor | None = None  # [n, vocabulary], log-probabilities without delta
+        bare = torch.tensor([int((self._owner < i).sum()) for i in range(len(prompts))])
+        h = self._replay.start[bare.to(self._replay.start.device), 0]
+        self.h = h.to(torch.promote_types(h.dtype, torch.float32))
+        self._place_targets()
+
+    def _place_targets(self) -> None:
+        """Find every target token's row and position, and its share in its fact's mean over tokens and contexts."""
+        places: list[tuple[int, int, int]] = []  # row, position, token
+        shares: list[tuple[int, float]] = []  # fact, weight
+        essence_rows: list[int] = []
+        row = 0
+        for i, fact in enumerate(self._prompts):
+            for prompt in fact.rewrites:
+                first = len(prompt.ids) - prompt.lookup - len(prompt.targets)
+                places += [(row, first + offset, token) for offset, token in enumerate(prompt.targets)]
+                shares += [(i, 1 / len(prompt.targets) / len(fact.rewrites))] * len(prompt.targets)
+                row += 1
+            essence_rows.append(row)
+            row += 1
+        self._rows = torch.tensor([place[0] for place in places] + essence_rows)
+        self._positions = torch.tensor([place[1] for place in places] + [0] * len(essence_rows))
+        device, dtype = self.h.device, self.h.dtype
+        self._tokens = torch.tensor([place[2] for place in places], device=device)
+        self._share = torch.zeros(len(self._prompts), len(places), dtype=dtype, device=device)
+        for column, (fact_index, weight) in enumerate(shares):
+            self._share[fact_index, column] = weight
+
+    def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss's first two terms, [n] each, for delta [n, d]."""
+        logits = self._replay.logits(delta[self._owner.to(delta.device)], self._rows, self._positions)
+        log_probs = logits.to(self.h).log_softmax(dim=-1)
+        count = len(self._tokens)
+        nll = -(self._share @ log_probs[:count].gather(1, self._tokens[:, None])[:, 0])
+        now = log_probs[count:]
+        if self._before is None:
+            self._before = now.detach()
+        kl = (now.exp() * (now - self._before)).sum(dim=1)
+        return nll, kl
+
+    def keep(self, facts: Tensor) -> None:
+        """Let all facts but these leave (indices into the present ones)."""
+        assert self._before is not None
+        facts = facts.cpu()
+        self._replay.keep(torch.isin(self._owner, facts).nonzero()[:, 0])
+        self._prompts = [self._prompts[i] for i in facts.tolist()]
+        self._owner = torch.tensor([i for i, fact in enumerate(self._prompts) for _ in range(len(fact.rewrites) + 1)])
+        self._before = self._before[facts.to(self._before.device)]
+        self._place_targets()

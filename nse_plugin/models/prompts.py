@@ -1,0 +1,133 @@
+"""Facts as token ids: each prompt tokenised once, with the places that matter marked.
+
+The tokenizer's padding side and pad token are never used: rows are padded by hand (`pad_right`), so any tokenizer
+state gives the same edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nse_plugin.facts import SLOT, Fact, FactError
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One row of tokens.
+
+    ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
+    targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
+    """
+
+    ids: tuple[int, ...]
+    lookup: int
+    targets: tuple[int, ...] = ()
+
+    @property
+    def to_lookup(self) -> tuple[int, ...]:
+        """The tokens up to and including the subject's last one: all that keys and residuals depend on."""
+        return self.ids[: self.lookup + 1]
+
+
+@dataclass(frozen=True)
+class FactPrompts:
+    """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
+
+    `essence` ends at the subject's last token: the KL term asks for nothing behind it.
+    """
+
+    rewrites: tuple[EncodedPrompt, ...]
+    essence: EncodedPrompt
+
+
+def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positions: int | None = None) -> FactPrompts:
+    """Tokenise a fact in every context template.
+
+    templates: strings with one `{}`, the first of them "{}" itself.
+    Raises FactError when a row is longer than the model's positions.
+    """
+    start = fact.prompt.index(SLOT)
+    end = start + len(fact.subject.rstrip())
+    text = fact.text.rstrip()
+    rewrites = []
+    for template in templates:
+        before = template.index(SLOT)
+        rewrites.append(_encode(tokenizer, template.replace(SLOT, text), before + end, fact.target_new))
+    essence = _encode(tokenizer, f"{fact.subject} is a", len(fact.subject.rstrip()), None)
+    longest = max(len(row.ids) for row in rewrites)
+    if max_positions is not None and longest > max_positions:
+        raise FactError(
+            f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has {max_positions} "
+            "positions: shorten the prompt or the target."
+        )
+    return FactPrompts(tuple(rewrites), essence)
+
+
+def check_round(facts: Sequence[Fact]) -> None:
+    """Raise FactError when a round is empty, or asks for two targets of one prompt and subject."""
+    if not facts:
+        raise FactError("facts is empty: a round needs at least one fact.")
+    wanted: dict[tuple[str, str], str] = {}
+    for fact in facts:
+        target = wanted.setdefault((fact.prompt, fact.subject), fact.target_new.strip())
+        if target != fact.target_new.strip():
+            raise FactError(
+                f"Two facts of one round ask {fact.text!r} for different targets, {target!r} and {fact.target_new!r}: "
+                "keep one, or put them in different rounds."
+            )
+
+
+def continuation(target: str) -> str:
+    """A target as it follows a prompt: with the leading space that most tokenizers fold into its first token."""
+    return target if target[0].isspace() else f" {target}"
+
+
+def split_target(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
+    """Token ids of `prompt` and of `target` as its continuation.
+
+    With a fast tokenizer the whole text is tokenised and split where the prompt's characters end, so a boundary
+    that merges is seen as the model sees it; a slow tokenizer tokenises the two parts.
+    """
+    text = prompt + continuation(target)
+    if not tokenizer.is_fast:
+        return tokenizer(prompt)["input_ids"], tokenizer(continuation(target), add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+    first = next(i for i, end in enumerate(ends) if end > len(prompt))
+    last = max(i for i, end in enumerate(ends) if end > len(prompt))  # drops an end-of-text token
+    return ids[:first], ids[first : last + 1]
+
+
+def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
+    lookup = _token_at(tokenizer, prompt, subject_end)
+    if target is None:
+        return EncodedPrompt(tuple(tokenizer(prompt)["input_ids"][: lookup + 1]), lookup)
+    prompt_ids, target_ids = split_target(tokenizer, prompt, target)
+    return EncodedPrompt((*prompt_ids, *target_ids[:-1]), lookup, tuple(target_ids))
+
+
+def _token_at(tokenizer: Any, text: str, end: int) -> int:
+    """Index of the token that holds character `end - 1` of the text."""
+    if not tokenizer.is_fast:
+        return len(tokenizer(text[:end])["input_ids"]) - 1
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
+    if not holding:
+        raise FactError(f"The tokenizer drops the end of {text[:end]!r}: write the subject in characters it knows.")
+    return holding[-1]  # a character may take several tokens
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Stack rows of token ids into ids [B, S] and a mask [B, S] of 1 (token) and 0 (padding)."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)

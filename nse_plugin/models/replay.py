@@ -1,0 +1,355 @@
+"""Run only the part of a model that an edit can change.
+
+`SuffixReplay` serves the value step. delta enters at the output of layer l_0 at the subject's last token, so it
+can change only: layers above l_0, positions from that token on, and, for the loss, the head at the target rows.
+The tokens before the subject's last one (the prefix) are run once and their keys and values kept; the rest (the
+suffix) is run once to record what every upper layer is called with; each gradient step then calls those layers
+again, and the head at the rows asked for.
+
+`SpanReplay` serves the layer updates. Keys and residuals depend only on the tokens up to the subject's last one and
+on the layers up to l_0, so the layers below the first edited one are run once, and each update runs the edited
+layers from the one it changed.
+
+Nothing here knows an architecture: layers are called with the arguments that the model itself gave them, and the
+final norm and head are the model's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+from transformers.utils import ModelOutput
+
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import EncodedPrompt, pad_right
+
+
+class _FixedCache(DynamicCache):
+    """A prefix's keys and values: `update` puts the new ones behind them and keeps neither."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
+        super().__init__()
+        self._keys, self._values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        keys = torch.cat([self._keys[layer_idx], key_states], dim=-2)
+        values = torch.cat([self._values[layer_idx], value_states], dim=-2)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._keys[layer_idx].shape[-2]
+
+    def get_mask_sizes(self, query: Tensor | int, layer_idx: int = 0) -> tuple[int, int]:
+        new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
+        return self.get_seq_length(layer_idx) + new, 0
+
+    def keep(self, rows: Tensor) -> None:
+        self._keys = [keys[rows] for keys in self._keys]
+        self._values = [values[rows] for values in self._values]
+
+
+class SuffixReplay:
+    """The upper part of a model, ready to be run again and again on fixed prompts with a changing delta.
+
+    start: [B, S, d], the output of layer l_0 at every suffix position (position 0 is the subject's last token).
+    """
+
+    def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt]) -> None:
+        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`."""
+        self._layout = layout
+        self._upper = list(layout.layers)[layer + 1 :]
+        device = layout.model.get_input_embeddings().weight.device
+        prefixes = [prompt.ids[: prompt.lookup] for prompt in prompts]
+        suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
+        self._cache = _prefix_cache(layout, prefixes, device) if any(prefixes) else None
+        ids, mask = pad_right(suffixes, device)
+        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
+        positions = lengths[:, None] + torch.arange(ids.shape[1], device=device)
+        if self._cache is not None:
+            past = torch.arange(self._cache.get_seq_length(), device=device)
+            mask = torch.cat([(past >= len(past) - lengths[:, None]).long(), mask], dim=1)
+        limit = layout.max_positions
+        with torch.no_grad(), _recorded(layout, layer) as record:
+            layout.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions if limit is None else positions.clamp(max=limit - 1),  # padding only
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
+                logits_to_keep=1,
+            )
+        self.start: Tensor = record.output
+        self._calls = record.calls
+        self._tail, self._stack_output = record.tail, record.stack_output
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these (indices into the present ones)."""
+        batch = len(self.start)
+        taken: dict[int, Tensor] = {}
+        self._calls = [_take((args, kwargs), rows, batch, taken) for args, kwargs in self._calls]
+        self.start = self.start[rows]
+        if self._cache is not None:
+            self._cache.keep(rows)
+
+    def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Next-token logits with `delta` added at the subject's last token.
+
+        delta: [B, d], one vector a row. rows, positions: [m], which suffix positions' logits are wanted.
+        Returns [m, vocabulary], differentiable in delta.
+        """
+        first = self.start[:, :1] + delta[:, None].to(self.start)
+        hidden = torch.cat([first, self.start[:, 1:]], dim=1)
+        for module, (args, kwargs) in zip(self._upper, self._calls, strict=True):
+            hidden = _first(module(hidden, *args, **kwargs))
+        return self._head(hidden[rows.to(hidden.device), positions.to(hidden.device)])
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
+
+        The model's forward is called with its layer stack standing in for by the states at hand, so whatever a model
+        does to its logits is done here too.
+        """
+        hidden = hidden[None]
+        for module in self._tail:
+            hidden = _first(module(hidden))
+        output = self._stack_output(last_hidden_state=hidden)
+        model = self._layout.model
+        with _forward_replaced(self._layout.stack, lambda *_, **__: output):
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+            logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+
+class SpanReplay:
+    """The edited layers' keys and output at the subject's last token, on the weights as they are at each call.
+
+    prompts: rows of which only the tokens up to the lookup matter.
+    """
+
+    def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt], tokens_per_batch: int):
+        """Run the layers below `layers[0]` once, in batches of at most `tokens_per_batch` padded tokens."""
+        self._layers = list(layers)
+        self._span = range(layers[0], layers[-1] + 1)
+        self._modules = {layer: layout.layers[layer] for layer in self._span}
+        self._writers = layout.output_matrices(layers)
+        rows = [prompt.to_lookup for prompt in prompts]
+        self._order = batches_by_length([len(row) for row in rows], tokens_per_batch)
+        self._chunks = [_Chunk(layout, self._span, [rows[i] for i in chosen]) for chosen in self._order]
+
+    def run(self, start: int | None = None) -> tuple[dict[int, Tensor], Tensor]:
+        """Run the edited layers from `start` (an edited layer; None: the first) to l_0.
+
+        Returns ({layer: keys [n, f]} for the edited layers from `start` on, output of l_0 [n, d]). Layers below
+        `start` must not have changed since the run from the edited layer before it.
+        """
+        start = self._layers[0] if start is None else start
+        edited = [layer for layer in self._layers if layer >= start]
+        parts = [self._run_chunk(chunk, start, edited) for chunk in self._chunks]
+        inverse = torch.tensor([i for chosen in self._order for i in chosen]).argsort()
+        keys = {layer: torch.cat([keys[layer] for keys, _ in parts])[inverse.to(parts[0][1].device)] for layer in edited}
+        return keys, torch.cat([output for _, output in parts])[inverse.to(parts[0][1].device)]
+
+    def _run_chunk(self, chunk: _Chunk, start: int, edited: list[int]) -> tuple[dict[int, Tensor], Tensor]:
+        hidden = chunk.inputs[start]
+        keys: dict[int, Tensor] = {}
+        handles = [
+            self._writers[layer].module.register_forward_pre_hook(_keep_keys(keys, layer, chunk.lookup)) for layer in edited
+        ]
+        try:
+            with torch.no_grad():
+                for layer in range(start, self._span.stop):
+                    # The next update starts at the edited layer after `start`, from this input.
+                    if len(edited) > 1 and layer == edited[1]:
+                        chunk.remember(layer, hidden)
+                    args, kwargs = chunk.calls[layer]
+                    hidden = _first(self._modules[layer](hidden, *args, **kwargs))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return keys, hidden[torch.arange(len(hidden), device=hidden.device), chunk.lookup.to(hidden.device)]
+
+
+class _Chunk:
+    """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
+
+    def __init__(self, layout: Layout, span: range, rows: list[tuple[int, ...]]) -> None:
+        device = layout.model.get_input_embeddings().weight.device
+        ids, mask = pad_right(rows, device)
+        self.lookup = mask.sum(1) - 1
+        self.calls: dict[int, Any] = {}
+        self.inputs: dict[int, Tensor] = {}
+        self._first = span[0]
+        positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
+        handles = []
+        for layer in span:
+            handles.append(layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True))
+        try:
+            with torch.no_grad():
+                layout.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, layer: int, span: range) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden, *self.calls[layer] = _split_call(args, kwargs)
+            if layer == span[0]:
+                self.inputs[layer] = hidden
+            if layer == span[-1]:
+                raise _Enough
+
+        return record
+
+    def remember(self, layer: int, hidden: Tensor) -> None:
+        """Keep the input of `layer`, beside that of the first layer, and drop any other."""
+        self.inputs = {self._first: self.inputs[self._first], layer: hidden}
+
+
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Group rows of like length so that rows x longest stays within `tokens_per_batch` (at least one row each)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= tokens_per_batch:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+class _Enough(Exception):
+    """Ends a forward pass once everything wanted was seen."""
+
+
+class _Record:
+    """What one forward pass showed: the calls of the upper layers, l_0's output, what runs after the last layer."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.output: Any = None
+        self.tail: list[nn.Module] = []
+        self.past_last_layer = False
+        self.stack_output: type[ModelOutput]
+
+
+@contextmanager
+def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
+    """Record a forward pass of the model (see `_Record`)."""
+    record = _Record()
+
+    def keep_output(_: nn.Module, __: Any, output: Any) -> None:
+        record.output = _first(output)
+
+    def keep_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record.calls.append(_split_call(args, kwargs)[1:])
+
+    def last_layer_done(*_: Any) -> None:
+        record.past_last_layer = True
+
+    def keep_tail(module: nn.Module, *_: Any) -> None:
+        if record.past_last_layer:
+            record.tail.append(module)
+
+    def keep_kind(_: nn.Module, __: Any, output: ModelOutput) -> None:
+        record.stack_output = type(output)
+
+    handles = [layout.layers[layer].register_forward_hook(keep_output), layout.stack.register_forward_hook(keep_kind)]
+    for module in list(layout.layers)[layer + 1 :]:
+        handles.append(module.register_forward_pre_hook(keep_call, with_kwargs=True))
+    handles.append(layout.layers[-1].register_forward_hook(last_layer_done))
+    for child in layout.stack.children():
+        if child is not layout.layers:
+            handles.append(child.register_forward_pre_hook(keep_tail))
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _prefix_cache(layout: Layout, prefixes: Sequence[Sequence[int]], device: torch.device) -> _FixedCache:
+    """Keys and values of the prefixes, each row's tokens right-aligned.
+
+    The pass pads on the right, where causal attention needs no care and an empty prefix leaves no row without a
+    key; the rows are then rolled to the right, so that distances to the suffix are true for sliding windows too.
+    """
+    ids, mask = pad_right(prefixes, device)
+    width = ids.shape[1]
+    positions = torch.arange(width, device=device).expand(ids.shape)
+    cache = DynamicCache()  # without a config: every layer keeps all positions, sliding windows included
+    with torch.no_grad():
+        layout.model(
+            input_ids=ids,
+            # an empty row attends to its own padding: finite, and never seen
+            attention_mask=mask.clone().index_fill_(1, torch.zeros(1, dtype=torch.long, device=device), 1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    source = (torch.arange(width, device=device) - (width - mask.sum(1))[:, None]) % width  # [B, P]
+
+    def rolled(states: Tensor) -> Tensor:
+        index = source.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+        return states.gather(2, index)
+
+    layers = cache.layers
+    return _FixedCache([rolled(layer.keys) for layer in layers], [rolled(layer.values) for layer in layers])
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = module.__dict__.get("forward")  # an instance's own forward: accelerate's hooks
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own
+
+
+def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor) -> Callable[..., None]:
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        keys[layer] = args[0][torch.arange(len(lookup), device=args[0].device), lookup.to(args[0].device)]
+
+    return keep
+
+
+def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    """A layer's call as (hidden states, other positional arguments, other keyword arguments)."""
+    if args:
+        return args[0], args[1:], kwargs
+    others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+    return kwargs["hidden_states"], (), others
+
+
+def _first(output: Any) -> Tensor:
+    """Layers return a tensor or a tuple, depending on model and version."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def _take(value: Any, rows: Tensor, batch: int, taken: dict[int, Tensor]) -> Any:
+    """Select rows of every batched tensor inside a call's arguments; tensors that layers share stay shared.
+
+    One-dimensional tensors (cache positions) and tensors broadcast over the batch are left alone.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() < 2 or value.shape[0] != batch:
+            return value
+        if id(value) not in taken:
+            taken[id(value)] = value[rows.to(value.device)]
+        return taken[id(value)]
+    if isinstance(value, tuple | list):
+        return type(value)(_take(item, rows, batch, taken) for item in value)
+    if type(value) is dict:
+        return {name: _take(item, rows, batch, taken) for name, item in value.items()}
+    return value

@@ -1,0 +1,134 @@
+"""EditSession: a model, and the rounds of facts written into it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.multilayer import RoundResult, edit_layers
+from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.method.values import optimize_values
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
+from nse_plugin.models.writing import check_templates, context_templates
+from nse_plugin.progress import bar
+from nse_plugin.second_moments import check_moments, second_moments
+from nse_plugin.state import EditState, RoundReport
+
+
+class EditSession:
+    """Rounds of edits on a loaded model, without EasyEdit.
+
+    model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
+    hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when first
+    needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded.
+
+    Raises HyperParamsError, LayoutError, MomentsError or ValueError for what cannot be used; the model is untouched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        hparams: NSEHyperParams,
+        moments: Mapping[int, Tensor] | None = None,
+        templates: Sequence[str] | None = None,
+        state: EditState | None = None,
+    ) -> None:
+        hparams.check()
+        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self._layout = Layout.of(model, hparams.rewrite_module_tmp)
+        self._matrices = self._layout.output_matrices(hparams.layers)
+        self.state = state or EditState.fresh(self._layout, hparams.layers)
+        if moments is not None:
+            self.state.moments = check_moments(moments, self._matrices)
+        if templates is not None:
+            self.state.templates = check_templates(list(templates))
+
+    @property
+    def templates(self) -> list[str]:
+        """The contexts a fact is seen in, the bare "{}" first; written by the original model when first asked for."""
+        if self.state.templates is None:
+            with self.state.originals.rewound(self._matrices):
+                self.state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
+        return self.state.templates
+
+    @property
+    def moments(self) -> dict[int, Tensor]:
+        """C0 by layer, [f, f]; read or measured on the original weights when first asked for."""
+        if self.state.moments is None:
+            with self.state.originals.rewound(self._matrices):
+                self.state.moments = second_moments(self._layout, self.tokenizer, self.hparams)
+        return self.state.moments
+
+    def values(self, facts: Sequence[Fact]) -> Tensor:
+        """z of every fact [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits nothing.
+
+        A fact whose optimisation is not finite has a row of NaN. Raises FactError.
+        """
+        return self._values(self._encoded(facts))
+
+    def edit(self, facts: Sequence[Fact]) -> RoundReport:
+        """Write one round of facts into the model.
+
+        The round is made whole or not at all: whatever goes wrong, the weights are as before. Raises FactError,
+        HyperParamsError, MomentsError, UpdateError.
+        """
+        return self.edit_with_values(facts, None)
+
+    def edit_with_values(self, facts: Sequence[Fact], values: Tensor | None) -> RoundReport:
+        """`edit`, with z [n, d] as `values` returned it earlier; None: computed here."""
+        started = time.monotonic()
+        prompts = self._encoded(facts)
+        moments = self.moments
+        if values is None:
+            values = self._values(prompts)
+        before = OriginalWeights.of(self._matrices)
+        try:
+            result = self._write(prompts, values, moments)
+        except BaseException:
+            before.restore(self._matrices)
+            raise
+        if self.hparams.accumulate:
+            self.state.knowledge = self.state.knowledge.extended(result.keys)
+        report = _report(facts, result, time.monotonic() - started)
+        self.state.reports.append(report)
+        return report
+
+    def _encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
+        self.hparams.check()
+        check_round(facts)
+        limit = self._layout.max_positions
+        return [encode_fact(self.tokenizer, fact, self.templates, limit) for fact in facts]
+
+    def _values(self, prompts: Sequence[FactPrompts]) -> Tensor:
+        with bar("values z, facts", len(prompts)) as advance:
+            if not self.hparams.rewind:
+                return optimize_values(self._layout, prompts, self.hparams, advance)
+            with self.state.originals.rewound(self._matrices):
+                return optimize_values(self._layout, prompts, self.hparams, advance)
+
+    def _write(self, prompts: Sequence[FactPrompts], values: Tensor, moments: Mapping[int, Tensor]) -> RoundResult:
+        return edit_layers(self._layout, prompts, values, moments, self.state.knowledge, self.hparams)
+
+
+def _report(facts: Sequence[Fact], result: RoundResult, seconds: float) -> RoundReport:
+    import pandas
+
+    frame = pandas.DataFrame(
+        {
+            "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
+            "status": result.status,
+            "residual_before": result.residual_before.tolist(),
+            "residual": result.residual.tolist(),
+            "passes": result.passes.tolist(),
+            "seconds": seconds / len(facts),
+        }
+    )
+    return RoundReport(frame)

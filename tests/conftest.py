@@ -1,0 +1,84 @@
+"""Tiny random models of every architecture, and a small byte-level BPE tokenizer: nothing is downloaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.models.gptj import modeling_gptj
+
+from tiny import ARCHITECTURES, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+
+from nse_plugin.hparams import NSEHyperParams
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("NSE_HOME", str(tmp_path / "nse-home"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def gptj_in_double(monkeypatch):
+    """GPT-J computes its attention in float32 whatever the model's dtype, too coarse for 1e-8: lift that here."""
+
+    class Torch:
+        float32 = torch.float64
+
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+    monkeypatch.setattr(modeling_gptj, "torch", Torch())
+
+
+@pytest.fixture
+def model(architecture):
+    return tiny_model(architecture)
+
+
+@pytest.fixture
+def llama():
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def facts():
+    return tiny_facts()
+
+
+@pytest.fixture
+def templates():
+    return list(TEMPLATES)
+
+
+@pytest.fixture
+def hparams():
+    return NSEHyperParams(
+        layers=[1, 2], alpha=0.5, p=0.8, mom2_update_weight=2.0, v_lr=0.1, v_num_grad_steps=6, max_iterations=3, device="cpu"
+    )
+
+
+@pytest.fixture
+def moments(model):
+    return tiny_moments(model, [1, 2])
+
+
+@pytest.fixture
+def weights_of():
+    """A function: all parameters of a model, copied."""
+    return lambda model: {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture
+def same_weights():
+    """A function: whether two such copies are equal to the bit."""
+    return lambda a, b: a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,148 @@
+"""NSE written slowly and obviously, in the terms of the paper: what the product must equal.
+
+One fact and one prompt at a time, the whole model forward at every step, no cache, no padding, no closed-form trick
+but the normal equations themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nse_plugin.models.layout import Layout
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text, return_tensors="pt")["input_ids"]
+
+
+def subject_end(tokenizer, text, characters):
+    """Index of the token that ends with the subject: the number of tokens of the text up to there, less one."""
+    return len(tokenizer(text[:characters])["input_ids"]) - 1
+
+
+def run(model, ids, layer=None, position=None, delta=None):
+    """One full forward pass, delta added to the output of `layer` at `position`; logits [S, V] and that output [S, d]."""
+    seen = {}
+
+    def hook(_, __, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if delta is not None:
+            hidden = hidden.clone()
+            hidden[0, position] = hidden[0, position] + delta
+        seen["hidden"] = hidden[0]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = Layout.of(model).layers[layer].register_forward_hook(hook)
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    return logits, seen["hidden"]
+
+
+def rows(tokenizer, fact, templates):
+    """(ids with the target's tokens, lookup, number of target tokens) in every context."""
+    for template in templates:
+        prompt = template.replace("{}", fact.text)
+        end = template.index("{}") + fact.prompt.index("{}") + len(fact.subject)
+        whole = ids_of(tokenizer, f"{prompt} {fact.target_new}")
+        yield whole, subject_end(tokenizer, prompt, end), whole.shape[1] - ids_of(tokenizer, prompt).shape[1]
+
+
+def value(model, tokenizer, fact, templates, hparams):
+    """z by plain autograd through the full model."""
+    layer = hparams.layers[-1]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    contexts = list(rows(tokenizer, fact, templates))
+    essence = ids_of(tokenizer, f"{fact.subject} is a")
+    essence_at = subject_end(tokenizer, fact.subject, len(fact.subject))
+    bare = ids_of(tokenizer, fact.text)
+    bare_at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
+    h = run(model, bare, layer)[1][bare_at].detach()
+    before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
+    delta = torch.zeros_like(h, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=hparams.v_lr)
+    for step in range(hparams.v_num_grad_steps):
+        losses = []
+        for ids, lookup, count in contexts:
+            logits, _ = run(model, ids, layer, lookup, delta)
+            log_probs = logits[-count - 1 : -1].log_softmax(-1)
+            losses.append(-log_probs[range(count), ids[0, -count:]].mean())
+        now = run(model, essence, layer, essence_at, delta)[0][essence_at].log_softmax(-1)
+        kl = (now.exp() * (now - before)).sum()
+        decay = delta.norm() / h.norm() ** 2
+        loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            longest = hparams.clamp_norm_factor * h.norm()
+            if delta.norm() > longest:
+                delta *= longest / delta.norm()
+    return h + delta.detach()
+
+
+def key_and_output(model, tokenizer, fact, templates, layer, last):
+    """The input of W_out of `layer` (mean over contexts as MEMIT weighs them) and the bare prompt's output of `last`."""
+    module = Layout.of(model).output_matrix(layer).module
+    keys, outputs = [], []
+    for template in templates:
+        text = template.replace("{}", fact.text)
+        at = subject_end(tokenizer, text, template.index("{}") + fact.prompt.index("{}") + len(fact.subject))
+        seen = []
+        handle = module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        with torch.no_grad():
+            hidden = run(model, ids_of(tokenizer, text), last)[1]
+        handle.remove()
+        keys.append(seen[0][at])
+        outputs.append(hidden[at])
+    key = keys[0] if len(keys) == 1 else (keys[0] + torch.stack(keys[1:]).mean(0)) / 2
+    return key, outputs[0]
+
+
+def neurons(keys, p):
+    """The smallest set of neurons by score whose scores reach p of the total, found by trying every size."""
+    scores = torch.stack(keys).abs().sum(0)
+    if p == 1:
+        return list(range(len(scores)))
+    order = sorted(range(len(scores)), key=lambda j: (-scores[j].item(), j))
+    for size in range(1, len(order) + 1):
+        if scores[order[:size]].sum() >= p * scores.sum():
+            return sorted(order[:size])
+    return sorted(order)
+
+
+def update(keys, residuals, second_moment, protected, weight, chosen):
+    """Delta[:, I] = R K^T (lambda C0 + Kp Kp^T + K K^T)^-1, written as its normal equations, with a general inverse."""
+    k = torch.stack(keys)[:, chosen].T.double()
+    r = torch.stack(residuals).T.double()
+    kp = torch.stack(protected)[:, chosen].T.double() if len(protected) else k[:, :0]
+    matrix = weight * second_moment[chosen][:, chosen].double() + kp @ kp.T + k @ k.T
+    return r @ k.T @ torch.linalg.inv(matrix)
+
+
+def edit_round(model, tokenizer, facts, templates, values, moments, protected, hparams):
+    """One round of preset paper, in place; returns the keys to protect {layer: [key, ...]} and the residual norms."""
+    layers = hparams.layers
+    layout = Layout.of(model)
+    going = list(range(len(facts)))
+    for _ in range(hparams.max_iterations):
+        for i, layer in enumerate(layers):
+            seen = [key_and_output(model, tokenizer, facts[j], templates, layer, layers[-1]) for j in going]
+            keys = [key for key, _ in seen]
+            residuals = [(values[j] - h) / (len(layers) - i) for j, (_, h) in zip(going, seen, strict=True)]
+            chosen = neurons(keys, hparams.p)
+            delta = update(keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen)
+            layout.output_matrix(layer).matrix[:, chosen] += delta
+        outputs = [key_and_output(model, tokenizer, fact, templates, layers[-1], layers[-1])[1] for fact in facts]
+        norms = [(z - h).norm() for z, h in zip(values, outputs, strict=True)]
+        going = [j for j, norm in enumerate(norms) if norm > hparams.alpha]
+        if not going:
+            break
+    final = {
+        layer: [key_and_output(model, tokenizer, fact, templates, layer, layers[-1])[0] for fact in facts] for layer in layers
+    }
+    return final, torch.stack(norms)
