@@ -12,33 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import WINDOW, MomentsError
 from nse_plugin.models.replay import batches_by_length
 from nse_plugin.models.writing import write
 
 SELF_WRITTEN = "self"
 WIKIPEDIA = "wikipedia"
-PASSAGE_TOKENS = 128
+PASSAGE_TOKENS = 128  # with the token it begins with
 _PASSAGES_AT_ONCE = 32
 _ROWS_SORTED_TOGETHER = 512
 
 Batch = list[list[int]]
 
 
-def token_batches(model: nn.Module, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+def token_batches(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
     """Batches of the corpus that `hparams.mom2_dataset` names, from batch number `skip` on.
 
-    Raises MomentsError when the corpus cannot be had.
+    A batch holds at most `hparams.tokens_per_batch` padded tokens (a row of `PASSAGE_TOKENS` in any case), a row no
+    more than the model has positions. Raises MomentsError when the corpus cannot be had.
     """
+    longest = min(layout.max_positions or WINDOW, WINDOW, max(hparams.tokens_per_batch, PASSAGE_TOKENS))
     if hparams.mom2_dataset == SELF_WRITTEN:
-        return _self_written(model, tokenizer, hparams, skip)
+        return _self_written(layout, tokenizer, hparams, min(longest, PASSAGE_TOKENS), skip)
     documents = islice(_documents(hparams.mom2_dataset, hparams.seed), hparams.mom2_n_samples)
-    limit = getattr(model.config, "max_position_embeddings", None) or WINDOW  # type: ignore[union-attr]
-    rows = _windows(tokenizer, documents, min(limit, WINDOW))
-    return islice(_batched(rows, hparams.tokens_per_batch), skip, None)
+    return islice(_batched(_windows(tokenizer, documents, longest), hparams.tokens_per_batch), skip, None)
 
 
 def corpus_name(hparams: NSEHyperParams) -> str:
@@ -46,14 +46,14 @@ def corpus_name(hparams: NSEHyperParams) -> str:
     return Path(hparams.mom2_dataset).stem
 
 
-def _self_written(model: nn.Module, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
-    """`mom2_n_samples` passages, sampled at temperature 1; batch i has the seed `seed + i`."""
+def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, length: int, skip: int) -> Iterator[Batch]:
+    """`mom2_n_samples` passages of `length` tokens, sampled at temperature 1; batch i has the seed `seed + i`."""
     start = _start_token(tokenizer)
-    for number, first in enumerate(range(0, hparams.mom2_n_samples, _PASSAGES_AT_ONCE)):
+    at_once = max(1, min(_PASSAGES_AT_ONCE, hparams.tokens_per_batch // length))
+    for number, first in enumerate(range(0, hparams.mom2_n_samples, at_once)):
         if number >= skip:
-            count = min(_PASSAGES_AT_ONCE, hparams.mom2_n_samples - first)
-            ids = torch.full((count, 1), start)
-            yield write(model, ids, PASSAGE_TOKENS, hparams.seed + number).tolist()
+            ids = torch.full((min(at_once, hparams.mom2_n_samples - first), 1), start)
+            yield write(layout.model, ids, length - 1, hparams.seed + number).tolist()
 
 
 def _start_token(tokenizer: Any) -> int:
@@ -79,21 +79,30 @@ def _documents(source: str, seed: int) -> Iterator[str]:
     return readers[path.suffix](path)
 
 
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line.strip()
+    except UnicodeDecodeError as error:
+        raise MomentsError(f"{path} is not a UTF-8 text ({error}): save it as UTF-8.") from error
+
+
 def _paragraphs(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.strip():
-                yield line.strip()
+    return (line for _, line in _lines(path))
 
 
 def _json_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)["text"]
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    raise MomentsError(f"{path}, line {number}: expected a JSON object with a field 'text'.") from None
+    for number, line in _lines(path):
+        try:
+            text = json.loads(line)["text"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise MomentsError(f"{path}, line {number}: expected a JSON object whose field 'text' is a string.")
+        yield text
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -101,11 +110,14 @@ def _parquet(path: Path) -> Iterator[str]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise MomentsError(f"{path}: reading parquet needs pyarrow: pip install pyarrow.") from None
-    table = parquet.ParquetFile(path)
+    try:
+        table = parquet.ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise MomentsError(f"{path} is not a readable parquet file ({error}): write it again.") from error
     if "text" not in table.schema_arrow.names:
         raise MomentsError(f"{path} has the columns {table.schema_arrow.names}: one named 'text' is needed.")
     for batch in table.iter_batches(columns=["text"]):
-        yield from batch.column(0).to_pylist()
+        yield from (text for text in batch.column(0).to_pylist() if text)
 
 
 def _wikipedia(seed: int) -> Iterator[str]:
@@ -116,10 +128,11 @@ def _wikipedia(seed: int) -> Iterator[str]:
         articles = load_dataset("wikimedia/wikipedia", "20231101.en", split="train", streaming=True)
         for article in articles.shuffle(seed=seed, buffer_size=10_000):
             yield article["text"]
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # a network's failures come as many kinds
         raise MomentsError(
-            f"mom2_dataset = 'wikipedia' cannot be read ({type(error).__name__}: {str(error)[:100]}): put EasyEdit's npz "
-            "files under stats_dir, or set mom2_dataset to 'self' (text the model writes, needs no network) or to a text file."
+            f"mom2_dataset = 'wikipedia' cannot be read ({type(error).__name__}: {str(error)[:100]}): put EasyEdit's "
+            "npz files under stats_dir, or set mom2_dataset to 'self' (text the model writes, needs no network) or to "
+            "a text file."
         ) from error
 
 

@@ -29,7 +29,8 @@ class Fact:
     locality_prompts: `(prompt, its true answer)` pairs that must not change (Specificity).
     case_id: the record's own number, carried through to the reports.
 
-    Raises FactError when prompt, subject or target_new is empty, or the prompt has not exactly one `{}`.
+    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or the prompts
+    that measure are not of the form above.
     """
 
     prompt: str
@@ -47,11 +48,19 @@ class Fact:
                 raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string.")
         if self.prompt.count(SLOT) != 1:
             raise FactError(
-                f"{self._where()}prompt {self.prompt!r} has {self.prompt.count(SLOT)} times '{{}}': write '{{}}' exactly "
-                f"once, where the subject {self.subject!r} goes."
+                f"{self._where()}prompt {self.prompt!r} has {self.prompt.count(SLOT)} times '{{}}': write '{{}}' "
+                f"exactly once, where the subject {self.subject!r} goes."
             )
+        if isinstance(self.rephrase_prompts, str):
+            raise FactError(f"{self._where()}rephrase_prompts is {self.rephrase_prompts!r}: give a list of strings.")
         object.__setattr__(self, "rephrase_prompts", tuple(self.rephrase_prompts))
-        object.__setattr__(self, "locality_prompts", tuple((q, a) for q, a in self.locality_prompts))
+        try:
+            pairs = tuple((question, answer) for question, answer in self.locality_prompts)
+        except (TypeError, ValueError):
+            raise FactError(
+                f"{self._where()}locality_prompts is {self.locality_prompts!r:.80}: give (prompt, true answer) pairs."
+            ) from None
+        object.__setattr__(self, "locality_prompts", pairs)
 
     def _where(self) -> str:
         return "" if self.case_id is None else f"fact {self.case_id}: "
@@ -72,12 +81,18 @@ class Fact:
             raise FactError(f"A record must be a mapping, not {type(record).__name__}: {record!r:.80}.")
         case_id = record.get("case_id", case_id)
         where = "" if case_id is None else f"fact {case_id}: "
-        if "requested_rewrite" in record:
-            fields = _from_rome(record)
-        elif "src" in record and "alt" in record:
-            fields = _from_mend(record)
-        else:
-            fields = _from_easyedit(record)
+        try:
+            if "requested_rewrite" in record:
+                fields = _from_rome(record)
+            elif "src" in record and "alt" in record:
+                fields = _from_mend(record)
+            else:
+                fields = _from_easyedit(record)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise FactError(
+                f"{where}the record is malformed ({type(error).__name__}: {error}): bring it into the form of "
+                f"EasyEdit, ROME or MEND: {record!r:.200}."
+            ) from error
         for field in ("prompt", "subject", "target_new"):
             if fields.get(field) is None:
                 raise FactError(f"{where}{field} is missing: a record needs prompt, subject and target_new.")
@@ -96,7 +111,7 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
         return prompt.replace(subject, SLOT)
     problem = "does not contain" if found == 0 else f"contains {found} times"
     raise FactError(
-        f"{where}prompt {prompt!r} {problem} the subject {subject!r}: write '{{}}' in the prompt where the subject goes."
+        f"{where}prompt {prompt!r} {problem} the subject {subject!r}: write '{{}}' in the prompt where it goes."
     )
 
 
@@ -115,7 +130,7 @@ def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[
         if isinstance(item, Mapping):
             pairs.append((item["prompt"], item["answer"]))
         elif isinstance(item, str):
-            pairs.append((item, str(target_true)))
+            pairs.append((item, _shared_answer(target_true)))
         else:
             pairs.append((item[0], item[1]))
     if record.get("locality_prompt"):
@@ -123,6 +138,13 @@ def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[
     for group in (record.get("locality") or {}).values():  # EasyEdit's request form
         pairs += _zipped(group["prompt"], group["ground_truth"])
     return pairs
+
+
+def _shared_answer(target_true: str | None) -> str:
+    """CounterFact's neighbours share the fact's true object."""
+    if target_true is None:
+        raise LookupError("locality prompts without answers need target_true")
+    return target_true
 
 
 def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[str, str]]:
@@ -140,8 +162,7 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
         "target_new": _string(rewrite.get("target_new")),
         "target_true": target_true,
         "rephrase_prompts": tuple(record.get("paraphrase_prompts") or ()),
-        # CounterFact's neighbours share the fact's true object
-        "locality_prompts": tuple((q, str(target_true)) for q in record.get("neighborhood_prompts") or ()),
+        "locality_prompts": tuple((q, _shared_answer(target_true)) for q in record.get("neighborhood_prompts") or ()),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +18,7 @@ def cache_home() -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the name `path` only when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")  # not tempfile's: those are private
     try:
         yield temporary
         with temporary.open("rb") as stream:

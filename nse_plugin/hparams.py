@@ -1,7 +1,8 @@
 """NSE's hyperparameters: one dataclass, a subclass per published model, YAML and JSON in and out.
 
 Field names are EasyEdit's where EasyEdit has them. EasyEdit assigns to these objects (the wheel sets
-`batch_size = 1`), so they are not frozen: `check()` runs when one is built and again before every round.
+`batch_size = 1`), so they are not frozen: values are read leniently whenever one is assigned, and `check()` runs when
+an object is built and again before every round.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import difflib
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,6 +32,7 @@ _FOUND_BY_STRUCTURE: dict[str, Any] = {
 }  # fmt: skip
 _ALIASES = {"neuron_threshold": "p", "alg": "alg_name"}
 PRESETS = ("paper", "released")
+MOMENT_DTYPES = ("float32", "float64")
 
 
 class HyperParamsError(ValueError):
@@ -57,6 +60,7 @@ class NSEHyperParams:
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.
+        mom2_dtype: `float32` or `float64`, the type they are kept in.
         stats_dir: where EasyEdit's npz files lie and new ones go; None: the user's cache folder.
     Running
         tokens_per_batch: upper bound on the tokens of one forward pass.
@@ -105,9 +109,10 @@ class NSEHyperParams:
     use_chat_template: bool = False
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            setattr(self, spec.name, _coerced(spec, getattr(self, spec.name)))
         self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, _plain_python(_FIELD_TYPES.get(name, ""), value))
 
     def check(self) -> None:
         """Raise HyperParamsError on the first value that cannot be used."""
@@ -126,12 +131,17 @@ class NSEHyperParams:
         for name in ("max_iterations", "v_num_grad_steps", "batch_size", "mom2_n_samples", "tokens_per_batch"):
             value = getattr(self, name)
             _require(_is_int(value) and value > 0, name, value, "use an integer above 0")
+        _require(_is_int(self.seed), "seed", self.seed, "use an integer")
         _require(self.preset in PRESETS, "preset", self.preset, f"use one of {', '.join(PRESETS)}")
+        ok = self.mom2_dtype in MOMENT_DTYPES
+        _require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
+        ok = isinstance(self.mom2_dataset, str) and self.mom2_dataset != ""
+        _require(ok, "mom2_dataset", self.mom2_dataset, "use 'self', 'wikipedia', or a .txt, .jsonl or .parquet file")
+        ok = self.stats_dir is None or isinstance(self.stats_dir, str)
+        _require(ok, "stats_dir", self.stats_dir, "name a folder, or leave it out")
         for name in ("rewind", "accumulate"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
-        _require(
-            self.fact_token == "subject_last", "fact_token", self.fact_token, "NSE looks facts up at subject_last"
-        )
+        _require(self.fact_token == "subject_last", "fact_token", self.fact_token, "NSE looks facts up at subject_last")
         if self.upper_bound is not None:
             ok = _is_number(self.upper_bound) and self.upper_bound > self.alpha
             _require(ok, "upper_bound", self.upper_bound, f"use a number above alpha = {self.alpha}")
@@ -139,7 +149,7 @@ class NSEHyperParams:
             _require(self.max_iterations >= 2, "max_iterations", self.max_iterations,
                      "preset released makes max_iterations - 1 passes, so use at least 2")  # fmt: skip
         if self.rewrite_module_tmp is not None:
-            ok = self.rewrite_module_tmp.count("{}") == 1
+            ok = isinstance(self.rewrite_module_tmp, str) and self.rewrite_module_tmp.count("{}") == 1
             _require(ok, "rewrite_module_tmp", self.rewrite_module_tmp, "write '{}' where the layer number goes")
 
     @property
@@ -153,19 +163,25 @@ class NSEHyperParams:
     def from_hparams(cls, hparams_name_or_path: str | Path) -> Self:
         """Read a bundled preset by name ("llama3-8b") or a YAML/JSON file by path (EasyEdit's or the authors').
 
-        Raises HyperParamsError for an unknown name, key or value.
+        As in EasyEdit, ".yaml" may be left out of a path. Raises HyperParamsError for an unknown name, key or value.
         """
         path = _find_file(str(hparams_name_or_path))
         try:
             text = path.read_text(encoding="utf-8")
             config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        except (json.JSONDecodeError, yaml.YAMLError) as error:
-            raise HyperParamsError(f"{path} is not readable as {path.suffix[1:].upper()}: {error}") from error
+        except (ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise HyperParamsError(f"{path} is not readable as {path.suffix[1:].upper()}: {reason}") from error
         if not isinstance(config, dict):
             raise HyperParamsError(f"{path} holds no mapping: write one 'field: value' a line.")
         try:
-            return cls(**_known_fields(cls, config))
-        except (HyperParamsError, TypeError) as error:
+            settings = _known_fields(cls, config)
+            for spec in dataclasses.fields(cls):
+                optional = spec.default is not MISSING or spec.default_factory is not MISSING
+                if not optional and spec.name not in settings:
+                    raise HyperParamsError(f"{spec.name} is missing: no value of it suits every model, so give one.")
+            return cls(**settings)
+        except HyperParamsError as error:
             raise HyperParamsError(f"{path}: {error}") from error
 
     from_json = from_hparams
@@ -174,12 +190,15 @@ class NSEHyperParams:
     def for_model(cls, model_or_name: Any, **overrides: Any) -> NSEHyperParams:
         """The hyperparameters published (or tuned here) for a model, with `overrides` on top.
 
-        model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl".
+        model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which
+        EasyEdit is then to load.
         A model nobody tuned needs at least `layers` and `alpha` among the overrides.
         Raises HyperParamsError for an unknown model without them, and for unknown or unusable overrides.
         """
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
         settings = _known_fields(cls, overrides)
+        if isinstance(model_or_name, str | os.PathLike):
+            settings.setdefault("model_name", os.fspath(model_or_name))
         if chosen is None:
             if not {"layers", "alpha"} <= settings.keys():
                 known = ", ".join(c.aliases[0] for c in TUNED_FOR)
@@ -192,7 +211,7 @@ class NSEHyperParams:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain Python values."""
-        return dataclasses.asdict(self)
+        return {**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}, "layers": [*self.layers]}
 
     # -- what a subclass per model says of the model it is for -------------------------------------------------
 
@@ -278,6 +297,7 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     shape: ClassVar[tuple[str, int, int, int] | None] = ("llama", 30, 576, 49152)
 
 
+_FIELD_TYPES = {spec.name: str(spec.type) for spec in dataclasses.fields(NSEHyperParams)}
 TUNED_FOR: tuple[type[NSEHyperParams], ...] = (
     GPT2XLNSEHyperParams,
     GPTJNSEHyperParams,
@@ -290,6 +310,7 @@ def _known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[
     """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name."""
     names = {spec.name for spec in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
+    spelt: dict[str, str] = {}
     for key, value in config.items():
         name = _ALIASES.get(key, key)
         if name in _FOUND_BY_STRUCTURE:
@@ -297,13 +318,14 @@ def _known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[
             _require(right is None or value == right, name, value, f"NSE supports {right!r} only")
             log.debug("%s is not needed: found by structure", name)
         elif name not in names:
-            near = difflib.get_close_matches(key, [*names, *_ALIASES], n=1, cutoff=0.4)
+            near = difflib.get_close_matches(str(key), [*names, *_ALIASES], n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(sorted(names))}."
             raise HyperParamsError(f"Unknown hyperparameter {key!r}: {hint}")
         elif name in known:
-            raise HyperParamsError(f"{key!r} and {name!r} are the same hyperparameter: give one of them.")
+            raise HyperParamsError(f"{spelt[name]!r} and {key!r} are the same hyperparameter: give one of them.")
         else:
             known[name] = value
+            spelt[name] = key
     return known
 
 
@@ -311,7 +333,10 @@ def _find_file(name: str) -> Path:
     """A path as given, with .yaml added as EasyEdit does, or the bundled preset of that name."""
     here = Path(__file__).resolve().parent
     bundled = [here / "presets" / "NSE", here.parent / "hparams" / "NSE"]  # in a wheel, in a checkout
-    candidates = [Path(name), Path(f"{name}.yaml"), *(folder / f"{name}.yaml" for folder in bundled)]
+    given = Path(name)
+    candidates = [given, Path(f"{name}.yaml")]
+    if given.parent.parts[-2:] in ((), ("hparams", "NSE")):
+        candidates += [folder / f"{given.name.removesuffix('.yaml')}.yaml" for folder in bundled]
     for path in candidates:
         if path.is_file():
             return path
@@ -321,9 +346,10 @@ def _find_file(name: str) -> Path:
     raise HyperParamsError(f"No hyperparameter file {name!r}: {hint}Give a YAML or JSON path, or one of {presets}.")
 
 
-def _coerced(spec: dataclasses.Field[Any], value: Any) -> Any:
-    """YAML 1.1 reads 5e-1 as a string and OmegaConf brings its own lists: make plain Python of both."""
-    kind = str(spec.type)
+def _plain_python(kind: str, value: Any) -> Any:
+    """A value for a field of type `kind`: YAML 1.1 reads 5e-1 as a string, and OmegaConf brings its own lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if kind.startswith("list") and not isinstance(value, str | int | float) and value is not None:
         return list(value)
     if kind.startswith("float"):

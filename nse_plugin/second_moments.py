@@ -1,8 +1,8 @@
 """Second moments, found or measured: EasyEdit's npz files are read, and written for the next time.
 
-File: `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz` with `mom2.mom2` (sum of k k^T), `mom2.count`
-and `sample_size`, as EasyEdit and MEMIT lay it out; ours also carry the fingerprint of the matrix they were
-measured at, so that another model of the same name is not taken for this one.
+File: `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz` with `mom2.mom2` (sum of k k^T),
+`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay it out; ours also carry the fingerprint of the matrix they
+were measured at, so that another model of the same name is not taken for this one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import json
 import logging
 import time
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, safe_open, save_file
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, corpus_name, token_batches
-from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.home import cache_home, written_whole
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.fingerprint import fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import TOKENS_PER_NEURON, MomentsError, MomentSums, measure_moments
@@ -34,41 +36,47 @@ SAVE_EVERY_SECONDS = 20.0
 
 
 def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, Tensor]:
-    """C0 of every edited layer, {layer: [f, f]}: read from stats_dir, else measured on the weights as they are and kept.
+    """C0 of every edited layer, {layer: [f, f]}: read from stats_dir, else measured on the present weights and kept.
 
     Call it on the unedited model (`OriginalWeights.rewound`).
-    Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, and for a corpus that cannot be had.
+    Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, and for a corpus that cannot be
+    had.
     """
     matrices = layout.output_matrices(hparams.layers)
     files = {layer: moments_file(layout, matrix, hparams) for layer, matrix in matrices.items()}
-    found = {layer: _read(files[layer], matrix) for layer, matrix in matrices.items()}
+    found = {layer: _read(files[layer], layer, matrix) for layer, matrix in matrices.items()}
     missing = [layer for layer, moment in found.items() if moment is None]
     if missing:
         sums = _measure(layout, tokenizer, hparams, missing, files[missing[0]].parent)
         for layer in missing:
             _save(files[layer], sums, layer, matrices[layer], hparams)
-            found[layer] = (sums.sums[layer] / sums.tokens).to(getattr(torch, hparams.mom2_dtype))
-    return check_moments({layer: moment for layer, moment in found.items() if moment is not None}, matrices)
+            found[layer] = _read(files[layer], layer, matrices[layer])
+    stored = {layer: moment for layer, moment in found.items() if moment is not None}
+    _warn_if_few(stored.values())
+    return {layer: moment for layer, (moment, _) in stored.items()}
 
 
 def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
     """Where EasyEdit keeps a layer's moments. A model without a name gets one of its kind and fingerprint."""
     root = Path(hparams.stats_dir).expanduser() if hparams.stats_dir else cache_home() / "stats"
-    path = str(getattr(layout.model.config, "_name_or_path", "") or "").rstrip("/")
-    config: Any = layout.model.config
-    own_name = f"{config.model_type}-{fingerprint(matrix.weight.data) % 2**32:08x}"
     module = matrix.name.removesuffix(".weight")
-    name = f"{module}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
-    folder = f"{corpus_name(hparams)}_stats"
-    underscored = root / path.replace("/", "_") / folder / name  # ROME's and MEMIT's way
-    return underscored if path and underscored.is_file() else root / (path.split("/")[-1] or own_name) / folder / name
+    file = Path(f"{corpus_name(hparams)}_stats") / f"{module}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
+    config: Any = layout.model.config
+    path = str(getattr(config, "_name_or_path", "") or "").rstrip("/")
+    if not path:
+        embeddings = layout.model.get_input_embeddings().weight.data  # type: ignore[operator]
+        path = f"{config.model_type}-{fingerprint(embeddings) % 2**32:08x}"
+    underscored = root / path.replace("/", "_") / file  # ROME's and MEMIT's way
+    return underscored if underscored.is_file() else root / path.split("/")[-1] / file
 
 
 def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMatrix]) -> dict[int, Tensor]:
     """Raise MomentsError unless there is a finite [f, f] matrix for every edited layer."""
     for layer, matrix in matrices.items():
         if layer not in moments:
-            raise MomentsError(f"moments has no entry for layer {layer}: measure it with `nse moments`, or pass moments=None.")
+            raise MomentsError(
+                f"moments has no entry for layer {layer}: measure it with `nse moments`, or pass moments=None."
+            )
         size = matrix.matrix.shape[1]
         if tuple(moments[layer].shape) != (size, size):
             raise MomentsError(
@@ -80,25 +88,34 @@ def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMa
     return {layer: moments[layer] for layer in matrices}
 
 
-def _read(path: Path, matrix: OutputMatrix) -> Tensor | None:
+class _Stored(NamedTuple):
+    moment: Tensor
+    tokens: float
+
+
+def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
+    """What a file holds; None when there is none, or it is of other weights."""
     if not path.is_file():
         return None
     remedy = "delete the file to have it measured again"
     try:
         with np.load(path, allow_pickle=False) as data:
-            count = float(data["mom2.count"])
+            tokens = float(data["mom2.count"])
             total = torch.from_numpy(data["mom2.mom2"])
             measured_at = int(data["nse.fingerprint"]) if "nse.fingerprint" in data.files else None
             dtype = str(data["nse.dtype"]) if "nse.dtype" in data.files else None
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise MomentsError(f"{path} is not a readable second-moment file ({error}): {remedy}.") from error
     if measured_at not in (None, fingerprint(matrix.weight.data)) and dtype == str(matrix.weight.dtype):
         log.warning("%s was measured on other weights of the same name: measuring again.", path)
         return None
-    if not count > 0:
-        raise MomentsError(f"{path} says it counted {count} tokens: {remedy}.")
-    _warn_if_few(count, total.shape[0])
-    return total / count
+    if not tokens > 0:
+        raise MomentsError(f"{path} says it counted {tokens} tokens: {remedy}.")
+    try:
+        moment = check_moments({layer: total / tokens}, {layer: matrix})[layer]
+    except MomentsError as error:
+        raise MomentsError(f"{path}: {error}") from None
+    return _Stored(moment, tokens)
 
 
 def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparams: NSEHyperParams) -> None:
@@ -116,7 +133,7 @@ def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparam
 
 
 def _measure(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], folder: Path) -> MomentSums:
-    """One pass for all the layers that are missing; kept in a partial file meanwhile, so that it can go on after a stop."""
+    """One pass for all the layers that are missing; kept in a partial file meanwhile, to go on from after a stop."""
     matrices = layout.output_matrices(layers)
     what = {
         "layers": layers, "corpus": hparams.mom2_dataset, "samples": hparams.mom2_n_samples, "seed": hparams.seed,
@@ -125,24 +142,26 @@ def _measure(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: li
     }  # fmt: skip
     partial = folder / "nse_partial.safetensors"
     sums = _resume(partial, what)
-    saved_at = time.monotonic()
+    save_at = time.monotonic() + SAVE_EVERY_SECONDS
     total = hparams.mom2_n_samples * PASSAGE_TOKENS if hparams.mom2_dataset == SELF_WRITTEN else None
     with bar(f"second moments of layers {layers}, tokens", total) as advance:
         advance(sums.tokens)
         shown = sums.tokens
 
         def on_batch(now: MomentSums) -> None:
-            nonlocal saved_at, shown
+            nonlocal save_at, shown
             advance(now.tokens - shown)
             shown = now.tokens
-            if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+            started = time.monotonic()
+            if started >= save_at:
                 _save_partial(partial, now, what)
-                saved_at = time.monotonic()
+                # the sums of a large model are gigabytes: writing them takes a twentieth of the time at most
+                took = time.monotonic() - started
+                save_at = started + max(SAVE_EVERY_SECONDS, 20 * took)
 
-        batches = token_batches(layout.model, tokenizer, hparams, sums.batches)
+        batches = token_batches(layout, tokenizer, hparams, sums.batches)
         sums = measure_moments(layout, layers, batches, sums, on_batch)
     partial.unlink(missing_ok=True)
-    _warn_if_few(sums.tokens, next(iter(sums.sums.values())).shape[0])
     return sums
 
 
@@ -167,9 +186,11 @@ def _resume(path: Path, what: dict[str, Any]) -> MomentSums:
     return MomentSums({})
 
 
-def _warn_if_few(tokens: float, neurons: int) -> None:
-    if tokens < TOKENS_PER_NEURON * neurons:
-        log.warning(
-            "Second moments from %d tokens for %d neurons a layer: fewer than %d tokens a neuron are a poor estimate; "
-            "raise mom2_n_samples.", tokens, neurons, TOKENS_PER_NEURON,
-        )  # fmt: skip
+def _warn_if_few(stored: Iterable[_Stored]) -> None:
+    for moment, tokens in stored:
+        if tokens < TOKENS_PER_NEURON * len(moment):
+            log.warning(
+                "Second moments from %d tokens for %d neurons a layer: fewer than %d tokens a neuron are a poor "
+                "estimate; raise mom2_n_samples.", tokens, len(moment), TOKENS_PER_NEURON,
+            )  # fmt: skip
+            return

@@ -6,11 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nse_plugin.facts import Fact
-from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.multilayer import RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.values import optimize_values
@@ -26,8 +25,8 @@ class EditSession:
     """Rounds of edits on a loaded model, without EasyEdit.
 
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
-    hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when first
-    needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded.
+    hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
+    first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded.
 
     Raises HyperParamsError, LayoutError, MomentsError or ValueError for what cannot be used; the model is untouched.
     """
@@ -83,12 +82,15 @@ class EditSession:
         return self.edit_with_values(facts, None)
 
     def edit_with_values(self, facts: Sequence[Fact], values: Tensor | None) -> RoundReport:
-        """`edit`, with z [n, d] as `values` returned it earlier; None: computed here."""
+        """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
         started = time.monotonic()
         prompts = self._encoded(facts)
         moments = self.moments
         if values is None:
             values = self._values(prompts)
+        needed = (len(prompts), self._layout.hidden_size)
+        if tuple(values.shape) != needed:
+            raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
         before = OriginalWeights.of(self._matrices)
         try:
             result = self._write(prompts, values, moments)
@@ -103,6 +105,11 @@ class EditSession:
 
     def _encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
         self.hparams.check()
+        if self.hparams.layers != self.state.layers:
+            raise HyperParamsError(
+                f"layers = {self.hparams.layers} cannot be used: this session edits {self.state.layers}; begin another "
+                "session for other layers."
+            )
         check_round(facts)
         limit = self._layout.max_positions
         return [encode_fact(self.tokenizer, fact, self.templates, limit) for fact in facts]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -26,7 +25,8 @@ class RoundReport:
 
     frame: pandas, a row per fact: case_id; status (`done`, `off_target`: residual still above alpha,
     `skipped_upper_bound`: preset released only, `failed`: not finite, left out); residual_before, residual:
-    norm(z - h) in the unit of the hidden states; passes: updates it took part in; seconds: its share of the round's time.
+    norm(z - h) in the unit of the hidden states; passes: updates it took part in; seconds: its share of the round's
+    time.
     """
 
     frame: pandas.DataFrame

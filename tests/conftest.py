@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
-from transformers.models.gptj import modeling_gptj
-
 from tiny import ARCHITECTURES, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
@@ -27,17 +27,23 @@ def architecture(request):
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def gptj_in_double(monkeypatch):
-    """GPT-J computes its attention in float32 whatever the model's dtype, too coarse for 1e-8: lift that here."""
+class _Double:
+    """`torch`, with float64 where a model asks for float32."""
 
-    class Torch:
-        float32 = torch.float64
+    float32 = torch.float64
 
-        def __getattr__(self, name):
-            return getattr(torch, name)
+    def __getattr__(self, name):
+        return getattr(torch, name)
 
-    monkeypatch.setattr(modeling_gptj, "torch", Torch())
+
+@pytest.fixture
+def all_in_double(monkeypatch):
+    """Norms of the Llama family and GPT-J's attention go through float32 whatever the model's dtype, too coarse for
+    1e-8: lift that."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    for family in ("gemma2", "gemma3", "gptj", "llama", "mistral", "qwen3"):
+        modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+        monkeypatch.setattr(modeling, "torch", _Double())
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SuffixReplay, batches_by_length
+from nse_plugin.models.replay import SuffixReplay, consecutive_batches
 
 STOP_BELOW = 0.05
 
@@ -34,19 +34,21 @@ def optimize_values(
     prompts: n facts. on_done: called with the number of facts just finished.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
-    lengths = [_suffix_tokens(fact) for fact in prompts]
     values: list[Tensor | None] = [None] * len(prompts)
     with frozen(layout.model), torch.enable_grad():
-        for chosen in batches_by_length(lengths, hparams.tokens_per_batch):
+        for chosen in _batches(prompts, hparams.tokens_per_batch):
             for i, z in zip(chosen, _optimize_batch(layout, [prompts[i] for i in chosen], hparams), strict=True):
                 values[i] = z
             on_done(len(chosen))
     return torch.stack([z for z in values if z is not None])
 
 
-def _suffix_tokens(fact: FactPrompts) -> int:
-    rows = [*fact.rewrites, fact.essence]
-    return len(rows) * max(len(row.ids) for row in rows)
+def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int) -> list[list[int]]:
+    """Facts with suffixes of like length together: the suffix is what every step runs, so it should hold no padding."""
+    suffixes = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: suffixes[i])
+    tokens = [len(prompts[i].rewrites) * max(len(row.ids) for row in prompts[i].rewrites) for i in order]
+    return [[order[i] for i in batch] for batch in consecutive_batches(tokens, tokens_per_batch)]
 
 
 def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[Tensor]:
@@ -93,45 +95,42 @@ class _Batch:
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts]) -> None:
-        rows = [row for fact in prompts for row in (*fact.rewrites, fact.essence)]
-        self._owner = torch.tensor([i for i, fact in enumerate(prompts) for _ in range(len(fact.rewrites) + 1)])
         self._prompts = list(prompts)
-        self._replay = SuffixReplay(layout, layer, rows)
-        self._before: Tensor | None = None  # [n, vocabulary], log-probabilities without delta
-        bare = torch.tensor([int((self._owner < i).sum()) for i in range(len(prompts))])
-        h = self._replay.start[bare.to(self._replay.start.device), 0]
+        self._contexts = len(prompts[0].rewrites)
+        self._rewrites = SuffixReplay(layout, layer, [row for fact in prompts for row in fact.rewrites])
+        self._essences = SuffixReplay(layout, layer, [fact.essence for fact in prompts])
+        self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
+        h = self._rewrites.start[:: self._contexts, 0]
         self.h = h.to(torch.promote_types(h.dtype, torch.float32))
         self._place_targets()
 
     def _place_targets(self) -> None:
         """Find every target token's row and position, and its share in its fact's mean over tokens and contexts."""
-        places: list[tuple[int, int, int]] = []  # row, position, token
-        shares: list[tuple[int, float]] = []  # fact, weight
-        essence_rows: list[int] = []
-        row = 0
-        for i, fact in enumerate(self._prompts):
-            for prompt in fact.rewrites:
-                first = len(prompt.ids) - prompt.lookup - len(prompt.targets)
-                places += [(row, first + offset, token) for offset, token in enumerate(prompt.targets)]
-                shares += [(i, 1 / len(prompt.targets) / len(fact.rewrites))] * len(prompt.targets)
-                row += 1
-            essence_rows.append(row)
-            row += 1
-        self._rows = torch.tensor([place[0] for place in places] + essence_rows)
-        self._positions = torch.tensor([place[1] for place in places] + [0] * len(essence_rows))
-        device, dtype = self.h.device, self.h.dtype
-        self._tokens = torch.tensor([place[2] for place in places], device=device)
-        self._share = torch.zeros(len(self._prompts), len(places), dtype=dtype, device=device)
-        for column, (fact_index, weight) in enumerate(shares):
-            self._share[fact_index, column] = weight
+        rows: list[int] = []
+        positions: list[int] = []
+        tokens: list[int] = []
+        facts: list[int] = []
+        shares: list[float] = []
+        for row, prompt in enumerate(prompt for fact in self._prompts for prompt in fact.rewrites):
+            count = len(prompt.targets)
+            first = len(prompt.ids) - prompt.lookup - count
+            rows += [row] * count
+            positions += range(first, first + count)
+            tokens += prompt.targets
+            facts += [row // self._contexts] * count
+            shares += [1 / count / self._contexts] * count
+        self._rows, self._positions = torch.tensor(rows), torch.tensor(positions)
+        self._tokens = torch.tensor(tokens, device=self.h.device)
+        self._share = torch.zeros(len(self._prompts), len(tokens), dtype=self.h.dtype, device=self.h.device)
+        self._share[torch.tensor(facts), torch.arange(len(tokens))] = torch.tensor(shares, dtype=self.h.dtype, device=self.h.device)
 
     def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss's first two terms, [n] each, for delta [n, d]."""
-        logits = self._replay.logits(delta[self._owner.to(delta.device)], self._rows, self._positions)
+        logits = self._rewrites.logits(delta.repeat_interleave(self._contexts, dim=0), self._rows, self._positions)
         log_probs = logits.to(self.h).log_softmax(dim=-1)
-        count = len(self._tokens)
-        nll = -(self._share @ log_probs[:count].gather(1, self._tokens[:, None])[:, 0])
-        now = log_probs[count:]
+        nll = -(self._share @ log_probs.gather(1, self._tokens[:, None])[:, 0])
+        every = torch.arange(len(delta))
+        now = self._essences.logits(delta, every, torch.zeros_like(every)).to(self.h).log_softmax(dim=-1)
         if self._before is None:
             self._before = now.detach()
         kl = (now.exp() * (now - self._before)).sum(dim=1)
@@ -141,8 +140,8 @@ class _Batch:
         """Let all facts but these leave (indices into the present ones)."""
         assert self._before is not None
         facts = facts.cpu()
-        self._replay.keep(torch.isin(self._owner, facts).nonzero()[:, 0])
+        self._essences.keep(facts)
+        self._rewrites.keep((facts[:, None] * self._contexts + torch.arange(self._contexts)).flatten())
         self._prompts = [self._prompts[i] for i in facts.tolist()]
-        self._owner = torch.tensor([i for i, fact in enumerate(self._prompts) for _ in range(len(fact.rewrites) + 1)])
         self._before = self._before[facts.to(self._before.device)]
         self._place_targets()

@@ -70,7 +70,7 @@ class Layout:
         """
         if any(parameter.is_meta for parameter in model.parameters()):
             raise LayoutError(
-                "The model has weights on the meta device (offloaded or not loaded): load it whole into memory before editing."
+                "The model has weights on the meta device (offloaded or not loaded): load it whole into memory first."
             )
         config: Any = model.config
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -82,7 +82,9 @@ class Layout:
             if isinstance(child, nn.ModuleList) and len(child) == count
         ]
         if not stacks:
-            raise LayoutError(f"{type(model).__name__} has no list of {count} decoder layers: NSE edits causal language models.")
+            raise LayoutError(
+                f"{type(model).__name__} has no list of {count} decoder layers: give a causal language model."
+            )
         stack, layers = max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
         positions = getattr(text, "max_position_embeddings", None)
         return cls(model, stack, layers, text.hidden_size, positions, rewrite_module_tmp)
@@ -101,7 +103,7 @@ class Layout:
         weight: Any = module.weight
         if weight.dtype not in EDITABLE_DTYPES or weight.dim() != 2:
             raise LayoutError(
-                f"{name}.weight is {weight.dtype} (quantised): load the model in bfloat16, float16 or float32 to edit it."
+                f"{name}.weight is {weight.dtype} (quantised): load the model in bfloat16, float16 or float32."
             )
         return OutputMatrix(f"{name}.weight", module)
 
@@ -111,11 +113,14 @@ class Layout:
 
     def _named_module(self, layer: int) -> nn.Module:
         assert self.rewrite_module_tmp is not None
-        name = self.rewrite_module_tmp.format(layer)
+        name = self.rewrite_module_tmp.replace("{}", str(layer))
         try:
             module = self.model.get_submodule(name)
         except AttributeError:
-            raise LayoutError(f"rewrite_module_tmp = {self.rewrite_module_tmp!r}: this model has no module {name!r}.") from None
+            raise LayoutError(
+                f"rewrite_module_tmp = {self.rewrite_module_tmp!r}: this model has no module {name!r}; leave it out to "
+                "have the matrix found by structure."
+            ) from None
         if not isinstance(module, nn.Linear | Conv1D):
             raise LayoutError(f"rewrite_module_tmp names {name!r}, a {type(module).__name__}: name a Linear or Conv1D.")
         return module

@@ -62,8 +62,8 @@ def measure_moments(
     return done
 
 
-class _Enough(Exception):
-    pass
+class _Enough(Exception):  # noqa: N818
+    """Ends a forward pass after the last edited layer."""
 
 
 def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:

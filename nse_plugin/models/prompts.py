@@ -62,8 +62,8 @@ def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positi
     longest = max(len(row.ids) for row in rewrites)
     if max_positions is not None and longest > max_positions:
         raise FactError(
-            f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has {max_positions} "
-            "positions: shorten the prompt or the target."
+            f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has "
+            f"{max_positions} positions: shorten the prompt or the target."
         )
     return FactPrompts(tuple(rewrites), essence)
 
@@ -90,33 +90,53 @@ def continuation(target: str) -> str:
 def split_target(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
     """Token ids of `prompt` and of `target` as its continuation.
 
-    With a fast tokenizer the whole text is tokenised and split where the prompt's characters end, so a boundary
-    that merges is seen as the model sees it; a slow tokenizer tokenises the two parts.
+    The whole text is tokenised, and split where the prompt ends. A token that spans the end counts as the target's when
+    the tokenizer is a fast one; a slow tokenizer, which does not tell, then tokenises the two parts.
+    Raises FactError when the tokenizer makes no token of the target.
     """
     text = prompt + continuation(target)
-    if not tokenizer.is_fast:
-        return tokenizer(prompt)["input_ids"], tokenizer(continuation(target), add_special_tokens=False)["input_ids"]
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
-    first = next(i for i, end in enumerate(ends) if end > len(prompt))
-    last = max(i for i, end in enumerate(ends) if end > len(prompt))  # drops an end-of-text token
-    return ids[:first], ids[first : last + 1]
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+        behind = [i for i, end in enumerate(ends) if end > len(prompt)]  # an end-of-text token is not among them
+        before, after = (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
+    else:
+        before, whole = _without_end(tokenizer, prompt), _without_end(tokenizer, text)
+        after = whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, target)
+    if not after:
+        raise FactError(f"The tokenizer drops the target {target!r}: write it in characters it knows.")
+    return before, after
+
+
+def _without_end(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text, without the end-of-text token that some tokenizers append."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+
+
+def _alone(tokenizer: Any, target: str) -> list[int]:
+    ids: list[int] = tokenizer(continuation(target), add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
     lookup = _token_at(tokenizer, prompt, subject_end)
+    own_ids = _without_end(tokenizer, prompt)
     if target is None:
-        return EncodedPrompt(tuple(tokenizer(prompt)["input_ids"][: lookup + 1]), lookup)
+        return EncodedPrompt(tuple(own_ids[: lookup + 1]), lookup)
     prompt_ids, target_ids = split_target(tokenizer, prompt, target)
+    if prompt_ids[: lookup + 1] != own_ids[: lookup + 1]:  # the subject's last token would merge with the target
+        prompt_ids, target_ids = own_ids, _alone(tokenizer, target)
     return EncodedPrompt((*prompt_ids, *target_ids[:-1]), lookup, tuple(target_ids))
 
 
 def _token_at(tokenizer: Any, text: str, end: int) -> int:
     """Index of the token that holds character `end - 1` of the text."""
-    if not tokenizer.is_fast:
-        return len(tokenizer(text[:end])["input_ids"]) - 1
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
+    if tokenizer.is_fast:
+        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
+    else:
+        holding = list(range(len(_without_end(tokenizer, text[:end]))))
     if not holding:
         raise FactError(f"The tokenizer drops the end of {text[:end]!r}: write the subject in characters it knows.")
     return holding[-1]  # a character may take several tokens

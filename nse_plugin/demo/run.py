@@ -1,0 +1,148 @@
+"""`nse demo`: NSE and sequential MEMIT write the same facts into SmolLM2-135M through EasyEdit; both are measured.
+
+Each method edits a copy of the model, round after round, through EasyEdit's own `batch_edit`; all facts are
+scored on the final model, so what counts is what is left after all the later rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from nse_plugin.demo.model import embedded_model, embedded_model_folder
+from nse_plugin.demo.report import Measurement, save_results, show_results
+from nse_plugin.demo.stages import Stages
+from nse_plugin.evaluation.fluency import continuations, text_entropy
+from nse_plugin.evaluation.probability import score_facts
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.layout import Layout
+from nse_plugin.second_moments import moments_file, second_moments
+
+ROUND = 10  # facts
+# With these, NSE is MEMIT, round after round: targets on the edited model, all neurons, one pass, nothing protected.
+SEQUENTIAL_MEMIT = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
+
+
+def run_demo(out: str | Path = "results/demo", console: Console | None = None) -> pd.DataFrame:
+    """Run the demo on screen and write `summary.csv`, `facts.csv`, `efficacy_by_age.png` and `demo.log` into `out`.
+
+    The model and its second moments are made once and kept in `$NSE_HOME` or `~/.cache/nse-plugin`. Everything is
+    seeded. EasyEdit's own output goes to demo.log.
+
+    Returns the summary: columns method, edits, metric, value.
+    Raises EmbeddedModelError or ImportError when the model's package or EasyEdit is not installed.
+    """
+    out = Path(out).resolve()
+    console = console or Console(file=sys.stdout)  # held: the stages redirect sys.stdout
+    records = demo_records()
+    facts = [Fact.from_record(record) for record in records]
+    rounds = -(-len(facts) // ROUND)
+    console.print(f"{len(facts)} facts in {rounds} rounds of {ROUND}, through EasyEdit, into SmolLM2-135M", style="bold")
+    with Stages(console, out / "demo.log") as stages:
+        with stages("model") as note:
+            converted = embedded_model_folder().is_dir()
+            model, tokenizer = embedded_model()
+            note(f"{'read from' if converted else 'converted into'} {embedded_model_folder()}")
+        hparams = NSEHyperParams.for_model(model, batch_size=ROUND)
+        methods = {"NSE": hparams, "sequential MEMIT": dataclasses.replace(hparams, **SEQUENTIAL_MEMIT)}
+        measurements = compare(model, tokenizer, facts, methods, stages)
+        relations = {record["case_id"]: record["relation"] for record in records}
+        summary = save_results(out, measurements, facts, relations)
+    show_results(console, measurements, facts)
+    console.print(f"{stages.total:.0f} s in all. Tables, plot and EasyEdit's own output: {out}")
+    return summary
+
+
+def demo_records() -> list[dict[str, Any]]:
+    """The demo's facts as records that `Fact.from_record` reads, each with its `relation` besides."""
+    text = resources.files("nse_plugin.data").joinpath("demo_facts.json").read_text(encoding="utf-8")
+    records: list[dict[str, Any]] = json.loads(text)
+    return records
+
+
+def compare(
+    model: Any, tokenizer: Any, facts: Sequence[Fact], methods: dict[str, NSEHyperParams], stages: Stages
+) -> list[Measurement]:
+    """Measure the model as it is ("before"), then a copy of it after each method's rounds.
+
+    methods: hyperparameters by the method's name. The model itself is never edited.
+    """
+    with stages("EasyEdit") as note:
+        from nse_plugin.easyedit import register
+
+        register()
+        import easyeditor
+
+        note(f"from {Path(easyeditor.__file__).parent}")
+    with stages("before: scored"):
+        measurements = [measure("before", model, tokenizer, facts, edits=None)]
+    hparams = next(iter(methods.values()))
+    layout = Layout.of(model)
+    files = [moments_file(layout, matrix, hparams) for matrix in layout.output_matrices(hparams.layers).values()]
+    with stages("second moments", has_bar=True) as note:
+        found = all(file.is_file() for file in files)
+        second_moments(layout, tokenizer, hparams)
+        note(f"{'read from' if found else 'measured, kept in'} {files[0].parent}")
+    for name, chosen in methods.items():
+        edited = copy.deepcopy(model)
+        with stages(f"{name}: edited") as note:
+            edits = edit_in_rounds(edited, tokenizer, chosen, facts, note)
+            counts = edits["status"].value_counts()
+            note(", ".join(f"{count} {status}" for status, count in counts.items()))
+        with stages(f"{name}: scored"):
+            measurements.append(measure(name, edited, tokenizer, facts, edits))
+    return measurements
+
+
+def edit_in_rounds(
+    model: Any, tokenizer: Any, hparams: NSEHyperParams, facts: Sequence[Fact], note: Callable[[str], None]
+) -> pd.DataFrame:
+    """Send the facts through EasyEdit's `batch_edit`, `hparams.batch_size` at a time; the model keeps the edits.
+
+    Returns a row per fact: round (from 1) and the columns of a RoundReport but case_id.
+    """
+    from nse_plugin.easyedit import make_editor
+    from nse_plugin.easyedit.algorithm import nse
+
+    # EasyEdit makes a folder ./logs wherever an editor is made
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere, contextlib.chdir(elsewhere):
+        editor = make_editor(model, tokenizer, hparams)
+    starts = range(0, len(facts), hparams.batch_size)
+    for number, start in enumerate(starts, 1):
+        note(f"round {number} of {len(starts)}")
+        chunk = facts[start : start + hparams.batch_size]
+        editor.batch_edit(
+            prompts=[fact.text for fact in chunk],
+            target_new=[fact.target_new for fact in chunk],
+            ground_truth=[fact.target_true for fact in chunk],
+            subject=[fact.subject for fact in chunk],
+            sequential_edit=True,
+            verbose=False,
+        )
+    state = nse.state_of(model)
+    assert state is not None
+    frames = [report.frame.assign(round=number) for number, report in enumerate(state.reports, 1)]
+    return pd.concat(frames, ignore_index=True).drop(columns="case_id")
+
+
+def measure(
+    method: str, model: Any, tokenizer: Any, facts: Sequence[Fact], edits: pd.DataFrame | None
+) -> Measurement:
+    """Score all facts on the model as it is now, and let it write after each fact's prompt."""
+    texts = continuations(model, tokenizer, [fact.text for fact in facts])
+    scores = score_facts(model, tokenizer, facts).assign(fluency=[text_entropy(text) for text in texts])
+    if edits is not None:
+        scores = scores.join(edits)
+    return Measurement(method, 0 if edits is None else len(facts), scores, texts)

@@ -1,0 +1,65 @@
+"""What the demo says while it works: a line a stage, with its time; everyone else's output goes to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+
+class Stages:
+    """Print one line a stage. Use as a context manager; a call opens a stage:
+
+        with Stages(console, log) as stages, stages("model") as note:
+            ...
+            note("read from the cache")
+
+    What is printed meanwhile, progress bars included, goes to the file `log`. Errors are raised as ever.
+    total: seconds since it was made.
+    """
+
+    def __init__(self, console: Console, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._console = console
+        self._log = log.open("w", encoding="utf-8")
+        self._started = time.monotonic()
+
+    @property
+    def total(self) -> float:
+        return time.monotonic() - self._started
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._log.close()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str, has_bar: bool = False) -> Iterator[Callable[[str], None]]:
+        """A stage. Yields a function that sets what its line says behind the name.
+
+        has_bar: the stage shows a progress bar itself, so its output is not sent to the file.
+        """
+        started = time.monotonic()
+        said = ""
+        status = self._console.status(name)
+
+        def note(text: str) -> None:
+            nonlocal said
+            said = text
+            status.update(f"{name}: {text}")
+
+        with contextlib.ExitStack() as stack:
+            if has_bar:
+                self._console.print(f"  {name} ...", end="\r")
+            else:
+                stack.enter_context(status)
+                stack.enter_context(contextlib.redirect_stdout(self._log))
+                stack.enter_context(contextlib.redirect_stderr(self._log))
+            yield note
+        self._console.print(f"  {name:<24} {time.monotonic() - started:6.1f} s  {said}", highlight=False)

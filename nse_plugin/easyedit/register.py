@@ -1,0 +1,68 @@
+"""Make `alg_name: NSE` known to the EasyEdit at hand."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from typing import Any
+
+from . import wheel
+from .algorithm import apply_nse_to_model
+from .datasets import keep_zsre_subjects
+from .locate import import_easyedit
+
+NAME = "NSE"
+
+
+def register() -> None:
+    """Make `alg_name: NSE` work in EasyEdit's `BaseEditor`; calling it again changes nothing.
+
+    With the PyPI wheel, call it before the first `from easyeditor import ...`: as published, the wheel
+    cannot be imported beside a current transformers.
+
+    Raises:
+        ImportError: EasyEdit was not found or could not be imported; the message says how to get it.
+        RuntimeError: this EasyEdit has an algorithm of that name already.
+    """
+    import_easyedit()
+    # by their own names: attribute access meets functions that `from ... import *` put over modules
+    editor_module = importlib.import_module("easyeditor.editors.editor")
+    algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    if NAME in algorithms:
+        if inspect.unwrap(algorithms[NAME]) == apply_nse_to_model:
+            return
+        raise RuntimeError(f"This EasyEdit already has an algorithm {NAME!r} ({algorithms[NAME]!r}).")
+
+    if wheel.is_wheel(editor_module):
+        wheel.adapt(editor_module)
+        algorithms[NAME] = wheel.restoring_only_when_asked(apply_nse_to_model)
+    else:
+        algorithms[NAME] = apply_nse_to_model
+    _name_the_way_out(editor_module.BaseEditor)
+    _make_batchable(importlib.import_module("easyeditor.editors.batch_editor").BatchEditor)
+    keep_zsre_subjects(importlib.import_module("easyeditor.dataset").ZsreDataset)
+
+
+def _make_batchable(batch_editor: Any) -> None:
+    """`BatchEditor.is_batchable_method` is a fixed list of names: add one."""
+    is_batchable = batch_editor.is_batchable_method
+    batch_editor.is_batchable_method = staticmethod(lambda name: name == NAME or is_batchable(name))
+
+
+def _name_the_way_out(base_editor: Any) -> None:
+    """EasyEdit chooses its loader by words in the model's name and raises a bare NotImplementedError when
+    it knows none of them: say what to do instead."""
+    load = base_editor.__init__
+
+    @functools.wraps(load)
+    def load_or_explain(self: Any, hparams: Any) -> None:
+        try:
+            load(self, hparams)
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"EasyEdit has no loader for model_name {hparams.model_name!r}: load the model yourself and "
+                "use nse_plugin.make_editor(model, tokenizer, hparams)."
+            ) from error
+
+    base_editor.__init__ = load_or_explain

@@ -1,0 +1,190 @@
+"""Everything the PyPI wheel `easyeditor==0.0.1.dev0` (October 2023) needs before NSE runs in it.
+
+A clone of EasyEdit's main needs none of this. Each shim says what the wheel does and why it cannot stay so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+Method = Callable[..., Any]
+Weights = dict[str, torch.Tensor]
+
+
+def is_wheel(editor_module: ModuleType) -> bool:
+    """Whether this `easyeditor.editors.editor` is the 2023 wheel's, known by what it cannot do."""
+    return "sequential_edit" not in inspect.signature(editor_module.BaseEditor.batch_edit).parameters
+
+
+def adapt(editor_module: ModuleType) -> None:
+    """Install the shims in the wheel's `easyeditor.editors.editor`; call it once."""
+    editor_module.LlamaTokenizer = _LlamaTokenizer  # type: ignore[attr-defined]
+    editor = editor_module.BaseEditor
+    editor.__init__ = _loading_on_its_device(editor.__init__)
+    for names, shim in (
+        (("edit", "edit_requests"), _keeping_batch_size),
+        (("batch_edit", "edit_dataset"), _every_chunk),
+    ):
+        for name in names:
+            setattr(editor, name, _on_its_device(_sequential_edit(shim(getattr(editor, name)))))
+
+
+def restoring_only_when_asked(apply_to_model: Method) -> Method:
+    """Give an algorithm the wheel's meaning of `keep_original_weight`.
+
+    On main an algorithm always returns the weights as they were, and the editor puts them back unless the
+    run is sequential. The wheel puts back whatever it is given, and says with `keep_original_weight=False`,
+    its default, that edits shall add up: the algorithm must then return no weights.
+    """
+
+    @functools.wraps(apply_to_model)
+    def apply(*args: Any, keep_original_weight: bool = False, **kwargs: Any) -> tuple[Any, Weights]:
+        model, originals = apply_to_model(*args, keep_original_weight=keep_original_weight, **kwargs)
+        return model, originals if keep_original_weight else {}
+
+    return apply
+
+
+class _AnyTokenizer(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, PreTrainedTokenizerBase)
+
+
+class _LlamaTokenizer(metaclass=_AnyTokenizer):
+    """Stands for `transformers.LlamaTokenizer`, with which the wheel loads every model named llama.
+
+    From transformers 5 on that class ignores the folder's own tokenizer.json and loses the spaces, without
+    a word. The wheel also asks `isinstance(tok, LlamaTokenizer)` before it sets the padding side.
+    """
+
+    from_pretrained = staticmethod(AutoTokenizer.from_pretrained)
+
+
+def _sequential_edit(method: Method) -> Method:
+    """The wheel drops main's `sequential_edit` unread: say it in the wheel's own words. Without it the
+    wheel's default stands, and edits add up."""
+
+    @functools.wraps(method)
+    def edit(self: Any, *args: Any, sequential_edit: bool | None = None, **kwargs: Any) -> Any:
+        if sequential_edit is not None:
+            kwargs["keep_original_weight"] = not sequential_edit
+        return method(self, *args, **kwargs)
+
+    return edit
+
+
+def _keeping_batch_size(method: Method) -> Method:
+    """The wheel's single edits set `hparams.batch_size` to 1 for good, which would turn every later
+    `batch_edit` into single edits too: put back what the user chose."""
+
+    @functools.wraps(method)
+    def edit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        batch_size = getattr(self.hparams, "batch_size", None)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            if batch_size is not None:
+                self.hparams.batch_size = batch_size
+
+    return edit
+
+
+def _every_chunk(method: Method) -> Method:
+    """The wheel cuts the facts into chunks of `batch_size` and returns the last chunk's metrics only: run
+    its method once per chunk, by giving it one chunk at a time, and return the metrics of them all.
+
+    As in the wheel, "pre" is measured after the chunk's edits were undone, so in a sequential run it shows
+    the edited model.
+    """
+
+    @functools.wraps(method)
+    def edit(self: Any, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any, Weights]:
+        facts = list(inspect.signature(method).bind(self, *args, **kwargs).arguments.values())[1]
+        if len(facts) == 0:
+            raise ValueError(f"{method.__name__} was given no facts: pass at least one.")
+        metrics: list[dict[str, Any]] = []
+        start = 0
+
+        def next_chunk(requests: Any, size: int) -> list[Any]:
+            nonlocal start
+            start += size
+            return [requests[start - size : start]]
+
+        self._chunks = next_chunk
+        try:
+            while start < len(facts):
+                chunk_metrics, model, weights = method(self, *args, **kwargs)
+                metrics += chunk_metrics
+        finally:
+            del self._chunks
+        return metrics, model, weights
+
+    return edit
+
+
+def _on_its_device(method: Method) -> Method:
+    """The wheel sends everything to `f"cuda:{hparams.device}"`, also when the device is "cpu" or there is
+    no CUDA. While one of its methods runs, that one name stands for the device that is meant."""
+
+    @functools.wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _device_meant(self.hparams):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+def _loading_on_its_device(load: Method) -> Method:
+    """The same for the constructor, where the editor has no `hparams` yet."""
+
+    @functools.wraps(load)
+    def load_there(self: Any, hparams: Any) -> None:
+        with _device_meant(hparams):
+            load(self, hparams)
+
+    return load_there
+
+
+def _device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
+    """The scope in which `f"cuda:{hparams.device}"` works: nothing to do where there is such a device."""
+    device: int | str = getattr(hparams, "device", "cpu")  # methods that call a web service have none
+    written = f"cuda:{device}"
+    meant = torch.device(written if str(device).isdigit() else device)
+    if meant.type == "cuda" and not torch.cuda.is_available():
+        meant = torch.device("cpu")
+    return contextlib.nullcontext() if str(meant) == written else _DeviceName(written, meant)
+
+
+class _DeviceName(TorchFunctionMode):
+    """Read the string `name` as `device` in every torch call.
+
+    A scope around the editor's methods rather than a change of torch for the whole process: nobody else
+    gets the wrong name understood, and on a machine with CUDA it is not even entered.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        super().__init__()
+        self.name = name
+        self.device = device
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*map(self._read, args), **{key: self._read(value) for key, value in kwargs.items()})
+
+    def _read(self, value: Any) -> Any:
+        return self.device if isinstance(value, str) and value == self.name else value
