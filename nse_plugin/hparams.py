@@ -259,7 +259,7 @@ class GPTJNSEHyperParams(NSEHyperParams):
     mom2_n_samples: int = 100000
     stats_dir: str | None = "./data/stats"
     model_name: str = "./hugging_cache/gpt-j-6B"
-    aliases: ClassVar[tuple[str, ...]] = ("gpt-j-6b", "eleutherai_gpt-j-6b")
+    aliases: ClassVar[tuple[str, ...]] = ("gpt-j-6B", "EleutherAI_gpt-j-6B")
     shape: ClassVar[tuple[str, int, int, int] | None] = ("gptj", 28, 4096, 50400)
 
 

@@ -75,8 +75,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer aside, then rename: a kill at any instant leaves no half-written `folder`."""
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
         raise EmbeddedModelError(
-            "Converting the demo's model needs gguf and accelerate: install them with "
-            "`pip install gguf accelerate`."
+            "Converting the demo's model needs gguf and accelerate: install them with `pip install gguf accelerate`."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -25,7 +25,7 @@ class Measurement:
     """All facts, scored on one model.
 
     scores: a row per fact: case_id, efficacy, generalization, specificity, fluency, and, after editing, round (from
-    1, the oldest), status, residual_before, residual, passes, seconds. texts: what the model wrote after each fact's prompt.
+    1, the oldest), status, residual_before, residual, passes, seconds. texts: what the model wrote after each prompt.
     """
 
     method: str

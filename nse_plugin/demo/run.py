@@ -49,7 +49,9 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
     records = demo_records()
     facts = [Fact.from_record(record) for record in records]
     rounds = -(-len(facts) // ROUND)
-    console.print(f"{len(facts)} facts in {rounds} rounds of {ROUND}, through EasyEdit, into SmolLM2-135M", style="bold")
+    console.print(
+        f"{len(facts)} facts in {rounds} rounds of {ROUND}, through EasyEdit, into SmolLM2-135M", style="bold"
+    )
     with Stages(console, out / "demo.log") as stages:
         with stages("model") as note:
             converted = embedded_model_folder().is_dir()
@@ -137,9 +139,7 @@ def edit_in_rounds(
     return pd.concat(frames, ignore_index=True).drop(columns="case_id")
 
 
-def measure(
-    method: str, model: Any, tokenizer: Any, facts: Sequence[Fact], edits: pd.DataFrame | None
-) -> Measurement:
+def measure(method: str, model: Any, tokenizer: Any, facts: Sequence[Fact], edits: pd.DataFrame | None) -> Measurement:
     """Score all facts on the model as it is now, and let it write after each fact's prompt."""
     texts = continuations(model, tokenizer, [fact.text for fact in facts])
     scores = score_facts(model, tokenizer, facts).assign(fluency=[text_entropy(text) for text in texts])

@@ -55,9 +55,7 @@ class Stages:
             status.update(f"{name}: {text}")
 
         with contextlib.ExitStack() as stack:
-            if has_bar:
-                self._console.print(f"  {name} ...", end="\r")
-            else:
+            if not has_bar:
                 stack.enter_context(status)
                 stack.enter_context(contextlib.redirect_stdout(self._log))
                 stack.enter_context(contextlib.redirect_stderr(self._log))

@@ -21,9 +21,7 @@ from nse_plugin.models.prompts import pad_right, split_target
 METRICS = ("efficacy", "generalization", "specificity")
 
 
-def score_facts(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], tokens_per_batch: int = 1024
-) -> pd.DataFrame:
+def score_facts(model: Any, tokenizer: Any, facts: Sequence[Fact], tokens_per_batch: int = 1024) -> pd.DataFrame:
     """Score every fact on the model as it is now; one row a fact, in the order given.
 
     Columns: `case_id`; `efficacy`, 1.0 when P(target_new) > P(target_true) after the fact's own prompt, else

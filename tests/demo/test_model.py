@@ -76,7 +76,8 @@ def test_digits_stand_alone(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["The capital of France is Paris.", " Paris", "naïve café, 日本語 😀\n\n  two  spaces\t", "it's 3.5 °C in 2024"]
+    "text",
+    ["The capital of France is Paris.", " Paris", "naïve café, 日本語 😀\n\n  two  spaces\t", "it's 3.5 °C in 2024"],
 )
 def test_texts_come_back_as_they_were(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text

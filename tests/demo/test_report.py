@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,16 @@ import matplotlib.image
 import pandas as pd
 import pytest
 from rich.console import Console
+from tiny import tiny_facts
 
 from nse_plugin.demo import report
 from nse_plugin.demo.report import Measurement, facts_frame, save_results, show_results, summary_frame
 from nse_plugin.facts import Fact
+
+
+@pytest.fixture
+def facts() -> list[Fact]:
+    return [dataclasses.replace(fact, target_true="Paris") for fact in tiny_facts()]
 
 
 def scores(efficacy: list[float], **more: list[Any]) -> pd.DataFrame:
@@ -81,7 +88,9 @@ def test_a_stop_leaves_nothing_half_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.csv", "summary.csv"]
 
 
-def test_the_plot_shows_each_methods_efficacy_by_age(measurements: list[Measurement], monkeypatch: Any, tmp_path: Path) -> None:
+def test_the_plot_shows_each_methods_efficacy_by_age(
+    measurements: list[Measurement], monkeypatch: Any, tmp_path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     drawn = []

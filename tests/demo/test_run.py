@@ -2,137 +2,142 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import importlib.util
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from tiny import tiny_facts, tiny_model, tiny_tokenizer
 
 from nse_plugin.demo import run
 from nse_plugin.demo.report import Measurement
 from nse_plugin.demo.stages import Stages
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.session import EditSession
 
 if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
     pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
 
 
-@pytest.fixture
-def hparams() -> NSEHyperParams:
-    return NSEHyperParams(
-        layers=[1, 2], alpha=0.5, p=0.8, mom2_update_weight=0.1, v_lr=0.5, v_num_grad_steps=20, clamp_norm_factor=4.0,
-        mom2_n_samples=8, batch_size=2, device="cpu",
-    )  # fmt: skip
+HPARAMS = NSEHyperParams(
+    layers=[1, 2], alpha=0.5, p=0.8, mom2_update_weight=0.1, v_lr=0.5, v_num_grad_steps=20, clamp_norm_factor=4.0,
+    mom2_n_samples=8, batch_size=2, device="cpu",
+)  # fmt: skip
+METHODS = {"NSE": HPARAMS, "sequential MEMIT": dataclasses.replace(HPARAMS, **run.SEQUENTIAL_MEMIT)}
 
 
-@pytest.fixture
-def methods(hparams: NSEHyperParams) -> dict[str, NSEHyperParams]:
-    return {"NSE": hparams, "sequential MEMIT": dataclasses.replace(hparams, **run.SEQUENTIAL_MEMIT)}
+def scorable_facts() -> list[Fact]:
+    """Four facts, two rounds of two, with all that the measurements need."""
+    return [
+        dataclasses.replace(
+            fact,
+            target_true="Paris",
+            rephrase_prompts=(f"The old town of {fact.subject} is", f"She speaks of {fact.subject} and"),
+            locality_prompts=(("Rome is an old town of", "Italy"), ("The river runs through", "Paris")),
+        )
+        for fact in tiny_facts()
+    ]
 
 
-@pytest.fixture
-def screen() -> Console:
-    return Console(file=io.StringIO(), width=120)
+@dataclasses.dataclass
+class Run:
+    measurements: list[Measurement]
+    screen: str
+    folder: Path
 
 
-@pytest.fixture
-def compared(
-    model: Any, tokenizer: Any, facts: list[Fact], methods: Any, screen: Console, tmp_path: Path, monkeypatch: Any
-) -> list[Measurement]:
-    monkeypatch.chdir(tmp_path)
-    with Stages(screen, tmp_path / "out" / "demo.log") as stages:
-        return run.compare(model, tokenizer, facts, methods, stages)
+def compared(folder: Path) -> Run:
+    """`compare` on a fresh tiny model, in `folder` as the working directory."""
+    console = Console(file=io.StringIO(), width=300)
+    model = tiny_model("llama", torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    with contextlib.chdir(folder), Stages(console, folder / "demo.log") as stages:
+        measurements = run.compare(model, tiny_tokenizer(), scorable_facts(), METHODS, stages)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return Run(measurements, console.file.getvalue(), folder)
 
 
-def test_each_method_is_measured_beside_the_unedited_model(
-    compared: list[Measurement], model: Any, weights_of: Any, same_weights: Any
-) -> None:
-    before, nse, memit = compared
-    assert [(m.method, m.edits) for m in compared] == [("before", 0), ("NSE", 4), ("sequential MEMIT", 4)]
-    assert before.means["efficacy"] < nse.means["efficacy"] == 1.0
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """The same run twice, with one cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NSE_HOME", str(tmp_path_factory.mktemp("nse-home")))
+        torch.manual_seed(1)
+        first = compared(tmp_path_factory.mktemp("first"))
+        torch.manual_seed(2)
+        return first, compared(tmp_path_factory.mktemp("second"))
+
+
+def test_each_method_is_measured_beside_the_unedited_model(runs: tuple[Run, Run]) -> None:
+    before, nse, memit = runs[0].measurements
+    assert [(m.method, m.edits) for m in (before, nse, memit)] == [("before", 0), ("NSE", 4), ("sequential MEMIT", 4)]
+    assert before.means["efficacy"] < nse.means["efficacy"]
     assert nse.scores["round"].tolist() == memit.scores["round"].tolist() == [1, 1, 2, 2]
-    assert nse.scores["status"].isin(["done", "off_target"]).all()
     assert nse.texts != before.texts != memit.texts != nse.texts
-    assert (memit.scores["passes"] == 1).all()
 
 
-def test_the_model_itself_is_not_edited(
-    model: Any, tokenizer: Any, facts: list[Fact], methods: Any, screen: Console, tmp_path: Path, weights_of: Any,
-    same_weights: Any,
-) -> None:  # fmt: skip
-    before = weights_of(model)
-    with Stages(screen, tmp_path / "demo.log") as stages:
-        run.compare(model, tokenizer, facts, methods, stages)
-    assert same_weights(before, weights_of(model))
-
-
-def test_sequential_memit_is_what_a_session_with_these_settings_makes(
-    model: Any, tokenizer: Any, facts: list[Fact], methods: Any, compared: list[Measurement]
-) -> None:
-    from nse_plugin.session import EditSession
-
-    session = EditSession(model, tokenizer, methods["sequential MEMIT"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_rounds_are_those_of_a_session_with_the_same_settings(runs: tuple[Run, Run], name: str) -> None:
+    session = EditSession(tiny_model("llama", torch.float32), tiny_tokenizer(), METHODS[name])
+    facts = scorable_facts()
     frames = [session.edit(facts[:2]).frame, session.edit(facts[2:]).frame]
-    expected = [residual for frame in frames for residual in frame["residual"]]
-    assert compared[2].scores["residual"].tolist() == pytest.approx(expected, rel=1e-4)
+    found = next(m.scores for m in runs[0].measurements if m.method == name)
+    for column in ("residual_before", "residual", "passes"):
+        expected = [value for frame in frames for value in frame[column]]
+        assert found[column].tolist() == pytest.approx(expected, rel=1e-3)
+    assert found["status"].tolist() == [status for frame in frames for status in frame["status"]]
 
 
-def test_the_screen_says_what_was_measured_and_what_was_read(
-    compared: list[Measurement], model: Any, tokenizer: Any, facts: list[Fact], methods: Any, tmp_path: Path
-) -> None:
-    again = Console(file=io.StringIO(), width=300)
-    with Stages(again, tmp_path / "demo.log") as stages:
-        run.compare(model, tokenizer, facts, methods, stages)
-    assert "read from" in again.file.getvalue()
+def test_a_second_run_reads_what_the_first_measured_and_says_so(runs: tuple[Run, Run]) -> None:
+    assert "measured, kept in" in runs[0].screen
+    assert "read from" in runs[1].screen
 
 
-def test_only_the_demo_speaks_on_screen(
-    compared: list[Measurement], screen: Console, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    text = screen.file.getvalue()
-    assert "measured, kept in" in text
-    assert [line.split("  ")[1] for line in text.splitlines() if " s " in line] == [
-        "EasyEdit", "before: scored", "second moments", "NSE: edited", "NSE: scored", "sequential MEMIT: edited",
-        "sequential MEMIT: scored",
-    ]  # fmt: skip
-    assert capfd.readouterr() == ("", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # no ./logs
+def test_only_the_demo_speaks_on_screen(runs: tuple[Run, Run]) -> None:
+    names = [
+        "EasyEdit",
+        "before: scored",
+        "second moments",
+        *(f"{m}: {did}" for m in METHODS for did in ("edited", "scored")),
+    ]
+    assert [line.split("  ")[1] for line in runs[1].screen.splitlines()] == names
 
 
-def test_the_same_seed_gives_the_same_numbers(
-    compared: list[Measurement], model: Any, tokenizer: Any, facts: list[Fact], methods: Any, screen: Console, tmp_path: Path
-) -> None:
-    torch.manual_seed(123)
-    with Stages(screen, tmp_path / "demo.log") as stages:
-        again = run.compare(model, tokenizer, facts, methods, stages)
-    for first, second in zip(compared, again, strict=True):
+def test_the_working_directory_is_not_littered(runs: tuple[Run, Run]) -> None:
+    assert [path.name for path in runs[0].folder.iterdir()] == ["demo.log"]
+
+
+def test_a_second_run_gives_the_same_numbers(runs: tuple[Run, Run]) -> None:
+    for first, second in zip(runs[0].measurements, runs[1].measurements, strict=True):
         assert first.texts == second.texts
         columns = [name for name in first.scores if name != "seconds"]
         assert first.scores[columns].equals(second.scores[columns])
 
 
-def test_the_whole_command(
-    model: Any, tokenizer: Any, hparams: Any, facts: list[Fact], screen: Console, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """`run_demo` itself, with the tiny model in the place of the embedded one."""
-    records = [{**dataclasses.asdict(fact), "relation": "any"} for fact in facts]
-    monkeypatch.setattr(run, "embedded_model", lambda: (model, tokenizer))
+    records = [{**dataclasses.asdict(fact), "relation": "any"} for fact in scorable_facts()]
+    monkeypatch.setattr(run, "embedded_model", lambda: (tiny_model("llama", torch.float32), tiny_tokenizer()))
     monkeypatch.setattr(run, "demo_records", lambda: records)
-    monkeypatch.setattr(NSEHyperParams, "for_model", classmethod(lambda cls, model, **_: hparams))
+    monkeypatch.setattr(NSEHyperParams, "for_model", classmethod(lambda cls, model, **_: HPARAMS))
+    screen = Console(file=io.StringIO(), width=120)
     summary = run.run_demo(tmp_path / "results", console=screen)
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "demo.log", "efficacy_by_age.png", "facts.csv", "summary.csv"
     ]  # fmt: skip
     assert len(summary) == 3 * 4
     assert "Specificity" in screen.file.getvalue()
+    assert capfd.readouterr().out == ""
 
 
-def test_errors_are_not_hidden(tmp_path: Path, screen: Console) -> None:
+def test_errors_are_not_hidden(tmp_path: Path) -> None:
+    screen = Console(file=io.StringIO())
     with pytest.raises(ValueError, match="wrong"), Stages(screen, tmp_path / "demo.log") as stages, stages("stage"):
         raise ValueError("wrong")
