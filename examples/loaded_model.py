@@ -30,4 +30,6 @@ metrics, _, _ = editor.edit(
     target_new="Rome",
     sequential_edit=False,
 )
-print(f"accuracy on the new target: before {metrics[0]['pre']['rewrite_acc']}, after {metrics[0]['post']['rewrite_acc']}")
+print(
+    f"accuracy on the new target: before {metrics[0]['pre']['rewrite_acc']}, after {metrics[0]['post']['rewrite_acc']}"
+)

@@ -27,8 +27,16 @@ _HOMES = {
     "RoundReport": "state",
 }
 __all__ = [
-    "NSE", "EditSession", "Fact", "FactError", "HyperParamsError", "NSEHyperParams", "RoundReport", "make_editor", "register"
-]  # fmt: skip
+    "NSE",
+    "EditSession",
+    "Fact",
+    "FactError",
+    "HyperParamsError",
+    "NSEHyperParams",
+    "RoundReport",
+    "make_editor",
+    "register",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -69,7 +69,14 @@ def templates():
 @pytest.fixture
 def hparams():
     return NSEHyperParams(
-        layers=[1, 2], alpha=0.5, p=0.8, mom2_update_weight=2.0, v_lr=0.1, v_num_grad_steps=6, max_iterations=3, device="cpu"
+        layers=[1, 2],
+        alpha=0.5,
+        p=0.8,
+        mom2_update_weight=2.0,
+        v_lr=0.1,
+        v_num_grad_steps=6,
+        max_iterations=3,
+        device="cpu",
     )
 
 

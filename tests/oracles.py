@@ -21,7 +21,7 @@ def subject_end(tokenizer, text, characters):
 
 
 def run(model, ids, layer=None, position=None, delta=None):
-    """One full forward pass, delta added to the output of `layer` at `position`; logits [S, V] and that output [S, d]."""
+    """One full forward pass, delta added to `layer`'s output at `position`; logits [S, V] and that output [S, d]."""
     seen = {}
 
     def hook(_, __, output):
@@ -86,7 +86,7 @@ def value(model, tokenizer, fact, templates, hparams):
 
 
 def key_and_output(model, tokenizer, fact, templates, layer, last):
-    """The input of W_out of `layer` (mean over contexts as MEMIT weighs them) and the bare prompt's output of `last`."""
+    """The input of `layer`'s W_out, mean over contexts as MEMIT weighs them; the bare prompt's output of `last`."""
     module = Layout.of(model).output_matrix(layer).module
     keys, outputs = [], []
     for template in templates:
@@ -135,7 +135,9 @@ def edit_round(model, tokenizer, facts, templates, values, moments, protected, h
             keys = [key for key, _ in seen]
             residuals = [(values[j] - h) / (len(layers) - i) for j, (_, h) in zip(going, seen, strict=True)]
             chosen = neurons(keys, hparams.p)
-            delta = update(keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen)
+            delta = update(
+                keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen
+            )
             layout.output_matrix(layer).matrix[:, chosen] += delta
         outputs = [key_and_output(model, tokenizer, fact, templates, layers[-1], layers[-1])[1] for fact in facts]
         norms = [(z - h).norm() for z, h in zip(values, outputs, strict=True)]
@@ -143,6 +145,7 @@ def edit_round(model, tokenizer, facts, templates, values, moments, protected, h
         if not going:
             break
     final = {
-        layer: [key_and_output(model, tokenizer, fact, templates, layer, layers[-1])[0] for fact in facts] for layer in layers
+        layer: [key_and_output(model, tokenizer, fact, templates, layer, layers[-1])[0] for fact in facts]
+        for layer in layers
     }
     return final, torch.stack(norms)

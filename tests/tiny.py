@@ -60,7 +60,10 @@ def _trained_bpe() -> str:
     bpe.train_from_iterator(
         _TEXT.splitlines(),
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=["<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=VOCABULARY,
+            special_tokens=["<s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     return bpe.to_str()

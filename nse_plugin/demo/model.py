@@ -122,7 +122,7 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
 
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         bos_token=tokens[value("ggml.bos_token_id")],
         eos_token=tokens[value("ggml.eos_token_id")],

@@ -81,7 +81,8 @@ def facts_frame(
 
 
 def _age(scores: pd.DataFrame) -> pd.Series[int]:
-    return scores["round"].max() - scores["round"]
+    age: pd.Series[int] = scores["round"].max() - scores["round"]
+    return age
 
 
 def plot_by_age(measurements: Sequence[Measurement], path: Path) -> None:

@@ -32,7 +32,7 @@ from nse_plugin.second_moments import moments_file, second_moments
 
 ROUND = 10  # facts
 # With these, NSE is MEMIT, round after round: targets on the edited model, all neurons, one pass, nothing protected.
-SEQUENTIAL_MEMIT = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
+SEQUENTIAL_MEMIT: dict[str, Any] = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
 
 
 def run_demo(out: str | Path = "results/demo", console: Console | None = None) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Keys: what the neurons of an edited layer say at the subject's last token.
 
-    k = (k_bare + mean of k over the generated contexts) / 2        (MEMIT's weighting; k_bare alone without contexts)
+k = (k_bare + mean of k over the generated contexts) / 2        (MEMIT's weighting; k_bare alone without contexts)
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class FactSpan:
         return {layer: self._mean(rows) for layer, rows in keys.items()}, output[:: self._contexts]
 
     def _mean(self, rows: Tensor) -> Tensor:
-        by_fact = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(0, (-1, self._contexts))
-        bare, generated = by_fact[:, 0], by_fact[:, 1:]
-        return (bare + generated.mean(dim=1)) / 2 if self._contexts > 1 else bare
+        by_fact = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        by_fact = by_fact.view(-1, self._contexts, rows.shape[1])
+        bare = by_fact[:, 0]
+        return (bare + by_fact[:, 1:].mean(dim=1)) / 2 if self._contexts > 1 else bare

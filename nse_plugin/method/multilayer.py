@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,32 +43,31 @@ def edit_layers(
     second_moments: Mapping[int, Tensor],
     knowledge: Knowledge,
     hparams: NSEHyperParams,
-    on_pass: Callable[[int, int], None] = lambda number, facts: None,
 ) -> RoundResult:
     """Write the values of a round into the model, in place.
 
     prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. knowledge: Kp of earlier rounds.
-    on_pass: told the pass's number and how many facts are in it.
     Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
     """
     finite = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
     passes = torch.zeros(len(prompts), dtype=torch.long)
-    residual_before = torch.full((len(prompts),), torch.nan, dtype=torch.float64)
-    residual = residual_before.clone()
+    residual = residual_before = torch.full((len(prompts),), torch.nan, dtype=torch.float64)
     keys: dict[int, Tensor] = {}
     if finite:
         with frozen(layout.model), torch.no_grad():
-            everyone = [prompts[i] for i in finite]
-            residual_before[finite], keys = _residuals(layout, everyone, values[finite], hparams)
-            residual[finite] = residual_before[finite]
+            # What lies below the first edited layer never changes, so one span serves every pass.
+            span = FactSpan(layout, hparams.layers, [prompts[i] for i in finite], hparams.tokens_per_batch)
+            keys, residual[finite] = _keys_and_residuals(span, values[finite])
+            residual_before = residual.clone()
             for number in range(hparams.passes):
                 going = _facts_of_pass(number, finite, residual, hparams)
                 if not going:
                     break
-                on_pass(number, len(going))
-                _one_pass(layout, [prompts[i] for i in going], values[going], second_moments, knowledge, hparams)
+                chosen = [prompts[i] for i in going]
+                part = span if going == finite else FactSpan(layout, hparams.layers, chosen, hparams.tokens_per_batch)
+                _one_pass(layout, part, values[going], second_moments, knowledge, hparams)
                 passes[going] += 1
-                residual[finite], keys = _residuals(layout, everyone, values[finite], hparams)
+                keys, residual[finite] = _keys_and_residuals(span, values[finite])
     status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
     return RoundResult(status, residual_before, residual, passes, keys)
 
@@ -95,14 +94,13 @@ def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
 
 def _one_pass(
     layout: Layout,
-    prompts: Sequence[FactPrompts],
+    span: FactSpan,
     values: Tensor,
     second_moments: Mapping[int, Tensor],
     knowledge: Knowledge,
     hparams: NSEHyperParams,
 ) -> None:
     layers = hparams.layers
-    span = FactSpan(layout, layers, prompts, hparams.tokens_per_batch)
     for i, layer in enumerate(layers):
         # Start where the last update was made: what lies below it has not changed.
         keys, h = span.run(layers[max(i - 1, 0)])
@@ -114,9 +112,7 @@ def _one_pass(
         layout.output_matrix(layer).add_columns(neurons, delta)
 
 
-def _residuals(
-    layout: Layout, prompts: Sequence[FactPrompts], values: Tensor, hparams: NSEHyperParams
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """norm(z - h) of each fact [n] and the keys {layer: [n, f]}, on the weights as they are."""
-    keys, h = FactSpan(layout, hparams.layers, prompts, hparams.tokens_per_batch).run()
-    return (values.to(torch.float64) - h.to(torch.float64)).norm(dim=1).cpu(), keys
+def _keys_and_residuals(span: FactSpan, values: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+    """The keys {layer: [n, f]} and norm(z - h) of each fact [n], on the weights as they are."""
+    keys, h = span.run()
+    return keys, (values.to(torch.float64) - h.to(values.device, torch.float64)).norm(dim=1).cpu()

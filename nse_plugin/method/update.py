@@ -1,6 +1,6 @@
 """The closed-form update of the selected neurons (arXiv 2410.04045, eq. 9).
 
-    Delta[:, I] = R K_I^T (lambda C0_II + Kp_I Kp_I^T + K_I K_I^T)^-1        with K, Kp as columns
+Delta[:, I] = R K_I^T (lambda C0_II + Kp_I Kp_I^T + K_I K_I^T)^-1        with K, Kp as columns
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def solve_update(
         log.warning("C0 + keys is not positive definite within rounding: solved by LU. More second-moment tokens help.")
         try:
             solution = torch.linalg.solve(matrix, k.T)
-        except torch.linalg.LinAlgError:
+        except RuntimeError:  # LinAlgError: exactly singular
             solution = torch.full_like(k.T, torch.nan)
     else:
         solution = torch.cholesky_solve(k.T, factor)
-    delta = residuals.to(k).T @ solution.T
+    delta: Tensor = residuals.to(k).T @ solution.T
     if not bool(delta.isfinite().all()):
         raise UpdateError(
             "The update is not finite: C0 is singular or holds non-finite numbers. Measure the second moments from "

@@ -122,7 +122,9 @@ class _Batch:
         self._rows, self._positions = torch.tensor(rows), torch.tensor(positions)
         self._tokens = torch.tensor(tokens, device=self.h.device)
         self._share = torch.zeros(len(self._prompts), len(tokens), dtype=self.h.dtype, device=self.h.device)
-        self._share[torch.tensor(facts), torch.arange(len(tokens))] = torch.tensor(shares, dtype=self.h.dtype, device=self.h.device)
+        self._share[torch.tensor(facts), torch.arange(len(tokens))] = torch.tensor(
+            shares, dtype=self.h.dtype, device=self.h.device
+        )
 
     def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss's first two terms, [n] each, for delta [n, d]."""

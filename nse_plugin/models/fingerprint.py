@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ROWS = 1024  # rows hashed at a time, to bound memory
 
 
 def fingerprint(tensor: Tensor) -> int:
     """A 64-bit hash of a matrix's bits, the same on every device.
 
-    h = sum_ij a_i b_j w_ij mod 2^64 with fixed random odd a, b and w the bits read as integers: wrap-around sums do not
-    depend on the order, so nothing but a change of bits changes it (but for one chance in about 2^63).
+    h = sum_ij a_i b_j w_ij mod 2^64 with fixed random odd a, b and w the bits read as 16-bit integers: wrap-around sums
+    do not depend on the order, so nothing but a change of bits changes it. A change goes unseen with one chance in
+    2^48: the highest bit of w has the weight 2^15 (of longer integers more, and two changed signs would cancel).
     """
-    matrix = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
+    matrix = tensor.detach().contiguous().view(torch.int16)
     matrix = matrix.reshape(matrix.shape[0], -1)
     generator = torch.Generator().manual_seed(20410404045)
     rows, columns = (_odd(size, generator).to(tensor.device) for size in matrix.shape)

@@ -89,6 +89,13 @@ class Layout:
         positions = getattr(text, "max_position_embeddings", None)
         return cls(model, stack, layers, text.hidden_size, positions, rewrite_module_tmp)
 
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the input embeddings."""
+        model: Any = self.model
+        device: torch.device = model.get_input_embeddings().weight.device
+        return device
+
     def output_matrix(self, layer: int) -> OutputMatrix:
         """`W_out` of a layer.
 

@@ -62,13 +62,13 @@ def measure_moments(
     return done
 
 
-class _Enough(Exception):  # noqa: N818
+class _Enough(Exception):
     """Ends a forward pass after the last edited layer."""
 
 
 def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """The inputs of `W_out` at all real tokens, {layer: [tokens, f]}."""
-    ids, mask = pad_right(rows, layout.model.get_input_embeddings().weight.device)  # type: ignore[operator]
+    ids, mask = pad_right(rows, layout.device)
     keys: dict[int, Tensor] = {}
     last = max(writers)
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, pad_right
@@ -36,7 +36,9 @@ class _FixedCache(DynamicCache):
         super().__init__()
         self._keys, self._values = keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         keys = torch.cat([self._keys[layer_idx], key_states], dim=-2)
         values = torch.cat([self._values[layer_idx], value_states], dim=-2)
         return keys, values
@@ -63,7 +65,7 @@ class SuffixReplay:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`."""
         self._layout = layout
         self._upper = list(layout.layers)[layer + 1 :]
-        device = layout.model.get_input_embeddings().weight.device
+        device = layout.device
         prefixes = [prompt.ids[: prompt.lookup] for prompt in prompts]
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         self._cache = _prefix_cache(layout, prefixes, device) if any(prefixes) else None
@@ -151,14 +153,17 @@ class SpanReplay:
         edited = [layer for layer in self._layers if layer >= start]
         parts = [self._run_chunk(chunk, start, edited) for chunk in self._chunks]
         inverse = torch.tensor([i for chosen in self._order for i in chosen]).argsort()
-        keys = {layer: torch.cat([keys[layer] for keys, _ in parts])[inverse.to(parts[0][1].device)] for layer in edited}
+        keys = {
+            layer: torch.cat([keys[layer] for keys, _ in parts])[inverse.to(parts[0][1].device)] for layer in edited
+        }
         return keys, torch.cat([output for _, output in parts])[inverse.to(parts[0][1].device)]
 
     def _run_chunk(self, chunk: _Chunk, start: int, edited: list[int]) -> tuple[dict[int, Tensor], Tensor]:
         hidden = chunk.inputs[start]
         keys: dict[int, Tensor] = {}
         handles = [
-            self._writers[layer].module.register_forward_pre_hook(_keep_keys(keys, layer, chunk.lookup)) for layer in edited
+            self._writers[layer].module.register_forward_pre_hook(_keep_keys(keys, layer, chunk.lookup))
+            for layer in edited
         ]
         try:
             with torch.no_grad():
@@ -178,7 +183,7 @@ class _Chunk:
     """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
 
     def __init__(self, layout: Layout, span: range, rows: list[tuple[int, ...]]) -> None:
-        device = layout.model.get_input_embeddings().weight.device
+        device = layout.device
         ids, mask = pad_right(rows, device)
         self.lookup = mask.sum(1) - 1
         self.calls: dict[int, Any] = {}
@@ -187,7 +192,9 @@ class _Chunk:
         positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
         handles = []
         for layer in span:
-            handles.append(layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True))
+            handles.append(
+                layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
+            )
         try:
             with torch.no_grad():
                 layout.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -309,7 +316,7 @@ def _prefix_cache(layout: Layout, prefixes: Sequence[Sequence[int]], device: tor
         index = source.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
         return states.gather(2, index)
 
-    layers = cache.layers
+    layers: list[Any] = list(cache.layers)
     return _FixedCache([rolled(layer.keys) for layer in layers], [rolled(layer.values) for layer in layers])
 
 

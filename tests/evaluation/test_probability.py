@@ -81,7 +81,8 @@ def test_one_token_targets_of_a_prompt_share_their_row(model: Any, tokenizer: An
 def test_the_model_is_left_as_it_was(model: Any, tokenizer: Any) -> None:
     model.train()
     mean_log_probabilities(model, tokenizer, PAIRS)
-    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     model.eval()
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import oracles
 import pytest
 import torch
-from tiny import tiny_moments, tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.facts import Fact
 from nse_plugin.method.keys import FactSpan
@@ -106,5 +106,7 @@ def test_all_four_ablations_are_sequential_memit(llama, tokenizer, facts, templa
             delta = torch.stack(residuals).T @ torch.linalg.solve(matrix, k).T
             Layout.of(twin).output_matrix(layer).matrix.add_(delta)
     for layer in ablated.layers:
-        assert relative(Layout.of(llama).output_matrix(layer).matrix, Layout.of(twin).output_matrix(layer).matrix) <= 1e-10
+        assert (
+            relative(Layout.of(llama).output_matrix(layer).matrix, Layout.of(twin).output_matrix(layer).matrix) <= 1e-10
+        )
     assert session.state.knowledge.count == 0

@@ -1,0 +1,193 @@
+"""Facts as tokens: where the subject ends, what the target is, and that every tokenizer tells the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TEMPLATES, tiny_facts, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.models.prompts import check_round, encode_fact, pad_right, split_target
+
+
+class SlowTokenizer(PreTrainedTokenizer):
+    """A tokenizer in plain Python, as SentencePiece's: a space is put before every text, and stays with its word."""
+
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(self, words, appends_end=False):
+        self._words = words
+        self._appends_end = appends_end
+        super().__init__(bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+    @property
+    def vocab_size(self):
+        return len(self._words)
+
+    def get_vocab(self):
+        return {word: i for i, word in enumerate(self._words)}
+
+    def _tokenize(self, text, **_):
+        pieces = ("\u2581" + text.replace(" ", "\u2581")).replace("\u2581", " \u2581").split(" ")
+        return [piece for piece in pieces if piece]
+
+    def _convert_token_to_id(self, token):
+        return self._words.index(token) if token in self._words else self._words.index("<unk>")
+
+    def _convert_id_to_token(self, index):
+        return self._words[index]
+
+    def build_inputs_with_special_tokens(self, ids, other=None):
+        return [0, *ids, *([1] if self._appends_end else [])]
+
+
+def slow_tokenizer(appends_end=False):
+    words = ["The", "capital", "of", "France", "is", "Paris", "New", "York", "He"]
+    return SlowTokenizer(["<s>", "</s>", "<unk>", "\u2581", *("\u2581" + word for word in words)], appends_end)
+
+
+def merging_tokenizer():
+    """A tokenizer without word boundaries, in which "is L" merges over the space, and so does "e L"."""
+    vocabulary = {chr(c): i for i, c in enumerate(range(32, 127))}
+    vocabulary |= {" L": 95, "s L": 96, "e L": 97}
+    merges = [(" ", "L"), ("s", " L"), ("e", " L")]
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    bpe.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="~")
+
+
+def text_of(tokenizer, ids):
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+@pytest.mark.parametrize("fact", tiny_facts(), ids=lambda fact: fact.subject)
+def test_rows_hold_context_prompt_and_target(fact, bos):
+    """Against decoding: the tokens up to the lookup spell the text up to the subject's end, the targets the target."""
+    tokenizer = tiny_tokenizer(bos=bos)
+    encoded = encode_fact(tokenizer, fact, TEMPLATES)
+    start = "<s>" if bos else ""
+    for template, row in zip(TEMPLATES, encoded.rewrites, strict=True):
+        up_to_subject = template[: template.index("{}")] + fact.prompt[: fact.prompt.index("{}")] + fact.subject
+        assert text_of(tokenizer, row.to_lookup) == start + up_to_subject
+        assert text_of(tokenizer, row.targets) == f" {fact.target_new}"
+        whole = tokenizer(template.replace("{}", fact.text) + f" {fact.target_new}")["input_ids"]
+        assert [*row.ids, row.targets[-1]] == whole
+    assert text_of(tokenizer, encoded.essence.ids) == start + fact.subject
+    assert encoded.essence.lookup == len(encoded.essence.ids) - 1
+
+
+@pytest.mark.parametrize("trim", [False, True], ids=["plain-offsets", "trimmed-offsets"])
+@pytest.mark.parametrize("subject", ["Zoé", "東京", "Łódź 🎻", "naïve Ünïon"])
+def test_subjects_and_targets_of_several_bytes_a_character(subject, trim):
+    tokenizer = tiny_tokenizer()
+    if trim:  # as Llama 3's and GPT-2's tokenizers report offsets
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    [row] = encode_fact(tokenizer, Fact("In {} one says", subject, "šč 京"), ["{}"]).rewrites
+    assert text_of(tokenizer, row.to_lookup) == f"In {subject}"
+    assert text_of(tokenizer, row.targets) == " šč 京"
+
+
+def test_the_padding_side_and_pad_token_do_not_matter(facts):
+    left = tiny_tokenizer(padding_side="left")
+    left.pad_token = None
+    for fact in facts:
+        assert encode_fact(left, fact, TEMPLATES) == encode_fact(tiny_tokenizer(), fact, TEMPLATES)
+
+
+def test_braces_in_the_text_are_text():
+    fact = Fact("The set {1} or {a} of {} is", "the town", "{0} old")
+    [row] = encode_fact(tiny_tokenizer(), fact, ["{}"]).rewrites
+    tokenizer = tiny_tokenizer()
+    assert text_of(tokenizer, row.to_lookup) == "The set {1} or {a} of the town"
+    assert text_of(tokenizer, row.targets) == " {0} old"
+
+
+def test_spaces_at_the_ends_make_no_tokens():
+    plain = encode_fact(tiny_tokenizer(), Fact("The town of {}", "Lyon", "Rome"), TEMPLATES)
+    assert encode_fact(tiny_tokenizer(), Fact("The town of {} ", "Lyon ", " Rome"), TEMPLATES) == plain
+
+
+# -- boundaries that merge ---------------------------------------------------------------------------------------
+
+
+def test_a_token_over_the_boundary_belongs_to_the_target():
+    tokenizer = merging_tokenizer()
+    before, target = split_target(tokenizer, "He is", "Lyon")
+    assert tokenizer.convert_ids_to_tokens(target) == ["s L", "y", "o", "n"]
+    assert tokenizer.convert_ids_to_tokens(before) == ["H", "e", " ", "i"]
+
+
+def test_the_subjects_last_token_never_merges_with_the_target():
+    tokenizer = merging_tokenizer()
+    [row] = encode_fact(tokenizer, Fact("I am {}", "He", "Lyon"), ["{}"]).rewrites
+    assert text_of(tokenizer, row.to_lookup) == "I am He"
+    assert tokenizer.convert_ids_to_tokens(row.targets) == [" L", "y", "o", "n"]
+
+
+def test_an_end_of_text_token_is_no_target():
+    tokenizer = tiny_tokenizer()
+    plain = encode_fact(tokenizer, tiny_facts()[0], TEMPLATES)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <s>", special_tokens=[("<s>", 0)]
+    )
+    assert encode_fact(tokenizer, tiny_facts()[0], TEMPLATES) == plain
+
+
+# -- slow tokenizers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("appends_end", [False, True], ids=["", "appends-end"])
+def test_a_slow_tokenizer(appends_end):
+    tokenizer = slow_tokenizer(appends_end)
+    assert not tokenizer.is_fast
+    encoded = encode_fact(tokenizer, Fact("The capital of {} is", "France", "New York"), ["{}", "He is. {}"])
+    for row, words in zip(encoded.rewrites, (0, 2), strict=True):
+        assert row.lookup == 4 + words  # <s> The capital of France
+        assert tokenizer.convert_ids_to_tokens(row.ids[row.lookup]) == "\u2581France"
+        assert tokenizer.convert_ids_to_tokens(list(row.targets)) == ["\u2581New", "\u2581York"]
+        assert tokenizer.convert_ids_to_tokens(row.ids[-1]) == "\u2581New"
+    assert tokenizer.convert_ids_to_tokens(list(encoded.essence.ids)) == ["<s>", "\u2581France"]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_a_row_longer_than_the_models_positions():
+    fact = Fact("The capital of {} is", "France", "Lyon")
+    longest = max(len(row.ids) for row in encode_fact(tiny_tokenizer(), fact, TEMPLATES).rewrites)
+    assert encode_fact(tiny_tokenizer(), fact, TEMPLATES, max_positions=longest)
+    with pytest.raises(FactError, match=rf"'The capital of France is' is {longest} tokens.*{longest - 1} positions"):
+        encode_fact(tiny_tokenizer(), fact, TEMPLATES, max_positions=longest - 1)
+
+
+@pytest.mark.parametrize(("subject", "target"), [("~", "Lyon"), ("France", "~")])
+def test_text_the_tokenizer_drops(subject, target):
+    from tokenizers import normalizers
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with pytest.raises(FactError, match="tokenizer drops .*~"):
+        encode_fact(tokenizer, Fact("{} is", subject, target), ["{}"])
+
+
+def test_a_round_asks_one_thing_of_a_prompt(facts):
+    lyon, rome = Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is", "France", "Rome")
+    check_round([*facts, *facts])
+    check_round([lyon, Fact("The capital of {} is", "France", " Lyon")])
+    check_round([lyon, Fact("The capital of {} is", "Italy", "Rome")])
+    with pytest.raises(FactError, match="'The capital of France is'.*'Lyon' and 'Rome'"):
+        check_round([lyon, rome])
+    with pytest.raises(FactError, match="facts is empty"):
+        check_round([])
+
+
+def test_rows_are_padded_on_the_right():
+    ids, mask = pad_right([(5, 6, 7), (8,), ()], torch.device("cpu"))
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
