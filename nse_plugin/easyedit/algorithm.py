@@ -93,8 +93,10 @@ class NSE:
         return model, originals if return_orig_weights else {}
 
     def state_of(self, model: nn.Module) -> EditState | None:
-        """What is remembered of a model, brought in line with its present weights; None before its first edit, and after
-        someone else changed the edited weights."""
+        """What is remembered of a model, in line with its present weights.
+
+        None before its first edit, and after someone else changed the edited weights.
+        """
         last = self._rounds.get(model)
         if last is None:
             return None
