@@ -207,9 +207,7 @@ def test_models_are_known_by_name(name, preset):
 @pytest.mark.parametrize("cls", TUNED_FOR)
 def test_models_are_known_by_shape(cls):
     model_type, layers, hidden, vocabulary = cls.shape
-    config = SimpleNamespace(
-        model_type=model_type, num_hidden_layers=layers, hidden_size=hidden, vocab_size=vocabulary
-    )
+    config = SimpleNamespace(model_type=model_type, num_hidden_layers=layers, hidden_size=hidden, vocab_size=vocabulary)
     assert type(NSEHyperParams.for_model(SimpleNamespace(config=config))) is cls
 
 

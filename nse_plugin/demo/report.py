@@ -16,8 +16,8 @@ from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
 
 ALL_METRICS = (*METRICS, "fluency")
-SHOWN = slice(3, 6)  # facts of the first round whose sentences are shown
-SENTENCE = 100  # characters
+SHOWN = 3  # texts, of the oldest edits
+SENTENCE = 72  # characters
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Measurement:
     """All facts, scored on one model.
 
     scores: a row per fact: case_id, efficacy, generalization, specificity, fluency, and, after editing, round (from
-    1, the oldest), status, residual_before, residual, passes, seconds. texts: what the model wrote after each prompt.
+    1, the oldest), status, residual_before, residual, passes, seconds. texts: what the model wrote after a fact's
+    prompt, by the fact's row; only these rows have a fluency.
     """
 
     method: str
     edits: int
     scores: pd.DataFrame
-    texts: list[str]
+    texts: dict[int, str]
 
     @property
     def means(self) -> pd.Series[float]:
@@ -107,7 +108,7 @@ def plot_by_age(measurements: Sequence[Measurement], path: Path) -> None:
 
 
 def show_results(console: Console, measurements: Sequence[Measurement], facts: Sequence[Fact]) -> None:
-    """Print the table of metrics and what the models write about three facts."""
+    """Print the table of metrics and what the models write about some of the facts."""
     table = Table(title=f"All {len(facts)} facts on the final model")
     table.add_column("")
     for metric in ALL_METRICS:
@@ -115,11 +116,13 @@ def show_results(console: Console, measurements: Sequence[Measurement], facts: S
     for measurement in measurements:
         table.add_row(measurement.method, *(f"{measurement.means[metric]:.3f}" for metric in ALL_METRICS))
     console.print(table)
-    for index, fact in list(enumerate(facts))[SHOWN]:
-        console.print(f"\n{fact.target_true} -> {fact.target_new}", style="bold", highlight=False)
+    for index in list(measurements[0].texts)[:SHOWN]:
+        fact = facts[index]
+        console.print(
+            f"\n{fact.text} ... ({fact.target_true}, edited to {fact.target_new})", style="bold", highlight=False
+        )
         for measurement in measurements:
-            sentence = " ".join(measurement.texts[index].split())[:SENTENCE].rsplit(" ", 1)[0]
-            line = Text(f"  {measurement.method:<17} ", overflow="fold")
-            line.append(sentence[: len(fact.text)], style="dim")
-            line.append(sentence[len(fact.text) :] + " ...")
-            console.print(line)
+            written = " ".join(measurement.texts[index][len(fact.text) :].split())
+            console.print(
+                Text(f"  {measurement.method:<17} {written[:SENTENCE].rsplit(' ', 1)[0]} ..."), soft_wrap=True
+            )

@@ -31,6 +31,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.second_moments import moments_file, second_moments
 
 ROUND = 10  # facts
+EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency
 # With these, NSE is MEMIT, round after round: targets on the edited model, all neurons, one pass, nothing protected.
 SEQUENTIAL_MEMIT: dict[str, Any] = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
 
@@ -56,14 +57,14 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
         with stages("model") as note:
             converted = embedded_model_folder().is_dir()
             model, tokenizer = embedded_model()
-            note(f"{'read from' if converted else 'converted into'} {embedded_model_folder()}")
+            note(f"{'read from' if converted else 'converted into'} {shortened(embedded_model_folder())}")
         hparams = NSEHyperParams.for_model(model, batch_size=ROUND)
         methods = {"NSE": hparams, "sequential MEMIT": dataclasses.replace(hparams, **SEQUENTIAL_MEMIT)}
         measurements = compare(model, tokenizer, facts, methods, stages)
         relations = {record["case_id"]: record["relation"] for record in records}
         summary = save_results(out, measurements, facts, relations)
     show_results(console, measurements, facts)
-    console.print(f"{stages.total:.0f} s in all. Tables, plot and EasyEdit's own output: {out}")
+    console.print(f"\n{stages.total:.0f} s in all. Tables, plot and EasyEdit's own output: {shortened(out)}")
     return summary
 
 
@@ -87,16 +88,11 @@ def compare(
         register()
         import easyeditor
 
-        note(f"from {Path(easyeditor.__file__).parent}")
+        note(f"from {shortened(Path(easyeditor.__file__).parent)}")
     with stages("before: scored"):
         measurements = [measure("before", model, tokenizer, facts, edits=None)]
-    hparams = next(iter(methods.values()))
-    layout = Layout.of(model)
-    files = [moments_file(layout, matrix, hparams) for matrix in layout.output_matrices(hparams.layers).values()]
     with stages("second moments", has_bar=True) as note:
-        found = all(file.is_file() for file in files)
-        second_moments(layout, tokenizer, hparams)
-        note(f"{'read from' if found else 'measured, kept in'} {files[0].parent}")
+        note(measured_moments(model, tokenizer, next(iter(methods.values()))))
     for name, chosen in methods.items():
         edited = copy.deepcopy(model)
         with stages(f"{name}: edited") as note:
@@ -106,6 +102,24 @@ def compare(
         with stages(f"{name}: scored"):
             measurements.append(measure(name, edited, tokenizer, facts, edits))
     return measurements
+
+
+def measured_moments(model: Any, tokenizer: Any, hparams: NSEHyperParams) -> str:
+    """Have the second moments ready for all methods; returns whether they were measured or read, and where they are."""
+    layout = Layout.of(model)
+    files = [moments_file(layout, matrix, hparams) for matrix in layout.output_matrices(hparams.layers).values()]
+    old = [file.stat().st_mtime_ns if file.is_file() else None for file in files]
+    second_moments(layout, tokenizer, hparams)
+    read = old == [file.stat().st_mtime_ns for file in files]
+    return f"{'read from' if read else 'measured, kept in'} {shortened(files[0].parent)}"
+
+
+def shortened(path: Path) -> str:
+    """A path to show: `~` for the home folder, relative where it lies in the working directory."""
+    for base, mark in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if path.is_relative_to(base):
+            return f"{mark}{path.relative_to(base)}"
+    return str(path)
 
 
 def edit_in_rounds(
@@ -140,9 +154,11 @@ def edit_in_rounds(
 
 
 def measure(method: str, model: Any, tokenizer: Any, facts: Sequence[Fact], edits: pd.DataFrame | None) -> Measurement:
-    """Score all facts on the model as it is now, and let it write after each fact's prompt."""
-    texts = continuations(model, tokenizer, [fact.text for fact in facts])
-    scores = score_facts(model, tokenizer, facts).assign(fluency=[text_entropy(text) for text in texts])
+    """Score all facts on the model as it is now, and let it write after every second fact's prompt."""
+    writers = range(len(facts))[EVERY_SECOND]
+    texts = dict(zip(writers, continuations(model, tokenizer, [facts[i].text for i in writers]), strict=True))
+    scores = score_facts(model, tokenizer, facts)
+    scores["fluency"] = pd.Series({index: text_entropy(text) for index, text in texts.items()})
     if edits is not None:
         scores = scores.join(edits)
     return Measurement(method, 0 if edits is None else len(facts), scores, texts)

@@ -60,4 +60,5 @@ class Stages:
                 stack.enter_context(contextlib.redirect_stdout(self._log))
                 stack.enter_context(contextlib.redirect_stderr(self._log))
             yield note
-        self._console.print(f"  {name:<24} {time.monotonic() - started:6.1f} s  {said}", highlight=False)
+        line = f"  {name:<24} {time.monotonic() - started:6.1f} s  {said}"
+        self._console.print(line, highlight=False, soft_wrap=True)

@@ -53,7 +53,8 @@ def write(model: nn.Module, ids: Tensor, new_tokens: int, seed: int, top_k: int 
             top_p=1.0,
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
-            pad_token_id=0,
+            # no row ends early, so none is padded; but a text that ends with the pad token would draw a warning
+            pad_token_id=int((ids[:, -1] == 0).any()),
         )
     return written
 

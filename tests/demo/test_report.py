@@ -28,7 +28,7 @@ def scores(efficacy: list[float], **more: list[Any]) -> pd.DataFrame:
             "efficacy": efficacy,
             "generalization": [0.5, 0.5, 1.0, 1.0],
             "specificity": [1.0, 1.0, 1.0, 0.0],
-            "fluency": [6.0, 6.0, 5.0, 5.0],
+            "fluency": [None, 6.0, None, 5.0],
             **more,
         }
     )
@@ -37,7 +37,7 @@ def scores(efficacy: list[float], **more: list[Any]) -> pd.DataFrame:
 @pytest.fixture
 def measurements(facts: list[Fact]) -> list[Measurement]:
     edits = {"round": [1, 1, 2, 2], "status": ["done", "done", "done", "off_target"]}
-    texts = [f"{fact.text} one two three" for fact in facts]
+    texts = {index: f"{facts[index].text} one two three" for index in (1, 3)}
     return [
         Measurement("before", 0, scores([0, 0, 0, 1]), texts),
         Measurement("NSE", 4, scores([1, 1, 1, 1], **edits), texts),
@@ -114,5 +114,5 @@ def test_the_screen_shows_the_table_and_the_sentences(measurements: list[Measure
         [" NSE              ", "    1.000 "],
         [" sequential MEMIT ", "    0.750 "],
     ]
-    assert "Paris -> French" in text
-    assert text.count("one two ...") == 3
+    assert "the town is ... (Paris, edited to French)" in text
+    assert text.count("one two ...") == 2 * 3

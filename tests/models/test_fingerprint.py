@@ -67,4 +67,3 @@ def test_the_random_state_is_untouched():
     state = torch.get_rng_state()
     fingerprint(matrix())
     assert torch.equal(torch.get_rng_state(), state)
-

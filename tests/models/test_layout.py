@@ -58,10 +58,10 @@ def test_columns_are_neurons_in_linear_and_conv1d(architecture, kind):
 
 def test_columns_are_summed_in_float64_and_rounded_once():
     matrix = Layout.of(tiny_model("llama", torch.bfloat16)).output_matrix(1)
-    before = matrix.matrix[:, 3].clone()
-    delta = torch.full((D, 1), 1e-3, dtype=torch.float64)
-    matrix.add_columns(torch.tensor([3]), delta)
-    assert torch.equal(matrix.matrix[:, 3], (before.double() + 1e-3).to(torch.bfloat16))
+    before = matrix.matrix.clone()
+    delta = torch.randn(D, F, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix.add_columns(torch.arange(F), delta)
+    assert torch.equal(matrix.matrix, (before.double() + delta).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("layer", [-1, LAYERS, 99])

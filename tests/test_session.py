@@ -1,0 +1,375 @@
+"""EditSession: rewinding, and that whatever goes wrong leaves the model, its tokenizer and the process as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+
+import nse_plugin.method.multilayer
+import nse_plugin.method.values
+import nse_plugin.session
+from nse_plugin import EditSession, Fact
+from nse_plugin.models.layout import OutputMatrix
+from nse_plugin.models.replay import SpanReplay, SuffixReplay
+
+LAYERS = [1, 2]
+NEW = Fact("The river of {} is", "Rome", "cold")
+ROUNDS = [
+    [Fact("The capital of {} is", "France", "Lyon")],
+    [Fact("{} was born in", "Marie Curie", "Rome"), Fact("{} stands in", "Mount Fuji", "Germany")],
+    [Fact("The capital of {} is", "Germany", "Rome")],
+    [Fact("He plays the violin in {}", "Lyon", "Japan")],
+    [Fact("{} is a town of", "Rome", "France")],
+]
+
+
+def session_on(model, hparams, **settings):
+    return EditSession(
+        model, tiny_tokenizer(), dataclasses.replace(hparams, **settings), tiny_moments(model, LAYERS), TEMPLATES
+    )
+
+
+# -- rewinding ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # Linear, Conv1D
+def test_after_five_rounds_a_new_value_is_bit_identical(architecture, hparams):
+    untouched = session_on(tiny_model(architecture), hparams).values([NEW, *tiny_facts()])
+    session = session_on(tiny_model(architecture), hparams)
+    for facts in ROUNDS:
+        session.edit(facts)
+    assert len(session.state.reports) == 5
+    assert torch.equal(session.values([NEW, *tiny_facts()]), untouched)
+
+
+def test_without_rewinding_it_is_not(hparams):
+    untouched = session_on(tiny_model("llama"), hparams).values([NEW])
+    session = session_on(tiny_model("llama"), hparams, rewind=False)
+    assert torch.equal(session.values([NEW]), untouched)
+    for facts in ROUNDS:
+        session.edit(facts)
+    assert not torch.allclose(session.values([NEW]), untouched, rtol=1e-3)
+
+
+def test_asking_for_values_edits_nothing(llama, hparams, weights_of, same_weights):
+    session = session_on(llama, hparams)
+    session.edit(ROUNDS[0])
+    before = weights_of(llama)
+    pointers = {name: parameter.data_ptr() for name, parameter in llama.named_parameters()}
+    session.values([NEW])
+    assert same_weights(weights_of(llama), before)
+    assert {name: parameter.data_ptr() for name, parameter in llama.named_parameters()} == pointers
+    assert len(session.state.reports) == 1
+
+
+def test_only_the_edited_matrices_change(llama, hparams, weights_of):
+    before = weights_of(llama)
+    session_on(llama, hparams).edit(tiny_facts())
+    changed = {name for name, weight in weights_of(llama).items() if not torch.equal(weight, before[name])}
+    assert changed == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in LAYERS}
+
+
+def test_templates_and_moments_are_those_of_the_original_model(hparams, tmp_path):
+    """First asked for after an edit, they are what they would have been before it."""
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+
+    def stored_apart(name):
+        return dataclasses.replace(settings, stats_dir=str(tmp_path / name))
+
+    untouched = EditSession(tiny_model("llama"), tiny_tokenizer(), stored_apart("a"))
+    session = session_on(tiny_model("llama"), stored_apart("b"))
+    session.edit(tiny_facts())
+    session.state.templates = session.state.moments = None
+    assert session.templates == untouched.templates
+    assert all(torch.equal(session.moments[layer], untouched.moments[layer]) for layer in LAYERS)
+    edited = EditSession(session.model, tiny_tokenizer(), stored_apart("c"))
+    assert not torch.equal(session.moments[2], edited.moments[2])
+
+
+def test_a_session_keeps_its_layers(llama, hparams, weights_of, same_weights):
+    session = session_on(llama, hparams)
+    before = weights_of(llama)
+    session.hparams.layers = [0, 1]
+    with pytest.raises(ValueError, match=r"layers = \[0, 1\].*\[1, 2\]"):
+        session.edit(tiny_facts())
+    assert same_weights(weights_of(llama), before)
+
+
+# -- accumulation ------------------------------------------------------------------------------------------------
+
+
+def test_knowledge_accumulates_or_not(hparams):
+    for accumulate, counts in ((True, [1, 3, 4]), (False, [0, 0, 0])):
+        session = session_on(tiny_model("llama"), hparams, accumulate=accumulate)
+        found = []
+        for facts in ROUNDS[:3]:
+            session.edit(facts)
+            found.append(session.state.knowledge.count)
+        assert found == counts
+
+
+# -- exceptions --------------------------------------------------------------------------------------------------
+
+
+class Boom(Exception):
+    pass
+
+
+def exploding(function, on_call, kind=Boom):
+    """The function, failing at its `on_call`-th call: after it did its work, where that hurts most."""
+    calls = 0
+
+    def wrapper(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        result = function(*args, **kwargs)
+        if calls == on_call:
+            raise kind
+        return result
+
+    return wrapper
+
+
+def everything(model, tokenizer):
+    """All of a model and tokenizer that an edit could leave changed."""
+    modules = dict(model.named_modules())
+    hooks = [name for name in vars(model) if "hooks" in name]
+    assert "_forward_hooks" in hooks
+    return {
+        "hooks": {
+            n: {h: dict(getattr(m, h)) for h in hooks if isinstance(getattr(m, h), dict)} for n, m in modules.items()
+        },
+        "forward": {n: m.__dict__.get("forward") for n, m in modules.items()},
+        "training": {n: m.training for n, m in modules.items()},
+        "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
+        "grad": {n: p.grad for n, p in model.named_parameters()},
+        "storage": {n: p.data_ptr() for n, p in model.named_parameters()},
+        "padding": (tokenizer.padding_side, tokenizer.pad_token, tokenizer.truncation_side),
+        "grad_enabled": torch.is_grad_enabled(),
+        "rng": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
+    }
+
+
+POINTS = {
+    "in the first loss": (nse_plugin.method.values._Batch, "nll_and_kl", 1),
+    "in a later loss": (nse_plugin.method.values._Batch, "nll_and_kl", 3),
+    "after the prefix": (SuffixReplay, "__init__", 1),
+    "in the head": (SuffixReplay, "_head", 2),
+    "before the first update": (SpanReplay, "run", 1),
+    "between two layers": (SpanReplay, "run", 3),
+    "after the first update": (OutputMatrix, "add_columns", 1),
+    "in the second pass": (OutputMatrix, "add_columns", 3),
+    "in the solver": (nse_plugin.method.multilayer, "solve_update", 2),
+    "after the last residuals": (nse_plugin.session, "edit_layers", 1),
+}
+INTERRUPTED = "in the second pass"
+
+
+@pytest.mark.parametrize(("point", "kind"), [*((point, Boom) for point in POINTS), (INTERRUPTED, KeyboardInterrupt)])
+def test_an_exception_leaves_everything_as_it_was(point, kind, hparams, monkeypatch, weights_of, same_weights):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer(padding_side="left")
+    session = EditSession(
+        model, tokenizer, dataclasses.replace(hparams, alpha=1e-6), tiny_moments(model, LAYERS), TEMPLATES
+    )
+    session.edit(ROUNDS[0])
+    model.train()
+    model.model.layers[0].eval()
+    model.lm_head.weight.requires_grad_(False)
+    model.model.norm.register_forward_hook(lambda *_: None)
+    before, weights, knowledge = everything(model, tokenizer), weights_of(model), session.state.knowledge
+    owner, name, call = POINTS[point]
+    monkeypatch.setattr(owner, name, exploding(getattr(owner, name), call, kind))
+    with pytest.raises(kind):
+        session.edit(tiny_facts())
+    assert everything(model, tokenizer) == before
+    assert same_weights(weights_of(model), weights)
+    assert session.state.knowledge is knowledge
+    assert len(session.state.reports) == 1
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+@pytest.mark.parametrize("part", ["lm_head", "model.norm", "model.layers.1", "model.layers.3"])
+def test_an_exception_inside_the_model_leaves_everything_as_it_was(part, call, hparams, weights_of, same_weights):
+    """As when memory runs out: in a forward pass of the model's own, or in a part of one that is replayed."""
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    session = session_on(model, hparams)
+    calls = itertools.count(1)
+
+    def fail(*_):
+        if next(calls) == call:
+            raise Boom
+
+    model.get_submodule(part).register_forward_pre_hook(fail)
+    before, weights = everything(model, tokenizer), weights_of(model)
+    with pytest.raises(Boom):
+        session.edit(tiny_facts())
+    assert everything(model, tokenizer) == before
+    assert same_weights(weights_of(model), weights)
+
+
+def test_a_round_after_a_failed_one_is_as_if_it_had_not_been(hparams, monkeypatch, weights_of, same_weights):
+    plain = session_on(tiny_model("llama"), hparams)
+    session = session_on(tiny_model("llama"), hparams)
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputMatrix, "add_columns", exploding(OutputMatrix.add_columns, 2))
+        with pytest.raises(Boom):
+            session.edit(ROUNDS[0])
+    for facts in ROUNDS[1:3]:
+        plain.edit(facts)
+        session.edit(facts)
+    assert same_weights(weights_of(session.model), weights_of(plain.model))
+
+
+def test_an_edit_that_goes_well_leaves_all_but_the_weights_as_it_was(hparams):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer(padding_side="left")
+    model.train()
+    model.lm_head.weight.requires_grad_(False)
+    session = EditSession(model, tokenizer, dataclasses.replace(hparams, mom2_n_samples=4))
+    before = everything(model, tokenizer)
+    session.values([NEW])  # writes templates
+    session.edit(tiny_facts())  # measures moments
+    assert everything(model, tokenizer) == before
+
+
+# -- what must not matter ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+def test_a_left_padded_tokenizer_gives_the_same_weights(bos, hparams, weights_of, same_weights):
+    found = []
+    for side in ("right", "left"):
+        model = tiny_model("llama")
+        tokenizer = tiny_tokenizer(bos=bos, padding_side=side)
+        if side == "left":
+            tokenizer.pad_token = None
+        settings = dataclasses.replace(hparams, mom2_n_samples=8)
+        EditSession(model, tokenizer, settings).edit(tiny_facts())
+        found.append(weights_of(model))
+    assert same_weights(*found)
+
+
+def test_given_values_are_the_computed_ones(hparams, weights_of, same_weights):
+    computed, given = session_on(tiny_model("llama"), hparams), session_on(tiny_model("llama"), hparams)
+    values = given.values(tiny_facts())
+    computed.edit(tiny_facts())
+    given.edit_with_values(tiny_facts(), values)
+    assert same_weights(weights_of(computed.model), weights_of(given.model))
+
+
+def test_values_of_the_wrong_shape_are_refused(llama, hparams, weights_of, same_weights):
+    session = session_on(llama, hparams)
+    before = weights_of(llama)
+    with pytest.raises(ValueError, match=r"values has shape \(3, 16\).*\(4, 16\)"):
+        session.edit_with_values(tiny_facts(), torch.zeros(3, 16))
+    assert same_weights(weights_of(llama), before)
+
+
+@pytest.mark.parametrize("templates", [[], ["The. {}"], ["{}", "no slot"], ["{}", "{} {}"]])
+def test_templates_that_cannot_be_used(llama, hparams, templates):
+    with pytest.raises(ValueError, match="cannot be used"):
+        EditSession(llama, tiny_tokenizer(), hparams, templates=templates)
+
+
+def test_templates_are_seeded_and_free_of_braces(llama, hparams):
+    first = EditSession(llama, tiny_tokenizer(), hparams).templates
+    assert first == EditSession(llama, tiny_tokenizer(), hparams).templates
+    assert first != EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, seed=1)).templates
+    assert first[0] == "{}"
+    assert len(first) == 6
+    assert all(template.count("{") == template.count("}") == 1 for template in first)
+    assert all(template.endswith(". {}") for template in first[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_models_in_their_own_precision(dtype, hparams, tokenizer):
+    model = tiny_model("llama", dtype)
+    session = session_on(model, hparams)
+    assert session.values(tiny_facts()).dtype == torch.float32
+    frame = session.edit(tiny_facts()).frame
+    assert (frame["residual"] < frame["residual_before"]).all()
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_the_report_has_a_row_a_fact(llama, hparams):
+    facts = [*tiny_facts()[:2], NEW]
+    frame = session_on(llama, hparams).edit(facts).frame
+    assert list(frame.columns) == ["case_id", "status", "residual_before", "residual", "passes", "seconds"]
+    assert frame["case_id"].tolist() == [10, 11, 2]
+    assert (frame["seconds"] > 0).all()
+
+
+# -- the process -------------------------------------------------------------------------------------------------
+
+
+def run_python(code, tmp_path):
+    """Run code in a new process, in an empty folder with an empty home; returns what it printed."""
+    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parent)]
+    environment = {**os.environ, "HOME": str(tmp_path), "NSE_HOME": str(tmp_path / "nse"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_importing_is_light_and_leaves_no_trace(tmp_path):
+    """The package itself needs nothing; a session nothing heavy beyond torch and transformers."""
+    run_python(
+        """
+        import sys
+        import nse_plugin
+        assert set(nse_plugin.__all__) <= set(dir(nse_plugin))
+        heavy = {"torch", "transformers", "easyeditor", "pandas", "numpy", "rich", "matplotlib", "datasets", "hydra"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+
+        import logging, os, random
+        import numpy, torch, transformers.cache_utils, transformers.pytorch_utils
+        def process():
+            random_states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+            return random_states, list(logging.getLogger().handlers), dict(os.environ)
+        modules, before = set(sys.modules), process()
+        from nse_plugin import EditSession, Fact, NSEHyperParams, RoundReport
+        assert not heavy & (set(sys.modules) - modules), heavy & (set(sys.modules) - modules)
+        assert process() == before
+        """,
+        tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_needs_no_easyedit(tmp_path):
+    printed = run_python(
+        """
+        import sys
+        class Blocked:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] in ("easyeditor", "hydra", "omegaconf"):
+                    raise ImportError(f"{name} is blocked")
+        sys.meta_path.insert(0, Blocked())
+        from nse_plugin import EditSession, NSEHyperParams
+        from tiny import tiny_facts, tiny_model, tiny_tokenizer
+        hparams = NSEHyperParams(layers=[1, 2], alpha=5, v_num_grad_steps=3, mom2_n_samples=4)
+        report = EditSession(tiny_model("llama"), tiny_tokenizer(), hparams).edit(tiny_facts())
+        print(len(report.frame), "easyeditor" in sys.modules)
+        """,
+        tmp_path,
+    )
+    assert printed.split() == ["4", "False"]
+
+
+def test_an_unknown_public_name():
+    with pytest.raises(AttributeError, match="no attribute 'Edit'"):
+        nse_plugin.Edit  # noqa: B018

