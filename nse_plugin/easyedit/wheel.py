@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 Method = Callable[..., Any]
 Weights = dict[str, torch.Tensor]
@@ -56,6 +55,8 @@ def restoring_only_when_asked(apply_to_model: Method) -> Method:
 
 class _AnyTokenizer(type):
     def __instancecheck__(cls, instance: object) -> bool:
+        from transformers import PreTrainedTokenizerBase
+
         return isinstance(instance, PreTrainedTokenizerBase)
 
 
@@ -66,7 +67,11 @@ class _LlamaTokenizer(metaclass=_AnyTokenizer):
     a word. The wheel also asks `isinstance(tok, LlamaTokenizer)` before it sets the padding side.
     """
 
-    from_pretrained = staticmethod(AutoTokenizer.from_pretrained)
+    @staticmethod
+    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+        from transformers import AutoTokenizer  # slow to import, and nothing else here needs it
+
+        return AutoTokenizer.from_pretrained(*args, **kwargs)
 
 
 def _sequential_edit(method: Method) -> Method:

@@ -27,4 +27,4 @@ class Knowledge:
 
     def extended(self, keys: Mapping[int, Tensor]) -> Knowledge:
         """This knowledge with a round's keys ({layer: [n, f]}) behind it; neither is changed."""
-        return Knowledge({layer: torch.cat([self.of(layer, new), new]) for layer, new in keys.items()})
+        return Knowledge({**self.keys, **{layer: torch.cat([self.of(layer, new), new]) for layer, new in keys.items()}})

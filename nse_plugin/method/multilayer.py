@@ -58,6 +58,13 @@ def edit_layers(
             # What lies below the first edited layer never changes, so one span serves every pass.
             span = FactSpan(layout, hparams.layers, [prompts[i] for i in finite], hparams.tokens_per_batch)
             keys, residual[finite] = _keys_and_residuals(span, values[finite])
+            sound = residual[finite].isfinite()
+            for layer_keys in keys.values():
+                sound &= layer_keys.isfinite().all(dim=1).cpu()
+            if not sound.all():  # the model itself is not finite at these facts: leave them out like the others
+                failed = torch.tensor(finite, device=values.device)[~sound.to(values.device)]
+                values = values.index_fill(0, failed, torch.nan)
+                return edit_layers(layout, prompts, values, second_moments, knowledge, hparams)
             residual_before = residual.clone()
             for number in range(hparams.passes):
                 going = _facts_of_pass(number, finite, residual, hparams)

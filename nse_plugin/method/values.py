@@ -130,7 +130,9 @@ class _Batch:
         """The loss's first two terms, [n] each, for delta [n, d]."""
         logits = self._rewrites.logits(delta.repeat_interleave(self._contexts, dim=0), self._rows, self._positions)
         log_probs = logits.to(self.h).log_softmax(dim=-1)
-        nll = -(self._share @ log_probs.gather(1, self._tokens[:, None])[:, 0])
+        losses = -log_probs.gather(1, self._tokens[:, None])[:, 0]
+        # Masked, because 0 * NaN would spread one fact's failure to all.
+        nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
         every = torch.arange(len(delta))
         now = self._essences.logits(delta, every, torch.zeros_like(every)).to(self.h).log_softmax(dim=-1)
         if self._before is None:
