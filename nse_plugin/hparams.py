@@ -283,9 +283,9 @@ class Llama3NSEHyperParams(NSEHyperParams):
 
 @dataclass
 class SmolLM2NSEHyperParams(NSEHyperParams):
-    """SmolLM2-135M, tuned here on 60 CounterFact facts in rounds of 10 (README, "How SmolLM2 was tuned")."""
+    """SmolLM2-135M, tuned here on CounterFact facts (README, "How SmolLM2 was tuned")."""
 
-    layers: list[int] = field(default_factory=lambda: [6, 7, 8, 9, 10])
+    layers: list[int] = field(default_factory=lambda: [4, 5, 6])
     alpha: float = 15.0
     p: float = 0.8
     upper_bound: float | None = None
