@@ -18,9 +18,10 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SuffixReplay, consecutive_batches
+from nse_plugin.models.replay import SuffixReplay
 
 STOP_BELOW = 0.05
+PADDING = 0.2
 
 
 def optimize_values(
@@ -44,11 +45,24 @@ def optimize_values(
 
 
 def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int) -> list[list[int]]:
-    """Facts with suffixes of like length together: the suffix is what every step runs, so it should hold no padding."""
-    suffixes = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: suffixes[i])
-    tokens = [len(prompts[i].rewrites) * max(len(row.ids) for row in prompts[i].rewrites) for i in order]
-    return [[order[i] for i in batch] for batch in consecutive_batches(tokens, tokens_per_batch)]
+    """Facts with suffixes of like length together: the suffix is what every step runs, so little of it may be padding.
+
+    Within a batch, rows x longest row stay within `tokens_per_batch`, padding within `PADDING` of the suffix tokens.
+    """
+    rows = [len(fact.rewrites) for fact in prompts]
+    longest = [max(len(row.ids) for row in fact.rewrites) for fact in prompts]
+    suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
+    batches: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: suffix[i]):
+        if batches:
+            together = [*batches[-1], i]
+            size = sum(rows[j] for j in together)
+            fits = size * max(longest[j] for j in together) <= tokens_per_batch
+            if fits and size * suffix[i] * (1 - PADDING) <= sum(rows[j] * suffix[j] for j in together):
+                batches[-1].append(i)
+                continue
+        batches.append([i])
+    return batches
 
 
 def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[Tensor]:

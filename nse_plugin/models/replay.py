@@ -221,22 +221,12 @@ class _Chunk:
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     """Group rows of like length so that rows x longest stays within `tokens_per_batch` (at least one row each)."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    batches = consecutive_batches([lengths[i] for i in order], tokens_per_batch)
-    return [[order[i] for i in batch] for batch in batches]
-
-
-def consecutive_batches(tokens: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Cut 0, 1, ... into runs so that items x largest stays within `tokens_per_batch` (at least one item each)."""
     batches: list[list[int]] = []
-    largest = 0
-    for i, count in enumerate(tokens):
-        largest = max(largest, count)
-        if batches and (len(batches[-1]) + 1) * largest <= tokens_per_batch:
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= tokens_per_batch:
             batches[-1].append(i)
         else:
             batches.append([i])
-            largest = count
     return batches
 
 
