@@ -292,7 +292,6 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     mom2_update_weight: float = 600.0
     v_num_grad_steps: int = 11
     mom2_n_samples: int = 128
-    tokens_per_batch: int = 8192
     batch_size: int = 10
     device: int | str = "cpu"
     model_name: str = "smollm2-135m"

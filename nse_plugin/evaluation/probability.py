@@ -7,7 +7,7 @@ tokens, so that targets of different lengths compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from torch import Tensor
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right, split_target
+from nse_plugin.models.replay import batches_by_length
 
 METRICS = ("efficacy", "generalization", "specificity")
 
@@ -81,7 +82,9 @@ def mean_log_probabilities(
     means = torch.empty(len(pairs))
     device = model.get_input_embeddings().weight.device
     with frozen(model), torch.inference_mode():
-        for rows in _batches(sorted(readers, key=len), tokens_per_batch):
+        unique = list(readers)
+        for chosen in batches_by_length([len(row) for row in unique], tokens_per_batch):
+            rows = [unique[i] for i in chosen]
             ids, mask = pad_right(rows, device)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for row, read in enumerate(rows):
@@ -90,15 +93,3 @@ def mean_log_probabilities(
                     predicted = logits[row, len(read) - len(target) : len(read)].float().log_softmax(dim=-1)
                     means[index] = predicted.gather(1, target[:, None]).mean()
     return means
-
-
-def _batches(rows: list[tuple[int, ...]], tokens_per_batch: int) -> Iterator[list[tuple[int, ...]]]:
-    """Cut rows, sorted by length, where padding them to the longest would exceed `tokens_per_batch`."""
-    batch: list[tuple[int, ...]] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(row) > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
