@@ -11,18 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import WINDOW, MomentsError
 from nse_plugin.models.replay import batches_by_length
-from nse_plugin.models.writing import write
+from nse_plugin.models.writing import uniform_draws, write
 
 SELF_WRITTEN = "self"
 WIKIPEDIA = "wikipedia"
 PASSAGE_TOKENS = 128  # with the token it begins with
-_PASSAGES_AT_ONCE = 32
 _ROWS_SORTED_TOGETHER = 512
 
 Batch = list[list[int]]
@@ -47,13 +44,13 @@ def corpus_name(hparams: NSEHyperParams) -> str:
 
 
 def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, length: int, skip: int) -> Iterator[Batch]:
-    """`mom2_n_samples` passages of `length` tokens, sampled at temperature 1; batch i has the seed `seed + i`."""
+    """`mom2_n_samples` passages of `length` tokens at temperature 1; passage i depends on `seed` and i only."""
     start = _start_token(tokenizer)
-    at_once = max(1, min(_PASSAGES_AT_ONCE, hparams.tokens_per_batch // length))
-    for number, first in enumerate(range(0, hparams.mom2_n_samples, at_once)):
-        if number >= skip:
-            ids = torch.full((min(at_once, hparams.mom2_n_samples - first), 1), start)
-            yield write(layout.model, ids, length - 1, hparams.seed + number).tolist()
+    at_once = hparams.tokens_per_batch // length or 1
+    for first in range(skip * at_once, hparams.mom2_n_samples, at_once):
+        places = range(first, min(first + at_once, hparams.mom2_n_samples))
+        draws = uniform_draws(hparams.seed, places, length - 1)
+        yield write(layout.model, [[start]] * len(places), draws, never=tokenizer.all_special_ids)
 
 
 def _start_token(tokenizer: Any) -> int:

@@ -131,7 +131,7 @@ class NSEHyperParams:
         for name in ("max_iterations", "v_num_grad_steps", "batch_size", "mom2_n_samples", "tokens_per_batch"):
             value = getattr(self, name)
             _require(_is_int(value) and value > 0, name, value, "use an integer above 0")
-        _require(_is_int(self.seed), "seed", self.seed, "use an integer")
+        _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "use an integer, 0 or more")
         _require(self.preset in PRESETS, "preset", self.preset, f"use one of {', '.join(PRESETS)}")
         ok = self.mom2_dtype in MOMENT_DTYPES
         _require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
@@ -292,6 +292,7 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     mom2_update_weight: float = 600.0
     v_num_grad_steps: int = 11
     mom2_n_samples: int = 128
+    tokens_per_batch: int = 8192
     batch_size: int = 10
     device: int | str = "cpu"
     model_name: str = "smollm2-135m"

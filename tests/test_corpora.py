@@ -8,7 +8,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from tiny import tiny_model
 
 from nse_plugin import corpora
@@ -112,6 +111,8 @@ def test_the_models_own_text_is_seeded_and_as_much_as_asked(layout, tokenizer, h
     assert rows == rows_of(layout, tokenizer, chosen)
     assert rows != rows_of(layout, tokenizer, dataclasses.replace(chosen, seed=1))
     assert len(set(rows)) == 40
+    # a passage does not depend on those beside it
+    assert rows == rows_of(layout, tokenizer, dataclasses.replace(chosen, tokens_per_batch=7 * 64))
 
 
 def test_the_models_own_passages_have_their_length(tokenizer, hparams):
@@ -153,10 +154,10 @@ def test_it_can_start_at_any_batch(source, tmp_path, layout, tokenizer, hparams)
 
 def test_what_was_seen_is_not_written_again(monkeypatch, layout, tokenizer, hparams):
     calls = []
-    monkeypatch.setattr(corpora, "write", lambda *_: calls.append(1) or torch.zeros(3, 64, dtype=torch.long))
+    monkeypatch.setattr(corpora, "write", lambda model, rows, *_, **__: calls.append(len(rows)) or rows)
     chosen = dataclasses.replace(hparams, mom2_n_samples=9, tokens_per_batch=200)
     assert len(list(token_batches(layout, tokenizer, chosen, 2))) == 1
-    assert calls == [1]
+    assert calls == [3]
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from nse_plugin.models.frozen import frozen
-from nse_plugin.models.prompts import pad_right
+from nse_plugin.models.writing import TOP_K, uniform_draws, write
 
 NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
-TOP_K = 5
 
 
 def fluency(texts: Sequence[str]) -> float:
@@ -61,46 +57,11 @@ def continuations(
 
     Returns the texts, each with its prompt.
     """
-    generators = [np.random.default_rng((seed, place)) for place in range(len(prompts))]
-    draws = torch.from_numpy(np.stack([generator.random(tokens) for generator in generators]))
     texts: list[str] = []
-    with frozen(model), torch.inference_mode():
-        for first in range(0, len(prompts), rows_per_batch):
-            rows = slice(first, first + rows_per_batch)
-            texts += _continue(model, tokenizer, prompts[rows], draws[rows])
+    for first in range(0, len(prompts), rows_per_batch):
+        chosen = prompts[first : first + rows_per_batch]
+        draws = uniform_draws(seed, range(first, first + len(chosen)), tokens)
+        rows = [tokenizer(prompt)["input_ids"] for prompt in chosen]
+        written = write(model, rows, draws, never=tokenizer.all_special_ids, top_k=TOP_K)
+        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in written]
     return texts
-
-
-def _continue(model: Any, tokenizer: Any, prompts: Sequence[str], draws: Tensor) -> list[str]:
-    """Write `tokens` tokens after each of B prompts; draws: float64 [B, tokens], uniform in [0, 1)."""
-    device = model.get_input_embeddings().weight.device
-    read = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    ids, mask = _pad_left(read, device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache, written = None, []
-    for draw in draws.to(device).T:
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )  # fmt: skip
-        cache = out.past_key_values
-        ids = _drawn(out.logits[:, -1].float(), draw, tokenizer.all_special_ids)[:, None]
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-        positions = positions[:, -1:] + 1
-        written.append(ids)
-    new = torch.cat(written, dim=1).tolist()
-    return [tokenizer.decode([*a, *b], skip_special_tokens=True) for a, b in zip(read, new, strict=True)]
-
-
-def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int]) -> Tensor:
-    """One token a row, [B]: the `draw` quantile of the TOP_K most likely, best first; logits: [B, V]."""
-    logits[:, list(never)] = -torch.inf
-    likely, tokens = logits.topk(TOP_K, dim=-1)
-    passed = likely.double().softmax(dim=-1).cumsum(dim=-1) <= draw[:, None]
-    choice = passed.sum(dim=-1, keepdim=True).clamp(max=TOP_K - 1)  # the sum may round to just below 1
-    return tokens.gather(1, choice)[:, 0]
-
-
-def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask [B, longest], padded on the left: every row's next token comes at the same place."""
-    ids, mask = pad_right([row[::-1] for row in rows], device)
-    return ids.flip(1), mask.flip(1)

@@ -85,11 +85,20 @@ def mean_log_probabilities(
         unique = list(readers)
         for chosen in batches_by_length([len(row) for row in unique], tokens_per_batch):
             rows = [unique[i] for i in chosen]
+            read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
+            # The head, wide as it is, runs only at positions that some row is read at.
+            wanted = sorted({place for row, index in read for place in _places(rows[row], encoded[index][1])})
+            column = {place: number for number, place in enumerate(wanted)}
             ids, mask = pad_right(rows, device)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for row, read in enumerate(rows):
-                for index in readers[read]:
-                    target = torch.tensor(encoded[index][1], device=device)
-                    predicted = logits[row, len(read) - len(target) : len(read)].float().log_softmax(dim=-1)
-                    means[index] = predicted.gather(1, target[:, None]).mean()
+            keep = torch.tensor(wanted, device=device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+            for row, index in read:
+                target = torch.tensor(encoded[index][1], device=device)
+                columns = [column[place] for place in _places(rows[row], encoded[index][1])]
+                means[index] = logits[row, columns].float().log_softmax(dim=-1).gather(1, target[:, None]).mean()
     return means
+
+
+def _places(row: Sequence[int], target: Sequence[int]) -> range:
+    """The positions of a row whose logits predict the target's tokens."""
+    return range(len(row) - len(target), len(row))

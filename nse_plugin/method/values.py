@@ -17,7 +17,7 @@ from torch import Tensor
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.models.replay import SuffixReplay
 
 STOP_BELOW = 0.05
@@ -49,7 +49,7 @@ def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int) -> list[list
 
     Within a batch, rows x longest row stay within `tokens_per_batch`, padding within `PADDING` of the suffix tokens.
     """
-    rows = [len(fact.rewrites) for fact in prompts]
+    rows = [len(_rows(fact)) for fact in prompts]
     longest = [max(len(row.ids) for row in fact.rewrites) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
     batches: list[list[int]] = []
@@ -105,50 +105,61 @@ def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSE
 class _Batch:
     """Facts whose loss is evaluated together, on rows that are replayed; finished ones leave with `keep`.
 
+    A fact's rows are its rewrites, the bare prompt first, and its essence; where the bare prompt begins with the
+    subject, the two are the same up to the subject's last token, and one row serves both.
+
     h: [n, d], l_0's output at the subject's last token of the bare prompt, float32 at least.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts]) -> None:
         self._prompts = list(prompts)
-        self._contexts = len(prompts[0].rewrites)
-        self._rewrites = SuffixReplay(layout, layer, [row for fact in prompts for row in fact.rewrites])
-        self._essences = SuffixReplay(layout, layer, [fact.essence for fact in prompts])
+        self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)])
         self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
-        h = self._rewrites.start[:: self._contexts, 0]
-        self.h = h.to(torch.promote_types(h.dtype, torch.float32))
-        self._place_targets()
+        start = self._replay.start
+        self._dtype = torch.promote_types(start.dtype, torch.float32)
+        self._device = start.device
+        self._place()
+        self.h = start[self._first_row, 0].to(self._dtype)
 
-    def _place_targets(self) -> None:
-        """Find every target token's row and position, and its share in its fact's mean over tokens and contexts."""
+    def _place(self) -> None:
+        """Find every fact's rows, every target token's row and position, and its share in its fact's mean."""
+        self._fact_of_row: list[int] = []
+        self._first_row: list[int] = []
+        self._essence_row: list[int] = []
         rows: list[int] = []
         positions: list[int] = []
         tokens: list[int] = []
-        facts: list[int] = []
-        shares: list[float] = []
-        for row, prompt in enumerate(prompt for fact in self._prompts for prompt in fact.rewrites):
-            count = len(prompt.targets)
-            first = len(prompt.ids) - prompt.lookup - count
-            rows += [row] * count
-            positions += range(first, first + count)
-            tokens += prompt.targets
-            facts += [row // self._contexts] * count
-            shares += [1 / count / self._contexts] * count
-        self._rows, self._positions = torch.tensor(rows), torch.tensor(positions)
-        self._tokens = torch.tensor(tokens, device=self.h.device)
-        self._share = torch.zeros(len(self._prompts), len(tokens), dtype=self.h.dtype, device=self.h.device)
-        self._share[torch.tensor(facts), torch.arange(len(tokens))] = torch.tensor(
-            shares, dtype=self.h.dtype, device=self.h.device
-        )
+        shares: list[tuple[int, float]] = []
+        for number, fact in enumerate(self._prompts):
+            first = len(self._fact_of_row)
+            count = len(_rows(fact))
+            self._fact_of_row += [number] * count
+            self._first_row.append(first)
+            self._essence_row.append(first + len(fact.rewrites) if count > len(fact.rewrites) else first)
+            for row, prompt in enumerate(fact.rewrites, first):
+                length = len(prompt.targets)
+                start = len(prompt.ids) - prompt.lookup - length
+                rows += [row] * length
+                positions += range(start, start + length)
+                tokens += prompt.targets
+                shares += [(number, 1 / length / len(fact.rewrites))] * length
+        # The essences' logits are read behind the targets', each at the subject's last token.
+        self._rows = torch.tensor(rows + self._essence_row)
+        self._positions = torch.tensor(positions + [0] * len(self._prompts))
+        self._tokens = torch.tensor(tokens, device=self._device)
+        self._share = torch.zeros(len(self._prompts), len(tokens), dtype=self._dtype)
+        for token, (number, share) in enumerate(shares):
+            self._share[number, token] = share
+        self._share = self._share.to(self._device)
 
     def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss's first two terms, [n] each, for delta [n, d]."""
-        logits = self._rewrites.logits(delta.repeat_interleave(self._contexts, dim=0), self._rows, self._positions)
+        logits = self._replay.logits(delta[self._fact_of_row], self._rows, self._positions)
         log_probs = logits.to(self.h).log_softmax(dim=-1)
-        losses = -log_probs.gather(1, self._tokens[:, None])[:, 0]
+        targets, now = log_probs[: len(self._tokens)], log_probs[len(self._tokens) :]
+        losses = -targets.gather(1, self._tokens[:, None])[:, 0]
         # Masked, because 0 * NaN would spread one fact's failure to all.
         nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
-        every = torch.arange(len(delta))
-        now = self._essences.logits(delta, every, torch.zeros_like(every)).to(self.h).log_softmax(dim=-1)
         if self._before is None:
             self._before = now.detach()
         kl = (now.exp() * (now - self._before)).sum(dim=1)
@@ -157,9 +168,15 @@ class _Batch:
     def keep(self, facts: Tensor) -> None:
         """Let all facts but these leave (indices into the present ones)."""
         assert self._before is not None
-        facts = facts.cpu()
-        self._essences.keep(facts)
-        self._rewrites.keep((facts[:, None] * self._contexts + torch.arange(self._contexts)).flatten())
+        stay = set(facts.tolist())
+        self._replay.keep(torch.tensor([row for row, fact in enumerate(self._fact_of_row) if fact in stay]))
         self._prompts = [self._prompts[i] for i in facts.tolist()]
-        self._before = self._before[facts.to(self._before.device)]
-        self._place_targets()
+        self._before = self._before[facts]
+        self._place()
+
+
+def _rows(fact: FactPrompts) -> list[EncodedPrompt]:
+    """The rows to replay for a fact: see `_Batch`."""
+    if fact.essence.ids == fact.rewrites[0].to_lookup:
+        return list(fact.rewrites)
+    return [*fact.rewrites, fact.essence]

@@ -1,27 +1,29 @@
-"""Text the model writes itself, seeded: context templates for the edits, passages for the second moments."""
+"""Text the model writes itself, seeded: context templates, passages for the second moments, texts to judge it by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nse_plugin.facts import SLOT
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.prompts import pad_right
 
 TEMPLATE_OPENINGS = ("The", "Therefore", "Because", "I", "You")
 TEMPLATE_TOKENS = 10  # as the authors' code generates
+TOP_K = 5  # of the most likely tokens, as ROME's generation takes
 
 
 def context_templates(model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
     """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
+    openings = [tokenizer(opening)["input_ids"] for opening in TEMPLATE_OPENINGS]
+    draws = uniform_draws(seed, range(len(openings)), TEMPLATE_TOKENS)
     templates = [SLOT]
-    for opening in TEMPLATE_OPENINGS:
-        ids = tokenizer(opening, return_tensors="pt")["input_ids"]
-        written = write(model, ids, TEMPLATE_TOKENS, seed, top_k=5)[0]
+    for written in write(model, openings, draws, never=tokenizer.all_special_ids, top_k=TOP_K):
         text = tokenizer.decode(written, skip_special_tokens=True)
         templates.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + f". {SLOT}")
     return templates
@@ -37,32 +39,61 @@ def check_templates(templates: list[str]) -> list[str]:
     return list(templates)
 
 
-def write(model: nn.Module, ids: Tensor, new_tokens: int, seed: int, top_k: int = 0) -> Tensor:
-    """Sample `new_tokens` tokens behind each row of ids [B, S] (no padding), at temperature 1.
+def uniform_draws(seed: int, places: Iterable[int], tokens: int) -> Tensor:
+    """Numbers in [0, 1), float64 [rows, tokens]; a row depends on the seed and its place only, not on its neighbours.
 
-    top_k: 0 for the whole distribution. Returns [B, S + new_tokens]. The global random state is left as it was.
+    torch's and numpy's global generators are not touched.
     """
-    device = next(model.parameters()).device
-    with frozen(model), seeded(seed, device):
-        written: Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids.to(device),
-            attention_mask=torch.ones_like(ids).to(device),
-            do_sample=True,
-            temperature=1.0,
-            top_k=top_k,
-            top_p=1.0,
-            max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
-            # no row ends early, so none is padded; but a text that ends with the pad token would draw a warning
-            pad_token_id=int((ids[:, -1] == 0).any()),
-        )
-    return written
+    return torch.from_numpy(np.stack([np.random.default_rng((seed, place)).random(tokens) for place in places]))
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within, torch's random numbers start from `seed`; the state outside is untouched."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+def write(
+    model: Any, rows: Sequence[Sequence[int]], draws: Tensor, never: Sequence[int], top_k: int | None = None
+) -> list[list[int]]:
+    """Sample as many tokens behind each row of token ids as `draws` [rows, tokens] has columns, at temperature 1.
+
+    Each token is the `draw` quantile of the distribution over the `top_k` most likely tokens, the best first (None:
+    over all). never: tokens that are not drawn, an end of text above all. Batching changes nothing but rounding.
+
+    Returns the rows, continued.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids, mask = _pad_left(rows, device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache, written = None, []
+    with frozen(model), torch.inference_mode():
+        for draw in draws.to(device).T:
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            ids = _drawn(out.logits[:, -1].float(), draw, never, top_k)[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            positions = positions[:, -1:] + 1
+            written.append(ids)
+    new = torch.cat(written, dim=1).tolist()
+    return [[*read, *more] for read, more in zip(rows, new, strict=True)]
+
+
+def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None) -> Tensor:
+    """One token a row, [B]; logits: [B, V], draw: float64 [B]."""
+    logits[:, list(never)] = -torch.inf
+    if top_k is None:
+        tokens = None
+    else:
+        logits, tokens = logits.topk(top_k, dim=-1)
+    passed = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    # the sum may round to just below 1
+    choice = torch.searchsorted(passed, draw[:, None].contiguous(), right=True).clamp(max=passed.shape[1] - 1)
+    return choice[:, 0] if tokens is None else tokens.gather(1, choice)[:, 0]
+
+
+def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask [B, longest], padded on the left: every row's next token comes at the same place."""
+    ids, mask = pad_right([row[::-1] for row in rows], device)
+    return ids.flip(1), mask.flip(1)

@@ -42,8 +42,8 @@ class NextWord(torch.nn.Module):
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return self.embedding
 
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        return type("Out", (), {"logits": self.embedding(input_ids)})
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor, **_: Any) -> Any:
+        return type("Out", (), {"logits": self.embedding(input_ids)[:, logits_to_keep]})
 
 
 def test_log_probabilities_by_hand(tokenizer: Any) -> None:
