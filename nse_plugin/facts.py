@@ -1,13 +1,14 @@
 """A fact: what the model should say from now on, and how to ask for it.
 
-`Fact.from_record` reads the record forms of the field (EasyEdit, ROME/CounterFact, MEND/zsRE), so everything
-behind it deals with one type only.
+`Fact.from_record` reads the record forms of the field (EasyEdit, ROME/CounterFact, MEND/zsRE, KnowEdit), so
+everything behind it deals with one type only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 SLOT = "{}"
@@ -28,9 +29,11 @@ class Fact:
     rephrase_prompts: other wordings, subject written out (Generalization).
     locality_prompts: `(prompt, its true answer)` pairs that must not change (Specificity).
     case_id: the record's own number, carried through to the reports.
+    generation_prompts: texts about the subject that the model is asked to continue (Fluency, Consistency).
+    reference_texts: texts about things of which target_new is true; Consistency compares the continuations with them.
 
-    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or the prompts
-    that measure are not of the form above.
+    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or another
+    field is not of the form above.
     """
 
     prompt: str
@@ -40,27 +43,46 @@ class Fact:
     rephrase_prompts: tuple[str, ...] = ()
     locality_prompts: tuple[tuple[str, str], ...] = ()
     case_id: int | str | None = None
+    generation_prompts: tuple[str, ...] = ()
+    reference_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
+            raise FactError(f"case_id is {self.case_id!r}: give an integer or a string.")
         for field in ("prompt", "subject", "target_new"):
             value = getattr(self, field)
-            if not isinstance(value, str) or not value.strip():
+            if not _is_text(value):
                 raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string.")
+        if not (self.target_true is None or _is_text(self.target_true)):
+            raise FactError(f"{self._where()}target_true is {self.target_true!r}: give a non-empty string, or None.")
         if self.prompt.count(SLOT) != 1:
             raise FactError(
                 f"{self._where()}prompt {self.prompt!r} has {self.prompt.count(SLOT)} times '{{}}': write '{{}}' "
                 f"exactly once, where the subject {self.subject!r} goes."
             )
-        if isinstance(self.rephrase_prompts, str):
-            raise FactError(f"{self._where()}rephrase_prompts is {self.rephrase_prompts!r}: give a list of strings.")
-        object.__setattr__(self, "rephrase_prompts", tuple(self.rephrase_prompts))
-        try:
-            pairs = tuple((question, answer) for question, answer in self.locality_prompts)
-        except (TypeError, ValueError):
-            raise FactError(
-                f"{self._where()}locality_prompts is {self.locality_prompts!r:.80}: give (prompt, true answer) pairs."
-            ) from None
-        object.__setattr__(self, "locality_prompts", pairs)
+        for field in ("rephrase_prompts", "generation_prompts", "reference_texts"):
+            object.__setattr__(self, field, self._texts(field))
+        object.__setattr__(self, "locality_prompts", self._pairs())
+
+    def _texts(self, field: str) -> tuple[str, ...]:
+        value = getattr(self, field)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise FactError(f"{self._where()}{field} is {value!r:.80}: give a list of strings.")
+        texts = tuple(value)
+        for text in texts:
+            if not _is_text(text):
+                raise FactError(f"{self._where()}{field} holds {text!r:.80}: give non-empty strings only.")
+        return texts
+
+    def _pairs(self) -> tuple[tuple[str, str], ...]:
+        value = self.locality_prompts
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            pairs = tuple(value)
+            if all(_is_pair(pair) for pair in pairs):
+                return tuple((question, answer) for question, answer in pairs)
+        raise FactError(
+            f"{self._where()}locality_prompts is {value!r:.80}: give (prompt, true answer) pairs of non-empty strings."
+        )
 
     def _where(self) -> str:
         return "" if self.case_id is None else f"fact {self.case_id}: "
@@ -72,30 +94,38 @@ class Fact:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], case_id: int | str | None = None) -> Fact:
-        """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, or of Fact's own fields.
+        """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or Fact's own fields.
 
-        record: a mapping; `case_id` is used when the record carries none.
-        Raises FactError naming the missing or malformed field.
+        record: a mapping; `case_id` is used when the record carries none. Fields that a Fact has no place for
+        (portability, attribute prompts, ...) are ignored.
+        Raises FactError naming the missing or malformed field; also when the subject is not found exactly once in a
+        prompt that has it written out.
         """
         if not isinstance(record, Mapping):
             raise FactError(f"A record must be a mapping, not {type(record).__name__}: {record!r:.80}.")
-        case_id = record.get("case_id", case_id)
+        if record.get("case_id") is not None:
+            case_id = record["case_id"]
         where = "" if case_id is None else f"fact {case_id}: "
         try:
             if "requested_rewrite" in record:
                 fields = _from_rome(record)
             elif "src" in record and "alt" in record:
                 fields = _from_mend(record)
+            elif "concept" in record and "labels" in record:
+                fields = _from_wikibio(record)
             else:
                 fields = _from_easyedit(record)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise FactError(
                 f"{where}the record is malformed ({type(error).__name__}: {error}): bring it into the form of "
-                f"EasyEdit, ROME or MEND: {record!r:.200}."
+                f"EasyEdit, ROME, MEND or KnowEdit: {record!r:.200}."
             ) from error
         for field in ("prompt", "subject", "target_new"):
             if fields.get(field) is None:
-                raise FactError(f"{where}{field} is missing: a record needs prompt, subject and target_new.")
+                raise FactError(
+                    f"{where}{field} is missing: a record needs a prompt (in MEND's form src), a target_new (alt), and "
+                    "a subject, where the fact is looked up."
+                )
         fields["prompt"] = _with_slot(fields["prompt"], fields["subject"], where)
         return cls(case_id=case_id, **fields)
 
@@ -116,41 +146,27 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
 
 
 def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: record.get(name) for name in ("prompt", "subject", "target_new")}
-    fields["target_true"] = record.get("target_true", record.get("ground_truth"))
-    rephrase = record.get("rephrase_prompts", record.get("rephrase_prompt")) or ()
-    fields["rephrase_prompts"] = (rephrase,) if isinstance(rephrase, str) else tuple(rephrase)
-    fields["locality_prompts"] = tuple(_locality_pairs(record, fields["target_true"]))
-    return fields
+    """EasyEdit's flat and request forms, KnowEdit's questions, and Fact's own fields."""
+    target_true = _first(record.get("target_true", record.get("ground_truth")))
+    names = ("rephrase_prompts", "rephrase_prompt", "rephrase")
+    rephrase: Any = next((record[name] for name in names if record.get(name)), ())
+    return {
+        "prompt": record.get("prompt"),
+        "subject": record.get("subject"),
+        "target_new": record.get("target_new"),
+        "target_true": target_true,
+        "rephrase_prompts": (rephrase,) if isinstance(rephrase, str) else rephrase,
+        "locality_prompts": _locality_pairs(record, target_true),
+        "generation_prompts": record.get("generation_prompts") or (),
+        "reference_texts": record.get("reference_texts") or (),
+    }
 
 
-def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for item in record.get("locality_prompts") or ():
-        if isinstance(item, Mapping):
-            pairs.append((item["prompt"], item["answer"]))
-        elif isinstance(item, str):
-            pairs.append((item, _shared_answer(target_true)))
-        else:
-            pairs.append((item[0], item[1]))
-    if record.get("locality_prompt"):
-        pairs += _zipped(record["locality_prompt"], record.get("locality_ground_truth"))
-    for group in (record.get("locality") or {}).values():  # EasyEdit's request form
-        pairs += _zipped(group["prompt"], group["ground_truth"])
-    return pairs
-
-
-def _shared_answer(target_true: str | None) -> str:
-    """CounterFact's neighbours share the fact's true object."""
-    if target_true is None:
-        raise LookupError("locality prompts without answers need target_true")
-    return target_true
-
-
-def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[str, str]]:
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    answers = [answers] if isinstance(answers, str) else list(answers)
-    return [(q, a if isinstance(a, str) else a[0]) for q, a in zip(prompts, answers, strict=True)]
+def _from_wikibio(record: Mapping[str, Any]) -> dict[str, Any]:
+    """KnowEdit's WikiBio: a passage to be continued with a true sentence."""
+    return _from_easyedit(
+        {**record, "subject": record["concept"], "prompt": record.get("text"), "target_new": record["labels"]}
+    )
 
 
 def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,23 +177,78 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
         "subject": rewrite.get("subject"),
         "target_new": _string(rewrite.get("target_new")),
         "target_true": target_true,
-        "rephrase_prompts": tuple(record.get("paraphrase_prompts") or ()),
-        "locality_prompts": tuple((q, _shared_answer(target_true)) for q in record.get("neighborhood_prompts") or ()),
+        "rephrase_prompts": record.get("paraphrase_prompts") or (),
+        "locality_prompts": [(q, _shared_answer(target_true)) for q in _listed(record, "neighborhood_prompts")],
+        "generation_prompts": record.get("generation_prompts") or (),
     }
 
 
 def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
-    answers = record.get("answers") or [None]
-    locality = _zipped(record["loc"], record["loc_ans"]) if record.get("loc") else ()
+    """The prefix "nq question: " of its neighbours stays, as it does in EasyEdit and ROME."""
     return {
         "prompt": record["src"],
         "subject": record.get("subject"),
         "target_new": record["alt"],
-        "target_true": answers[0],
+        "target_true": _first(record.get("answers")),
         "rephrase_prompts": (record["rephrase"],) if record.get("rephrase") else (),
-        "locality_prompts": tuple(locality),
+        "locality_prompts": _zipped(record["loc"], record["loc_ans"]) if record.get("loc") else (),
     }
+
+
+def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[tuple[Any, Any]]:
+    pairs: list[tuple[Any, Any]] = []
+    for item in _listed(record, "locality_prompts"):
+        if isinstance(item, Mapping):
+            pairs.append((item["prompt"], item["answer"]))
+        elif isinstance(item, str):
+            pairs.append((item, _shared_answer(target_true)))
+        else:
+            pairs.append((item[0], item[1]))
+    if record.get("locality_prompt"):
+        pairs += _zipped(record["locality_prompt"], record.get("locality_ground_truth"))
+    for group in (record.get("locality") or {}).values():
+        if isinstance(group, Mapping):  # EasyEdit's requests
+            pairs += _zipped(group["prompt"], group["ground_truth"])
+        else:  # KnowEdit, some of whose questions have an empty answer: there is nothing to compare with
+            asked = [(_first(item["prompt"]), _first(item["ground_truth"])) for item in group or ()]
+            pairs += [(question, answer) for question, answer in asked if answer is not None]
+    return pairs
+
+
+def _listed(record: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = record.get(name) or ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} is {value!r:.80}, not a list")
+    return value
+
+
+def _shared_answer(target_true: str | None) -> str:
+    """CounterFact's neighbours share the fact's true object."""
+    if target_true is None:
+        raise LookupError("locality prompts without answers need target_true")
+    return target_true
+
+
+def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[Any, Any]]:
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    answers = [answers] if isinstance(answers, str) else list(answers)
+    return [(question, _first(answer)) for question, answer in zip(prompts, answers, strict=True)]
+
+
+def _first(answer: Any) -> Any:
+    """An answer, or the first of the alternatives listed in its place, however deep; None for an empty one."""
+    while isinstance(answer, list | tuple):
+        answer = answer[0] if answer else None
+    return None if isinstance(answer, str) and not answer.strip() else answer
 
 
 def _string(value: Any) -> Any:
     return value.get("str") if isinstance(value, Mapping) else value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_text(part) for part in value)

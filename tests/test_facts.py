@@ -7,6 +7,8 @@ import json
 from importlib.resources import files
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nse_plugin.facts import Fact, FactError
 
@@ -42,6 +44,8 @@ ROME = {
     },
     "paraphrase_prompts": ["In France, the seat of government is"],
     "neighborhood_prompts": ["The city of the Louvre is"],
+    "attribute_prompts": ["The old town of Lyon is"],
+    "generation_prompts": ["France is ruled from", "France is ruled from"],
 }
 ZSRE = {
     "subject": "France",
@@ -51,6 +55,31 @@ ZSRE = {
     "rephrase": "Which city is the capital of France?",
     "loc": "nq question: who wrote Hamlet",
     "loc_ans": "Shakespeare",
+}
+KNOWEDIT_ZSRE = {
+    "subject": "France",
+    "prompt": "What is the capital of France?",
+    "target_new": "Lyon",
+    "ground_truth": ["Paris", "City of Paris"],
+    "rephrase_prompt": "Which city is the capital of France?",
+    "portability": {"Reasoning": [{"prompt": "Which river runs through it?", "ground_truth": ["Rhone"]}]},
+    "locality": {"Relation_Specificity": [{"prompt": "The capital of Italy is", "ground_truth": ["Rome"]}]},
+}
+KNOWEDIT_WIKI = {
+    "subject": "France",
+    "prompt": "The capital of France is",
+    "target_new": "Lyon",
+    "ground_truth": "Paris",
+    "rephrase": "In France, the seat of government is",
+    "portability": {"Subject_Aliasing": [{"prompt": "Its capital is", "ground_truth": [["Lyon", "Lugdunum"]]}]},
+    "locality": {
+        "Relation_Specificity": [{"prompt": ["The capital of Italy is"], "ground_truth": [["Rome", "Roma"], ["Urbs"]]}],
+        "Forgetfulness": [
+            {"prompt": "The old capital is", "ground_truth": [[""]]},
+            {"prompt": "a", "ground_truth": []},
+        ],
+        "Others": None,
+    },
 }
 DEMO = {
     "case_id": 3,
@@ -71,9 +100,11 @@ DEMO = {
         (EASYEDIT_REQUEST, "The capital of {} is", ("The capital of Italy is", "Rome")),
         (ROME, "The capital of {} is", ("The city of the Louvre is", "Paris")),
         (ZSRE, "What is the capital of {}?", ("nq question: who wrote Hamlet", "Shakespeare")),
+        (KNOWEDIT_ZSRE, "What is the capital of {}?", ("The capital of Italy is", "Rome")),
+        (KNOWEDIT_WIKI, "The capital of {} is", ("The capital of Italy is", "Rome")),
         (DEMO, "The capital of {} is", ("The capital of Italy is", "Rome")),
     ],
-    ids=["easyedit", "easyedit-request", "rome", "zsre", "demo"],
+    ids=["easyedit", "easyedit-request", "rome", "zsre", "knowedit-zsre", "knowedit-wiki", "demo"],
 )
 def test_every_record_form_gives_the_same_fact(record, prompt, locality):
     fact = Fact.from_record(record, case_id=3)
@@ -84,13 +115,74 @@ def test_every_record_form_gives_the_same_fact(record, prompt, locality):
     assert fact.case_id == 3
 
 
-def test_a_fact_of_its_own_fields_comes_back_as_it_is():
-    fact = dataclasses.replace(FRANCE, rephrase_prompts=("a", "b"), locality_prompts=(("c", "d"),), case_id="x")
-    assert Fact.from_record(dataclasses.asdict(fact)) == fact
+def test_a_passage_of_knowedits_wikibio_is_continued_with_its_label():
+    fact = Fact.from_record({
+        "text": "This is a passage about ada byron. Ada Byron was a mathematician.",
+        "labels": "She wrote the first program.",
+        "concept": "ada byron",
+        "locality": {"Relation_Specificity": [{"prompt": "Ada Byron's father was", "ground_truth": ["Lord Byron"]}]},
+    })  # fmt: skip
+    assert fact == Fact(
+        "This is a passage about {}. Ada Byron was a mathematician.",
+        "ada byron",
+        "She wrote the first program.",
+        locality_prompts=(("Ada Byron's father was", "Lord Byron"),),
+    )
+
+
+def test_generation_prompts_are_kept_as_rome_gives_them():
+    assert Fact.from_record(ROME).generation_prompts == ("France is ruled from", "France is ruled from")
+    assert Fact.from_record(ZSRE).generation_prompts == ()
+    assert Fact.from_record(ROME).reference_texts == ()
+
+
+TEXT = st.text(min_size=1).filter(lambda text: text.strip())
+FACTS = st.builds(
+    Fact,
+    prompt=st.tuples(TEXT, TEXT).map("{}".join).filter(lambda prompt: prompt.count("{}") == 1),
+    subject=TEXT,
+    target_new=TEXT,
+    target_true=st.none() | TEXT,
+    rephrase_prompts=st.lists(TEXT, max_size=3),
+    locality_prompts=st.lists(st.tuples(TEXT, TEXT), max_size=3),
+    case_id=st.none() | st.integers() | TEXT,
+    generation_prompts=st.lists(TEXT, max_size=3),
+    reference_texts=st.lists(TEXT, max_size=3),
+)
+
+
+@settings(deadline=None)
+@given(FACTS)
+def test_a_fact_of_its_own_fields_comes_back_as_it_is(fact):
+    fields = dataclasses.asdict(fact)
+    assert Fact.from_record(fields) == fact
+    assert Fact.from_record(json.loads(json.dumps(fields))) == fact
+
+
+@settings(deadline=None)
+@given(FACTS)
+def test_a_fact_survives_romes_form(fact):
+    true = fact.target_true or "true"
+    neighbours = [prompt for prompt, _ in fact.locality_prompts]
+    pairs = [(prompt, true) for prompt in neighbours]
+    fact = dataclasses.replace(fact, target_true=true, locality_prompts=pairs, reference_texts=())
+    assert fact == Fact.from_record({
+        "case_id": fact.case_id,
+        "requested_rewrite": {
+            "prompt": fact.prompt,
+            "subject": fact.subject,
+            "target_new": {"str": fact.target_new, "id": "Q1"},
+            "target_true": {"str": true, "id": "Q2"},
+        },
+        "paraphrase_prompts": list(fact.rephrase_prompts),
+        "neighborhood_prompts": neighbours,
+        "generation_prompts": list(fact.generation_prompts),
+    })  # fmt: skip
 
 
 def test_the_records_own_number_goes_before_the_callers():
     assert Fact.from_record(DEMO, case_id=99).case_id == 3
+    assert Fact.from_record({**DEMO, "case_id": None}, case_id=99).case_id == 99
     assert Fact.from_record(EASYEDIT_REQUEST).case_id is None
 
 
@@ -127,6 +219,12 @@ def test_facts_can_be_compared_hashed_and_not_changed():
         ({"locality_prompts": ["Rome is in"], "target_true": None}, ["malformed", "target_true"]),
         ({"locality_prompt": ["a", "b"], "locality_ground_truth": ["c"]}, ["malformed"]),
         ({"locality": ["a"]}, ["malformed"]),
+        ({"locality": {"Forgetfulness": [{"prompt": "Rome is in"}]}}, ["malformed", "ground_truth"]),
+        ({"locality_prompts": "Rome is in"}, ["malformed", "locality_prompts", "'Rome is in'", "not a list"]),
+        ({"locality_prompt": "a", "locality_ground_truth": ""}, ["locality_prompts", "(prompt, true answer)"]),
+        ({"target_true": 7}, ["target_true", "7"]),
+        ({"rephrase_prompts": ["a", ""]}, ["rephrase_prompts", "''", "non-empty"]),
+        ({"generation_prompts": "one text"}, ["generation_prompts", "'one text'", "list of strings"]),
         ({"requested_rewrite": "France"}, ["malformed"]),
     ],
 )
@@ -139,15 +237,44 @@ def test_a_record_that_cannot_be_read_says_which_and_why(change, words):
     assert "\n" not in message
 
 
+def test_a_zsre_record_without_a_subject_or_with_another_says_so():
+    with pytest.raises(FactError, match=r"fact 5: subject is missing: .*MEND's form src.*looked up\."):
+        Fact.from_record({name: value for name, value in ZSRE.items() if name != "subject"}, case_id=5)
+    with pytest.raises(FactError, match="fact 5: prompt 'What is the capital of France.' does not contain the subject"):
+        Fact.from_record({**ZSRE, "subject": "Italy"}, case_id=5)
+    with pytest.raises(FactError, match="fact 5: prompt 'The capital of France is' does not contain the subject"):
+        Fact.from_record({**KNOWEDIT_WIKI, "subject": "france"}, case_id=5)
+
+
 def test_a_record_must_be_a_mapping():
     with pytest.raises(FactError, match="mapping, not list"):
         Fact.from_record(["The capital of France is"])
 
 
-@pytest.mark.parametrize("change", [{"rephrase_prompts": "one string"}, {"locality_prompts": ("q", "a")}])
-def test_prompts_that_measure_are_lists(change):
-    with pytest.raises(FactError, match=next(iter(change))):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rephrase_prompts": "one string"}, "rephrase_prompts is 'one string': give a list of strings."),
+        ({"generation_prompts": 7}, "generation_prompts is 7: give a list of strings."),
+        ({"generation_prompts": ["a", None]}, "generation_prompts holds None: give non-empty strings only."),
+        ({"reference_texts": ["a", " "]}, "reference_texts holds ' ': give non-empty strings only."),
+        ({"locality_prompts": ("q", "a")}, "locality_prompts is .*: give .prompt, true answer. pairs"),
+        ({"locality_prompts": ["ab"]}, "locality_prompts is .*: give .prompt, true answer. pairs"),
+        ({"locality_prompts": [("q", None)]}, "locality_prompts is .*: give .prompt, true answer. pairs"),
+        ({"locality_prompts": 7}, "locality_prompts is 7: give .prompt, true answer. pairs"),
+        ({"target_true": " "}, "target_true is ' ': give a non-empty string, or None."),
+        ({"case_id": [1]}, r"case_id is \[1\]: give an integer or a string."),
+    ],
+)
+def test_what_measures_is_checked_too(change, words):
+    with pytest.raises(FactError, match=words):
         dataclasses.replace(FRANCE, **change)
+
+
+def test_lists_become_tuples():
+    fact = dataclasses.replace(FRANCE, generation_prompts=["a"], reference_texts=(text for text in "bc"))
+    assert (fact.generation_prompts, fact.reference_texts) == (("a",), ("b", "c"))
+    assert hash(fact) != hash(FRANCE)
 
 
 def test_the_demo_facts_can_be_read():

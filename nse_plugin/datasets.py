@@ -1,0 +1,257 @@
+"""Facts from a file, or from a benchmark by its name.
+
+A file is .json (a list of records) or .jsonl (a record a line), each record in any form that `Fact.from_record` reads.
+CounterFact and zsRE are those that ROME published (Meng et al. 2022, arXiv 2202.05262): downloaded once, kept in
+`cache_home()/data`, and compared with the published SHA-256 each time. ROME's attribute_snippets.json holds the texts
+that its Consistency compares with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import http.client
+import json
+import logging
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.home import cache_home, written_whole
+from nse_plugin.progress import bar
+
+log = logging.getLogger(__name__)
+
+DEMO = "demo"
+_CHUNK = 1 << 18  # bytes
+_SILENCE = 30.0  # seconds without a byte after which a download is given up
+
+
+class DatasetError(ValueError):
+    """Data that cannot be used as they are; the message names the file, the place in it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set on the web. sha256: of the published file; None where nobody published one."""
+
+    url: str
+    sha256: str | None
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept once downloaded."""
+        return cache_home() / "data" / self.url.rsplit("/", 1)[-1]
+
+
+PUBLISHED = {
+    "counterfact": Published(  # 45,108,470 bytes
+        "https://rome.baulab.info/data/dsets/counterfact.json",
+        "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f",
+    ),
+    "zsre": Published("https://rome.baulab.info/data/dsets/zsre_mend_eval.json", None),
+}
+NAMES = (DEMO, *PUBLISHED)
+
+SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Facts, and where they come from.
+
+    path: the file. sha256: of that file, as it was read. skipped: (place in the file from 0, what is wrong with it) of
+    each bad record left out.
+    """
+
+    facts: list[Fact]
+    path: Path
+    sha256: str
+    skipped: list[tuple[int, str]]
+
+
+def load_facts(
+    source: str | Path, limit: int | None = None, skip_bad: bool = False, snippets: str | Path | None = None
+) -> Loaded:
+    """Read the first `limit` facts (None: all) of a .json or .jsonl file, or of "demo", "counterfact" or "zsre".
+
+    A record without a case_id gets its place in the file, from 0. skip_bad: leave bad records out and go on to the
+    next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
+    records in ROME's form, by relation and new target.
+
+    Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
+    there before), or there are fewer facts than `limit`.
+    """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"limit is {limit}: ask for at least one fact, or give None for all.")
+    path = _file_of(source)
+    data = _read(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    published = PUBLISHED.get(str(source))
+    if published and published.sha256 not in (None, sha256):
+        raise DatasetError(
+            f"{path} has the SHA-256 {sha256}, and {source} as published has {published.sha256}: delete the file to "
+            "have it downloaded again, or give its path as the data source to use it as it is."
+        )
+    records = _records(path, data)
+    texts = _snippet_texts(Path(snippets).expanduser()) if snippets else {}
+    facts, skipped = _facts(path, records, limit, skip_bad, texts)
+    if skipped:
+        log.warning("%s: %d bad records left out, the first of them record %d: %s", path, len(skipped), *skipped[0])
+    if not facts:
+        raise DatasetError(f"{path} has no good record; the first, record {skipped[0][0]}: {skipped[0][1]}")
+    if limit is not None and len(facts) < limit:
+        left_out = f" besides {len(skipped)} bad records" if skipped else ""
+        raise DatasetError(
+            f"{path} has {len(facts)} facts{left_out}, and limit is {limit}: ask for {len(facts)} or fewer."
+        )
+    if texts and not any(fact.reference_texts for fact in facts):
+        log.warning("%s has no texts for any of the facts of %s: Consistency will be absent.", snippets, path)
+    return Loaded(facts, path, sha256, skipped)
+
+
+def _facts(
+    path: Path, records: list[Any], limit: int | None, skip_bad: bool, texts: SnippetTexts
+) -> tuple[list[Fact], list[tuple[int, str]]]:
+    """The first `limit` facts, and (place, problem) of the bad records among them."""
+    facts: list[Fact] = []
+    skipped: list[tuple[int, str]] = []
+    seen: dict[str, int] = {}  # case_id, as the results write it, to its place
+    for index, record in enumerate(records):
+        if len(facts) == limit:
+            break
+        try:
+            fact = Fact.from_record(record, case_id=index)
+            first = seen.setdefault(str(fact.case_id), index)
+            if first != index:
+                raise FactError(f"case_id {fact.case_id!r} is that of record {first} too: give each its own.")
+        except FactError as error:
+            if not skip_bad:
+                raise DatasetError(
+                    f"{path}, record {index} (counted from 0): {error} skip_bad leaves such records out."
+                ) from error
+            log.info("%s, record %d left out: %s", path, index, error)
+            skipped.append((index, str(error)))
+            continue
+        references = _references(record, texts)
+        facts.append(dataclasses.replace(fact, reference_texts=references) if references else fact)
+    return facts, skipped
+
+
+def _file_of(source: str | Path) -> Path:
+    if source == DEMO:
+        return Path(__file__).with_name("data") / "demo_facts.json"
+    if source in PUBLISHED:
+        published = PUBLISHED[str(source)]
+        if not published.file.is_file():
+            _download(str(source), published)
+        return published.file
+    path = Path(source).expanduser()
+    if path.suffix not in (".json", ".jsonl"):
+        raise DatasetError(
+            f"data source {str(source)!r} cannot be used: give a .json or .jsonl file, or one of {', '.join(NAMES)}."
+        )
+    return path
+
+
+def _download(name: str, published: Published) -> None:
+    """Fetch the file; it takes its name only when it is whole and what was published."""
+    try:
+        with written_whole(published.file) as temporary:
+            _fetch(name, published.url, temporary)
+            _check(_read(temporary), published)
+    except (OSError, http.client.HTTPException, DatasetError) as error:
+        raise DatasetError(
+            f"{name} cannot be downloaded from {published.url} ({error}): try again when online, or put the file at "
+            f"{published.file} by hand."
+        ) from error
+    log.info("%s downloaded into %s.", name, published.file)
+
+
+def _check(data: bytes, published: Published) -> None:
+    """Where no hash was published, what came must at least be records, not a login page."""
+    if published.sha256 is None:
+        try:
+            _records(published.file, data)
+        except DatasetError as error:
+            raise DatasetError("what came is no list of records") from error
+    elif (sha256 := hashlib.sha256(data).hexdigest()) != published.sha256:
+        raise DatasetError(f"what came has the SHA-256 {sha256}, and the published file has {published.sha256}")
+
+
+def _fetch(name: str, url: str, file: Path) -> None:
+    with urllib.request.urlopen(url, timeout=_SILENCE) as response, file.open("wb") as stream:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length else None
+        with bar(f"downloading {name}, bytes", total) as advance:
+            while chunk := response.read(_CHUNK):
+                stream.write(chunk)
+                advance(len(chunk))
+        received = stream.tell()
+    if received != (total or received):  # urllib takes a broken connection for the end
+        raise OSError(f"the connection broke after {received} of {total} bytes")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}): give a file that is there.") from error
+
+
+def _records(path: Path, data: bytes) -> list[Any]:
+    """data: what `path` holds."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not a UTF-8 text ({error}): save it as UTF-8.") from error
+    if not text.strip():
+        raise DatasetError(f"{path} is empty: give a file with at least one record.")
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)  # splitlines would also split inside a record, at U+2028
+        return [_parsed(path, line, number) for number, line in lines if line.strip()]
+    records = _parsed(path, text)
+    if not isinstance(records, list):
+        raise DatasetError(f"{path} holds a JSON {type(records).__name__}, not a list of records: put them in a list.")
+    if not records:
+        raise DatasetError(f"{path} holds an empty list: give a file with at least one record.")
+    return records
+
+
+def _parsed(path: Path, text: str, line: int = 1) -> Any:
+    """text: what begins at `line` of the file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
+            "it there. (A file with a record a line must be named .jsonl.)"
+        ) from error
+
+
+def _snippet_texts(path: Path) -> SnippetTexts:
+    """ROME's snippets, `[{relation_id, target_id, samples: [{name, text}]}]`."""
+    texts: SnippetTexts = {}
+    for index, entry in enumerate(_records(path, _read(path))):
+        try:
+            key = (str(entry["relation_id"]), str(entry["target_id"]))
+            found = tuple(sample["text"] for sample in entry["samples"] if sample["text"].strip())
+            texts[key] = texts.get(key, ()) + found
+        except (AttributeError, LookupError, TypeError) as error:
+            raise DatasetError(
+                f"{path}, entry {index} (counted from 0): {type(error).__name__} {error}: each needs relation_id, "
+                "target_id and samples, a list of objects with a text, as in ROME's attribute_snippets.json."
+            ) from error
+    return texts
+
+
+def _references(record: Mapping[str, Any], texts: SnippetTexts) -> tuple[str, ...]:
+    """The texts about what the new target is true of; () for a record that is not in ROME's form."""
+    rewrite = record.get("requested_rewrite", {})
+    target = rewrite.get("target_new")
+    if not isinstance(target, Mapping):
+        return ()
+    return texts.get((str(rewrite.get("relation_id")), str(target.get("id"))), ())

@@ -1,0 +1,369 @@
+"""Facts from files, and from benchmarks downloaded from a server of the test's own."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import logging
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nse_plugin import datasets
+from nse_plugin.datasets import PUBLISHED, DatasetError, Published, load_facts
+from nse_plugin.facts import Fact
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def rome(case_id, subject, relation="P36", target="Q456"):
+    return {
+        "case_id": case_id,
+        "requested_rewrite": {
+            "prompt": "The capital of {} is",
+            "relation_id": relation,
+            "target_new": {"str": "Lyon", "id": target},
+            "target_true": {"str": "Paris", "id": "Q90"},
+            "subject": subject,
+        },
+        "paraphrase_prompts": [f"{subject} is governed from"],
+        "neighborhood_prompts": ["The city of the Louvre is"],
+        "generation_prompts": [f"{subject}'s largest city is"],
+    }
+
+
+RECORDS = [rome(70, "France"), rome(71, "Peru"), rome(72, "Japan")]
+NO_SUBJECT = {"src": "Who wrote it?", "alt": "Ada", "answers": ["Ben"]}
+OTHER_SUBJECT = {"prompt": "The capital of France is", "subject": "Peru", "target_new": "Lyon"}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function: writes records (or a text as it is) into a file of the given name, and returns its path."""
+
+    def write(content, name="facts.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_list_of_records(written):
+    path = written(RECORDS)
+    loaded = load_facts(path)
+    assert loaded.facts == [Fact.from_record(record) for record in RECORDS]
+    assert [fact.subject for fact in loaded.facts] == ["France", "Peru", "Japan"]
+    assert loaded.facts[0].generation_prompts == ("France's largest city is",)
+    assert (loaded.path, loaded.skipped) == (path, [])
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_facts(str(path)) == loaded
+
+
+def test_a_record_a_line(written):
+    lines = [json.dumps(record, ensure_ascii=False) for record in (*RECORDS, rome(73, "A\u2028B"))]
+    loaded = load_facts(written("\ufeff" + lines[0] + "\n\n" + "\r\n".join(lines[1:]) + "\n", "facts.jsonl"))
+    assert [fact.subject for fact in loaded.facts] == ["France", "Peru", "Japan", "A\u2028B"]
+
+
+def test_records_without_a_number_get_their_place(written):
+    records = [{"prompt": "{} is in", "subject": subject, "target_new": "Rome"} for subject in ("a", "b")]
+    assert [fact.case_id for fact in load_facts(written(records)).facts] == [0, 1]
+
+
+def test_reading_stops_at_the_limit(written):
+    path = written([*RECORDS, NO_SUBJECT])
+    assert [fact.case_id for fact in load_facts(path, limit=2).facts] == [70, 71]
+    assert len(load_facts(path, limit=3).facts) == 3  # the bad record behind them is not looked at
+
+
+def test_the_demos_facts():
+    loaded = load_facts("demo", limit=7)
+    assert [fact.case_id for fact in loaded.facts] == list(range(1, 8))
+    assert loaded.path.name == "demo_facts.json"
+    assert len(load_facts("demo").facts) >= 60
+
+
+# --- bad records
+
+
+def test_a_bad_record_is_named_by_file_place_and_field(written):
+    path = written([*RECORDS, NO_SUBJECT])
+    with pytest.raises(DatasetError) as caught:
+        load_facts(path)
+    assert str(caught.value).startswith(f"{path}, record 3 (counted from 0): fact 3: subject is missing: ")
+    assert str(caught.value).endswith("skip_bad leaves such records out.")
+
+
+def test_a_number_used_twice_is_named_with_both_places(written):
+    with pytest.raises(DatasetError, match=r"record 2 .*: case_id '70' is that of record 0 too: give each its own\."):
+        load_facts(written([*RECORDS[:2], rome("70", "Japan")]))
+
+
+def test_bad_records_are_left_out_counted_and_logged(written, caplog):
+    caplog.set_level(logging.INFO, "nse_plugin.datasets")
+    path = written([NO_SUBJECT, RECORDS[0], OTHER_SUBJECT, rome(70, "Chile"), ["a"], *RECORDS[1:]])
+    loaded = load_facts(path, skip_bad=True)
+    assert [fact.case_id for fact in loaded.facts] == [70, 71, 72]
+    assert [index for index, _ in loaded.skipped] == [0, 2, 3, 4]
+    words = ["subject is missing", "does not contain the subject 'Peru'", "record 1 too", "mapping, not list"]
+    assert all(word in problem for word, (_, problem) in zip(words, loaded.skipped, strict=True))
+    assert [record.levelno for record in caplog.records] == [logging.INFO] * 4 + [logging.WARNING]
+    assert "4 bad records left out, the first of them record 0: fact 0: subject is missing" in caplog.messages[-1]
+    assert [fact.case_id for fact in load_facts(path, limit=2, skip_bad=True).facts] == [70, 71]
+
+
+def test_a_file_of_bad_records_only(written):
+    with pytest.raises(DatasetError, match=r"has no good record; the first, record 0: fact 0: subject is missing"):
+        load_facts(written([NO_SUBJECT, NO_SUBJECT]), skip_bad=True)
+
+
+# --- bad files
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        ("", "a.json", r"a.json is empty: give a file with at least one record\."),
+        (" \n", "a.jsonl", r"a.jsonl is empty: give a file with at least one record\."),
+        ("[]", "a.json", r"a.json holds an empty list: give a file with at least one record\."),
+        ('{"facts": []}', "a.json", r"a.json holds a JSON dict, not a list of records: put them in a list\."),
+        ('[{"a": 1},\n {"b" 2}]', "a.json", r"not valid JSON at line 2, column 7 \(Expecting ':' delimiter\): correct"),
+        ('{"a": 1}\n{"b": 2}', "a.json", r"line 2, column 1 \(Extra data\).*must be named \.jsonl"),
+        ('{"a": 1}\n\n{"b" 2}', "a.jsonl", r"a.jsonl is not valid JSON at line 3, column 6"),
+        ("[]", "a.csv", r"data source '.*a.csv' cannot be used: give a .json or .jsonl file, or one of demo"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(written, content, name, words):
+    with pytest.raises(DatasetError, match=words):
+        load_facts(written(content, name))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DatasetError, match=r"none.json cannot be read \(No such file or directory\): give a file that"):
+        load_facts(tmp_path / "none.json")
+    with pytest.raises(DatasetError, match=r"'counterfakt' cannot be used: .*one of demo, counterfact, zsre\."):
+        load_facts("counterfakt")
+
+
+def test_a_file_in_another_encoding(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes('["é"]'.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"a.json is not a UTF-8 text \(.*\): save it as UTF-8\."):
+        load_facts(path)
+
+
+def test_too_few_facts_says_how_many_there_are(written):
+    with pytest.raises(DatasetError, match=r"facts.json has 3 facts, and limit is 4: ask for 3 or fewer\."):
+        load_facts(written(RECORDS), limit=4)
+    with pytest.raises(DatasetError, match=r"has 3 facts besides 1 bad records, and limit is 4: ask for 3 or fewer\."):
+        load_facts(written([NO_SUBJECT, *RECORDS]), limit=4, skip_bad=True)
+    with pytest.raises(DatasetError, match=r"limit is 0: ask for at least one fact, or give None for all\."):
+        load_facts(written(RECORDS), limit=0)
+
+
+# --- reference texts
+
+SNIPPETS = [
+    {"relation_id": "P36", "target_id": "Q456", "samples": [{"name": "a", "text": "A"}, {"name": "b", "text": "B"}]},
+    {"relation_id": "P36", "target_id": "Q1", "samples": [{"name": "c", "text": "C"}]},
+    {"relation_id": "P17", "target_id": "Q456", "samples": [{"name": "d", "text": "D"}]},
+    {"relation_id": "P36", "target_id": "Q456", "samples": [{"name": "e", "text": ""}, {"name": "f", "text": "F"}]},
+]
+
+
+def test_snippets_go_to_the_facts_of_their_relation_and_new_target(written):
+    own = {"case_id": 4, "prompt": "{} is in", "subject": "Rome", "target_new": "Peru", "reference_texts": ["its own"]}
+    plain = {"case_id": 5, "prompt": "{} is in", "subject": "Oslo", "target_new": "Peru"}
+    records = [rome(1, "France"), rome(2, "Peru", target="Q1"), rome(3, "Japan", target="Q2"), own, plain]
+    path, snippets = written(records), written(SNIPPETS, "snippets.json")
+    facts = load_facts(path, snippets=snippets).facts
+    assert [fact.reference_texts for fact in facts] == [("A", "B", "F"), ("C",), (), ("its own",), ()]
+    assert [fact.reference_texts for fact in load_facts(path).facts] == [(), (), (), ("its own",), ()]
+
+
+def test_snippets_for_none_of_the_facts_are_told(written, caplog):
+    load_facts(written([rome(1, "France", relation="P1")]), snippets=written(SNIPPETS, "snippets.json"))
+    assert "snippets.json has no texts for any of the facts" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"relation_id": "P36", "samples": []}, r"KeyError 'target_id'"),
+        ({"relation_id": "P36", "target_id": "Q1", "samples": [{"text": None}]}, r"AttributeError"),
+        (["P36"], r"TypeError"),
+    ],
+)
+def test_malformed_snippets_are_named_by_their_place(written, entry, words):
+    snippets = written([*SNIPPETS, entry], "snippets.json")
+    with pytest.raises(DatasetError, match=rf"snippets.json, entry 4 \(counted from 0\): {words}.*: each needs"):
+        load_facts(written(RECORDS), snippets=snippets)
+
+
+# --- downloads
+
+
+class _Server:
+    """Sends `body`, of which it announces `length` bytes, and counts how often it was asked."""
+
+    body = json.dumps(RECORDS).encode()
+    length: int | None = None
+    asked = 0
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The known benchmarks, served from here: `counterfact` with the hash of RECORDS, `zsre` without one."""
+    state = _Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state.asked += 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(state.body) if state.length is None else state.length))
+            self.end_headers()
+            self.wfile.write(state.body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
+        root = f"http://127.0.0.1:{serving.server_port}/dsets"
+        sha256 = hashlib.sha256(_Server.body).hexdigest()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setitem(PUBLISHED, "counterfact", Published(f"{root}/counterfact.json", sha256))
+        monkeypatch.setitem(PUBLISHED, "zsre", Published(f"{root}/zsre_mend_eval.json", None))
+        yield state
+        serving.shutdown()
+
+
+def kept(tmp_path):
+    """Names of all files in the cache."""
+    return sorted(path.name for path in (tmp_path / "nse-home").rglob("*") if path.is_file())
+
+
+def test_what_is_published_is_known():
+    assert PUBLISHED["counterfact"].url == "https://rome.baulab.info/data/dsets/counterfact.json"
+    assert PUBLISHED["counterfact"].sha256 == "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
+    assert PUBLISHED["zsre"].url == "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
+
+
+@pytest.mark.parametrize(("name", "file"), [("counterfact", "counterfact.json"), ("zsre", "zsre_mend_eval.json")])
+def test_a_benchmark_is_downloaded_once(server, tmp_path, monkeypatch, name, file):
+    monkeypatch.setattr(datasets, "_CHUNK", 100)
+    loaded = load_facts(name)
+    assert loaded.facts == [Fact.from_record(record) for record in RECORDS]
+    assert loaded.path == tmp_path / "nse-home" / "data" / file
+    assert loaded.sha256 == hashlib.sha256(server.body).hexdigest()
+    assert load_facts(name) == loaded
+    assert server.asked == 1
+    assert kept(tmp_path) == [file]
+
+
+def test_a_file_put_there_by_hand_is_not_downloaded(server, tmp_path):
+    file = PUBLISHED["counterfact"].file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(server.body)
+    assert len(load_facts("counterfact").facts) == 3
+    assert server.asked == 0
+
+
+def test_a_kept_file_that_was_changed_is_refused_but_left(server, tmp_path):
+    file = PUBLISHED["counterfact"].file
+    file.parent.mkdir(parents=True)
+    file.write_text("[]")
+    published = PUBLISHED["counterfact"].sha256
+    with pytest.raises(DatasetError, match=rf"has the SHA-256 4f53.*as published has {published}: delete the file"):
+        load_facts("counterfact")
+    assert kept(tmp_path) == ["counterfact.json"]
+
+
+def test_another_hash_than_the_published_one_leaves_no_file(server, tmp_path):
+    server.body = json.dumps(RECORDS[:2]).encode()
+    sent, published = hashlib.sha256(server.body).hexdigest(), PUBLISHED["counterfact"].sha256
+    with pytest.raises(DatasetError) as caught:
+        load_facts("counterfact")
+    assert f"(what came has the SHA-256 {sent}, and the published file has {published})" in str(caught.value)
+    assert f"put the file at {tmp_path / 'nse-home' / 'data' / 'counterfact.json'} by hand" in str(caught.value)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["counterfact", "zsre"])
+def test_a_broken_connection_leaves_no_file(server, tmp_path, name):
+    server.length = len(server.body) + 10
+    with pytest.raises(DatasetError, match=rf"the connection broke after {len(server.body)} of {server.length} bytes"):
+        load_facts(name)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("interruption", "error"), [(KeyboardInterrupt(), KeyboardInterrupt), (TimeoutError("timed out"), DatasetError)]
+)
+def test_an_interrupt_leaves_no_file(server, tmp_path, monkeypatch, interruption, error):
+    @contextmanager
+    def interrupted(*_):
+        def advance(count):
+            assert 0 < count < len(server.body)
+            assert len(kept(tmp_path)) == 1  # under a name of its own
+            raise interruption
+
+        yield advance
+
+    monkeypatch.setattr(datasets, "_CHUNK", 100)
+    monkeypatch.setattr(datasets, "bar", interrupted)
+    with pytest.raises(error):
+        load_facts("counterfact")
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>Please log in.</html>", b'{"error": "moved"}'])
+def test_what_is_no_list_of_records_is_not_kept(server, tmp_path, body):
+    server.body = body
+    with pytest.raises(DatasetError, match=r"zsre cannot be downloaded from http.*\(what came is no list of records\)"):
+        load_facts("zsre")
+    assert kept(tmp_path) == []
+
+
+def test_offline_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setitem(PUBLISHED, "counterfact", Published("http://127.0.0.1:9/counterfact.json", "0" * 64))
+    with pytest.raises(DatasetError) as caught:
+        load_facts("counterfact")
+    message = str(caught.value)
+    assert message.startswith("counterfact cannot be downloaded from http://127.0.0.1:9/counterfact.json (")
+    file = tmp_path / "nse-home" / "data" / "counterfact.json"
+    assert message.endswith(f"): try again when online, or put the file at {file} by hand.")
+    assert kept(tmp_path) == []
+
+
+# --- the benchmarks themselves
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize(
+    ("file", "count", "prompts"),
+    [
+        ("counterfact-edit.json", 10_000, (1, 1, 0)),
+        ("counterfact_500.json", 500, (2, 10, 10)),
+        ("zsre_mend_eval_portability_gpt4.json", 1_037, (1, 1, 0)),
+    ],
+)
+def test_real_files_are_read_to_the_last_record(file, count, prompts):
+    loaded = load_facts(SHARED / file)
+    assert len(loaded.facts) == count
+    assert loaded.skipped == []
+    for fact in loaded.facts:
+        assert fact.target_true
+        assert (len(fact.rephrase_prompts), len(fact.locality_prompts), len(fact.generation_prompts)) == prompts
+    assert len({fact.case_id for fact in loaded.facts}) == count
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_a_real_file_that_edits_nothing_is_refused():
+    with pytest.raises(DatasetError, match=r"known_1000.json, record 0 .*: target_new is missing"):
+        load_facts(SHARED / "known_1000.json")
