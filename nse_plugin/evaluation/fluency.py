@@ -12,9 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from nse_plugin.facts import Fact
 from nse_plugin.models.writing import TOP_K, uniform_draws, write
 
 NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+
+
+def generation_prompts(fact: Fact) -> tuple[str, ...]:
+    """What the model continues: the fact's own generation prompts, as in CounterFact, or else its prompt."""
+    return fact.generation_prompts or (fact.text,)
 
 
 def fluency(texts: Sequence[str]) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,3 +33,14 @@ def model(tokenizer: Any) -> LlamaForCausalLM:
         initializer_range=0.5,
     )
     return LlamaForCausalLM(config).eval().double()
+
+
+@pytest.fixture
+def rows_read(model: Any) -> Iterator[list[list[int]]]:
+    """The rows of token ids that the model is given during the test."""
+    rows: list[list[int]] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.extend(kwargs["input_ids"].tolist()), with_kwargs=True
+    )
+    yield rows
+    handle.remove()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nse_plugin.evaluation.fluency import continuations, fluency, ngram_entropy, text_entropy
+from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts, ngram_entropy, text_entropy
+from nse_plugin.facts import Fact
 
 PROMPTS = ["The capital of France is", "Peru", "we saw a red boat in Los Angeles .", "Rome is", "a city"]
 
@@ -35,6 +36,12 @@ def test_repetition_scores_low() -> None:
 
 def test_fluency_is_the_mean() -> None:
     assert fluency(["a b a b", "word"]) == pytest.approx(text_entropy("a b a b") / 2)
+
+
+def test_a_fact_writes_after_its_own_prompts_or_else_after_its_prompt() -> None:
+    assert generation_prompts(Fact("{} is in", "Peru", "Italy")) == ("Peru is in",)
+    prompts = ("we saw Peru", "Peru", "Peru")
+    assert generation_prompts(Fact("{} is in", "Peru", "Italy", generation_prompts=prompts)) == prompts
 
 
 def written_without_batch_or_cache(model: Any, tokenizer: Any, place: int, tokens: int, seed: int) -> str:

@@ -1,0 +1,151 @@
+"""What a comparison measures, by families of metrics: one call for a model as it is now.
+
+The teacher-forced families (probability, accuracy, locality) share one forward pass over the different rows of all
+their prompts and targets; fluency and consistency share the texts the model writes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from nse_plugin.evaluation import accuracy, locality, probability
+from nse_plugin.evaluation.consistency import consistency, tfidf
+from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts
+from nse_plugin.evaluation.perplexity import perplexity
+from nse_plugin.evaluation.probability import mean_scores
+from nse_plugin.evaluation.teacher_forcing import Predictions, predict
+from nse_plugin.facts import Fact, FactError
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "probability": (*probability.METRICS, *probability.MAGNITUDES),
+    "accuracy": accuracy.METRICS,
+    "locality": locality.METRICS,
+    "fluency": ("fluency",),
+    "consistency": ("consistency",),
+    "perplexity": ("perplexity",),
+}
+PAIRS = {"probability": probability.pairs, "accuracy": accuracy.pairs, "locality": locality.pairs}
+WRITING = ("fluency", "consistency")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model, measured.
+
+    facts: a row per fact, in the order given, a column per metric of `FAMILIES` that was asked for; NaN where a fact
+    has no such metric. overall: the metrics' means over the facts, `score` (see `mean_scores`) and perplexity; a metric
+    without a value is left out. texts: what the model wrote; columns fact (its row), prompt, text (the prompt first).
+    """
+
+    facts: pd.DataFrame
+    overall: dict[str, float]
+    texts: pd.DataFrame
+
+
+def measure(
+    model: Any,
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    families: Collection[str],
+    *,
+    edited: int | None = None,
+    reference: Predictions | None = None,
+    text: str | None = None,
+    text_tokens: int | None = None,
+    fluency_facts: int = 20,
+    seed: int = 0,
+    tokens_per_batch: int = 1024,
+) -> Measured:
+    """Measure a model as it is now.
+
+    facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`.
+    edited: measure only so many of the facts, the first ones (a checkpoint); None: all. The facts that write, their
+    random numbers and the words' TF-IDF weights are those of the whole comparison at every checkpoint.
+    reference: for locality, `locality_reference` of all facts on the unedited model.
+    text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
+    fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
+
+    Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts.
+    """
+    _check(families, facts, reference, text)
+    measured = facts[:edited]
+    frame = _teacher_forced(model, tokenizer, measured, families, reference, tokens_per_batch)
+
+    written = pd.DataFrame(columns=["fact", "prompt", "text"])
+    if any(family in families for family in WRITING):
+        writers = [row for row in evenly_spaced(len(facts), fluency_facts) if row < len(measured)]
+        written = _written(model, tokenizer, facts, writers, seed)
+        texts = {row: list(written["text"][written["fact"] == row]) for row in writers}
+        if "fluency" in families:
+            frame["fluency"] = pd.Series({row: fluency(own) for row, own in texts.items()}, dtype=float)
+        if "consistency" in families:
+            frame["consistency"] = _consistency(facts, texts)
+
+    overall = mean_scores(frame)
+    if text is not None and "perplexity" in families:
+        overall["perplexity"] = perplexity(
+            model, tokenizer, text, max_tokens=text_tokens, tokens_per_batch=tokens_per_batch
+        )
+    return Measured(frame, overall, written)
+
+
+def evenly_spaced(count: int, chosen: int) -> list[int]:
+    """`chosen` of the numbers 0 ... count - 1, the first among them; all when there are no more."""
+    chosen = min(chosen, count)
+    return [number * count // chosen for number in range(chosen)]
+
+
+def _check(families: Collection[str], facts: Sequence[Fact], reference: Predictions | None, text: str | None) -> None:
+    for family in families:
+        if family not in FAMILIES:
+            near = difflib.get_close_matches(family, FAMILIES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FAMILIES)}."
+            raise ValueError(f"families: {family!r} is unknown; {hint}")
+    if not facts:
+        raise FactError("facts is empty: measuring needs at least one fact.")
+    if "locality" in families and reference is None:
+        raise ValueError("reference is None: locality needs it, make it with locality_reference on the unedited model.")
+    if "perplexity" in families and text is None:
+        raise ValueError("text is None: perplexity needs it, please give a held-out text.")
+
+
+def _teacher_forced(
+    model: Any,
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    families: Collection[str],
+    reference: Predictions | None,
+    tokens_per_batch: int,
+) -> pd.DataFrame:
+    scorers: dict[str, Callable[[Fact, Predictions], dict[str, float]]] = {
+        "probability": probability.scores,
+        "accuracy": accuracy.scores,
+        "locality": functools.partial(locality.scores, reference=reference or {}),
+    }
+    asked = [family for family in PAIRS if family in families]
+    pairs = [pair for fact in facts for family in asked for pair in PAIRS[family](fact)]
+    predictions = predict(model, tokenizer, pairs, tokens_per_batch)
+    frames = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
+    return pd.concat(frames, axis="columns") if frames else pd.DataFrame(index=range(len(facts)))
+
+
+def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:
+    asked = [(row, prompt) for row in writers for prompt in generation_prompts(facts[row])]
+    texts = continuations(model, tokenizer, [prompt for _, prompt in asked], seed=seed)
+    return pd.DataFrame(asked, columns=["fact", "prompt"]).assign(text=texts)
+
+
+def _consistency(facts: Sequence[Fact], texts: dict[int, list[str]]) -> pd.Series[float]:
+    """By fact, where it wrote and has reference texts."""
+    documents = [document for fact in facts for document in fact.reference_texts]
+    told = [row for row in texts if facts[row].reference_texts]
+    if not told:
+        return pd.Series(dtype=float)
+    vectorizer = tfidf(documents)
+    return pd.Series({row: consistency(vectorizer, texts[row], facts[row].reference_texts) for row in told})

@@ -1,0 +1,49 @@
+"""Perplexity of a held-out text: what editing cost the language model at large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.prompts import pad_right
+from nse_plugin.models.replay import batches_by_length
+
+
+def perplexity(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    window: int = 512,
+    max_tokens: int | None = None,
+    tokens_per_batch: int = 1024,
+) -> float:
+    """exp of the mean negative log-likelihood per token.
+
+    The text is tokenised whole, cut after `max_tokens` tokens (None: nowhere), and read in windows of `window` tokens
+    (fewer, where the model has fewer positions) that do not overlap. Each window's first token is context only: it is
+    read, not scored. Rows are padded by hand, so the tokenizer's padding plays no part. tokens_per_batch bounds
+    rows x longest row of one forward pass.
+
+    Raises ValueError when window is below 2, or the text has fewer than two tokens.
+    """
+    if window < 2:
+        raise ValueError(f"window = {window} cannot be used: give 2 tokens or more, the first is context only.")
+    window = min(window, getattr(model.config, "max_position_embeddings", window))
+    ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
+    windows = [row for start in range(0, len(ids), window) if len(row := ids[start : start + window]) > 1]
+    if not windows:
+        raise ValueError(f"text {text!r:.40} is {len(ids)} tokens long, and perplexity needs two: give a longer text.")
+
+    device = model.get_input_embeddings().weight.device
+    total = torch.zeros((), dtype=torch.float64)
+    with frozen(model), torch.inference_mode():
+        for chosen in batches_by_length([len(row) for row in windows], tokens_per_batch):
+            rows, mask = pad_right([windows[i] for i in chosen], device)
+            logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits[:, :-1]
+            scored = mask[:, 1:].bool()
+            losses = cross_entropy(logits[scored].float(), rows[:, 1:][scored], reduction="none")
+            total += losses.double().sum().cpu()
+    return float((total / sum(len(row) - 1 for row in windows)).exp())

@@ -1,0 +1,97 @@
+"""What a model says of a target, each of whose tokens is predicted from the prompt and the tokens before it.
+
+One batched pass answers for all the metrics of probability, accuracy and locality: they only read different things
+out of the same predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.prompts import pad_right, split_target
+from nse_plugin.models.replay import batches_by_length
+
+Pair = tuple[str, str]  # a prompt, and the target that follows it after one space
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one target after one prompt.
+
+    log_probability: mean over the target's tokens (natural logarithm), so that targets of different lengths compare.
+    target: the target's token ids. best: at each of them, the token the model holds most likely.
+    """
+
+    log_probability: float
+    target: tuple[int, ...]
+    best: tuple[int, ...]
+
+    @property
+    def probability(self) -> float:
+        """The geometric mean of the target tokens' probabilities."""
+        return math.exp(self.log_probability)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the target's tokens that the model holds most likely."""
+        return share_of_equal(self.best, self.target)
+
+
+Predictions = Mapping[Pair, Prediction]
+
+
+def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch: int = 1024) -> dict[Pair, Prediction]:
+    """The prediction of every distinct `(prompt, target)` pair.
+
+    Rows are built from token ids and padded on the right, so the tokenizer's padding side and pad token play no
+    part, and batching changes nothing but rounding. tokens_per_batch bounds rows x longest row of one forward pass.
+    """
+    unique = list(dict.fromkeys(pairs))
+    encoded = [split_target(tokenizer, prompt.rstrip(), target) for prompt, target in unique]
+    # A target's last token is predicted, never read: one-token targets of a prompt share their row.
+    readers: dict[tuple[int, ...], list[int]] = {}
+    for index, (prompt_ids, target_ids) in enumerate(encoded):
+        readers.setdefault((*prompt_ids, *target_ids[:-1]), []).append(index)
+
+    predictions: dict[int, Prediction] = {}
+    device = model.get_input_embeddings().weight.device
+    with frozen(model), torch.inference_mode():
+        different = list(readers)
+        for chosen in batches_by_length([len(row) for row in different], tokens_per_batch):
+            rows = [different[i] for i in chosen]
+            read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
+            # The head, wide as it is, runs only at positions that some row is read at.
+            wanted = sorted({place for row, index in read for place in _places(rows[row], encoded[index][1])})
+            column = {place: number for number, place in enumerate(wanted)}
+            ids, mask = pad_right(rows, device)
+            keep = torch.tensor(wanted, device=device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+            for row, index in read:
+                target = encoded[index][1]
+                at_target = logits[row, [column[place] for place in _places(rows[row], target)]].float()
+                following = torch.tensor(target, device=device)[:, None]
+                mean = at_target.log_softmax(dim=-1).gather(1, following).mean()
+                predictions[index] = Prediction(float(mean), tuple(target), tuple(at_target.argmax(dim=-1).tolist()))
+    return {pair: predictions[index] for index, pair in enumerate(unique)}
+
+
+def _places(row: Sequence[int], target: Sequence[int]) -> range:
+    """The positions of a row whose logits predict the target's tokens."""
+    return range(len(row) - len(target), len(row))
+
+
+def share_of_equal(one: Sequence[int], other: Sequence[int]) -> float:
+    """At how many of their places, of all, two rows of token ids of the same length agree."""
+    return mean_or_nan([float(a == b) for a, b in zip(one, other, strict=True)])
+
+
+def mean_or_nan(values: Sequence[float]) -> float:
+    """The mean; NaN, which tables leave empty, when there is nothing to average."""
+    return float(np.mean(values)) if len(values) else math.nan

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from next_word import NextWord
+
+from nse_plugin.evaluation.teacher_forcing import Prediction, predict
+
+PAIRS = [
+    ("The capital of France is", "Paris"),
+    ("The capital of France is", "Rome"),
+    ("The capital of France is", "Los Angeles"),
+    ("we saw a red boat in Los Angeles . The capital of Peru is", "Lima"),
+    ("Peru", "is in Rome"),
+]
+
+
+def one_by_one(model: Any, tokenizer: Any, prompt: str, target: str) -> Prediction:
+    """The definition, with one unpadded pass over prompt and target."""
+    ids = tokenizer(f"{prompt} {target}")["input_ids"]
+    count = len(target.split())
+    logprobs = model(torch.tensor([ids])).logits[0].detach().log_softmax(-1)
+    places = range(len(ids) - count, len(ids))
+    mean = float(sum(logprobs[i - 1, ids[i]] for i in places) / count)
+    return Prediction(mean, tuple(ids[-count:]), tuple(int(logprobs[i - 1].argmax()) for i in places))
+
+
+def test_by_hand(tokenizer: Any) -> None:
+    ids = tokenizer.get_vocab()
+    pairs = [("The city is", "Paris"), ("The city is ", " Los Angeles"), ("Peru is", "Los")]
+    paris, los_angeles, los = predict(NextWord(ids), tokenizer, pairs).values()
+    assert paris.log_probability == pytest.approx(math.log(1 / 2), abs=1e-6)
+    assert los_angeles.log_probability == pytest.approx((math.log(1 / 4) + math.log(1 / 16)) / 2, abs=1e-6)
+    assert los_angeles.probability == pytest.approx(1 / 8, abs=1e-6)
+    assert los.log_probability == pytest.approx(math.log(1 / 4), abs=1e-6)
+    assert los_angeles.target == (ids["Los"], ids["Angeles"])
+    assert los_angeles.best == (ids["Paris"], ids["Angeles"])
+    assert [prediction.accuracy for prediction in (paris, los_angeles, los)] == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 12, 10_000])
+def test_each_pair_as_if_it_were_alone(model: Any, tokenizer: Any, tokens_per_batch: int) -> None:
+    found = predict(model, tokenizer, PAIRS, tokens_per_batch)
+    assert list(found) == PAIRS
+    for pair in PAIRS:
+        expected = one_by_one(model, tokenizer, *pair)
+        assert found[pair].log_probability == pytest.approx(expected.log_probability, abs=1e-6)
+        assert (found[pair].target, found[pair].best) == (expected.target, expected.best)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_tokenizers_padding_plays_no_part(model: Any, tokenizer: Any, side: str) -> None:
+    expected = predict(model, tokenizer, PAIRS)
+    tokenizer.padding_side = side
+    assert predict(model, tokenizer, PAIRS) == expected
+
+
+def test_no_row_is_read_twice(model: Any, tokenizer: Any, rows_read: list[list[int]]) -> None:
+    predict(model, tokenizer, [*PAIRS, *PAIRS])
+    assert len(rows_read) == len(PAIRS) - 1  # the one-token targets of a prompt share theirs
+
+
+def test_the_model_is_left_as_it_was(model: Any, tokenizer: Any) -> None:
+    model.train()
+    predict(model, tokenizer, PAIRS)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.eval()
