@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.values import optimize_values
+from nse_plugin.models.fingerprint import model_fingerprint
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
 from nse_plugin.models.writing import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.state import EditState, RoundReport
+from nse_plugin.value_store import ValueStore
+
+log = logging.getLogger(__name__)
 
 
 class EditSession:
@@ -40,6 +48,10 @@ class EditSession:
         templates: Sequence[str] | None = None,
         state: EditState | None = None,
     ) -> None:
+        if not isinstance(hparams, NSEHyperParams):
+            raise HyperParamsError(
+                f"hparams is a {type(hparams).__name__}: give NSEHyperParams, e.g. NSEHyperParams.for_model(model)."
+            )
         hparams.check()
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._layout = Layout.of(model, hparams.rewrite_module_tmp)
@@ -85,21 +97,24 @@ class EditSession:
         """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
         started = time.monotonic()
         prompts = self._encoded(facts)
-        moments = self.moments
-        if values is None:
-            values = self._values(prompts)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "moments"):
+            moments = self.moments
+        with _timed(seconds, "values"):
+            values = self._values(prompts) if values is None else values
         needed = (len(prompts), self._layout.hidden_size)
         if tuple(values.shape) != needed:
             raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
         before = OriginalWeights.of(self._matrices)
         try:
-            result = self._write(prompts, values, moments)
+            with _timed(seconds, "update"):
+                result = self._write(prompts, values, moments)
         except BaseException:
             before.restore(self._matrices)
             raise
         if self.hparams.accumulate:
             self.state.knowledge = self.state.knowledge.extended(result.keys)
-        report = _report(facts, result, time.monotonic() - started)
+        report = _report(facts, result, time.monotonic() - started, seconds)
         self.state.reports.append(report)
         return report
 
@@ -119,13 +134,41 @@ class EditSession:
             if not self.hparams.rewind:
                 return optimize_values(self._layout, prompts, self.hparams, advance)
             with self.state.originals.rewound(self._matrices):
-                return optimize_values(self._layout, prompts, self.hparams, advance)
+                if self.hparams.value_store is None:
+                    return optimize_values(self._layout, prompts, self.hparams, advance)
+                return self._kept_values(ValueStore(self.hparams.value_store), prompts, advance)
+
+    def _kept_values(self, store: ValueStore, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+        """What the store has of the values, the rest computed and put there; on the original weights."""
+        if self.state.model is None:
+            self.state.model = model_fingerprint(self.model)
+        addresses = store.addresses(self.state.model, prompts, self.hparams)
+        values = [store.get(address) for address in addresses]
+        missing = [place for place, value in enumerate(values) if value is None]
+        on_done(len(prompts) - len(missing))
+        if missing:
+            computed = optimize_values(self._layout, [prompts[place] for place in missing], self.hparams, on_done)
+            new = list(zip(missing, computed, strict=True))
+            for place, value in new:
+                values[place] = value
+            store.put_all([(addresses[place], value, prompts[place].text) for place, value in new])
+        log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
+        return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 
     def _write(self, prompts: Sequence[FactPrompts], values: Tensor, moments: Mapping[int, Tensor]) -> RoundResult:
-        return edit_layers(self._layout, prompts, values, moments, self.state.knowledge, self.hparams)
+        knowledge = self.state.knowledge if self.hparams.accumulate else Knowledge()
+        return edit_layers(self._layout, prompts, values, moments, knowledge, self.hparams)
 
 
-def _report(facts: Sequence[Fact], result: RoundResult, seconds: float) -> RoundReport:
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Note under `part` how long the block took."""
+    started = time.monotonic()
+    yield
+    seconds[part] = time.monotonic() - started
+
+
+def _report(facts: Sequence[Fact], result: RoundResult, total: float, parts: dict[str, float]) -> RoundReport:
     import pandas
 
     frame = pandas.DataFrame(
@@ -135,7 +178,7 @@ def _report(facts: Sequence[Fact], result: RoundResult, seconds: float) -> Round
             "residual_before": result.residual_before.tolist(),
             "residual": result.residual.tolist(),
             "passes": result.passes.tolist(),
-            "seconds": seconds / len(facts),
+            "seconds": total / len(facts),
         }
     )
-    return RoundReport(frame)
+    return RoundReport(frame, parts)

@@ -38,11 +38,12 @@ class EncodedPrompt:
 class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
-    `essence` ends at the subject's last token: the KL term asks for nothing behind it.
+    `essence` ends at the subject's last token: the KL term asks for nothing behind it. text: the fact in words.
     """
 
     rewrites: tuple[EncodedPrompt, ...]
     essence: EncodedPrompt
+    text: str = ""
 
 
 def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positions: int | None = None) -> FactPrompts:
@@ -65,7 +66,7 @@ def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positi
             f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has "
             f"{max_positions} positions: shorten the prompt or the target."
         )
-    return FactPrompts(tuple(rewrites), essence)
+    return FactPrompts(tuple(rewrites), essence, f"{text}{continuation(fact.target_new)}")
 
 
 def check_round(facts: Sequence[Fact]) -> None:
@@ -74,7 +75,7 @@ def check_round(facts: Sequence[Fact]) -> None:
         raise FactError("facts is empty: a round needs at least one fact.")
     wanted: dict[tuple[str, str], str] = {}
     for fact in facts:
-        target = wanted.setdefault((fact.prompt, fact.subject), fact.target_new.strip())
+        target = wanted.setdefault((fact.prompt.rstrip(), fact.subject.rstrip()), fact.target_new.strip())
         if target != fact.target_new.strip():
             raise FactError(
                 f"Two facts of one round ask {fact.text!r} for different targets, {target!r} and {fact.target_new!r}: "
@@ -101,14 +102,14 @@ def split_target(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], l
         behind = [i for i, end in enumerate(ends) if end > len(prompt)]  # an end-of-text token is not among them
         before, after = (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
     else:
-        before, whole = _without_end(tokenizer, prompt), _without_end(tokenizer, text)
+        before, whole = without_end(tokenizer, prompt), without_end(tokenizer, text)
         after = whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, target)
     if not after:
         raise FactError(f"The tokenizer drops the target {target!r}: write it in characters it knows.")
     return before, after
 
 
-def _without_end(tokenizer: Any, text: str) -> list[int]:
+def without_end(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, without the end-of-text token that some tokenizers append."""
     ids: list[int] = tokenizer(text)["input_ids"]
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
@@ -121,7 +122,7 @@ def _alone(tokenizer: Any, target: str) -> list[int]:
 
 def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
     lookup = _token_at(tokenizer, prompt, subject_end)
-    own_ids = _without_end(tokenizer, prompt)
+    own_ids = without_end(tokenizer, prompt)
     if target is None:
         return EncodedPrompt(tuple(own_ids[: lookup + 1]), lookup)
     prompt_ids, target_ids = split_target(tokenizer, prompt, target)
@@ -136,7 +137,7 @@ def _token_at(tokenizer: Any, text: str, end: int) -> int:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
     else:
-        holding = list(range(len(_without_end(tokenizer, text[:end]))))
+        holding = list(range(len(without_end(tokenizer, text[:end]))))
     if not holding:
         raise FactError(f"The tokenizer drops the end of {text[:end]!r}: write the subject in characters it knows.")
     return holding[-1]  # a character may take several tokens
