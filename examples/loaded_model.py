@@ -19,6 +19,7 @@ if len(sys.argv) > 1:
 else:
     model, tokenizer = embedded_model()
 hparams = NSEHyperParams.from_hparams(sys.argv[2]) if len(sys.argv) > 2 else NSEHyperParams.for_model(model)
+hparams.batch_size = 1  # EasyEdit's `edit` takes one fact at a time; `batch_edit` takes as many as this
 
 editor = make_editor(model, tokenizer, hparams)
 

@@ -1,4 +1,4 @@
-"""The command line: `nse demo`, `nse moments`."""
+"""The command line: `nse demo`, `nse moments`, `nse compare`, `nse train-mend`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from nse_plugin.hparams import NSEHyperParams
 
 
+DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Errors a user can mend are one line, without a traceback."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    arguments.rest = rest
+    if arguments.rest and arguments.run is not _compare:
+        parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         arguments.run(arguments)
@@ -41,13 +49,37 @@ def _parser() -> argparse.ArgumentParser:
     moments.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     moments.add_argument("--layers", help="layers to measure, e.g. 4,5,6,7,8; default: those of the hyperparameters")
     moments.add_argument("--text", help="'self', 'wikipedia', or a .txt, .jsonl, .parquet file; default: mom2_dataset")
-    moments.add_argument("--samples", type=int, help="documents to read, or passages to write; default: mom2_n_samples")
+    moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write (mom2_n_samples)")
     moments.add_argument("--stats-dir", help="where the files go; default: stats_dir, or the user's cache")
     moments.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
     dtypes = ("float32", "float64", "bfloat16", "float16")
     moments.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
     moments.set_defaults(run=_moments)
+
+    compare = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
+    compare.add_argument("--skip-bad", action="store_true")  # for data.skip_bad=true
+    compare.set_defaults(run=_compare)
     return parser
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """A hydra application: its settings are `nse compare --help`'s and `name=value`."""
+    import hydra
+
+    from nse_plugin.experiments import comparison
+
+    def run(config: Any) -> None:
+        try:
+            comparison.run(comparison.plan_of(config))
+        except Exception as error:  # hydra would print a trace: hand it out instead
+            failure.append(error)
+
+    failure: list[Exception] = []
+    skip_bad = ["data.skip_bad=true"] if arguments.skip_bad else []
+    sys.argv = ["nse compare", *arguments.rest, *skip_bad]
+    hydra.main(version_base="1.3", config_path=f"pkg://{comparison.CONF}", config_name="compare")(run)()
+    if failure:
+        raise failure[0]
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -57,22 +89,18 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _moments(arguments: argparse.Namespace) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from nse_plugin.models.layout import Layout
+    from nse_plugin.models.loading import load
     from nse_plugin.second_moments import moments_file, second_moments
 
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {arguments.device}: there is no CUDA here; use --device cpu.")
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
-    model.to(arguments.device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
     hparams = _moments_hparams(arguments, model)
     layout = Layout.of(model, hparams.rewrite_module_tmp)
     second_moments(layout, tokenizer, hparams)
     for matrix in layout.output_matrices(hparams.layers).values():
         print(moments_file(layout, matrix, hparams))
+    wanted = ", ".join(f"{name}: {getattr(hparams, name)}" for name in ("mom2_dataset", "mom2_n_samples", "stats_dir"))
+    print(f"Edits find them with {wanted}.", file=sys.stderr)
 
 
 def _numbers(layers: str) -> list[int]:
@@ -83,10 +111,12 @@ def _numbers(layers: str) -> list[int]:
 
 
 def _moments_hparams(arguments: argparse.Namespace, model: object) -> NSEHyperParams:
+    from nse_plugin.corpora import SELF_WRITTEN
+
     chosen = {
         "layers": _numbers(arguments.layers) if arguments.layers else None,
         "mom2_dataset": arguments.text,
-        "mom2_n_samples": arguments.samples,
+        "mom2_n_samples": arguments.samples or (DOCUMENTS if arguments.text not in (None, SELF_WRITTEN) else None),
         "stats_dir": arguments.stats_dir,
     }
     given = {name: value for name, value in chosen.items() if value is not None}

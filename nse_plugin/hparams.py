@@ -57,6 +57,7 @@ class NSEHyperParams:
         v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: delta is kept within this many norm(h).
+        value_store: a folder where z is kept for other runs (`ValueStore`); None: nowhere.
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.
@@ -86,6 +87,7 @@ class NSEHyperParams:
     v_weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
+    value_store: str | None = None
 
     mom2_dataset: str = "self"
     mom2_n_samples: int = 160
@@ -137,15 +139,18 @@ class NSEHyperParams:
         _require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
         ok = isinstance(self.mom2_dataset, str) and self.mom2_dataset != ""
         _require(ok, "mom2_dataset", self.mom2_dataset, "use 'self', 'wikipedia', or a .txt, .jsonl or .parquet file")
-        ok = self.stats_dir is None or isinstance(self.stats_dir, str)
-        _require(ok, "stats_dir", self.stats_dir, "name a folder, or leave it out")
+        for name in ("stats_dir", "value_store"):
+            ok = getattr(self, name) is None or isinstance(getattr(self, name), str)
+            _require(ok, name, getattr(self, name), "name a folder, or leave it out")
         for name in ("rewind", "accumulate"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
         _require(self.fact_token == "subject_last", "fact_token", self.fact_token, "NSE looks facts up at subject_last")
         if self.upper_bound is not None:
-            ok = _is_number(self.upper_bound) and self.upper_bound > self.alpha
-            _require(ok, "upper_bound", self.upper_bound, f"use a number above alpha = {self.alpha}")
+            ok = _is_number(self.upper_bound) and self.upper_bound > 0
+            _require(ok, "upper_bound", self.upper_bound, "use a number above 0, or leave it out")
         if self.preset == "released":
+            ok = self.upper_bound is None or self.upper_bound > self.alpha
+            _require(ok, "upper_bound", self.upper_bound, f"use a number above alpha = {self.alpha}")
             _require(self.max_iterations >= 2, "max_iterations", self.max_iterations,
                      "preset released makes max_iterations - 1 passes, so use at least 2")  # fmt: skip
         if self.rewrite_module_tmp is not None:

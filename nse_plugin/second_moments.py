@@ -1,12 +1,14 @@
 """Second moments, found or measured: EasyEdit's npz files are read, and written for the next time.
 
 File: `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz` with `mom2.mom2` (sum of k k^T),
-`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay it out; ours also carry the fingerprint of the matrix they
-were measured at, so that another model of the same name is not taken for this one.
+`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay it out. Ours also carry what they were measured from: the
+matrix's fingerprint, the text and its seed. Where a file of ours has the name but was measured from something else, it
+is left alone, and this model's file gets a mark of its own before `.npz`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -22,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, corpus_name, token_batches
+from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, WIKIPEDIA, corpus_name, token_batches
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.fingerprint import fingerprint
@@ -33,6 +35,8 @@ from nse_plugin.progress import bar
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 20.0
+SAMPLER = 1  # raise it when the model's own text is sampled in another way
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError)
 
 
 def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, Tensor]:
@@ -57,7 +61,64 @@ def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> d
 
 
 def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
-    """Where EasyEdit keeps a layer's moments. A model without a name gets one of its kind and fingerprint."""
+    """Where a layer's moments are, or will be: the path EasyEdit gives them, unless others of ours are there already.
+
+    A model without a name gets one of its kind and fingerprint.
+    """
+    path, origin = _easyedit_path(layout, matrix, hparams), _origin(matrix, hparams)
+    return path if _may_be_of(path, origin) else path.with_suffix(f".{origin.mark}.npz")
+
+
+class _Origin(NamedTuple):
+    """What moments are measured from.
+
+    fingerprint, dtype: of the matrix. text: the corpus and its seed, a file by its size and its beginning; "" where the
+    file is not there any more.
+    """
+
+    fingerprint: int
+    dtype: str
+    text: str
+
+    @property
+    def mark(self) -> str:
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+
+
+def _origin(matrix: OutputMatrix, hparams: NSEHyperParams) -> _Origin:
+    return _Origin(fingerprint(matrix.weight.data), str(matrix.weight.dtype), _text(hparams))
+
+
+def _text(hparams: NSEHyperParams) -> str:
+    if hparams.mom2_dataset == SELF_WRITTEN:
+        return f"self, seed {hparams.seed}, sampler {SAMPLER}"
+    if hparams.mom2_dataset == WIKIPEDIA:
+        return f"wikipedia, seed {hparams.seed}"
+    file = Path(hparams.mom2_dataset)
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return f"{file.stat().st_size} bytes, {hashlib.sha256(stream.read(2**20)).hexdigest()[:16]}"
+
+
+def _may_be_of(path: Path, origin: _Origin) -> bool:
+    """Whether a file is free, EasyEdit's, or measured from `origin`; moments serve the model in another dtype too."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if not any(name.startswith("nse.") for name in data.files):
+                return True
+            found = _Origin(int(data["nse.fingerprint"]), str(data["nse.dtype"]), str(data["nse.text"]))
+    except FileNotFoundError:
+        return True
+    except KeyError:  # of an earlier version, which did not say
+        return False
+    except _UNREADABLE:
+        return True  # reading it says what is wrong
+    same_weights = found.fingerprint == origin.fingerprint or found.dtype != origin.dtype
+    return same_weights and origin.text in (found.text, "")
+
+
+def _easyedit_path(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
     root = Path(hparams.stats_dir).expanduser() if hparams.stats_dir else cache_home() / "stats"
     module = matrix.name.removesuffix(".weight")
     file = Path(f"{corpus_name(hparams)}_stats") / f"{module}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
@@ -77,6 +138,8 @@ def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMa
             raise MomentsError(
                 f"moments has no entry for layer {layer}: measure it with `nse moments`, or pass moments=None."
             )
+        if not isinstance(moments[layer], Tensor):
+            raise MomentsError(f"moments[{layer}] is a {type(moments[layer]).__name__}: give a tensor [f, f].")
         size = matrix.matrix.shape[1]
         if tuple(moments[layer].shape) != (size, size):
             raise MomentsError(
@@ -94,7 +157,7 @@ class _Stored(NamedTuple):
 
 
 def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
-    """What a file holds; None when there is none, or it is of other weights."""
+    """What a file holds; None when there is none."""
     if not path.is_file():
         return None
     remedy = "delete the file to have it measured again"
@@ -102,13 +165,8 @@ def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
         with np.load(path, allow_pickle=False) as data:
             tokens = float(data["mom2.count"])
             total = torch.from_numpy(data["mom2.mom2"])
-            measured_at = int(data["nse.fingerprint"]) if "nse.fingerprint" in data.files else None
-            dtype = str(data["nse.dtype"]) if "nse.dtype" in data.files else None
-    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise MomentsError(f"{path} is not a readable second-moment file ({error}): {remedy}.") from error
-    if measured_at not in (None, fingerprint(matrix.weight.data)) and dtype == str(matrix.weight.dtype):
-        log.warning("%s was measured on other weights of the same name: measuring again.", path)
-        return None
     if not tokens > 0:
         raise MomentsError(f"{path} says it counted {tokens} tokens: {remedy}.")
     try:
@@ -126,8 +184,7 @@ def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparam
             "mom2.count": sums.tokens,
             "mom2.mom2": total,
             "sample_size": hparams.mom2_n_samples,
-            "nse.fingerprint": fingerprint(matrix.weight.data),
-            "nse.dtype": str(matrix.weight.dtype),
+            **{f"nse.{name}": value for name, value in _origin(matrix, hparams)._asdict().items()},
         }
         np.savez(stream, **entries)
 
@@ -136,9 +193,8 @@ def _measure(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: li
     """One pass for all the layers that are missing; kept in a partial file meanwhile, to go on from after a stop."""
     matrices = layout.output_matrices(layers)
     what = {
-        "layers": layers, "corpus": hparams.mom2_dataset, "samples": hparams.mom2_n_samples, "seed": hparams.seed,
-        "tokens_per_batch": hparams.tokens_per_batch,
-        "fingerprints": [fingerprint(matrix.weight.data) for matrix in matrices.values()],
+        "layers": layers, "samples": hparams.mom2_n_samples, "tokens_per_batch": hparams.tokens_per_batch,
+        "origins": [list(_origin(matrix, hparams)) for matrix in matrices.values()],
     }  # fmt: skip
     partial = folder / "nse_partial.safetensors"
     sums = _resume(partial, what)

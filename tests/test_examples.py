@@ -38,7 +38,7 @@ def test_example_runs(example, tmp_path):
     tiny_model("llama", torch.float32).save_pretrained(folder)
     tiny_tokenizer(bos=True).save_pretrained(folder)
     yaml = tmp_path / "tiny.yaml"
-    yaml.write_text(HPARAMS.format(model=folder, batch_size=1 if example == "loaded_model.py" else 2))
+    yaml.write_text(HPARAMS.format(model=folder, batch_size=2))
     arguments = [yaml] if example == "easyedit_from_yaml.py" else [folder, yaml]
     command = [sys.executable, EXAMPLES / example, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)

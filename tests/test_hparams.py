@@ -238,7 +238,7 @@ def test_a_model_nobody_tuned_needs_layers_and_alpha():
         ("v_weight_decay", -1), ("kl_factor", -1), ("max_iterations", 0), ("max_iterations", 2.5),
         ("v_num_grad_steps", 0), ("batch_size", 0), ("mom2_n_samples", 0), ("tokens_per_batch", 0),
         ("seed", "x"), ("seed", -1),
-        ("preset", "papers"), ("rewind", "yes"), ("accumulate", 1), ("fact_token", "last"), ("upper_bound", 1),
+        ("preset", "papers"), ("rewind", "yes"), ("accumulate", 1), ("fact_token", "last"), ("upper_bound", 0),
         ("rewrite_module_tmp", "model.layers.5"), ("rewrite_module_tmp", 5), ("mom2_dtype", "bfloat16"),
         ("mom2_dataset", ""), ("mom2_dataset", None), ("stats_dir", 5), ("alg_name", "MEMIT"),
     ],
@@ -260,3 +260,10 @@ def test_preset_released_makes_one_pass_fewer():
     assert dataclasses.replace(hparams, preset="released").passes == 2
     with pytest.raises(HyperParamsError, match="max_iterations = 1"):
         dataclasses.replace(hparams, preset="released", max_iterations=1)
+
+
+def test_upper_bound_holds_alpha_back_in_preset_released_only() -> None:
+    """In preset paper it plays no part, and a sweep of alpha may pass it."""
+    assert NSEHyperParams.for_model("llama3-8b", alpha=60).upper_bound == 50
+    with pytest.raises(HyperParamsError, match=r"upper_bound = 50.*above alpha = 60"):
+        NSEHyperParams.for_model("llama3-8b", alpha=60, preset="released")

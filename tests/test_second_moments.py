@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -211,14 +212,39 @@ def test_a_nameless_model_has_one_folder_of_its_own_in_the_users_cache(hparams):
     assert moments_file(second, second.output_matrix(1), hparams).parent != folder
 
 
-def test_other_weights_of_the_same_name_are_measured_again(tokenizer, settings, caplog):
-    first = second_moments(named(tiny_model("llama", seed=0), "town-model"), tokenizer, settings)
-    other = tiny_model("llama", seed=1)
-    with caplog.at_level(logging.WARNING):
-        second = second_moments(named(other, "town-model"), tokenizer, settings)
-    assert "measured on other weights of the same name" in caplog.text
-    assert not torch.equal(first[1], second[1])
+def test_other_weights_of_the_same_name_have_their_own_and_leave_the_first_alone(tokenizer, settings, monkeypatch):
+    model, other = tiny_model("llama", seed=0), tiny_model("llama", seed=1)
+    first = second_moments(named(model, "town-model"), tokenizer, settings)
+    second = second_moments(named(other, "town-model"), tokenizer, settings)
     assert relative(second[1], brute_force(other, tokenizer, DOCUMENTS, 1)) <= 1e-6
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
+    for one, expected in ((model, first), (other, second)):
+        assert torch.equal(second_moments(named(one, "town-model"), tokenizer, settings)[1], expected[1])
+
+
+def test_another_text_of_the_same_name_is_another_file(tokenizer, settings, tmp_path):
+    layout = named(tiny_model("llama"), "town-model")
+    first = second_moments(layout, tokenizer, settings)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "town.txt").write_text("The old river is cold.")
+    other = dataclasses.replace(settings, mom2_dataset=str(tmp_path / "other" / "town.txt"))
+    assert not torch.equal(second_moments(layout, tokenizer, other)[1], first[1])
+    assert torch.equal(second_moments(layout, tokenizer, settings)[1], first[1])
+
+
+def test_another_seed_writes_another_text(tokenizer, settings):
+    layout = named(tiny_model("llama"), "town-model")
+    own = dataclasses.replace(settings, mom2_dataset="self", mom2_n_samples=4)
+    first = second_moments(layout, tokenizer, own)
+    assert not torch.equal(second_moments(layout, tokenizer, dataclasses.replace(own, seed=1))[1], first[1])
+
+
+def test_moments_outlive_their_text(tokenizer, settings, text, monkeypatch):
+    layout = named(tiny_model("llama"), "town-model")
+    second_moments(layout, tokenizer, settings)
+    Path(text).unlink()
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
+    second_moments(layout, tokenizer, settings)
 
 
 def test_the_same_model_in_another_precision_reads_them(tokenizer, settings, monkeypatch):
@@ -317,7 +343,7 @@ def test_after_an_interruption_it_goes_on_where_it_was(source, settings, monkeyp
     assert {path.suffix for path in (tmp_path / "stopped").rglob("*") if path.is_file()} == {".npz"}
 
 
-@pytest.mark.parametrize("change", [{"mom2_n_samples": 7}, {"layers": [2, 3]}, {"seed": 1}, "weights", "garbage"])
+@pytest.mark.parametrize("change", [{"mom2_n_samples": 7}, {"layers": [2, 3]}, {"tokens_per_batch": 90}, "weights", "garbage"])
 def test_what_was_begun_otherwise_is_begun_again(change, llama, tokenizer, settings, monkeypatch, tmp_path):
     layout = Layout.of(llama)
     matrices = layout.output_matrices([1, 2])

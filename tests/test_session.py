@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -20,6 +21,7 @@ import nse_plugin.method.multilayer
 import nse_plugin.method.values
 import nse_plugin.session
 from nse_plugin import EditSession, Fact
+from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import OutputMatrix
 from nse_plugin.models.replay import SpanReplay, SuffixReplay
 
@@ -373,3 +375,51 @@ def test_a_session_needs_no_easyedit(tmp_path):
 def test_an_unknown_public_name():
     with pytest.raises(AttributeError, match="no attribute 'Edit'"):
         nse_plugin.Edit  # noqa: B018
+
+
+def test_forgetting_forgets_what_was_protected_before(llama, tokenizer, facts, hparams, templates):
+    """`accumulate: false`, set in mid-session, is as if nothing had been protected."""
+    moments = tiny_moments(llama, [1, 2])
+    session = EditSession(llama, tokenizer, hparams, moments=moments, templates=templates)
+    session.edit(facts[:2])
+    assert session.state.knowledge.count == 2
+    session.hparams = dataclasses.replace(hparams, accumulate=False)
+    other = copy.deepcopy(llama)
+    forgetful = EditSession(other, tokenizer, session.hparams, moments=moments, templates=templates)
+    values = session.values(facts[2:])
+    session.edit_with_values(facts[2:], values)
+    forgetful.edit_with_values(facts[2:], values)
+    for (name, found), expected in zip(llama.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(found, expected), name
+
+
+def test_a_model_whose_dtype_changed_is_noticed(llama, tokenizer, facts, hparams, templates):
+    session = EditSession(llama, tokenizer, hparams, moments=tiny_moments(llama, [1, 2]), templates=templates)
+    session.edit(facts[:1])
+    llama.to(torch.float32)
+    before = [weight.clone() for weight in llama.parameters()]
+    with pytest.raises(ValueError, match=r"torch.float64 when its first round was made and is in torch.float32"):
+        session.edit(facts[1:2])
+    assert all(map(torch.equal, llama.parameters(), before))
+
+
+def test_inference_mode_outside_changes_nothing(llama, tokenizer, facts, hparams, templates):
+    session = EditSession(llama, tokenizer, hparams, moments=tiny_moments(llama, [1, 2]), templates=templates)
+    expected = session.values(facts)
+    with torch.inference_mode():
+        found = session.values(facts)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e6])
+def test_an_update_too_large_for_the_dtype_is_refused_whole(tokenizer, facts, hparams, templates, scale):
+    model = tiny_model("llama", torch.float16)
+    moments = tiny_moments(model, [1, 2])
+    session = EditSession(model, tokenizer, hparams, moments=moments, templates=templates)
+    values = session.values(facts).float() * scale
+    before = [weight.clone() for weight in model.parameters()]
+    with pytest.raises(UpdateError, match=r"torch.float16.*bfloat16 or float32"):
+        session.edit_with_values(facts, values)
+    assert all(map(torch.equal, model.parameters(), before))
+    assert session.state.knowledge.count == 0
+    assert session.state.reports == []

@@ -26,6 +26,8 @@ from nse_plugin.state import EditState
 
 log = logging.getLogger(__name__)
 
+ALG_NAME = "NSE"
+
 _MEASURED_WITH = ("seed", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")
 
 
@@ -79,18 +81,19 @@ class NSE:
             state = state.branched()
         matrices = layout.output_matrices(hparams.layers)
         before = _fingerprints(matrices)
-        originals = {matrix.name: matrix.weight.detach().clone() for matrix in matrices.values()}
+        originals = {
+            matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights
+        }
         standing = state.branched()
         report = EditSession(model, tok, hparams, state=standing).edit(facts)
-        state.templates, state.moments = standing.templates, standing.moments
-        settings = tuple(getattr(hparams, name) for name in _MEASURED_WITH)
+        state.templates, state.moments, state.model = standing.templates, standing.moments, standing.model
         self._rounds[model] = _LastRound(
-            before, _fingerprints(matrices), state, standing, settings, hparams.rewrite_module_tmp
+            before, _fingerprints(matrices), state, standing, _measured_with(hparams), hparams.rewrite_module_tmp
         )
         log.info("NSE: %s", report)
         for row in report.frame[report.frame["status"] != DONE].itertuples():
             log.warning("NSE: fact %s is %s, residual %.4g.", row.case_id, row.status, row.residual)
-        return model, originals if return_orig_weights else {}
+        return model, originals
 
     def state_of(self, model: nn.Module) -> EditState | None:
         """What is remembered of a model, in line with its present weights.
@@ -102,6 +105,12 @@ class NSE:
             return None
         layout = Layout.of(model, last.rewrite_module_tmp)
         return _matching(last, _fingerprints(layout.output_matrices(last.standing.layers)))
+
+    def adopt(self, model: nn.Module, state: EditState, hparams: NSEHyperParams) -> None:
+        """Take a state over for a model whose present weights are those of the state's last round."""
+        layout = Layout.of(model, hparams.rewrite_module_tmp)
+        now = _fingerprints(layout.output_matrices(hparams.layers))
+        self._rounds[model] = _LastRound(now, now, state, state, _measured_with(hparams), hparams.rewrite_module_tmp)
 
     def _state(self, model: nn.Module, layout: Layout, hparams: NSEHyperParams) -> EditState:
         last = self._rounds.get(model)
@@ -121,7 +130,7 @@ class NSE:
                     state.layers, hparams.layers, len(state.reports),
                 )  # fmt: skip
             return EditState.fresh(layout, hparams.layers)
-        if last.measured_with != tuple(getattr(hparams, name) for name in _MEASURED_WITH):
+        if last.measured_with != _measured_with(hparams):
             state.templates = state.moments = None
         return state
 
@@ -137,6 +146,10 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
 
 def _fingerprints(matrices: Mapping[int, OutputMatrix]) -> dict[int, int]:
     return {layer: fingerprint(matrix.weight.data) for layer, matrix in matrices.items()}
+
+
+def _measured_with(hparams: NSEHyperParams) -> tuple[Any, ...]:
+    return tuple(getattr(hparams, name) for name in _MEASURED_WITH)
 
 
 def _matching(last: _LastRound, now: dict[int, int]) -> EditState | None:

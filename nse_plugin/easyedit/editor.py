@@ -6,7 +6,8 @@ import copy
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .register import NAME, register
+from .algorithm import ALG_NAME
+from .register import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hpar
     """
     register()
     hparams = copy.copy(hparams)
-    tokenizer = _ready_to_pad(tokenizer, left=hparams.alg_name == NAME)
+    tokenizer = _ready_to_pad(tokenizer, left=hparams.alg_name == ALG_NAME)
     device = model.device  # as both EasyEdits read it: a GPU by its number
     hparams.device = (device.index or 0) if device.type == "cuda" else device.type
     model_name = hparams.model_name or type(model).__name__

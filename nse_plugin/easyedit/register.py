@@ -8,11 +8,10 @@ import inspect
 from typing import Any
 
 from . import wheel
-from .algorithm import apply_nse_to_model
+from .algorithm import ALG_NAME, apply_nse_to_model
 from .datasets import keep_zsre_subjects
 from .locate import import_easyedit
-
-NAME = "NSE"
+from .requests import checked
 
 
 def register() -> None:
@@ -29,17 +28,19 @@ def register() -> None:
     # by their own names: attribute access meets functions that `from ... import *` put over modules
     editor_module = importlib.import_module("easyeditor.editors.editor")
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
-    if NAME in algorithms:
-        if inspect.unwrap(algorithms[NAME]) == apply_nse_to_model:
+    if ALG_NAME in algorithms:
+        if inspect.unwrap(algorithms[ALG_NAME]) == apply_nse_to_model:
             return
-        raise RuntimeError(f"This EasyEdit already has an algorithm {NAME!r} ({algorithms[NAME]!r}).")
+        raise RuntimeError(f"This EasyEdit already has an algorithm {ALG_NAME!r} ({algorithms[ALG_NAME]!r}).")
 
     if wheel.is_wheel(editor_module):
         wheel.adapt(editor_module)
-        algorithms[NAME] = wheel.restoring_only_when_asked(apply_nse_to_model)
+        algorithms[ALG_NAME] = wheel.restoring_only_when_asked(apply_nse_to_model)
     else:
-        algorithms[NAME] = apply_nse_to_model
+        algorithms[ALG_NAME] = apply_nse_to_model
     _name_the_way_out(editor_module.BaseEditor)
+    for method in ("edit", "batch_edit"):
+        setattr(editor_module.BaseEditor, method, checked(getattr(editor_module.BaseEditor, method)))
     _make_batchable(importlib.import_module("easyeditor.editors.batch_editor").BatchEditor)
     keep_zsre_subjects(importlib.import_module("easyeditor.dataset").ZsreDataset)
 
@@ -47,7 +48,7 @@ def register() -> None:
 def _make_batchable(batch_editor: Any) -> None:
     """`BatchEditor.is_batchable_method` is a fixed list of names: add one."""
     is_batchable = batch_editor.is_batchable_method
-    batch_editor.is_batchable_method = staticmethod(lambda name: name == NAME or is_batchable(name))
+    batch_editor.is_batchable_method = staticmethod(lambda name: name == ALG_NAME or is_batchable(name))
 
 
 def _name_the_way_out(base_editor: Any) -> None:

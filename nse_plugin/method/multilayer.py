@@ -12,7 +12,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.neurons import select_neurons
-from nse_plugin.method.update import solve_update
+from nse_plugin.method.update import UpdateError, solve_update
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
@@ -76,6 +76,8 @@ def edit_layers(
                 passes[going] += 1
                 keys, residual[finite] = _keys_and_residuals(span, values[finite])
     status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
+    sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
+    keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
     return RoundResult(status, residual_before, residual, passes, keys)
 
 
@@ -110,13 +112,24 @@ def _one_pass(
     layers = hparams.layers
     for i, layer in enumerate(layers):
         # Start where the last update was made: what lies below it has not changed.
+        matrix = layout.output_matrix(layer)
         keys, h = span.run(layers[max(i - 1, 0)])
         residuals = (values - h.to(values)) / (len(layers) - i)
+        if not (keys[layer].isfinite().all() and residuals.isfinite().all()):
+            raise UpdateError(
+                f"The model is not finite at layer {layer} after the updates below ({matrix.weight.dtype}): load it in "
+                "bfloat16 or float32, or lower clamp_norm_factor."
+            )
         neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
         protected = knowledge.of(layer, keys[layer])
         weight = hparams.mom2_update_weight
         delta = solve_update(keys[layer], residuals, second_moments[layer], protected, weight, neurons)
-        layout.output_matrix(layer).add_columns(neurons, delta)
+        matrix.add_columns(neurons, delta)
+        if not matrix.matrix[:, neurons].isfinite().all():
+            raise UpdateError(
+                f"The update of layer {layer} is too large for {matrix.weight.dtype}: load the model in bfloat16 or "
+                "float32, or lower clamp_norm_factor."
+            )
 
 
 def _keys_and_residuals(span: FactSpan, values: Tensor) -> tuple[dict[int, Tensor], Tensor]:

@@ -26,12 +26,18 @@ class OriginalWeights:
         """Within, the model computes with the original weights.
 
         The parameters' storage is swapped, nothing is copied or computed: the edited weights come back bit for bit,
-        also after an exception.
+        also after an exception. Raises ValueError when the model's dtype has changed; its device may change.
         """
         edited = {layer: matrices[layer].weight.data for layer in self.tensors}
+        for layer, original in self.tensors.items():
+            if original.dtype != edited[layer].dtype:
+                raise ValueError(
+                    f"The model was in {original.dtype} when its first round was made and is in {edited[layer].dtype} "
+                    "now: put it back, or begin another session on it as it is."
+                )
         try:
             for layer, original in self.tensors.items():
-                matrices[layer].weight.data = original
+                matrices[layer].weight.data = original.to(edited[layer].device)
             yield
         finally:
             for layer, weight in edited.items():

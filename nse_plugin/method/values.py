@@ -36,7 +36,7 @@ def optimize_values(
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
     values: list[Tensor | None] = [None] * len(prompts)
-    with frozen(layout.model), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model):
         for chosen in _batches(prompts, hparams.tokens_per_batch):
             for i, z in zip(chosen, _optimize_batch(layout, [prompts[i] for i in chosen], hparams), strict=True):
                 values[i] = z

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nse_plugin.facts import SLOT
 from nse_plugin.models.frozen import frozen
-from nse_plugin.models.prompts import pad_right
+from nse_plugin.models.prompts import pad_right, without_end
 
 TEMPLATE_OPENINGS = ("The", "Therefore", "Because", "I", "You")
 TEMPLATE_TOKENS = 10  # as the authors' code generates
@@ -20,7 +20,7 @@ TOP_K = 5  # of the most likely tokens, as ROME's generation takes
 
 def context_templates(model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
     """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
-    openings = [tokenizer(opening)["input_ids"] for opening in TEMPLATE_OPENINGS]
+    openings = [without_end(tokenizer, opening) for opening in TEMPLATE_OPENINGS]
     draws = uniform_draws(seed, range(len(openings)), TEMPLATE_TOKENS)
     templates = [SLOT]
     for written in write(model, openings, draws, never=tokenizer.all_special_ids, top_k=TOP_K):
@@ -82,7 +82,7 @@ def write(
 
 def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None) -> Tensor:
     """One token a row, [B]; logits: [B, V], draw: float64 [B]."""
-    logits[:, list(never)] = -torch.inf
+    logits[:, [token for token in never if token < logits.shape[1]]] = -torch.inf  # a pad token may lie beyond
     if top_k is None:
         tokens = None
     else:

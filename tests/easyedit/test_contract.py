@@ -169,3 +169,40 @@ def test_a_bad_fact_leaves_the_model_alone(
         editor_of(tiny_llama).batch_edit(**arguments, sequential_edit=True)
     assert same(edited(tiny_llama), before)
     assert protected(tiny_llama) == 0
+
+
+def test_facts_that_are_not_done_are_told(
+    tiny_llama: Any, editor_of: Use, hparams: NSEHyperParams, capitals: Use, caplog: Any
+) -> None:
+    hparams.alpha = 1e-6
+    with caplog.at_level(logging.WARNING, logger="nse_plugin"):
+        editor_of(tiny_llama).batch_edit(**capitals("France", "Peru"), sequential_edit=True)
+    told = [record.getMessage() for record in caplog.records if "off_target" in record.getMessage()]
+    assert len(told) == 2
+    assert told[1].startswith("NSE: fact 1 is off_target, residual ")
+
+
+def test_other_layers_are_a_fresh_start(
+    tiny_llama: Any, editor_of: Use, hparams: NSEHyperParams, capitals: Use, protected: Use, caplog: Any
+) -> None:
+    editor_of(tiny_llama).batch_edit(**capitals("France", "Peru"), sequential_edit=True)
+    hparams.layers = [hparams.layers[-1]]
+    with caplog.at_level(logging.WARNING, logger="nse_plugin"):
+        editor_of(tiny_llama).batch_edit(**capitals("Italy"), sequential_edit=True)
+    assert "layers changed from" in caplog.text
+    assert protected(tiny_llama) == 1
+
+
+def test_another_seed_writes_other_contexts(
+    tiny_llama: Any, editor_of: Use, hparams: NSEHyperParams, capitals: Use
+) -> None:
+    editor_of(tiny_llama).batch_edit(**capitals("France"), sequential_edit=True)
+    first = nse.state_of(tiny_llama)
+    assert first is not None
+    templates = first.templates
+    hparams.seed += 1
+    editor_of(tiny_llama).batch_edit(**capitals("Peru"), sequential_edit=True)
+    state = nse.state_of(tiny_llama)
+    assert state is not None
+    assert state.templates != templates
+    assert len(state.reports) == 2

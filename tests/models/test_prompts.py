@@ -176,6 +176,12 @@ def test_text_the_tokenizer_drops(subject, target):
         encode_fact(tokenizer, Fact("{} is", subject, target), ["{}"])
 
 
+def test_a_space_does_not_make_another_prompt():
+    asked = [Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is ", "France ", "Rome")]
+    with pytest.raises(FactError, match=r"different targets, 'Lyon' and 'Rome'"):
+        check_round(asked)
+
+
 def test_a_round_asks_one_thing_of_a_prompt(facts):
     lyon, rome = Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is", "France", "Rome")
     check_round([*facts, *facts])

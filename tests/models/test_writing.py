@@ -36,3 +36,10 @@ def test_a_draw_depends_on_seed_and_place_only() -> None:
     assert torch.equal(uniform_draws(0, range(4), 3), draws[:, :3])
     assert not torch.equal(uniform_draws(1, range(4), 6), draws)
     assert ((draws >= 0) & (draws < 1)).all()
+
+
+def test_a_token_beyond_the_vocabulary_cannot_be_drawn_anyway() -> None:
+    """As of a pad token that was added without resizing the embeddings."""
+    model, draws = tiny_model("llama"), uniform_draws(0, [0], 4)
+    beyond = model.config.vocab_size
+    assert write(model, ROWS[:1], draws, never=[0, beyond]) == write(model, ROWS[:1], draws, never=[0])
