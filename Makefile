@@ -4,10 +4,17 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-old lint clean
+.PHONY: demo compare mend test test-old lint clean
 
 demo: .venv/installed
 	.venv/bin/nse demo
+
+# Seven methods, 20 of the demo's facts in rounds of 5. MEND needs its archive first: make mend.
+compare: .venv/installed
+	.venv/bin/nse compare data=demo facts=20 round=5 checkpoints=[10]
+
+mend: .venv/installed
+	.venv/bin/nse train-mend --model smollm2-135m --data demo --skip 20 --train 35 --val 5
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile

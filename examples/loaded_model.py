@@ -11,7 +11,7 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nse_plugin import NSEHyperParams, make_editor
-from nse_plugin.demo.model import embedded_model
+from nse_plugin.models.embedded import embedded_model
 
 if len(sys.argv) > 1:
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1])

@@ -10,7 +10,7 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nse_plugin import EditSession, Fact, NSEHyperParams
-from nse_plugin.demo.model import embedded_model
+from nse_plugin.models.embedded import embedded_model
 
 if len(sys.argv) > 1:
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1])

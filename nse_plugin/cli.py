@@ -10,7 +10,6 @@ from typing import Any
 
 from nse_plugin.hparams import NSEHyperParams
 
-
 DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
 
 
@@ -45,11 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     moments = commands.add_parser("moments", help="measure the second moments of a model, as EasyEdit's npz files")
-    moments.add_argument("--model", required=True, help="folder or hub name of a transformers causal language model")
+    moments.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
     moments.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     moments.add_argument("--layers", help="layers to measure, e.g. 4,5,6,7,8; default: those of the hyperparameters")
     moments.add_argument("--text", help="'self', 'wikipedia', or a .txt, .jsonl, .parquet file; default: mom2_dataset")
-    moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write (mom2_n_samples)")
+    moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write")
     moments.add_argument("--stats-dir", help="where the files go; default: stats_dir, or the user's cache")
     moments.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
     dtypes = ("float32", "float64", "bfloat16", "float16")
@@ -59,7 +58,37 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
     compare.add_argument("--skip-bad", action="store_true")  # for data.skip_bad=true
     compare.set_defaults(run=_compare)
+
+    mend = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
+    mend.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
+    mend.add_argument("--source", help="folder or hub name of that model; default: where `nse compare` takes it from")
+    mend.add_argument("--data", default="counterfact", help="facts to learn from: a file or a known name (%(default)s)")
+    mend.add_argument("--skip", type=int, default=2000, help="first facts left out, to be edited later (%(default)s)")
+    mend.add_argument("--train", type=int, default=500, help="facts to learn from (%(default)s)")
+    mend.add_argument("--val", type=int, default=20, help="facts that say which step was best (%(default)s)")
+    mend.add_argument("--steps", type=int, help="default: max_iters of the hyperparameters")
+    mend.add_argument("--out", type=Path, help="the archive; default: where MEND's hyperparameters look for it")
+    mend.set_defaults(run=_train_mend)
     return parser
+
+
+def _train_mend(arguments: argparse.Namespace) -> None:
+    from nse_plugin.datasets import load_facts
+    from nse_plugin.easyedit.mend import train_mend
+    from nse_plugin.easyedit.method_hparams import load_hparams, preset_path
+    from nse_plugin.experiments.comparison import configured_model
+    from nse_plugin.models.loading import load
+
+    preset = preset_path("MEND", arguments.model)
+    count = arguments.skip + arguments.train + arguments.val
+    facts = load_facts(arguments.data, limit=count).facts[arguments.skip :]
+    choice = configured_model(arguments.model)
+    model, tokenizer = load(arguments.source or choice.source, choice.dtype, choice.device)
+    hparams = load_hparams("MEND", preset, {}, model)
+    trained = train_mend(
+        model, tokenizer, facts[: arguments.train], facts[arguments.train :], hparams, arguments.out, arguments.steps
+    )
+    print(trained)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -113,10 +142,13 @@ def _numbers(layers: str) -> list[int]:
 def _moments_hparams(arguments: argparse.Namespace, model: object) -> NSEHyperParams:
     from nse_plugin.corpora import SELF_WRITTEN
 
+    samples = arguments.samples
+    if samples is None and arguments.text not in (None, SELF_WRITTEN):
+        samples = DOCUMENTS
     chosen = {
         "layers": _numbers(arguments.layers) if arguments.layers else None,
         "mom2_dataset": arguments.text,
-        "mom2_n_samples": arguments.samples or (DOCUMENTS if arguments.text not in (None, SELF_WRITTEN) else None),
+        "mom2_n_samples": samples,
         "stats_dir": arguments.stats_dir,
     }
     given = {name: value for name, value in chosen.items() if value is not None}

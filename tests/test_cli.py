@@ -43,8 +43,11 @@ def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, cap
     text.write_text("The river runs through the old town because of rain.\n" * 30)
     config.write_text(f"layers: [0, 3]\nalpha: 1\nstats_dir: {tmp_path}/stats\nmom2_n_samples: 20\n")
     assert main(["moments", "--model", saved, "--hparams", str(config), "--text", str(text)]) == 0
-    printed = [Path(line) for line in capsys.readouterr().out.split()]
+    said = capsys.readouterr()
+    printed = [Path(line) for line in said.out.split()]
     assert [path.parent.name for path in printed] == ["river_stats"] * 2
+    assert all(path.stem.endswith("_mom2_100000") for path in printed)  # the whole of it, as EasyEdit's
+    assert f"mom2_dataset: {text}, mom2_n_samples: 100000" in said.err
     assert [path.name.split(".")[2] for path in printed] == ["0", "3"]
     assert all(path.is_file() for path in printed)
 
@@ -60,7 +63,7 @@ def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, cap
         ({"--samples": "0"}, ["mom2_n_samples = 0"]),
         ({"--text": "a.pdf"}, ["mom2_dataset = 'a.pdf'", ".parquet"]),
         ({"--hparams": "llama3-8"}, ["'llama3-8'", "did you mean 'llama3-8b'"]),
-        ({"--device": "cuda:0"}, ["cuda:0", "use --device cpu"]),
+        ({"--device": "cuda:0"}, ["device cuda:0", "no CUDA", "use cpu"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -13,6 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # What each example prints when it did its work.
 SAYS = {
+    "compare_baselines.py": "efficacy",
     "easyedit_from_yaml.py": "Marie Curie was born in London: accuracy",
     "loaded_model.py": "accuracy on the new target: before",
     "session_without_easyedit.py": "1 facts:",
@@ -39,7 +40,9 @@ def test_example_runs(example, tmp_path):
     tiny_tokenizer(bos=True).save_pretrained(folder)
     yaml = tmp_path / "tiny.yaml"
     yaml.write_text(HPARAMS.format(model=folder, batch_size=2))
-    arguments = [yaml] if example == "easyedit_from_yaml.py" else [folder, yaml]
+    compared = [f"model.source={folder}", "methods=[NSE]", f"methods.NSE.preset={yaml}", "facts=2", "round=2"]
+    own = {"easyedit_from_yaml.py": [yaml], "compare_baselines.py": compared}
+    arguments = own.get(example, [folder, yaml])
     command = [sys.executable, EXAMPLES / example, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -343,7 +343,9 @@ def test_after_an_interruption_it_goes_on_where_it_was(source, settings, monkeyp
     assert {path.suffix for path in (tmp_path / "stopped").rglob("*") if path.is_file()} == {".npz"}
 
 
-@pytest.mark.parametrize("change", [{"mom2_n_samples": 7}, {"layers": [2, 3]}, {"tokens_per_batch": 90}, "weights", "garbage"])
+@pytest.mark.parametrize(
+    "change", [{"mom2_n_samples": 7}, {"layers": [2, 3]}, {"tokens_per_batch": 90}, "weights", "garbage"]
+)
 def test_what_was_begun_otherwise_is_begun_again(change, llama, tokenizer, settings, monkeypatch, tmp_path):
     layout = Layout.of(llama)
     matrices = layout.output_matrices([1, 2])

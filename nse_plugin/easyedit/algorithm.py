@@ -81,9 +81,7 @@ class NSE:
             state = state.branched()
         matrices = layout.output_matrices(hparams.layers)
         before = _fingerprints(matrices)
-        originals = {
-            matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights
-        }
+        originals = {matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights}
         standing = state.branched()
         report = EditSession(model, tok, hparams, state=standing).edit(facts)
         state.templates, state.moments, state.model = standing.templates, standing.moments, standing.model

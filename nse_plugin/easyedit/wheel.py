@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 Method = Callable[..., Any]
@@ -193,3 +195,44 @@ class _DeviceName(TorchFunctionMode):
 
     def _read(self, value: Any) -> Any:
         return self.device if isinstance(value, str) and value == self.name else value
+
+
+@contextlib.contextmanager
+def layers_in_tuples(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, the wheel's `Trace` shows the decoder layers' outputs as tuples.
+
+    Its MEMIT takes `output[0]` for the hidden states [B, S, d]. That is how decoder layers returned them until
+    transformers 4.53; since then they return the hidden states themselves, and `[0]` would be the first row.
+    """
+    nethook: Any = importlib.import_module("easyeditor.util.nethook")
+    own, decoder_layers = nethook.Trace, set(layers)
+
+    class Trace(own):  # type: ignore[misc,valid-type]
+        def __init__(self, module: nn.Module, layer: str, *args: Any, edit_output: Any = None, **kwargs: Any) -> None:
+            self._wraps = module.get_submodule(layer) in decoder_layers
+            if edit_output is not None and self._wraps:
+                edit_output = self._in_tuple(edit_output)
+            super().__init__(module, layer, *args, edit_output=edit_output, **kwargs)
+
+        @staticmethod
+        def _in_tuple(edit: Callable[..., Any]) -> Callable[..., Any]:
+            def edited(output: Any, layer: str) -> Any:
+                wrapped = (output,) if isinstance(output, torch.Tensor) else output
+                done = nethook.invoke_with_optional_args(edit, output=wrapped, layer=layer)
+                return done[0] if wrapped is not output else done
+
+            return edited
+
+        @property
+        def output(self) -> Any:
+            return (self._output,) if self._wraps and isinstance(self._output, torch.Tensor) else self._output
+
+        @output.setter
+        def output(self, output: Any) -> None:
+            self._output = output
+
+    nethook.Trace = Trace
+    try:
+        yield
+    finally:
+        nethook.Trace = own

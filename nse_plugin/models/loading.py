@@ -1,4 +1,4 @@
-"""Load a transformers causal language model and its tokenizer, from a folder or the hub."""
+"""Load a transformers causal language model and its tokenizer: from a folder, the hub, or the embedded one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from typing import Any
 
 import torch
 
+from nse_plugin.models.embedded import embedded_model, embedded_model_folder
+
+EMBEDDED = "embedded"
+
 
 def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer.
 
-    source: a folder or a hub name. dtype, device: as torch names them. Raises ValueError for a CUDA that is not there,
-    OSError for a source that transformers cannot read.
+    source: a folder, a hub name, or `embedded` for the SmolLM2-135M of `embedded_model`. dtype, device: as torch names
+    them. Raises ValueError for a CUDA that is not there, OSError for a source that transformers cannot read,
+    EmbeddedModelError.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")
+    if source == EMBEDDED:
+        embedded_model()  # converts it where that was not done yet
+        source = str(embedded_model_folder())
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     return model.to(device).eval(), AutoTokenizer.from_pretrained(source)

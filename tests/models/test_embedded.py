@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nse_plugin.demo import model as embedded
-from nse_plugin.demo.model import EmbeddedModelError, embedded_model, embedded_model_folder
+from nse_plugin.models import embedded
+from nse_plugin.models.embedded import EmbeddedModelError, embedded_model, embedded_model_folder
 
 try:
     importlib.metadata.distribution(embedded.PACKAGE)

@@ -1,0 +1,1 @@
+"""Methods of the comparison that the EasyEdit at hand lacks, written from their papers."""

@@ -1,0 +1,126 @@
+"""The hyperparameters of EasyEdit's algorithms, from YAML files in the form of EasyEdit's main.
+
+One file serves main and the wheel of 2023, whose dataclasses differ in a few fields; and a mistake in it is one clear
+sentence, where EasyEdit has a TypeError or nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+import nse_plugin
+from nse_plugin.baselines import grace
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+
+from .locate import import_easyedit
+
+# Fields that main has and the wheel lacks: what the wheel does is the value here (None: any will do).
+_MAIN_ONLY: dict[str, Any] = {"objective_optimization": "prompt_last", "fp16": None, "max_output_length": None}
+_WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
+
+
+def preset_path(method: str, model_name: str) -> Path:
+    """The file hparams/<method>/<model_name>.yaml that comes with this package.
+
+    method: a folder's name, "FT-L". Raises HyperParamsError when there is none; the message says which there are.
+    """
+    here = Path(nse_plugin.__file__).resolve().parent
+    roots = [root for root in (here / "presets", here.parent / "hparams") if root.is_dir()]  # in a wheel, in a checkout
+    for root in roots:
+        if (root / method / f"{model_name}.yaml").is_file():
+            return root / method / f"{model_name}.yaml"
+    methods = sorted({folder.name for root in roots for folder in root.iterdir() if any(folder.glob("*.yaml"))})
+    if method not in methods:
+        raise HyperParamsError(f"No presets for method {method!r}: {_nearest(method, methods)}")
+    models = sorted({file.stem for root in roots for file in (root / method).glob("*.yaml")})
+    raise HyperParamsError(f"No {method} preset for model {model_name!r}: {_nearest(model_name, models)}")
+
+
+def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
+    """The dataclass that `alg_name` takes, from a YAML file, `overrides` on top, for a loaded model.
+
+    `device` becomes the model's; `model_name` stays the file's, because EasyEdit searches it for words, and a folder's
+    name may hold any. A field that only the other EasyEdit has is dropped or filled.
+    Raises HyperParamsError for a file that is missing or unreadable, and a field that is unknown or missing;
+    ImportError when there is no EasyEdit.
+    """
+    path = Path(path)
+    device = next(model.parameters()).device
+    ours = {**overrides, "device": (device.index or 0) if device.type == "cuda" else device.type}
+    if alg_name == "NSE":
+        return dataclasses.replace(NSEHyperParams.from_hparams(path), **_fitting(NSEHyperParams, ours, whole=False))
+    if not path.is_file():
+        raise HyperParamsError(f"No hyperparameter file {str(path)!r}: give the path of a YAML file.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise HyperParamsError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise HyperParamsError(f"{path} holds no mapping: write one 'field: value' a line.")
+    told = config.get("alg_name")
+    if told != alg_name:
+        raise HyperParamsError(f"{path}: alg_name is {told!r}: use a file for {alg_name}.")
+    cls = _class_of(alg_name)
+    try:
+        return cls(**_fitting(cls, {name: _plain(value) for name, value in {**config, **ours}.items()}))
+    except HyperParamsError as error:
+        raise HyperParamsError(f"{path}: {error}") from error
+
+
+def _class_of(alg_name: str) -> Any:
+    """An algorithm's dataclass: those in EasyEdit's registry module are called MEMITHyperParams, SERACHparams, ..."""
+    import_easyedit()
+    registry = vars(importlib.import_module("easyeditor.util.alg_dict"))
+    wanted = _letters(alg_name)
+    for name, found in registry.items():
+        if isinstance(found, type) and _letters(name) in (f"{wanted}hyperparams", f"{wanted}hparams"):
+            return found
+    if alg_name == "GRACE":
+        return grace.GRACEHyperParams
+    raise HyperParamsError(f"alg_name = {alg_name!r}: this EasyEdit has no hyperparameters of that name.")
+
+
+def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, Any]:
+    """The configuration with the fields that the class has, no more and, if it shall be `whole`, no fewer."""
+    specs = {spec.name: spec for spec in dataclasses.fields(cls)}
+    for name, source in _WHEEL_ONLY.items():
+        if name in specs and source in config:
+            config.setdefault(name, config[source])
+    for name in [name for name in config if name not in specs]:
+        if name not in _MAIN_ONLY and name not in _WHEEL_ONLY:
+            raise HyperParamsError(f"Unknown hyperparameter {name!r}: {_nearest(name, list(specs))}")
+        value, right = config.pop(name), _MAIN_ONLY.get(name)
+        if right is not None and value != right:
+            raise HyperParamsError(f"{name} = {value!r} cannot be used: this EasyEdit knows {right!r} only.")
+    for name, spec in specs.items():
+        if whole and spec.default is spec.default_factory is dataclasses.MISSING and name not in config:
+            raise HyperParamsError(f"{name} is missing: no value of it suits every model, so give one.")
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """YAML 1.1 reads 5e-4 as a string."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}."

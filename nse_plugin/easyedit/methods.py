@@ -1,0 +1,460 @@
+"""Any of EasyEdit's algorithms on one loaded model, round after round, called through its `ALG_DICT`.
+
+EasyEdit's editors run an algorithm once, on a model they load themselves, and leave behind what it left behind. A
+comparison needs more: the same model before every method, each method's memory its own, a round that can be repeated
+to the bit, and a sequence that can go on from a file. So around every call:
+
+- the model's flags and the generators of random numbers are as before afterwards, and seeded within;
+- what the algorithm keeps in module globals (context templates, covariances) belongs to one `Method`;
+- second moments are NSE's (`nse_plugin.second_moments`), measured on the unedited model: no Wikipedia, one pass;
+- context templates are sampled by `nse_plugin.models.writing`: EasyEdit's sampler passes the wrong attention mask to a
+  current transformers;
+- what the algorithm prints goes to the log, at DEBUG.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from copy import deepcopy
+from difflib import get_close_matches
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.baselines import grace
+from nse_plugin.baselines.register import register_missing
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.update import UpdateError
+from nse_plugin.models.fingerprint import fingerprint
+from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.moments import MomentsError
+from nse_plugin.models.writing import uniform_draws, write
+from nse_plugin.second_moments import second_moments
+from nse_plugin.state import EditState
+
+from . import wheel
+from .algorithm import ALG_NAME as NSE
+from .algorithm import nse
+from .mend import ArchiveError, apply_mend_to_model
+from .method_hparams import load_hparams, preset_path
+from .register import register
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Method", "MethodError", "available_algorithms", "is_available", "load_hparams", "preset_path"]
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
+_VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
+_MEMORIES = ("CONTEXT_TEMPLATES_CACHE", "COV_CACHE", "inv_mom2_cache")  # module globals
+_SAID_CLEARLY = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
+
+
+class MethodError(RuntimeError):
+    """An algorithm that EasyEdit does not have, that failed, or that cannot go on; the message says which and where."""
+
+
+def available_algorithms() -> list[str]:
+    """The names that EasyEdit's `ALG_DICT` knows, NSE and the baselines that EasyEdit lacks among them.
+
+    Raises ImportError when there is no EasyEdit.
+    """
+    return sorted(_algorithms())
+
+
+def is_available(alg_name: str) -> bool:
+    """Whether the EasyEdit at hand has an algorithm of this name."""
+    return alg_name in _algorithms()
+
+
+class Method:
+    """One EasyEdit algorithm on one loaded model.
+
+    model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any
+    padding state; it is not touched. alg_name: a name in EasyEdit's `ALG_DICT`. hparams: what `load_hparams` returned.
+
+    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be told apart, "values" (z or v),
+    "moments" (second moments found or measured) and "update" (the rest).
+
+    Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any) -> None:
+        algorithms = _algorithms()
+        if alg_name not in algorithms:
+            near = get_close_matches(alg_name, algorithms, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(algorithms))}."
+            raise MethodError(f"alg_name = {alg_name!r}: this EasyEdit has no such algorithm; {hint}")
+        self.model, self.alg_name, self.hparams = model, alg_name, hparams
+        self.seconds: dict[str, float] = {"edit": 0.0}
+        self._apply = algorithms[alg_name]
+        self._tokenizer = _ready_to_pad(tokenizer, alg_name)
+        self._modules = _modules_of(self._apply)
+        self._memories: dict[tuple[str, str], Any] = {}
+        self._moments: dict[str, Tensor] | None = None  # by module name
+        self._unedited = _fingerprints(model)
+
+    def edit(self, facts: Sequence[Fact]) -> pandas.DataFrame:
+        """Write one round of facts into the model, in place: in one call where EasyEdit has the algorithm down as
+        batchable, else one by one.
+
+        Returns a row per fact: case_id (its place in the round where it has none), status and residual (both NSE's;
+        else "done" and NaN).
+        Raises MethodError when the algorithm fails, and what this package raises for facts, second moments or an
+        archive that cannot be used. The model is then to be thrown away, but for NSE.
+        """
+        import pandas
+
+        if not facts:
+            raise FactError("facts is empty: a round needs at least one.")
+        started = time.monotonic()
+        self._prepare()
+        with self._at_work():
+            for chunk in [facts] if self._batchable else [[fact] for fact in facts]:
+                self._call([_request(fact, self.hparams) for fact in chunk])
+        self._count(time.monotonic() - started)
+        if self.alg_name == NSE:
+            return self._nse_state().reports[-1].frame[["case_id", "status", "residual"]]
+        names = [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)]
+        return pandas.DataFrame({"case_id": names, "status": "done", "residual": float("nan")})
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Everything beyond the unedited model that going on needs: the changed parameters as "weights.<name>", and
+        the algorithm's own under "nse." or "grace.".
+
+        None: the algorithm keeps what cannot be saved from here, so it cannot go on from a file.
+        """
+        parameters = dict(self.model.named_parameters())
+        if parameters.keys() != self._unedited.keys():
+            return None
+        own = self._own_state()
+        if own is None:
+            return None
+        now = _fingerprints(self.model)
+        changed = {name: parameters[name] for name in now if now[name] != self._unedited[name]}
+        return {**{f"weights.{name}": weight.detach().clone() for name, weight in changed.items()}, **own}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Bring a new Method on an unedited model to where `state()` was taken. What it then writes is, to the bit,
+        what it would have written without the stop.
+
+        Raises MethodError when the model has been edited already, or is not the one the state was taken of.
+        """
+        parameters = dict(self.model.named_parameters())
+        weights = {name.removeprefix("weights."): saved for name, saved in state.items() if name.startswith("weights.")}
+        if _fingerprints(self.model) != self._unedited:
+            raise MethodError(f"{self.alg_name} cannot resume on an edited model: load the model anew.")
+        for name, saved in weights.items():
+            if name not in parameters or parameters[name].shape != saved.shape:
+                raise MethodError(
+                    f"{self.alg_name}: the state has {name} {tuple(saved.shape)}, and this model has not."
+                )
+        self._prepare()
+        resumed = EditState.fresh(*self._edited_by_nse()) if self.alg_name == NSE else None
+        with torch.no_grad():
+            for name, saved in weights.items():
+                parameters[name].copy_(saved)
+        if resumed is not None:
+            resumed.knowledge = Knowledge({int(layer): keys for layer, keys in _under("nse.keys.", state).items()})
+            nse.adopt(self.model, resumed, self.hparams)
+        codebook = _under("grace.", state)
+        if codebook:
+            grace.resume(self.model, self.hparams, codebook)
+
+    # -- one call ----------------------------------------------------------------------------------------------
+
+    @property
+    def _batchable(self) -> bool:
+        batch_editor = importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
+        return bool(batch_editor.is_batchable_method(self.alg_name))
+
+    def _call(self, requests: list[dict[str, Any]]) -> None:
+        try:
+            edited, _ = self._apply(
+                self.model,
+                self._tokenizer,
+                requests,
+                self.hparams,
+                copy=False,
+                return_orig_weights=True,
+                keep_original_weight=False,
+            )
+        except _SAID_CLEARLY:
+            raise
+        except Exception as error:
+            what = f"{requests[0]['prompt']!r}" + (f" and {len(requests) - 1} more" if len(requests) > 1 else "")
+            raise MethodError(f"{self.alg_name} failed on {what}: {type(error).__name__}: {error}") from error
+        if edited is not self.model:
+            raise MethodError(
+                f"{self.alg_name} hands back a {type(edited).__name__} in place of the model it was given: it cannot "
+                "be run round after round here."
+            )
+
+    def _count(self, seconds: float) -> None:
+        """Add a round's time, and what its parts leave of it to the update."""
+        self.seconds["edit"] += seconds
+        if self.alg_name == NSE:
+            for part, taken in self._nse_state().reports[-1].seconds.items():
+                self._add(part, taken)
+        elif "values" in self.seconds:
+            parts = self.seconds["values"] + self.seconds.get("moments", 0.0)
+            self.seconds["update"] = self.seconds["edit"] - parts
+
+    def _add(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def _prepare(self) -> None:
+        """What must be done on the unedited model: once, before the first edit or the resumed weights."""
+        if self._moments is not None:
+            return
+        self._moments = self._measured()
+        with self._at_work():
+            for module in self._modules:
+                if hasattr(module, "get_context_templates") and hasattr(module, "CONTEXT_TEMPLATES_CACHE"):
+                    lengths = getattr(self.hparams, "context_template_length_params", None)
+                    arguments = [] if lengths is None else [lengths]
+                    module.get_context_templates(self.model, self._tokenizer, *arguments)
+
+    def _measured(self) -> dict[str, Tensor]:
+        """Second moments of the layers to be edited, by module name; none for an algorithm that asks for none."""
+        hparams = self.hparams
+        if self.alg_name == NSE or not hasattr(hparams, "mom2_dataset"):
+            return {}
+        if self.alg_name == "ROME" and not hparams.mom2_adjustment:
+            return {}
+        started = time.monotonic()
+        wanted = {
+            name: getattr(hparams, name) for name in ("mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")
+        }
+        layout = Layout.of(self.model, hparams.rewrite_module_tmp)
+        # alpha: any will do, no second moment depends on it
+        measuring = NSEHyperParams.for_model(
+            self.model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, **wanted
+        )
+        moments = second_moments(layout, self._tokenizer, measuring)
+        self._add("moments", time.monotonic() - started)
+        return {layout.output_matrix(layer).name.removesuffix(".weight"): moment for layer, moment in moments.items()}
+
+    # -- the scope of a call -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Within, everything is as the algorithm needs it; afterwards as it was, but for the edit."""
+        seed = int(getattr(self.hparams, "seed", 0))
+        with ExitStack() as stack:
+            stack.enter_context(_undisturbed(self.model))
+            stack.enter_context(_seeded(seed, self.model))
+            stack.enter_context(redirect_stdout(_ToLog()))
+            stack.enter_context(self._own_memories())
+            if wheel.is_wheel(importlib.import_module("easyeditor.editors.editor")):
+                stack.enter_context(wheel._device_meant(self.hparams))
+                stack.enter_context(wheel.layers_in_tuples(Layout.of(self.model).layers))
+            for module in self._modules:
+                for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", _writer(seed))):
+                    if hasattr(module, name):
+                        stack.enter_context(_replaced(module, name, ours))
+                for name in _VALUE_STEPS:
+                    step = getattr(module, name, None)
+                    if callable(step) and module.__name__ == inspect.unwrap(self._apply).__module__:
+                        stack.enter_context(_replaced(module, name, self._timed(step, "values")))
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    @contextmanager
+    def _own_memories(self) -> Iterator[None]:
+        """Within, the algorithm's module globals are this Method's; nobody else meets them."""
+        others = {
+            (module.__name__, name): getattr(module, name)
+            for module in self._modules
+            for name in _MEMORIES
+            if hasattr(module, name)
+        }
+        for place, other in others.items():
+            setattr(sys.modules[place[0]], place[1], self._memories.get(place, {} if isinstance(other, dict) else None))
+        try:
+            yield
+        finally:
+            for (module_name, name), other in others.items():
+                self._memories[module_name, name] = getattr(sys.modules[module_name], name)
+                setattr(sys.modules[module_name], name, other)
+
+    def _layer_stats(self, model: nn.Module, tok: Any, layer_name: str, *_: Any, **__: Any) -> SimpleNamespace:
+        """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
+        assert self._moments is not None
+        moment = self._moments[layer_name]
+        return SimpleNamespace(mom2=SimpleNamespace(moment=lambda: moment))
+
+    def _timed(self, step: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return step(*args, **kwargs)
+            finally:
+                self._add(part, time.monotonic() - started)
+
+        return timed
+
+    # -- what a state holds beside the weights -----------------------------------------------------------------
+
+    def _own_state(self) -> dict[str, Tensor] | None:
+        if self.alg_name in WEIGHTS_ALONE:
+            return {}
+        if self.alg_name == NSE:
+            state = nse.state_of(self.model)
+            keys = {} if state is None else state.knowledge.keys
+            return {f"nse.keys.{layer}": tensor.clone() for layer, tensor in keys.items()}
+        if self._apply is grace.apply_grace_to_model:
+            codebook = grace.codebook_of(self.model)
+            entries = {} if codebook is None else codebook.tensors()
+            return {f"grace.{name}": tensor.clone() for name, tensor in entries.items()}
+        return None
+
+    def _nse_state(self) -> EditState:
+        state = nse.state_of(self.model)
+        assert state is not None
+        return state
+
+    def _edited_by_nse(self) -> tuple[Layout, list[int]]:
+        return Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers
+
+
+def _algorithms() -> dict[str, Any]:
+    """EasyEdit's registry, with NSE, what it lacks, and a MEND that takes a model of any name."""
+    register()
+    algorithms: dict[str, Any] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    register_missing(algorithms)
+    algorithms["MEND"] = apply_mend_to_model
+    return algorithms
+
+
+def _modules_of(algorithm: Any) -> list[ModuleType]:
+    """The modules of EasyEdit that an algorithm is made of; none for those of this package."""
+    package = inspect.unwrap(algorithm).__module__.rpartition(".")[0]
+    if not package.startswith("easyeditor.models."):
+        return []
+    return [module for name, module in sys.modules.items() if name.startswith(f"{package}.")]
+
+
+def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
+    """A fact as EasyEdit's editors hand it to an algorithm.
+
+    Algorithms that look the subject up put a `{}` in its place themselves, in every place it occurs: they are given
+    the prompt with its one `{}`, which all of them take.
+    """
+    request: dict[str, Any] = {
+        "prompt": fact.prompt if hasattr(hparams, "fact_token") else fact.text,
+        "subject": fact.subject,
+        "target_new": fact.target_new.strip(),
+        "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
+    }
+    return request if fact.case_id is None else {**request, "case_id": fact.case_id}
+
+
+def _ready_to_pad(tokenizer: Any, alg_name: str) -> Any:
+    """A copy that pads on the right, as ROME, MEMIT and FT count positions."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if alg_name == "FT":
+        # Of the targets' tokens FT leaves out those that are "unknown": for GPT-2, where it was written, the padding.
+        # Make that so for others, and for a BOS in front of the target too.
+        first = tokenizer("a")["input_ids"][0]
+        if first == tokenizer.bos_token_id:
+            tokenizer.pad_token = tokenizer.bos_token
+        tokenizer.unk_token = tokenizer.pad_token
+    return tokenizer
+
+
+def _writer(seed: int) -> Callable[..., list[str]]:
+    """EasyEdit's `generate_fast`, with the same meaning of its arguments."""
+
+    def generate(
+        model: nn.Module,
+        tok: Any,
+        prompts: Sequence[str],
+        n_gen_per_prompt: int = 1,
+        top_k: int = 5,
+        max_out_len: int = 200,
+    ) -> list[str]:
+        rows = [tok(prompt)["input_ids"] for prompt in prompts for _ in range(n_gen_per_prompt)]
+        # texts of different length shall not begin alike
+        draws = uniform_draws(seed, (1000 * max_out_len + row for row in range(len(rows))), max_out_len - 1)
+        texts = write(model, rows, draws, never=tok.all_special_ids, top_k=top_k)
+        return [" ".join(tok.decode(row[:max_out_len], skip_special_tokens=True).split()) for row in texts]
+
+    return generate
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within. Afterwards it, and what asks for gradients, is as before; new gradients are dropped."""
+    training = [module for module in model.modules() if module.training]
+    asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for parameter, (had, gradient) in asked.items():
+            parameter.requires_grad_(had)
+            parameter.grad = gradient
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
+    """Python's, numpy's and torch's generators start from `seed`, and return to where they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    own = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+class _ToLog(io.TextIOBase):
+    """Standard output, to the log."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("%s", text.rstrip())
+        return len(text)
+
+
+def _fingerprints(model: nn.Module) -> dict[str, int]:
+    return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

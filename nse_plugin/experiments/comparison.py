@@ -1,0 +1,193 @@
+"""`nse compare`: every method on the same facts, in the same rounds, measured on the final model.
+
+The parent process loads no model: it checks the plan, starts a worker process for each method, shows how far they are,
+and puts their records together. Whatever is interrupted goes on from its last checkpoint when the same command is given
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from queue import Queue
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nse_plugin.datasets import load_facts
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan
+from nse_plugin.experiments.report import show_table, write_report
+from nse_plugin.experiments.results import record_of, write_run, write_tables
+from nse_plugin.experiments.worker import PLAN
+from nse_plugin.home import written_whole
+
+CONF = "nse_plugin.experiments.conf"
+
+
+def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
+    """Run a comparison from Python; `overrides` are those of the command line, e.g. "methods=[NSE,MEMIT]", "facts=20".
+
+    Returns summary.csv's frame: columns method, edits, metric, value. Raises what `run` raises.
+    """
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module(CONF, version_base="1.3"):
+        config = compose("compare", list(overrides))
+    return run(plan_of(config), console)
+
+
+def plan_of(config: DictConfig) -> Plan:
+    """The plan in a composed hydra configuration. Raises PlanError."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return Plan.from_config({str(name): value for name, value in plain.items()})
+
+
+def configured_model(name: str) -> ModelChoice:
+    """The model that `model=<name>` chooses. Raises PlanError."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module(CONF, version_base="1.3"):
+        return plan_of(compose("compare", [f"model={name}"])).model
+
+
+def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
+    """Run what is not done yet, and write the tables, run.json and report.html into `plan.out`.
+
+    Returns summary.csv's frame. Raises PlanError or DatasetError for what cannot be run as asked, before any model is
+    loaded, and RuntimeError when the unedited model could not be measured. A method that fails is a row that says why.
+    """
+    console = console or Console()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    loaded = load_facts(plan.data.source, limit=plan.facts, skip_bad=plan.data.skip_bad, snippets=plan.data.snippets)
+    data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
+    for name in (BEFORE, *plan.methods):
+        record_of(plan, name).open_for({**plan.what_decides(name), "data_sha256": loaded.sha256})
+    with written_whole(plan.out / PLAN) as path:
+        path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
+
+    if not record_of(plan, BEFORE).is_done:
+        with _Bars(console, plan) as bars:
+            _run_workers(plan, [BEFORE], bars)
+        before = record_of(plan, BEFORE)
+        if not before.is_done:
+            why = (before.ended or {}).get("error")
+            raise RuntimeError(f"the unedited model could not be measured: {why}; see {before.log}.")
+    open_ones = [name for name in plan.methods if not record_of(plan, name).is_done]
+    with _Bars(console, plan) as bars:
+        for name in plan.methods:
+            if name not in open_ones:
+                bars.tell(name, {"doing": "done before", "edits": plan.facts})
+        _run_workers(plan, open_ones, bars)
+
+    summary = write_tables(plan)
+    write_run(plan, started, time.monotonic() - clock, data)
+    report = write_report(plan.out)
+    show_table(console, plan.out)
+    console.print(f"Report: {report}", soft_wrap=True)
+    return summary
+
+
+def _run_workers(plan: Plan, names: list[str], bars: _Bars) -> None:
+    """Run the methods, `plan.jobs` at a time, each in its own process."""
+    waiting, running = list(names), 0
+    news: Queue[tuple[str, dict[str, Any] | None]] = Queue()
+    with _Children(plan, news) as children:
+        while waiting or running:
+            while waiting and running < plan.jobs:
+                children.start(waiting.pop(0))
+                running += 1
+            name, what = news.get()
+            if what is None:
+                running -= 1
+                children.note_death(name)
+                what = {"doing": (record_of(plan, name).ended or {})["status"]}
+            bars.tell(name, what)
+
+
+class _Children:
+    """The worker processes. Leaving the context ends those that still run."""
+
+    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+        self._plan, self._news = plan, news
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
+        self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
+
+    def start(self, name: str) -> None:
+        record = record_of(self._plan, name)
+        (record.folder / "ended.json").unlink(missing_ok=True)  # of a run that failed
+        with record.log.open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nse_plugin.experiments.worker", str(self._plan.out), name],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment,
+            )  # fmt: skip
+        self._processes[name] = process
+        threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
+
+    def note_death(self, name: str) -> None:
+        """A worker that could not say how it ended was killed: say it for it."""
+        record, code = record_of(self._plan, name), self._processes.pop(name).wait()
+        if record.ended is None:
+            cause = f"signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
+            record.end(status="failed", error=f"its process ended with {cause}; see {record.log}", note=None)
+
+    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._news.put((name, json.loads(line)))
+        self._news.put((name, None))
+
+    def __enter__(self) -> _Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+
+class _Bars:
+    """A bar a method, with what it is doing and how long it may still take."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        columns = (
+            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[doing]}"),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=console)
+        self._total = plan.facts
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+        """what: `doing`, and `edits` once there are some."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=self._total, doing="")
+        self._progress.update(
+            self._tasks[name], **{"completed" if key == "edits" else key: value for key, value in what.items()}
+        )

@@ -1,0 +1,157 @@
+"""A comparison as it was asked for: checked when made, kept beside its results, the same for every process."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nse_plugin.evaluation.families import FAMILIES
+
+BEFORE = "before"  # the unedited model's name among the methods
+EASYEDIT = "easyedit"
+METRICS = (*FAMILIES, EASYEDIT)
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+class PlanError(ValueError):
+    """A comparison that cannot be run as asked; the message names the setting, its value and the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """name: names the presets. source: a folder, a hub name, or `embedded`. dtype, device: as torch names them."""
+
+    name: str
+    source: str
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """What `nse_plugin.datasets.load_facts` reads: a file, or a known name."""
+
+    source: str
+    skip_bad: bool = False
+    snippets: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """alg_name: in EasyEdit's registry. preset: folder under hparams/, or a .yaml. hparams: fields set over its own.
+
+    round: facts written at a time.
+    """
+
+    alg_name: str
+    preset: str
+    round: int
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """facts: how many of the data's. checkpoints: edits after which everything is measured, the end among them.
+
+    metrics: settings by family. value_store: where NSE's values are kept for other runs; None: nowhere. out: the
+    results folder.
+    """
+
+    model: ModelChoice
+    data: DataChoice
+    methods: Mapping[str, MethodChoice]
+    metrics: Mapping[str, Mapping[str, Any]]
+    facts: int
+    round: int
+    checkpoints: tuple[int, ...]
+    seed: int
+    jobs: int
+    value_store: str | None
+    out: Path
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Plan:
+        """Read what hydra composed (or `as_config` wrote). Raises PlanError."""
+        config = {key: value for key, value in config.items() if key != "experiment"}
+        _known("setting", config, [spec.name for spec in dataclasses.fields(cls)])
+        for name in ("facts", "round", "jobs"):
+            _positive(name, config[name])
+        if not isinstance(config["seed"], int) or config["seed"] < 0:
+            raise PlanError(f"seed = {config['seed']!r} cannot be used: give an integer, 0 or more.")
+        facts, size = config["facts"], config["round"]
+        if not config.get("methods"):
+            raise PlanError("methods is empty: give at least one, e.g. methods=[NSE,MEMIT].")
+        methods: dict[str, MethodChoice] = {}
+        for name, choice in config["methods"].items():
+            if name == BEFORE or "/" in name:
+                raise PlanError(f"methods.{name}: a method cannot have this name; give another.")
+            chosen = _made(MethodChoice, f"methods.{name}", {**choice, "round": choice.get("round") or size})
+            _positive(f"methods.{name}.round", chosen.round)
+            methods[name] = chosen
+        _known("metrics", config["metrics"], list(METRICS))
+        model = _made(ModelChoice, "model", config["model"])
+        if model.dtype not in DTYPES:
+            raise PlanError(f"model.dtype = {model.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
+        return cls(
+            model=model,
+            data=_made(DataChoice, "data", config["data"]),
+            methods=methods,
+            metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
+            facts=facts,
+            round=size,
+            checkpoints=_checkpoints(config["checkpoints"], facts, methods),
+            seed=config["seed"],
+            jobs=config["jobs"],
+            value_store=config["value_store"],
+            out=Path(config["out"]),
+        )
+
+    def as_config(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them; `from_config` reads them back."""
+        config: dict[str, Any] = dataclasses.asdict(self)
+        return {**config, "checkpoints": list(self.checkpoints), "out": str(self.out)}
+
+    def what_decides(self, method: str) -> dict[str, Any]:
+        """All that a method's results depend on; the rest (jobs, out, the other methods) may change between runs."""
+        config = self.as_config()
+        chosen = {key: config[key] for key in ("model", "data", "metrics", "facts", "checkpoints", "seed")}
+        return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}
+
+
+def _made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
+    _known(where, values, [spec.name for spec in dataclasses.fields(kind)])
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise PlanError(f"{where}: {str(error).split(' ', 1)[-1]}.") from None
+
+
+def _known(where: str, given: Mapping[str, Any], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise PlanError(f"{where}: {name!r} is not known; {hint}")
+
+
+def _positive(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")
+
+
+def _checkpoints(given: Sequence[Any], facts: int, methods: Mapping[str, MethodChoice]) -> tuple[int, ...]:
+    for edits in given:
+        _positive("checkpoints", edits)
+        if edits > facts:
+            raise PlanError(f"checkpoints = {list(given)} cannot be used: there are only {facts} facts.")
+        for name, choice in methods.items():
+            if edits % choice.round and edits != facts:
+                raise PlanError(
+                    f"checkpoints = {list(given)} cannot be used: {name} writes {choice.round} facts at a time, and no "
+                    f"round of it ends at {edits}."
+                )
+    return tuple(sorted({*given, facts}))

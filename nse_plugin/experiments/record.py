@@ -1,0 +1,133 @@
+"""What one method has produced so far, on disk: a folder per checkpoint, each there whole or not at all.
+
+    methods/<name>/asked.json               all that its results depend on
+                   checkpoint-000050/       facts.csv, texts.csv, overall.json, state.safetensors
+                   ended.json               how it ended, what it cost
+                   log.txt                  what the method itself printed
+
+A later run finds what is there and goes on behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nse_plugin.experiments.plan import PlanError
+from nse_plugin.home import written_whole
+
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Measured after `edits` facts: frames as in facts.csv and texts.csv (without method and edits), the rest by name.
+
+    costs: {"seconds": {part: s}, "peak_memory_mib": m}, from the method's beginning to here.
+    """
+
+    edits: int
+    facts: pd.DataFrame
+    texts: pd.DataFrame
+    overall: dict[str, float]
+    costs: dict[str, Any]
+
+
+class Record:
+    """The folder of one method."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def open_for(self, asked: dict[str, Any]) -> None:
+        """Begin, or go on with what is there. Raises PlanError when that was asked for differently."""
+        path = self.folder / "asked.json"
+        if not path.is_file():
+            _write_json(path, asked)
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in json.loads(json.dumps(asked)).items():
+            if before.get(name) != value:
+                raise PlanError(
+                    f"{self.folder} holds results of another comparison ({name} was {before.get(name)!r:.200}, now "
+                    f"{value!r:.200}): choose another `out`, or delete that folder."
+                )
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """What `end` wrote: status, error, note and costs; None while the method is not through."""
+        path = self.folder / "ended.json"
+        if not path.is_file():
+            return None
+        ended: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return ended
+
+    @property
+    def is_done(self) -> bool:
+        return self.ended is not None and self.ended["status"] == "done"
+
+    def end(self, **what: Any) -> None:
+        """Note how the method ended; its states are no longer needed once it is done."""
+        _write_json(self.folder / "ended.json", what)
+        if what["status"] == "done":
+            for path in self.folder.glob(f"checkpoint-*/{STATE}"):
+                path.unlink()
+
+    @property
+    def edits(self) -> list[int]:
+        """The checkpoints that are there, ascending."""
+        return sorted(int(path.name.removeprefix("checkpoint-")) for path in self.folder.glob("checkpoint-*"))
+
+    def save(self, checkpoint: Checkpoint, state: dict[str, Tensor] | None) -> None:
+        """Write a checkpoint; the state of the one before is dropped after it."""
+        folder = self._checkpoint(checkpoint.edits)
+        temporary = folder.with_name(f".{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        try:
+            checkpoint.facts.to_csv(temporary / "facts.csv", index=False)
+            checkpoint.texts.to_csv(temporary / "texts.csv", index=False)
+            _write_json(temporary / "overall.json", {"overall": checkpoint.overall, "costs": checkpoint.costs})
+            if state is not None:
+                save_file(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary / STATE
+                )
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for edits in self.edits:
+            if edits < checkpoint.edits:
+                (self._checkpoint(edits) / STATE).unlink(missing_ok=True)
+
+    def load(self, edits: int) -> Checkpoint:
+        folder = self._checkpoint(edits)
+        kept = json.loads((folder / "overall.json").read_text(encoding="utf-8"))
+        frames = {
+            name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+            for name in ("facts", "texts")
+        }
+        return Checkpoint(edits, frames["facts"], frames["texts"], kept["overall"], kept["costs"])
+
+    def state(self, edits: int) -> dict[str, Tensor] | None:
+        """What a method needs to go on behind a checkpoint, where it was kept."""
+        path = self._checkpoint(edits) / STATE
+        return load_file(path) if path.is_file() else None
+
+    def _checkpoint(self, edits: int) -> Path:
+        return self.folder / f"checkpoint-{edits:06d}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

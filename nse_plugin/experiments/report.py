@@ -1,0 +1,242 @@
+"""The report of a comparison: one HTML page that needs nothing else, its plots as PNG, and its table on screen."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nse_plugin.evaluation.families import evenly_spaced
+from nse_plugin.experiments import plots, published
+from nse_plugin.experiments.plan import BEFORE
+from nse_plugin.experiments.tables import (
+    ABSENT,
+    AS_IN_THE_PAPER,
+    BESIDE_IT,
+    COLUMNS,
+    COST,
+    EDITS,
+    OURS,
+    TO,
+    Results,
+    at_last_checkpoint,
+    best_values,
+    in_order,
+    intervals,
+    paper_table,
+)
+from nse_plugin.home import written_whole
+
+SHOWN = 5  # prompts whose texts are shown
+LENGTH = 320  # characters of each text
+_DETAILS = ("config", "versions", "host", "data", "model", "methods")  # of run.json, at the end of the page
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A number of the table as text; interval: the small print below it."""
+
+    text: str
+    best: bool
+    interval: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """cells: a method's numbers in the order of `COLUMNS`. absence: why there are none. edits: where fewer than the
+    others have."""
+
+    method: str
+    cells: list[_Cell]
+    absence: str | None = None
+    edits: int | None = None
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and plots/*.png into a comparison's folder, from its summary.csv, facts.csv, texts.csv and
+    run.json, and return the path of report.html. Raises ResultsError when one of them is missing or malformed."""
+    results = Results.read(folder)
+    figures = _figures(results)
+    for name, figure in figures.items():
+        with written_whole(folder / "plots" / f"{name}.png") as path:
+            figure.savefig(path, dpi=160, facecolor="white")
+    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = page.from_string(template).render(
+        title=_title(results),
+        about=_about(results),
+        columns={"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "Cost": COST},
+        rows=_rows(results),
+        notes=results.notes,
+        published=published,
+        figures={name: _inline(name, figure) for name, figure in figures.items()},
+        texts=_texts(results),
+        everything=_everything(results),
+        versions=results.run["versions"],
+        details={key: json.dumps(results.run[key], indent=2, ensure_ascii=False) for key in _DETAILS},
+        ours=OURS,
+        before=BEFORE,
+        absent=ABSENT,
+        light={_variable(colour): colour for colour in plots.IN_THE_DARK},
+        dark={_variable(colour): dark for colour, dark in plots.IN_THE_DARK.items()},
+    )
+    with written_whole(folder / "report.html") as path:
+        path.write_text(html, encoding="utf-8")
+    return folder / "report.html"
+
+
+def show_table(console: Console, folder: Path) -> None:
+    """Print the report's table, best values green, and below it why a method has no row and what to know about one.
+
+    Raises ResultsError as `write_report` does.
+    """
+    results = Results.read(folder)
+    rows = _rows(results)
+    shown = [row for row in rows if row.absence is None]
+    used = [index for index in range(len(COLUMNS)) if any(row.cells[index].text != ABSENT for row in shown)]
+    table = Table(title=_title(results), title_style="bold")
+    table.add_column("")
+    for index in used:
+        table.add_column(COLUMNS[index].title, justify="right")
+    for row in shown:
+        cells = [Text(row.cells[index].text, "bold green" if row.cells[index].best else "") for index in used]
+        name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"
+        table.add_row(Text(name, "bold" if row.method == OURS else ""), *cells)
+    console.print(table)
+    for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
+        console.print(Text(f"{name}: {remark}"), soft_wrap=True)
+
+
+def _rows(results: Results) -> list[_Row]:
+    table = paper_table(results.measured(results.summary))
+    best, around = best_values(table), intervals(results.measured(results.facts))
+    values, marks, most = table.to_dict("index"), best.to_dict("index"), table[EDITS].max()
+    rows = []
+    for name in results.methods:
+        absence = results.absence(name)
+        if absence is not None:
+            rows.append(_Row(name, [], absence))
+            continue
+        edits = int(values[name][EDITS])
+        cells = [
+            _Cell(
+                text=column.shown(values[name].get(column.title, np.nan)),
+                best=marks[name].get(column.title, False),
+                interval=_interval(*around.get((name, column.title), (np.nan, np.nan))),
+            )
+            for column in COLUMNS
+        ]
+        rows.append(_Row(name, cells, edits=edits if name != BEFORE and edits < most else None))
+    return rows
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}"
+
+
+def _title(results: Results) -> str:
+    count = len(results.methods) - (BEFORE in results.methods)
+    return f"{count} editing method{'s' if count > 1 else ''} compared on {results.facts['case_id'].nunique()} facts"
+
+
+def _about(results: Results) -> dict[str, str]:
+    """What was run, as label and text."""
+    run, config = results.run, results.run["config"]
+    rounds = sorted({choice["round"] for choice in config["methods"].values()})
+    skipped = run["data"].get("skipped")
+    about = {
+        "Model": run["model"]["name"],
+        "Data": Path(run["data"]["path"]).name + (f" ({skipped} malformed records left out)" if skipped else ""),
+        "Facts": f"{results.facts['case_id'].nunique()}, in rounds of {', '.join(map(str, rounds))}",
+        "Seed": str(config["seed"]),
+        "Run": f"{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M %Z}, {run['seconds'] / 60:,.0f} minutes",
+    }
+    return about | ({"Command": run["command"]} if "command" in run else {})
+
+
+def _figures(results: Results) -> dict[str, Figure]:
+    """The figures there is something to show for, by name."""
+    summary, facts = results.measured(results.summary), results.measured(results.facts)
+    drawn = {
+        "scores": plots.final_scores(summary, intervals(facts)),
+        "curves": plots.curves(summary),
+        "retention": plots.retention(facts),
+        "drift": plots.drift(summary),
+        "cost": plots.cost(summary),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _inline(name: str, figure: Figure) -> Markup:
+    """A figure as SVG inside the page: its text as text, its colours the page's, its ids its own."""
+    stream = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour in plots.IN_THE_DARK:
+        svg = svg.replace(colour, f"var({_variable(colour)})")
+    return Markup(svg)  # matplotlib has escaped the names in it
+
+
+def _variable(colour: str) -> str:
+    return f"--plot-{colour[1:]}"
+
+
+def _texts(results: Results) -> list[dict[str, Any]]:
+    """Some prompts, evenly spaced, and what each method's final model wrote after them."""
+    texts = at_last_checkpoint(results.measured(results.texts)).drop_duplicates(["method", "case_id", "prompt"])
+    methods = texts.groupby(["case_id", "prompt"], sort=False)["method"].nunique()
+    prompts = methods[methods == methods.max()].reset_index().drop_duplicates("case_id")
+    targets = results.facts.drop_duplicates("case_id").set_index("case_id")[["target_true", "target_new"]].fillna("")
+    chosen = []
+    for place in evenly_spaced(len(prompts), SHOWN) if len(prompts) else ():
+        case, prompt = prompts["case_id"].iloc[place], prompts["prompt"].iloc[place]
+        old, new = targets.loc[case]
+        own = texts[(texts["case_id"] == case) & (texts["prompt"] == prompt)].set_index("method")["text"]
+        written = {name: _marked(_continuation(own[name], prompt), new, old) for name in in_order(own.index)}
+        chosen.append({"prompt": prompt, "old": old, "new": new, "written": written})
+    return chosen
+
+
+def _continuation(text: str, prompt: str) -> str:
+    """What follows the prompt, on one line, cut at a word."""
+    written = " ".join(text.removeprefix(prompt).split())
+    return written if len(written) <= LENGTH else written[:LENGTH].rsplit(" ", 1)[0] + "\N{NO-BREAK SPACE}…"
+
+
+def _marked(text: str, new: str, old: str) -> Markup:
+    """The text, escaped, with the new and the old answer marked wherever they stand as words."""
+    classes = {answer: kind for answer, kind in ((old, "old"), (new, "new")) if answer}
+    if not classes:
+        return escape(text)
+    answers = "|".join(re.escape(answer) for answer in sorted(classes, key=len, reverse=True))
+    pieces = re.split(rf"(?<!\w)({answers})(?!\w)", text)  # every second one is an answer
+    return Markup("").join(
+        Markup('<mark class="{}">{}</mark>').format(classes[piece], piece) if index % 2 else piece
+        for index, piece in enumerate(pieces)
+    )
+
+
+def _everything(results: Results) -> pd.DataFrame:
+    """Every metric of every method at its last checkpoint, as text: a row a metric."""
+    last = at_last_checkpoint(results.measured(results.summary))
+    wide = last.pivot_table(index="metric", columns="method", values="value", aggfunc="last", sort=False)
+    return wide[in_order(wide.columns)].map(lambda value: ABSENT if pd.isna(value) else f"{value:.5g}")

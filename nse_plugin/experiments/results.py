@@ -1,0 +1,107 @@
+"""The records of all methods put together: the tidy tables that everything else reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nse_plugin.experiments.plan import BEFORE, Plan
+from nse_plugin.experiments.record import Checkpoint, Record
+from nse_plugin.home import written_whole
+
+
+def record_of(plan: Plan, name: str) -> Record:
+    return Record(plan.out / "methods" / name)
+
+
+def write_tables(plan: Plan) -> pd.DataFrame:
+    """Write summary.csv, facts.csv and texts.csv from what the methods have so far; returns the summary.
+
+    summary: columns method, edits, metric, value. facts, texts: a row per method, checkpoint and fact or text.
+    """
+    summary: list[tuple[str, int, str, float]] = []
+    facts: list[pd.DataFrame] = []
+    texts: list[pd.DataFrame] = []
+    for name in (BEFORE, *plan.methods):
+        record = record_of(plan, name)
+        for edits in record.edits:
+            checkpoint = record.load(edits)
+            summary += [(name, edits, metric, value) for metric, value in means(checkpoint).items()]
+            facts.append(checkpoint.facts.assign(method=name, edits=edits))
+            texts.append(checkpoint.texts.assign(method=name, edits=edits))
+    frame = pd.DataFrame(summary, columns=["method", "edits", "metric", "value"])
+    for file, table in (("summary.csv", frame), ("facts.csv", _joined(facts)), ("texts.csv", _joined(texts))):
+        with written_whole(plan.out / file) as path:
+            table.to_csv(path, index=False, float_format="%.6g")
+    return frame
+
+
+def means(checkpoint: Checkpoint) -> dict[str, float]:
+    """Every metric of a checkpoint as one number: those of the model, and what it took to get there."""
+    costs = checkpoint.costs
+    parts = {"seconds": "edit", **{f"seconds_{part}": part for part in ("values", "update", "moments")}}
+    seconds = {metric: costs["seconds"][part] for metric, part in parts.items() if part in costs["seconds"]}
+    if "seconds" in seconds:  # second moments serve every later run on the model, whichever method measured them
+        seconds["seconds"] -= seconds.get("seconds_moments", 0.0)
+    return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
+
+
+def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any]) -> None:
+    """Write run.json: the whole configuration, versions, host, and how each method ended."""
+    methods = {}
+    for name, choice in plan.methods.items():
+        record = record_of(plan, name)
+        ended = record.ended or {"status": "running", "error": None, "note": None}
+        costs = record.load(record.edits[-1]).costs if record.edits else {"seconds": {}, "peak_memory_mib": None}
+        methods[name] = {
+            **{key: ended.get(key) for key in ("status", "error", "note", "hparams")},
+            "alg_name": choice.alg_name,
+            "seconds": costs["seconds"],
+            "peak_memory_mib": costs["peak_memory_mib"],
+        }
+    before = record_of(plan, BEFORE).ended or {}
+    written = {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "config": plan.as_config(),
+        "versions": _versions(),
+        "host": _host(),
+        "data": dict(data),
+        "model": {"name": plan.model.name, "weights": before.get("weights")},
+        "started": started,
+        "seconds": seconds,
+        "methods": methods,
+    }
+    with written_whole(plan.out / "run.json") as path:
+        path.write_text(json.dumps(written, indent=1), encoding="utf-8")
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    joined = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+    return joined[["method", "edits", *(column for column in joined if column not in ("method", "edits"))]]
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("nse-plugin", "torch", "transformers", "easyeditor", "hydra-core"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    if os.environ.get("EASYEDIT_HOME"):
+        versions["easyeditor"] = f"clone in {Path(os.environ['EASYEDIT_HOME']).name}"
+    return versions
+
+
+def _host() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

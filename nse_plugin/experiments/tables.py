@@ -1,0 +1,207 @@
+"""A comparison's numbers as a table in the layout of the NSE paper (arXiv 2410.04045, table 1), best values found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nse_plugin.experiments.plan import BEFORE
+
+OURS = "NSE"  # stands last, as in the paper
+EDITS = "Edits"
+ABSENT, TO, MINUS = "\N{EN DASH}", "\N{EN DASH}", "\N{MINUS SIGN}"
+RESAMPLES = 2000  # of the bootstrap
+_NEEDED = {
+    "summary.csv": ["method", "edits", "metric", "value"],
+    "facts.csv": ["method", "edits", "case_id", "prompt", "target_true", "target_new"],
+    "texts.csv": ["method", "edits", "case_id", "prompt", "text"],
+}
+_NEEDED_OF_RUN = ("config", "versions", "host", "data", "model", "started", "seconds", "methods")
+
+
+class ResultsError(ValueError):
+    """A folder that is not the result of a comparison; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a metric of summary.csv stands in the table: value * scale, with so many decimals."""
+
+    metric: str
+    title: str
+    scale: float = 1.0
+    decimals: int = 2
+    lower_is_better: bool = False
+
+    def shown(self, value: float) -> str:
+        """A value of the table as text; a dash where there is none."""
+        if pd.isna(value):
+            return ABSENT
+        if np.isinf(value):
+            return "∞"
+        if abs(value) >= 1e6:
+            return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+        return f"{value:,.{self.decimals}f}".replace("-", MINUS)
+
+
+AS_IN_THE_PAPER = (
+    Column("efficacy", "Efficacy", 100),
+    Column("generalization", "Generalization", 100),
+    Column("specificity", "Specificity", 100),
+    Column("fluency", "Fluency", 100),
+    Column("consistency", "Consistency", 100),
+)
+BESIDE_IT = (
+    Column("score", "Score", 100),
+    Column("rewrite_accuracy", "Accuracy", 100),
+    Column("locality_agreement", "Locality", 100),
+    Column("perplexity", "Perplexity", lower_is_better=True),
+)
+COST = (
+    Column("seconds_per_fact", "Seconds a fact", lower_is_better=True),
+    Column("peak_memory_mib", "Memory (MiB)", decimals=0, lower_is_better=True),
+)
+COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)
+WITH_INTERVAL = AS_IN_THE_PAPER[:3]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `nse compare` left in a folder: summary.csv, facts.csv, texts.csv (maybe without rows) and run.json.
+
+    summary: method, edits, metric, value. facts: a row per method, checkpoint and fact. texts: method, edits, case_id,
+    prompt, text. run: configuration, versions, host, and how each method ended. case_id is a string throughout.
+    """
+
+    summary: pd.DataFrame
+    facts: pd.DataFrame
+    texts: pd.DataFrame
+    run: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Raises ResultsError when a file or a column is missing, or a file cannot be read."""
+        summary, facts, texts = (_frame(folder, name, needed) for name, needed in _NEEDED.items())
+        try:
+            run = json.loads(_present(folder, "run.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{folder / 'run.json'} is not JSON ({error}): run the comparison again.") from None
+        missing = [name for name in _NEEDED_OF_RUN if name not in run]
+        if missing:
+            raise ResultsError(f"{folder / 'run.json'} has no {missing[0]!r}: run the comparison again.")
+        return cls(summary, facts, texts.fillna({"text": ""}), run)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What there is to know about a method's numbers, e.g. that it is broken here."""
+        return {name: ended["note"] for name, ended in self.run["methods"].items() if ended.get("note")}
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method that was asked for or measured, the unedited model first and NSE last."""
+        return in_order([*self.run["methods"], *self.summary["method"]])
+
+    def absence(self, method: str) -> str | None:
+        """Why a method has no row of numbers; None when it has one."""
+        ended = self.run["methods"].get(method, {})
+        if ended.get("status") == "failed":
+            return f"failed: {ended.get('error') or 'no reason was given'}"
+        return None if method in set(self.summary["method"]) else "not measured yet"
+
+    def measured(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of one of the frames that belong to methods without an `absence`."""
+        return frame[frame["method"].isin([name for name in self.methods if self.absence(name) is None])]
+
+
+def _present(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ResultsError(f"{folder} has no {name}: give the folder of a comparison, which `nse compare` calls `out`.")
+    return folder / name
+
+
+def _frame(folder: Path, name: str, needed: list[str]) -> pd.DataFrame:
+    path = _present(folder, name)
+    try:  # texts and answers such as "NA" or "None" stay what they are
+        frame = pd.read_csv(path, dtype={"method": str, "case_id": str}, keep_default_na=False, na_values=[""])
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ResultsError(f"{path} is not a table ({error}): run the comparison again.") from None
+    missing = [column for column in needed if column not in frame]
+    if missing:
+        raise ResultsError(f"{path} has no column {missing[0]!r}: run the comparison again.")
+    if frame.empty and name == "summary.csv":
+        raise ResultsError(f"{path} has no rows: nothing has been measured yet.")
+    return frame
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Each name once: the unedited model, the baselines as they came, NSE."""
+    names = list(dict.fromkeys(methods))
+    return sorted(names, key=lambda name: (name != BEFORE) + (name == OURS))
+
+
+def at_last_checkpoint(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of summary.csv, facts.csv or texts.csv that belong to each method's last checkpoint."""
+    return frame[frame["edits"] == frame.groupby("method")["edits"].transform("max")]
+
+
+def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """A row per method at its last checkpoint, on the papers' scale; a column where any method has a value.
+
+    summary: columns method, edits, metric, value, as in summary.csv. Returns the edits and the titles of `COLUMNS`:
+    percentages, Fluency and Consistency times 100, seconds of editing divided by the number of edits, MiB.
+    """
+    last = at_last_checkpoint(summary)
+    wide = last.pivot_table(index="method", columns="metric", values="value", aggfunc="last")
+    edits = last.groupby("method")["edits"].max().reindex(wide.index)
+    if "seconds" in wide:
+        wide["seconds_per_fact"] = wide["seconds"] / edits.where(edits > 0)
+    table = pd.DataFrame({EDITS: edits})
+    for column in COLUMNS:
+        if column.metric in wide:
+            table[column.title] = wide[column.metric] * column.scale
+    return table.loc[in_order(summary["method"])]
+
+
+def best_values(table: pd.DataFrame) -> pd.DataFrame:
+    """Where the best values of a `paper_table` are, as booleans: among methods with all edits, every tie at the
+    precision shown; nowhere when there are fewer than two to compare."""
+    best = pd.DataFrame(False, index=table.index, columns=table.columns)
+    compared = table[(table.index != BEFORE) & (table[EDITS] == table[EDITS].max())]
+    for column in COLUMNS:
+        if column.title not in table or compared[column.title].count() < 2:
+            continue
+        values = compared[column.title].round(column.decimals)
+        top = values.min() if column.lower_is_better else values.max()
+        best.loc[values.index[values == top], column.title] = True
+    return best
+
+
+def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """The 95% percentile interval of the mean over facts (Efron 1979); NaN are left out, of nothing it is NaN."""
+    given = np.asarray(values, dtype=float)
+    given = given[~np.isnan(given)]
+    if not given.size:
+        return float("nan"), float("nan")
+    rows = np.random.default_rng(seed).integers(given.size, size=(RESAMPLES, given.size))
+    low, high = np.quantile(given[rows].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def intervals(facts: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+    """`bootstrap_interval` of Efficacy, Generalization and Specificity at each method's last checkpoint, on the
+    table's scale, by method and title; what facts.csv has no column for is left out."""
+    last = at_last_checkpoint(facts)
+    found = {}
+    for column in WITH_INTERVAL:
+        if column.metric in last:
+            for method, values in last.groupby("method")[column.metric]:
+                low, high = bootstrap_interval(values)
+                found[str(method), column.title] = (low * column.scale, high * column.scale)
+    return found

@@ -1,0 +1,155 @@
+"""`nse compare` on a tiny saved model, with real worker processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
+    pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
+TIMINGS = ("seconds", "seconds_values", "seconds_update", "seconds_moments", "peak_memory_mib")
+NSE = "{layers: [1, 2], alpha: 0.5, v_num_grad_steps: 4, mom2_n_samples: 8}"
+RECORDS = [
+    ("The capital of {} is", "France", "Lyon", "Paris"), ("{} was born in", "Marie Curie", "Rome", "Warsaw"),
+    ("{} stands in", "Mount Fuji", "Germany", "Japan"), ("{} is an old town of", "Rome", "Japan", "Italy"),
+    ("{} is a town of", "Lyon", "Italy", "France"), ("The capital of {} is", "Germany", "Rome", "Berlin"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> list[str]:
+    """What all comparisons here have in common: a tiny model, six facts in rounds of two."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model("llama", torch.float32).save_pretrained(folder / "model")
+    tiny_tokenizer(bos=True).save_pretrained(folder / "model")
+    records = [
+        {
+            "case_id": number, "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,
+            "rephrase_prompts": [f"We know that {prompt.format(subject)}"],
+            "locality_prompts": [[prompt.format("Berlin"), true]],
+        }
+        for number, (prompt, subject, new, true) in enumerate(RECORDS)
+    ]  # fmt: skip
+    (folder / "facts.json").write_text(json.dumps(records))
+    return [
+        f"model.source={folder / 'model'}", f"data.source={folder / 'facts.json'}", "facts=6", "round=2",
+        "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", f"+methods.NSE.hparams={NSE}",
+        f"+methods.NSE-one-pass.hparams={NSE}", "metrics.fluency.facts=2",
+    ]  # fmt: skip
+
+
+def run(out: Path, settings: list[str], home: Path, **more) -> subprocess.Popen:
+    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
+    return subprocess.Popen(
+        [*command, "compare", f"out={out}", *settings], env={**os.environ, "NSE_HOME": str(home)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **more,
+    )  # fmt: skip
+
+
+def finished(out: Path, settings: list[str], home: Path) -> str:
+    process = run(out, settings, home)
+    said, _ = process.communicate(timeout=400)
+    logs = "\n".join(path.read_text()[-2000:] for path in out.glob("methods/*/log.txt"))
+    assert process.returncode == 0, said + logs
+    return said
+
+
+def results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The summary and the facts, without what a clock or the memory says."""
+    summary = pd.read_csv(out / "summary.csv")
+    return summary[~summary["metric"].isin(TIMINGS)].reset_index(drop=True), pd.read_csv(out / "facts.csv")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(settings, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finished(out, settings, out.parent / "home")
+    return out
+
+
+def test_tables_hold_every_method_checkpoint_and_fact(uninterrupted):
+    summary, facts = results(uninterrupted)
+    rows = {(method, edits) for method, edits in zip(summary["method"], summary["edits"], strict=True)}
+    methods = ("NSE", "NSE-one-pass")
+    assert rows == {("before", 0), *((method, edits) for method in methods for edits in (2, 4, 6))}
+    final = summary[summary["edits"] == 6].pivot(index="method", columns="metric", values="value")
+    assert {"efficacy", "score", "locality_agreement", "rewrite_accuracy", "fluency", "perplexity"} <= set(final)
+    by_fact = facts[(facts["method"] == "NSE") & (facts["edits"] == 6)]
+    assert by_fact["round"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert by_fact["age"].tolist() == [2, 2, 1, 1, 0, 0]
+    assert by_fact["efficacy"].mean() == pytest.approx(final.loc["NSE", "efficacy"])
+    unedited = summary[(summary["method"] == "before") & (summary["metric"] == "locality_agreement")]
+    assert unedited["value"].tolist() == [1.0]
+
+
+def test_the_run_is_on_record(uninterrupted):
+    written = json.loads((uninterrupted / "run.json").read_text())
+    assert {name: method["status"] for name, method in written["methods"].items()} == dict.fromkeys(
+        ["NSE", "NSE-one-pass"], "done"
+    )
+    assert written["data"]["facts"] == 6
+    assert written["config"]["round"] == 2
+    assert {"edit", "values", "update", "measure"} <= set(written["methods"]["NSE"]["seconds"])
+    assert "NSE-one-pass" in (uninterrupted / "report.html").read_text()
+
+
+def test_killed_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path):
+    out, home = tmp_path / "run", tmp_path / "home"
+    process = run(out, settings, home)
+    first = out / "methods" / "NSE" / "checkpoint-000002"
+    give_up = time.monotonic() + 200
+    while not first.is_dir() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("methods/*/checkpoint-*/facts.csv")}
+    assert first / "facts.csv" in kept
+    finished(out, settings, home)
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())  # not measured again
+    for found, expected in zip(results(out), results(uninterrupted), strict=True):
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_second_run_does_nothing_again(uninterrupted, settings):
+    kept = {path: path.stat().st_mtime_ns for path in uninterrupted.glob("methods/*/*/facts.csv")}
+    said = finished(uninterrupted, settings, uninterrupted.parent / "home")
+    assert "done before" in said
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.glob("methods/*/*/facts.csv")} == kept
+
+
+def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
+    failing = [*settings, "metrics=[probability]", "checkpoints=[]", "facts=2", "jobs=2"]
+    failing = [item for item in failing if not item.startswith("metrics.fluency")]
+    failing.append("+methods.NSE-one-pass.hparams.layers=[1,99]")
+    said = finished(tmp_path / "run", failing, tmp_path / "home")
+    written = json.loads((tmp_path / "run" / "run.json").read_text())["methods"]
+    assert written["NSE"]["status"] == "done"
+    assert written["NSE-one-pass"]["status"] == "failed"
+    assert "99" in written["NSE-one-pass"]["error"]
+    assert "failed" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("facts=7", "7"), ("data.source=/nowhere.json", "/nowhere.json"), ("methods=[NSE,NOPE]", "NOPE"),
+        ("checkpoints=[3]", "checkpoints = [3]"), ("seed=1", "seed was 0, now 1"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(uninterrupted, settings, change, words):
+    process = run(uninterrupted, [*settings, change], uninterrupted.parent / "home")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert words in said
+    assert "Traceback" not in said

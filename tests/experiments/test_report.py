@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricated import ERROR, FAILED, METHODS, NOTE, results_folder
+from rich.console import Console
+
+from nse_plugin.experiments import plots, report
+from nse_plugin.experiments.published import PUBLISHED, TITLES
+from nse_plugin.experiments.report import LENGTH, show_table, write_report
+from nse_plugin.experiments.tables import (
+    ABSENT,
+    Results,
+    ResultsError,
+    best_values,
+    bootstrap_interval,
+    in_order,
+    intervals,
+    paper_table,
+)
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """A page read back: fails on tags that do not match, and keeps tables, text, ids and outside addresses."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.ids: list[str] = []
+        self.loaded: list[str] = []
+        self.scripts = 0
+        self.tables: list[list[list[str]]] = []
+        self.best: list[str] = []
+        self._marking = False
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        given = dict(attrs)
+        self.scripts += tag == "script"
+        self.ids += [given["id"]] if "id" in given else []
+        self.loaded += [given[name] for name in ("src", "href", "xlink:href", "data") if name in given]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self._marking = given.get("class") == "best"
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self._marking = False
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+        if self._marking:
+            self.best.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def row(self, method: str, table: int = 0) -> list[str]:
+        """The cells of a method's row."""
+        (found,) = (row[1:] for row in self.tables[table] if row and row[0] == method)
+        return found
+
+
+def report_of(folder) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def changed(folder, name, change) -> None:
+    """Rewrite one of the tables."""
+    frame = pd.read_csv(folder / f"{name}.csv")
+    change(frame).to_csv(folder / f"{name}.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with its report: read only."""
+    folder = results_folder(tmp_path_factory.mktemp("results") / "run")
+    return folder, report_of(folder)
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For what has nothing to do with them: most of a report's time goes into its plots."""
+    monkeypatch.setattr(report, "_figures", lambda results: {})
+
+
+def summary_of(**methods: dict[str, float]) -> pd.DataFrame:
+    edits = {name: 0 if name == "before" else 10 for name in methods}
+    rows = [(name, edits[name], metric, value) for name, own in methods.items() for metric, value in own.items()]
+    return pd.DataFrame(rows, columns=["method", "edits", "metric", "value"])
+
+
+def test_the_page_is_whole_and_needs_nothing_else(finished) -> None:
+    _, page = finished
+    assert page.tables
+    assert page.scripts == 0
+    assert all(address.startswith(("#", "data:")) for address in page.loaded)
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.loaded if address[0] == "#"} <= set(page.ids)
+
+
+def test_every_method_has_its_row_the_unedited_model_first_and_nse_last(finished) -> None:
+    _, page = finished
+    names = [row[0] for row in page.tables[0][2:]]
+    assert names == ["before", *(name for name in METHODS if name != "NSE"), "NSE"]
+
+
+def test_the_table_has_the_papers_scale(finished) -> None:
+    folder, page = finished
+    summary = pd.read_csv(folder / "summary.csv")
+    own = summary[(summary["method"] == "ROME") & (summary["edits"] == 20)].set_index("metric")["value"]
+    cells = page.row("ROME")
+    for place, metric in enumerate(("efficacy", "generalization", "specificity", "fluency")):
+        assert cells[place].startswith(f"{100 * own[metric]:.2f}")
+    assert cells[8:] == [f"{own['perplexity']:.2f}", f"{own['seconds'] / 20:.2f}", f"{own['peak_memory_mib']:,.0f}"]
+
+
+def test_a_failed_method_says_why_and_is_drawn_nowhere(finished) -> None:
+    _, page = finished
+    assert page.row(FAILED) == [f"failed: {ERROR}"]
+    assert page.words.count(FAILED) == 2  # its row, and the published one
+
+
+def test_a_failed_methods_checkpoints_do_not_count(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run")
+    run = (folder / "run.json").read_text(encoding="utf-8")
+    (folder / "run.json").write_text(run.replace('"status": "done"', '"status": "failed"', 1), encoding="utf-8")
+    page = report_of(folder)
+    assert page.row("NSE")[0].startswith("failed: no reason")
+    assert page.words.count("NSE") == 1 + len(PUBLISHED)
+
+
+def test_notes_and_published_figures_and_what_was_run_are_there(finished) -> None:
+    _, page = finished
+    assert NOTE in page.text
+    assert "arXiv 2410.04045" in page.text
+    assert "2,000 edits in rounds of 100" in page.text
+    assert page.row("GRACE", table=1) == ["90.72", "0.09", "87.23", "632.43", "23.79"]
+    assert "Model smollm2-135m Data counterfact.json Facts 20, in rounds of 5 Seed 0" in page.text
+    assert "21 November 2026, 09:40 UTC, 26 minutes" in page.text
+    assert "nse compare methods=" in page.text
+    assert "torch 2.13.0" in page.text
+
+
+def test_published_rows_are_complete() -> None:
+    rows = [values for methods in PUBLISHED.values() for values in methods.values()]
+    assert {len(values) for values in rows} == {len(TITLES)}
+
+
+def test_five_texts_are_shown_under_every_method(finished) -> None:
+    _, page = finished
+    assert page.text.count("French → English") == 5
+    assert page.text.count("grew up in a house where the language was …") == 5
+
+
+def test_texts_come_from_the_final_model_cut_at_a_word_with_answers_marked(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"))
+    long = " ".join(["Englishman English"] * 60)
+    changed(folder, "texts", lambda f: f.assign(text=f["prompt"] + f" after {long}"))
+    html = write_report(folder).read_text(encoding="utf-8")
+    assert "Englishman" in html
+    assert '<mark class="new">English</mark>' in html
+    assert '<mark class="new">English</mark>man' not in html
+    cut = re.sub("<[^>]+>", "", html[html.index(">after ") + 1 : html.index("…</dd>")])
+    assert LENGTH - 20 < len(cut) <= LENGTH + 1
+    assert cut.split()[-1] in ("English", "Englishman")
+
+
+def test_only_the_last_checkpoint_writes(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    changed(folder, "texts", lambda f: f.assign(text=f["prompt"] + " marker" + f["edits"].astype(str)))
+    page = report_of(folder)
+    assert page.text.count("marker20") == 5
+    assert page.text.count("marker0") == 5
+    assert "marker5" not in page.text
+
+
+def test_without_texts_that_section_is_left_out(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    changed(folder, "texts", lambda f: f[:0])
+    assert "What the models write" not in report_of(folder).text
+
+
+def test_everything_is_escaped(tmp_path) -> None:
+    evil = "<script>alert(1)</script>"
+    folder = results_folder(tmp_path / "run", ("NSE", "FT-W"))
+    changed(folder, "texts", lambda f: f.assign(prompt=evil, text=evil + evil))
+    changed(folder, "facts", lambda f: f.assign(target_new=evil, target_true="<b>"))
+    for name in ("summary", "facts", "texts"):
+        changed(folder, name, lambda f: f.replace({"method": {"FT-W": evil}}))
+    run = (folder / "run.json").read_text(encoding="utf-8")
+    (folder / "run.json").write_text(run.replace("FT-W", evil).replace(NOTE, evil), encoding="utf-8")
+    page = report_of(folder)
+    assert page.scripts == 0
+    assert page.row(evil)
+    assert page.text.count(evil) > 10
+
+
+def test_best_values_by_hand_with_ties_and_directions() -> None:
+    table = paper_table(
+        summary_of(
+            before={"efficacy": 1.0, "perplexity": 1.0},
+            A={"efficacy": 0.90001, "perplexity": 30.0, "seconds": 20.0, "specificity": 0.5},
+            B={"efficacy": 0.90002, "perplexity": 40.0, "seconds": 10.0},
+            NSE={"efficacy": 0.8, "perplexity": 30.0, "seconds": 30.0},
+        )
+    )
+    best = best_values(table)
+    found = {title: list(best.index[best[title]]) for title in best}
+    assert found == {
+        "Edits": [],
+        "Efficacy": ["A", "B"],  # equal as printed; the unedited model takes no part
+        "Specificity": [],  # nothing to compare with
+        "Perplexity": ["A", "NSE"],
+        "Seconds a fact": ["B"],
+    }
+    assert table.loc["B", "Seconds a fact"] == 1.0
+
+
+def test_best_values_are_marked_on_the_page(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT", "ROME"))
+    table = paper_table(pd.read_csv(folder / "summary.csv"))
+    page = report_of(folder)
+    assert page.best[0] == "Shaded"
+    expected = best_values(table)
+    assert len(page.best) - 1 == expected.to_numpy().sum()
+    assert f"{table['Efficacy'].drop('before').max():.2f}" in page.best
+    assert f"{table['Perplexity'].drop('before').min():.2f}" in page.best
+
+
+def test_a_method_that_is_not_through_says_so_and_is_never_best() -> None:
+    summary = summary_of(A={"efficacy": 0.5}, B={"efficacy": 0.6}, NSE={"efficacy": 1.0})
+    summary.loc[summary["method"] == "NSE", "edits"] = 5
+    assert list(best_values(paper_table(summary))["Efficacy"]) == [False, True, False]
+
+
+def test_an_unfinished_method_is_labelled(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT", "ROME"))
+    for name in ("summary", "facts", "texts"):
+        changed(folder, name, lambda f: f[(f["method"] != "ROME") | (f["edits"] < 20)])
+    page = report_of(folder)
+    assert "ROMEafter 10 edits" in [row[0] for row in page.tables[0]]
+
+
+def test_order_of_methods() -> None:
+    assert in_order(["NSE", "B", "before", "A", "B"]) == ["before", "B", "A", "NSE"]
+
+
+def test_interval_of_a_constant_is_of_no_width_and_others_hold_the_mean() -> None:
+    assert bootstrap_interval([0.25] * 7) == (0.25, 0.25)
+    values = np.random.default_rng(1).integers(2, size=400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))  # the normal approximation
+    assert low == pytest.approx(values.mean() - half, abs=0.004)
+    assert high == pytest.approx(values.mean() + half, abs=0.004)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval([1.0, np.nan, 1.0]) == (1.0, 1.0)
+    assert np.isnan(bootstrap_interval([np.nan])).all()
+
+
+def test_intervals_stand_below_the_values(finished) -> None:
+    folder, page = finished
+    results = Results.read(folder)
+    low, high = intervals(results.facts)["ROME", "Efficacy"]
+    assert page.row("ROME")[0].endswith(f"{low:.0f}\N{EN DASH}{high:.0f}")
+    assert page.row("NSE")[0] == "100.00100\N{EN DASH}100"
+
+
+def test_absent_metrics_are_dashes(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"))
+    changed(folder, "summary", lambda f: f[f["metric"].isin(["efficacy", "perplexity"])])
+    changed(folder, "facts", lambda f: f.drop(columns=["generalization", "specificity", "fluency", "age"]))
+    page = report_of(folder)
+    cells = page.row("NSE")
+    assert cells[1:8] == [ABSENT] * 7
+    assert ABSENT not in (cells[0], cells[8])
+    assert {path.stem for path in (folder / "plots").iterdir()} == {"scores", "curves", "drift"}
+
+
+def test_nothing_but_accuracy(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"))
+    changed(folder, "summary", lambda f: f[f["metric"] == "rewrite_accuracy"])
+    changed(folder, "facts", lambda f: f[["method", "edits", "case_id", "prompt", "target_true", "target_new"]])
+    page = report_of(folder)
+    assert page.row("NSE")[6] != ABSENT
+    assert not (folder / "plots").exists()
+
+
+def test_infinite_and_huge_perplexity(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT", "ROME"))
+
+    def burst(frame):
+        broken = (frame["metric"] == "perplexity") & (frame["edits"] == 20)
+        frame.loc[broken & (frame["method"] == "MEMIT"), "value"] = np.inf
+        frame.loc[broken & (frame["method"] == "ROME"), "value"] = 3.21e9
+        return frame
+
+    changed(folder, "summary", burst)
+    page = report_of(folder)
+    assert page.row("MEMIT")[8] == "∞"
+    assert page.row("ROME")[8] == "3.2e9"
+
+
+def test_a_single_checkpoint_and_few_methods(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"), checkpoints=(20,))
+    page = report_of(folder)
+    assert [row[0] for row in page.tables[0][2:]] == ["before", "MEMIT", "NSE"]
+    assert {path.stem for path in (folder / "plots").iterdir()} == {"scores", "retention", "drift", "cost"}
+    assert "Over the number of edits" not in page.text
+
+
+def test_a_single_round_has_no_ages(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("MEMIT",), checkpoints=(5,))
+    page = report_of(folder)
+    assert "Do old edits hold?" not in page.text
+    assert len(page.best) == 1  # the word that explains the shading: one method is not the best of anything
+
+
+def test_plots_are_written_and_have_a_panel_for_each_metric(finished) -> None:
+    folder, _ = finished
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        f"{name}.png" for name in ("scores", "curves", "retention", "drift", "cost")
+    }
+    results = Results.read(folder)
+    figure = plots.curves(results.summary)
+    assert figure is not None
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.lines}
+    assert list(panels) == list(plots.CURVES.values())
+    nse = panels["Efficacy"].lines[5]  # drawn last of the six, on top
+    assert list(nse.get_xdata()) == [5, 10, 20]
+    assert list(nse.get_ydata()) == [1.0, 1.0, 1.0]
+
+
+def test_retention_is_efficacy_by_age_of_the_final_model(finished) -> None:
+    results = Results.read(finished[0])
+    figure = plots.retention(results.facts)
+    assert figure is not None
+    facts = results.facts
+    memit = facts[(facts["method"] == "MEMIT") & (facts["edits"] == 20)]
+    numbers = [text.get_text() for text in figure.axes[0].texts][:4]  # its row is the first
+    assert numbers == [f"{100 * memit.loc[memit['age'] == age, 'efficacy'].mean():.0f}" for age in range(4)]
+
+
+def test_costs_parts_add_up_to_the_seconds_of_a_fact(finished) -> None:
+    results = Results.read(finished[0])
+    figure = plots.cost(results.summary)
+    assert figure is not None
+    bars = figure.axes[0].containers
+    assert [container.get_label() for container in bars] == ["values", "update", "other"]
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    nse = [container[rows.index("NSE")].get_width() for container in bars]
+    assert nse == pytest.approx([2.6, 0.6, 0.9])
+    rome = [container[rows.index("ROME")].get_width() for container in bars]
+    assert rome == pytest.approx([0, 0, 5.2])
+
+
+def test_methods_keep_their_colours_and_every_colour_has_one_for_the_dark() -> None:
+    many = [f"method {number}" for number in range(9)]
+    styles = plots.styles_of(["before", *many, "NSE"])
+    assert styles["NSE"].colour == plots.styles_of(["NSE"])["NSE"].colour
+    assert len({style.colour for style in styles.values()}) == 10
+    assert len({style.marker for style in styles.values()}) == 10
+    used = {style.colour for style in styles.values()} | set(plots.PARTS.values())
+    assert used <= set(plots.IN_THE_DARK)
+
+
+def test_the_table_on_screen(finished) -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        show_table(console, finished[0])
+    shown = capture.get()
+    assert "Consistency" not in shown  # nobody measured it
+    for method in METHODS:
+        assert method in shown
+    assert f"{FAILED}: failed: {ERROR}" in shown
+    assert NOTE in shown
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "facts.csv", "texts.csv", "run.json"])
+def test_a_missing_file_is_one_clear_error(tmp_path, name) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    (folder / name).unlink()
+    with pytest.raises(ResultsError, match=f"has no {name}: give the folder"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_malformed_files_are_named(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    changed(folder, "summary", lambda f: f.drop(columns="metric"))
+    with pytest.raises(ResultsError, match=r"summary\.csv has no column 'metric'"):
+        write_report(folder)
+    (folder / "summary.csv").write_text("", encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"summary\.csv is not a table"):
+        write_report(folder)
+    (folder / "summary.csv").write_text("method,edits,metric,value\n", encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"summary\.csv has no rows"):
+        write_report(folder)
+    results_folder(folder, ("NSE",))
+    (folder / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"run\.json is not JSON"):
+        write_report(folder)
+    (folder / "run.json").write_text('{"config": {}}', encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"run\.json has no 'versions'"):
+        write_report(folder)
+
+
+def test_answers_that_look_like_nothing_stay_words(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    changed(folder, "facts", lambda f: f.assign(target_new="NA", target_true="None"))
+    assert "None → NA" in report_of(folder).text
