@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+
+# Before torch is imported, and for the processes that tests start: with a worker a core, more threads than one wait for
+# each other, and everything takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

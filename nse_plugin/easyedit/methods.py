@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
+from dataclasses import replace
 from difflib import get_close_matches
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -165,13 +166,12 @@ class Method:
                     f"{self.alg_name}: the state has {name} {tuple(saved.shape)}, and this model has not."
                 )
         self._prepare()
-        resumed = EditState.fresh(*self._edited_by_nse()) if self.alg_name == NSE else None
+        remembered = self._as_nse_remembers(state) if self.alg_name == NSE else None
         with torch.no_grad():
             for name, saved in weights.items():
                 parameters[name].copy_(saved)
-        if resumed is not None:
-            resumed.knowledge = Knowledge({int(layer): keys for layer, keys in _under("nse.keys.", state).items()})
-            nse.adopt(self.model, resumed, self.hparams)
+        if remembered is not None:
+            nse.adopt(self.model, remembered, self.hparams)
         codebook = _under("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
@@ -329,8 +329,12 @@ class Method:
         assert state is not None
         return state
 
-    def _edited_by_nse(self) -> tuple[Layout, list[int]]:
-        return Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers
+    def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
+        """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
+        device = Layout.of(self.model).device
+        keys = {int(layer): tensor.to(device) for layer, tensor in _under("nse.keys.", state).items()}
+        fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
+        return replace(fresh, knowledge=Knowledge(keys))
 
 
 def _algorithms() -> dict[str, Any]:

@@ -135,6 +135,37 @@ def test_going_on_from_a_state_is_never_having_stopped(
         assert torch.equal(weight, expected), name
 
 
+@pytest.mark.parametrize("family", ["llama"])
+def test_grace_goes_on_with_its_codebook(
+    new_model: Callable[[], Any], tiny_tokenizer: Any, on_main: bool, tmp_path: Path
+) -> None:
+    if on_main:
+        pytest.skip("main has a GRACE of its own")
+    path = tmp_path / "GRACE.yaml"
+    path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], n_iter: 5}")
+
+    def method_on(model: Any) -> Method:
+        return Method(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
+
+    whole, resumed = new_model(), new_model()
+    method = method_on(whole)
+    method.edit(FACTS[:2])
+    state = method.state()
+    assert state is not None
+    assert not any(name.startswith("weights.") for name in state)
+    method.edit(FACTS[2:])
+    going_on = method_on(resumed)
+    going_on.resume(state)
+    going_on.edit(FACTS[2:])
+    expected, found = method.state(), going_on.state()
+    assert expected is not None
+    assert found is not None
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    ids = tiny_tokenizer(FACTS[0].text, return_tensors="pt")["input_ids"]
+    assert torch.equal(resumed(ids).logits, whole(ids).logits)
+
+
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
 def test_everything_else_is_as_before(
     alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any,
@@ -180,14 +211,11 @@ def test_every_method_makes_its_fact_likelier(family: str, settings_file: Callab
     fact, tokenizer = Fact("Rome is in {}", "France", "Lyon"), tiny.tiny_tokenizer()
     prompt, target = (tokenizer(text, return_tensors="pt")["input_ids"] for text in (fact.text, " Lyon"))
     tuned = {"norm_constraint": False, "num_steps": 20, "lr": 0.01}
+    far = {"v_num_grad_steps": 20, "v_lr": 0.5, "v_weight_decay": 0.0, "clamp_norm_factor": 4.0}
     for alg_name in SETTINGS:
         model = tiny.tiny_model(family, torch.float32)  # its weights are large enough for a value to matter
         before = _likelihood(model, prompt, target)
-        changes = (
-            tuned
-            if alg_name == "FT"
-            else {"v_num_grad_steps": 20, "v_lr": 0.5, "v_weight_decay": 0.0, "clamp_norm_factor": 4.0}
-        )
+        changes = tuned if alg_name == "FT" else far
         hparams = load_hparams(alg_name, settings_file(family, alg_name), changes, model)
         Method(model, tokenizer, alg_name, hparams).edit([fact])
         assert _likelihood(model, prompt, target) > before + 0.1, alg_name
@@ -217,22 +245,25 @@ def test_times_of_the_parts(new_model: Callable[[], Any], method_on: Callable[..
 
 
 @pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize(("alg_name", "sizes"), [("FT", [2]), ("ROME", [1, 1])])
 def test_rounds_go_in_one_call_where_easyedit_says_so(
-    new_model: Callable[[], Any], method_on: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
+    alg_name: str,
+    sizes: list[int],
+    new_model: Callable[[], Any],
+    method_on: Callable[..., Method],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for alg_name, sizes in {"FT": [2], "ROME": [1, 1]}.items():
-        method, model = method_on(new_model(), alg_name), None
-        seen: list[int] = []
+    method, seen = method_on(new_model(), alg_name), []
 
-        def record(model: Any, tok: Any, requests: Any, *_: Any, **__: Any) -> Any:
-            seen.append(len(requests))  # noqa: B023
-            assert requests[0]["subject"] in requests[0]["prompt"] or "{}" in requests[0]["prompt"]
-            return model, {}
+    def record(model: Any, tok: Any, requests: Any, *_: Any, **__: Any) -> Any:
+        seen.append(len(requests))
+        assert tok.padding_side == "right"
+        assert all(request["subject"] in request["prompt"] for request in requests) == (alg_name == "FT")
+        return model, {}
 
-        monkeypatch.setattr(method, "_apply", record)
-        method.edit(FACTS[:2])
-        assert seen == sizes
-        del model
+    monkeypatch.setattr(method, "_apply", record)
+    method.edit(FACTS[:2])
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("family", ["llama"])
