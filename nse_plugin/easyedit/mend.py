@@ -44,6 +44,7 @@ from nse_plugin.progress import bar
 from . import wheel
 from .locate import import_easyedit
 from .method_hparams import load_hparams
+from .scopes import replaced
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def train_mend(
         torch.manual_seed(int(settings.seed))
         base = importlib.import_module("easyeditor.trainer.BaseTrainer")
         new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
-        with _replaced(base, "get_model", lambda _: model), _device_named(settings):
+        with replaced(base, "get_model", lambda _: model), _device_named(settings):
             trainer = new_trainer(settings, training, validation)
         train_step = trainer.train_step
 
@@ -301,7 +302,7 @@ def _at_work(model: nn.Module, settings: Any) -> Iterator[None]:
         # the lowest hooked matrix has nothing below it that asks for gradients; its own is what is wanted
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         if _on_wheel():
-            stack.enter_context(_replaced(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
+            stack.enter_context(replaced(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
@@ -333,16 +334,6 @@ def _on_wheel() -> bool:
 def _device_named(settings: Any) -> AbstractContextManager[Any]:
     """The scope in which the wheel finds its device."""
     return wheel._device_meant(settings) if _on_wheel() else nullcontext()
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    own = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, own)
 
 
 class _WithWeights:

@@ -52,6 +52,7 @@ from .algorithm import nse
 from .mend import ArchiveError, apply_mend_to_model
 from .method_hparams import load_hparams, preset_path
 from .register import register
+from .scopes import replaced
 
 if TYPE_CHECKING:
     import pandas
@@ -267,11 +268,11 @@ class Method:
             for module in self._modules:
                 for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", _writer(seed))):
                     if hasattr(module, name):
-                        stack.enter_context(_replaced(module, name, ours))
+                        stack.enter_context(replaced(module, name, ours))
                 for name in _VALUE_STEPS:
                     step = getattr(module, name, None)
                     if callable(step) and module.__name__ == inspect.unwrap(self._apply).__module__:
-                        stack.enter_context(_replaced(module, name, self._timed(step, "values")))
+                        stack.enter_context(replaced(module, name, self._timed(step, "values")))
             stack.enter_context(torch.enable_grad())
             yield
 
@@ -435,16 +436,6 @@ def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    own = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, own)
 
 
 class _ToLog(io.TextIOBase):
