@@ -19,9 +19,9 @@ mend: .venv/installed
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
-# The core on the older transformers; EasyEdit's wheel and the demo are tested by `make test`.
+# The core on the older transformers; EasyEdit, the baselines and the demo are tested by `make test`.
 test-old: .venv-old/installed
-	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/easyedit --ignore tests/demo --ignore tests/test_examples.py
+	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/test_examples.py
 
 lint: .venv/installed
 	.venv/bin/ruff check .
