@@ -1,4 +1,4 @@
-"""The command line: `nse demo`, `nse moments`, `nse compare`, `nse train-mend`."""
+"""The command line: `nse demo`, `nse moments`, `nse compare`, `nse train-mend`, `nse store`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,37 @@ def _parser() -> argparse.ArgumentParser:
     mend.add_argument("--steps", type=int, help="default: max_iters of the hyperparameters")
     mend.add_argument("--out", type=Path, help="the archive; default: where MEND's hyperparameters look for it")
     mend.set_defaults(run=_train_mend)
+
+    store = commands.add_parser("store", help="look after a store of values z and second moments")
+    store.add_argument(
+        "what", choices=("ls", "verify", "gc"), help="list it; read it all; remove what nobody will read"
+    )
+    store.add_argument("folder", type=Path, help="what `store` was set to")
+    store.add_argument("--unused-for", type=float, metavar="DAYS", help="gc: also what nobody used for so many days")
+    store.set_defaults(run=_store)
     return parser
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    from nse_plugin.store import Store, StoreError
+
+    if arguments.unused_for is not None and (arguments.what != "gc" or arguments.unused_for < 0):
+        raise StoreError("--unused-for is for `gc`, and takes days, 0 or more.")
+    store = Store.at(arguments.folder)
+    if arguments.what == "ls":
+        entries = store.entries()
+        for entry in entries:
+            print(f"{entry.address[:12]}  {entry.kind:<6}  {entry.bytes:>11,}  {entry.about}")
+        print(f"{len(entries)} tensors, {sum(entry.bytes for entry in entries):,} bytes")
+    elif arguments.what == "verify":
+        sound, damaged = store.verify()
+        for path in damaged:
+            print(f"damaged, put aside: {path}")
+        print(f"{sound} sound, {len(damaged)} damaged")
+    else:
+        days = arguments.unused_for
+        files, freed = store.gc(None if days is None else days * 86400)
+        print(f"{files} files removed, {freed:,} bytes")
 
 
 def _train_mend(arguments: argparse.Namespace) -> None:

@@ -57,13 +57,13 @@ class NSEHyperParams:
         v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: delta is kept within this many norm(h).
-        value_store: a folder where z is kept for other runs (`ValueStore`); None: nowhere.
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.
         mom2_dtype: `float32` or `float64`, the type they are kept in.
-        stats_dir: where EasyEdit's npz files lie and new ones go; None: the user's cache folder.
+        stats_dir: where EasyEdit's npz files lie and new ones go; None: in the store, or the user's cache folder.
     Running
+        store: a folder where z, and second moments without a stats_dir, are kept for other runs (`Store`); None: none.
         tokens_per_batch: upper bound on the tokens of one forward pass.
         seed: of everything sampled (context templates, self-written text).
         rewrite_module_tmp: the edited matrix by name with `{}` for the layer; None: found by structure.
@@ -87,13 +87,13 @@ class NSEHyperParams:
     v_weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
-    value_store: str | None = None
 
     mom2_dataset: str = "self"
     mom2_n_samples: int = 160
     mom2_dtype: str = "float32"
     stats_dir: str | None = None
 
+    store: str | None = None
     tokens_per_batch: int = 4096
     seed: int = 0
     rewrite_module_tmp: str | None = None
@@ -139,7 +139,7 @@ class NSEHyperParams:
         _require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
         ok = isinstance(self.mom2_dataset, str) and self.mom2_dataset != ""
         _require(ok, "mom2_dataset", self.mom2_dataset, "use 'self', 'wikipedia', or a .txt, .jsonl or .parquet file")
-        for name in ("stats_dir", "value_store"):
+        for name in ("stats_dir", "store"):
             ok = getattr(self, name) is None or isinstance(getattr(self, name), str)
             _require(ok, name, getattr(self, name), "name a folder, or leave it out")
         for name in ("rewind", "accumulate"):

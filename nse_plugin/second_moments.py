@@ -24,13 +24,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nse_plugin.addresses import moment_addresses
 from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, WIKIPEDIA, corpus_name, token_batches
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.fingerprint import fingerprint
+from nse_plugin.models.fingerprint import fingerprint, model_fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import TOKENS_PER_NEURON, MomentsError, MomentSums, measure_moments
 from nse_plugin.progress import bar
+from nse_plugin.store import MOMENT, Store
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,15 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, 
 
 
 def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, Tensor]:
-    """C0 of every edited layer, {layer: [f, f]}: read from stats_dir, else measured on the present weights and kept.
+    """C0 of every edited layer, {layer: [f, f]}: read from where they are kept, else measured on the present weights
+    and kept there: in `stats_dir`, or in the `store` when there is one and no stats_dir.
 
     Call it on the unedited model (`OriginalWeights.rewound`).
     Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, and for a corpus that cannot be
     had.
     """
+    if hparams.store is not None and hparams.stats_dir is None:
+        return _stored_moments(layout, tokenizer, hparams, Store(hparams.store))
     matrices = layout.output_matrices(hparams.layers)
     files = {layer: moments_file(layout, matrix, hparams) for layer, matrix in matrices.items()}
     found = {layer: _read(files[layer], layer, matrix) for layer, matrix in matrices.items()}
@@ -58,6 +63,22 @@ def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> d
     stored = {layer: moment for layer, moment in found.items() if moment is not None}
     _warn_if_few(stored.values())
     return {layer: moment for layer, (moment, _) in stored.items()}
+
+
+def _stored_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, store: Store) -> dict[int, Tensor]:
+    """The same out of a store, where what they were measured from is their address."""
+    addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
+    moments = {layer: store.get(address) for layer, address in addresses.items()}
+    missing = [layer for layer, moment in moments.items() if moment is None]
+    if missing:
+        sums = _measure(layout, tokenizer, hparams, missing, store.folder)
+        dtype = getattr(torch, hparams.mom2_dtype)
+        measured = {layer: (sums.sums[layer].cpu().double() / sums.tokens).to(dtype) for layer in missing}
+        _warn_if_few(_Stored(moment, sums.tokens) for moment in measured.values())
+        moments.update(check_moments(measured, layout.output_matrices(missing)))
+        about = f"layer {{}}, {corpus_name(hparams)}, {sums.tokens} tokens"
+        store.put_all((addresses[layer], measured[layer], MOMENT, about.format(layer)) for layer in missing)
+    return {layer: moment for layer, moment in moments.items() if moment is not None}
 
 
 def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:

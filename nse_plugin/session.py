@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.addresses import value_addresses
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
@@ -24,7 +25,7 @@ from nse_plugin.models.writing import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.state import EditState, RoundReport
-from nse_plugin.value_store import ValueStore
+from nse_plugin.store import VALUE, Store
 
 log = logging.getLogger(__name__)
 
@@ -134,15 +135,15 @@ class EditSession:
             if not self.hparams.rewind:
                 return optimize_values(self._layout, prompts, self.hparams, advance)
             with self.state.originals.rewound(self._matrices):
-                if self.hparams.value_store is None:
+                if self.hparams.store is None:
                     return optimize_values(self._layout, prompts, self.hparams, advance)
-                return self._kept_values(ValueStore(self.hparams.value_store), prompts, advance)
+                return self._kept_values(Store(self.hparams.store), prompts, advance)
 
-    def _kept_values(self, store: ValueStore, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+    def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
         """What the store has of the values, the rest computed and put there; on the original weights."""
         if self.state.model is None:
             self.state.model = model_fingerprint(self.model)
-        addresses = store.addresses(self.state.model, prompts, self.hparams)
+        addresses = value_addresses(self.state.model, prompts, self.hparams)
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]
         on_done(len(prompts) - len(missing))
@@ -151,7 +152,7 @@ class EditSession:
             new = list(zip(missing, computed, strict=True))
             for place, value in new:
                 values[place] = value
-            store.put_all([(addresses[place], value, prompts[place].text) for place, value in new])
+            store.put_all([(addresses[place], value, VALUE, prompts[place].text) for place, value in new])
         log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 

@@ -13,6 +13,7 @@ from nse_plugin.cli import main
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.second_moments import second_moments
+from nse_plugin.store import VALUE, Store
 
 
 @pytest.fixture
@@ -112,3 +113,39 @@ def test_a_command_line_that_is_none(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: nse" in capsys.readouterr().err
+
+
+def test_looking_after_a_store(tmp_path, capsys):
+    store = Store(tmp_path / "store")
+    for number in range(3):
+        store.put(f"{number}{'a' * 63}", torch.arange(5.0), VALUE, f"The capital of town {number} is Lyon")
+    assert main(["store", "ls", str(store.folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == [
+        "1aaaaaaaaaaa",
+        "value",
+        str(store.entries()[1].bytes),
+        *"The capital of town 1 is Lyon".split(),
+    ]
+    assert lines[-1].startswith("3 tensors, ")
+    broken = sorted(store.folder.glob("*/*.safetensors"))[0]
+    broken.write_bytes(b"cut")
+    assert main(["store", "verify", str(store.folder)]) == 0
+    assert capsys.readouterr().out == f"damaged, put aside: {broken}\n2 sound, 1 damaged\n"
+    assert main(["store", "gc", str(store.folder)]) == 0
+    assert capsys.readouterr().out == "1 files removed, 3 bytes\n"
+    assert main(["store", "gc", str(store.folder), "--unused-for", "0"]) == 0
+    assert store.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ls", "/nowhere"], "There is no store '/nowhere'"),
+        (["ls", "/tmp", "--unused-for", "3"], "--unused-for is for `gc`"),
+        (["gc", "/tmp", "--unused-for", "-3"], "0 or more"),
+    ],
+)
+def test_store_errors_are_one_line(arguments, words, capsys):
+    assert main(["store", *arguments]) == 1
+    assert words in capsys.readouterr().err

@@ -57,7 +57,7 @@ class MethodChoice:
 class Plan:
     """facts: how many of the data's. checkpoints: edits after which everything is measured, the end among them.
 
-    metrics: settings by family. value_store: where NSE's values are kept for other runs; None: nowhere. out: the
+    metrics: settings by family. store: where NSE's values are kept for other runs; None: nowhere. out: the
     results folder.
     """
 
@@ -70,7 +70,7 @@ class Plan:
     checkpoints: tuple[int, ...]
     seed: int
     jobs: int
-    value_store: str | None
+    store: str | None
     out: Path
 
     @classmethod
@@ -106,7 +106,7 @@ class Plan:
             checkpoints=_checkpoints(config["checkpoints"], facts, methods),
             seed=config["seed"],
             jobs=config["jobs"],
-            value_store=config["value_store"],
+            store=config["store"],
             out=Path(config["out"]),
         )
 

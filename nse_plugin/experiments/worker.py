@@ -158,7 +158,7 @@ class _Run:
         self._reference = Reference.load(before)
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
-            overrides.setdefault("value_store", plan.value_store)
+            overrides.setdefault("store", plan.store)
         preset = Path(choice.preset) if choice.preset.endswith(".yaml") else preset_path(choice.preset, plan.model.name)
         self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
         self._method = Method(model, tokenizer, choice.alg_name, self._hparams)

@@ -1,0 +1,65 @@
+"""What a value z and a second moment are computed from, as one hash each: their addresses in a `Store`.
+
+z depends on the unedited model, the token rows of its fact in all contexts, and the settings of the value step: never
+on p, alpha, lambda, the number of passes, or what was edited before. C0 depends on the unedited model, its tokenizer
+and the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nse_plugin.corpora import SELF_WRITTEN
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.prompts import FactPrompts
+
+VALUES = 1  # raise it whenever method/values.py computes other values than before
+MOMENTS = 1  # raise it whenever models/moments.py, corpora.py or models/writing.py make other moments than before
+VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
+MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype", "tokens_per_batch")
+
+
+def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[str]:
+    """The address of every fact's z. model: `model_fingerprint` of the unedited model."""
+    settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
+    shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
+    return [_hash({**shared, "rows": [asdict(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
+
+
+def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, str]:
+    """The address of every edited layer's C0, {layer: address}. model: as for `value_addresses`."""
+    settings = {name: getattr(hparams, name) for name in MOMENT_SETTINGS}
+    shared = {
+        "moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": _text(hparams), **settings
+    }  # fmt: skip
+    return {layer: _hash({**shared, "layer": layer}) for layer in hparams.layers}
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    """A hash of how text becomes tokens, but for padding and truncation, which no one here uses."""
+    special = sorted(tokenizer.all_special_ids), tokenizer.bos_token_id, tokenizer.eos_token_id
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # in Python: its words are the best it tells
+        return _hash({"special": special, "vocabulary": sorted(tokenizer.get_vocab().items())})
+    told = json.loads(backend.to_str())
+    kept = {name: value for name, value in told.items() if name not in ("padding", "truncation")}
+    return _hash({"special": special, **kept})
+
+
+def _text(hparams: NSEHyperParams) -> str:
+    """What a corpus is, whatever its file is called."""
+    path = Path(hparams.mom2_dataset)
+    if path.is_file():
+        with path.open("rb") as stream:
+            return f"{path.suffix} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    seeded = "its own" if hparams.mom2_dataset == SELF_WRITTEN else hparams.mom2_dataset
+    return f"{seeded}, seed {hparams.seed}"
+
+
+def _hash(what: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,196 @@
+"""A folder of tensors by what they are computed from: values z and second moments, kept for other runs.
+
+Whatever may change a tensor is part of its address (`nse_plugin.addresses`), so any number of processes and machines
+may fill one store at once: two that compute the same thing write the same thing.
+
+    <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, what it is of, SHA-256 of its bytes
+             index/<writer>.jsonl         a line for every tensor a process has put there: `ls` need not open the files
+
+A file is written aside and renamed. One that does not hold what it says is put aside (`.corrupt`) and computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nse_plugin.home import written_whole
+
+log = logging.getLogger(__name__)
+
+VALUE, MOMENT = "value", "moment"
+_SUFFIX = ".safetensors"
+_ABANDONED = 3600.0  # seconds after which a file that is still being written belongs to a process that was killed
+_WRITER = uuid.uuid4().hex  # this process's file in every store's index
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a store. kind: `value` or `moment`. about: its fact, or its layer and text. used: seconds, epoch."""
+
+    address: str
+    kind: str
+    about: str
+    bytes: int
+    used: float
+
+
+class StoreError(ValueError):
+    """A folder that is no store; the message says which, and what to give instead."""
+
+
+class Store:
+    """A folder of tensors by content address."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+
+    @classmethod
+    def at(cls, folder: str | Path) -> Store:
+        """A store that is there already. Raises StoreError when there is no such folder."""
+        store = cls(folder)
+        if not store.folder.is_dir():
+            raise StoreError(f"There is no store {str(folder)!r}: give the folder that `store` was set to.")
+        return store
+
+    def get(self, address: str) -> Tensor | None:
+        """The tensor at an address; None when it is not there, or what is there is not sound."""
+        path = self._path(address)
+        try:
+            tensor = _read(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            log.warning("%s is damaged (%s): put aside as .corrupt, what it held is computed again.", path, error)
+            _put_aside(path)
+            return None
+        _mark_as_used(path)
+        return tensor
+
+    def put(self, address: str, tensor: Tensor, kind: str, about: str) -> None:
+        """Keep a tensor. kind, about: for `entries`. Raises OSError when it cannot be written."""
+        tensor = tensor.detach().cpu().contiguous()
+        told = {"kind": kind, "about": about}
+        with written_whole(self._path(address)) as path:
+            save_file({"tensor": tensor}, path, {**told, "sha256": _sha256_of(tensor)})
+        index = self.folder / "index" / f"{_WRITER}.jsonl"
+        index.parent.mkdir(exist_ok=True)
+        with index.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"address": address, **told}) + "\n")
+
+    def put_all(self, entries: Iterable[tuple[str, Tensor, str, str]]) -> None:
+        """`put` (address, tensor, kind, about), but for tensors that are not finite; a store that cannot be written to
+        is said, once, and no reason to stop."""
+        try:
+            for address, tensor, kind, about in entries:
+                if tensor.isfinite().all():
+                    self.put(address, tensor, kind, about)
+        except (OSError, SafetensorError) as error:
+            log.warning("store %s cannot be written to (%s): what was computed is not kept.", self.folder, error)
+
+    def entries(self) -> list[Entry]:
+        """All tensors, by kind and what they are of."""
+        told = self._index()
+        found = []
+        for path in self._files():
+            address = path.name.removesuffix(_SUFFIX)
+            try:
+                about = told.get(address) or _metadata(path)
+                stat = path.stat()
+            except (OSError, SafetensorError):  # damaged, or removed meanwhile: `verify` says which
+                continue
+            found.append(Entry(address, about["kind"], about["about"], stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda entry: (entry.kind, entry.about))
+
+    def verify(self) -> tuple[int, list[Path]]:
+        """Read every tensor; put aside those that are damaged. Returns how many are sound, and the damaged ones."""
+        files = list(self._files())
+        damaged = [path for path in files if self.get(path.name.removesuffix(_SUFFIX)) is None]
+        return len(files) - len(damaged), damaged
+
+    def gc(self, unused_for: float | None = None) -> tuple[int, int]:
+        """Remove what nobody will read: damaged files put aside, what killed processes left half-written, and, where
+        given, tensors that nobody has used for so many seconds. Returns files and bytes removed."""
+        now = time.time()
+        gone = list(self.folder.glob("??/*.corrupt"))
+        gone += [path for path in self.folder.glob("??/.*") if now - path.stat().st_mtime > _ABANDONED]
+        if unused_for is not None:
+            gone += [path for path in self._files() if now - path.stat().st_mtime > unused_for]
+        freed = sum(path.stat().st_size for path in gone)
+        for path in gone:
+            path.unlink(missing_ok=True)
+        self._write_index_anew()
+        return len(gone), freed
+
+    def _files(self) -> Iterator[Path]:
+        return self.folder.glob(f"??/[!.]*{_SUFFIX}")
+
+    def _path(self, address: str) -> Path:
+        return self.folder / address[:2] / f"{address}{_SUFFIX}"
+
+    def _index(self) -> dict[str, dict[str, str]]:
+        """What writers said of their tensors. A line cut short is none: the file itself says the same."""
+        told = {}
+        for path in self.folder.glob("index/*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    said = json.loads(line)
+                    told[said["address"]] = {"kind": said["kind"], "about": said["about"]}
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    continue
+        return told
+
+    def _write_index_anew(self) -> None:
+        """One file in place of many. A writer that adds a line to an old one meanwhile loses nothing but that line."""
+        old = list(self.folder.glob("index/*.jsonl"))
+        told = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
+        with written_whole(self.folder / "index" / f"{uuid.uuid4().hex}.jsonl") as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
+        for path in old:
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor("tensor")
+        told = file.metadata()["sha256"]
+    if _sha256_of(tensor) != told:
+        raise ValueError("its bits are not those that were written")
+    return tensor
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata() or {}
+    return {"kind": told.get("kind", "?"), "about": told.get("about", "?")}
+
+
+def _mark_as_used(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a store that may only be read
+        os.utime(path)
+
+
+def _put_aside(path: Path) -> None:
+    try:
+        path.replace(path.with_suffix(".corrupt"))
+    except OSError as error:
+        log.warning("%s cannot be put aside: %s.", path, error)
+
+
+def _sha256_of(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -1,0 +1,359 @@
+"""The store: found again only where nothing that a tensor depends on has changed, and never served damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+
+from nse_plugin import second_moments as moments_module
+from nse_plugin import session as session_module
+from nse_plugin.addresses import value_addresses
+from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.prompts import encode_fact
+from nse_plugin.session import EditSession
+from nse_plugin.store import MOMENT, VALUE, Store, StoreError
+
+Z = torch.arange(5.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def address(hparams, model=None, fact=None, tokenizer=None, templates=TEMPLATES) -> str:
+    model, fact = model or tiny_model("llama"), fact or tiny_facts()[0]
+    rows = [encode_fact(tokenizer or tiny_tokenizer(), fact, list(templates))]
+    return value_addresses(model_fingerprint(model), rows, hparams)[0]
+
+
+def test_a_value_comes_back_to_the_bit(store):
+    for value in (Z, Z.double() / 3, Z.bfloat16() / 3):
+        store.put("ab" * 32, value, VALUE, "The capital of France is Lyon")
+        assert torch.equal(store.get("ab" * 32), value)
+        assert store.get("ab" * 32).dtype == value.dtype
+    [entry] = store.entries()
+    assert (entry.kind, entry.about) == (VALUE, "The capital of France is Lyon")
+    assert store.get("cd" * 32) is None
+
+
+def test_what_z_does_not_depend_on_does_not_matter(hparams):
+    others = {
+        "p": 0.5, "alpha": 3.0, "mom2_update_weight": 7.0, "max_iterations": 1, "accumulate": False, "layers": [0, 2],
+    }  # fmt: skip
+    assert address(dataclasses.replace(hparams, **others)) == address(hparams)
+    assert address(hparams, tokenizer=tiny_tokenizer(padding_side="left")) == address(hparams)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [1, 3]}, {"v_lr": 0.2}, {"v_num_grad_steps": 7}, {"v_weight_decay": 0.1}, {"kl_factor": 0.5},
+        {"clamp_norm_factor": 4.0},
+    ],
+)  # fmt: skip
+def test_every_setting_of_the_value_step_is_another_address(hparams, change):
+    assert address(dataclasses.replace(hparams, **change)) != address(hparams)
+
+
+def test_model_fact_template_and_tokenizer_are_part_of_the_address(hparams):
+    model, fact = tiny_model("llama"), tiny_facts()[0]
+    found = {
+        address(hparams),
+        address(hparams, model=tiny_model("llama", seed=1)),
+        address(hparams, fact=dataclasses.replace(fact, target_new="Berlin")),
+        address(hparams, fact=dataclasses.replace(fact, prompt="The old capital of {} is")),
+        address(hparams, templates=TEMPLATES[:2]),
+        address(hparams, tokenizer=tiny_tokenizer(bos=True)),
+    }
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1e-6  # one bit or two, far from any edited layer
+    found.add(address(hparams, model=model))
+    model = tiny_model("llama")
+    model.config.rms_norm_eps *= 2
+    found.add(address(hparams, model=model))
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "other"])
+def test_a_damaged_value_is_put_aside_and_never_served(store, damage, caplog):
+    store.put("ab" * 32, Z, VALUE, "x")
+    [path] = store.folder.glob("ab/*")
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[-3] ^= 4
+    path.write_bytes({"cut": data[:-4], "flipped": data, "emptied": b"", "other": b"not a safetensors file"}[damage])
+    with caplog.at_level(logging.WARNING):
+        assert store.get("ab" * 32) is None
+    assert "damaged" in caplog.text
+    assert store.entries() == []
+    assert path.with_suffix(".corrupt").is_file()
+    store.put("ab" * 32, Z, VALUE, "x")
+    assert torch.equal(store.get("ab" * 32), Z)
+
+
+def test_verify_counts_and_cleans(store):
+    for number in range(4):
+        store.put(f"{number}{'a' * 63}", Z + number, VALUE, "x")
+    broken = sorted(store.folder.glob("*/*.safetensors"))[0]
+    broken.write_bytes(b"")
+    assert store.verify() == (3, [broken])
+    assert store.verify() == (3, [])
+
+
+def test_many_writers_of_one_value(store):
+    threads = [threading.Thread(target=store.put, args=("ab" * 32, Z, VALUE, "x")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(store.get("ab" * 32), Z)
+    assert [path.name for path in store.folder.glob("ab/*")] == [f"{'ab' * 32}.safetensors"]
+    assert len(store.entries()) == 1
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(store):
+    store.folder.mkdir()
+    store.folder.chmod(0o500)
+    with pytest.raises(OSError, match="ermission"):
+        store.put("ab" * 32, Z, VALUE, "x")
+    store.folder.chmod(0o700)
+
+
+def session(hparams, **changes) -> EditSession:
+    model = tiny_model("llama", torch.float32)
+    return EditSession(
+        model, tiny_tokenizer(), dataclasses.replace(hparams, **changes), moments=tiny_moments(model, [1, 2]),
+        templates=TEMPLATES,
+    )  # fmt: skip
+
+
+def test_a_session_computes_each_value_once(store, hparams, monkeypatch):
+    folder = str(store.folder)
+    plain, first = session(hparams), session(hparams, store=folder)
+    facts = tiny_facts()
+    for one in (plain, first):
+        one.edit(facts[:2])
+        one.edit(facts[2:])
+    assert len(store.entries()) == len(facts)
+    computed = []
+    real = session_module.optimize_values
+    monkeypatch.setattr(session_module, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
+    again = session(hparams, store=folder, p=0.5, alpha=3.0)
+    assert torch.equal(again.values(facts), first.values(facts))
+    assert computed == []
+    more = [*facts, dataclasses.replace(facts[0], subject="Italy")]
+    again.values(more)
+    assert computed == [1]
+    assert torch.allclose(plain.values(facts), first.values(facts), rtol=1e-5)
+    for layer in (1, 2):
+        name = f"model.layers.{layer}.mlp.down_proj.weight"
+        found, expected = (one.model.get_parameter(name) for one in (first, plain))
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_rewinding_values_are_of_this_moment_and_not_kept(store, hparams):
+    one = session(hparams, store=str(store.folder), rewind=False)
+    one.edit(tiny_facts()[:1])
+    assert store.entries() == []
+
+
+def test_a_value_that_is_not_finite_is_not_kept(store, hparams):
+    one = session(hparams, store=str(store.folder))
+    with torch.no_grad():
+        one.model.model.layers[3].mlp.down_proj.weight.fill_(torch.nan)
+    assert one.values(tiny_facts()[:1]).isnan().all()
+    assert store.entries() == []
+
+
+def test_a_store_that_cannot_be_written_to_stops_nothing(tmp_path, hparams, caplog):
+    (tmp_path / "file").write_text("not a folder")
+    one = session(hparams, store=str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        assert one.values(tiny_facts()[:1]).isfinite().all()
+    assert "cannot be written to" in caplog.text
+
+
+# -- second moments in the store ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measuring(store, hparams, tmp_path):
+    """A session that measures its moments on a text, into the store; `text` and `seed` of the model may be changed."""
+    (tmp_path / "town.txt").write_text("The capital of France is Paris.\nThe river runs through the old town.\n" * 9)
+
+    def make(model=None, tokenizer=None, **changes) -> EditSession:
+        settings = {
+            "mom2_dataset": str(tmp_path / "town.txt"),
+            "stats_dir": None,
+            "store": str(store.folder),
+            **changes,
+        }
+        return EditSession(
+            model or tiny_model("llama"), tokenizer or tiny_tokenizer(), dataclasses.replace(hparams, **settings),
+            templates=TEMPLATES,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The layers of every measurement."""
+    layers = []
+    real = moments_module.measure_moments
+    monkeypatch.setattr(moments_module, "measure_moments", lambda *a: layers.append(list(a[1])) or real(*a))
+    return layers
+
+
+def test_moments_are_measured_once_a_layer(store, measuring, measured, tmp_path):
+    first = measuring().moments
+    assert [(entry.kind, entry.about.split(",")[0]) for entry in store.entries()] == [
+        (MOMENT, "layer 1"), (MOMENT, "layer 2"),
+    ]  # fmt: skip
+    (tmp_path / "town.txt").rename(tmp_path / "village.txt")
+    again = measuring(layers=[2, 3], mom2_dataset=str(tmp_path / "village.txt")).moments
+    assert measured == [[1, 2], [3]]
+    assert torch.equal(again[2], first[2])
+    in_files = measuring(stats_dir=str(tmp_path / "stats"), mom2_dataset=str(tmp_path / "village.txt")).moments
+    assert torch.allclose(in_files[1], first[1])
+    assert len(store.entries()) == 3
+
+
+def test_what_moments_depend_on_is_their_address(measuring, measured, tmp_path):
+    first = measuring().moments
+    (tmp_path / "other.txt").write_text("The capital of France is Lyon.\nThe river runs through the old town.\n" * 9)
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight[0, 0] += 1e-6  # not an edited matrix, but in front of one
+    for one in (
+        measuring(mom2_dataset=str(tmp_path / "other.txt")), measuring(model=model), measuring(mom2_n_samples=3),
+        measuring(tokenizer=tiny_tokenizer(bos=True)),
+    ):  # fmt: skip
+        assert one.moments
+    assert measured == [[1, 2]] * 5
+    again = measuring(p=0.5, v_lr=0.1, mom2_update_weight=7.0, tokenizer=tiny_tokenizer(padding_side="left")).moments
+    assert all(torch.equal(again[layer], first[layer]) for layer in first)
+    assert len(measured) == 5
+
+
+def test_damaged_moments_are_measured_again(store, measuring, measured):
+    first = measuring().moments
+    path = next(store.folder.glob("*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-8])
+    again = measuring().moments
+    assert len(measured) == 2
+    assert all(torch.equal(again[layer], first[layer]) for layer in first)
+    assert store.verify() == (2, [])
+
+
+# -- looking after it ------------------------------------------------------------------------------------------------
+
+
+def test_an_index_that_was_cut_short_or_is_missing_changes_nothing(store):
+    for number in range(3):
+        store.put(f"{number}{'a' * 63}", Z, VALUE, f"fact {number}")
+    [index] = store.folder.glob("index/*.jsonl")
+    index.write_text(index.read_text()[:-20])
+    assert [entry.about for entry in store.entries()] == ["fact 0", "fact 1", "fact 2"]
+    index.unlink()
+    assert [entry.about for entry in store.entries()] == ["fact 0", "fact 1", "fact 2"]
+
+
+def test_gc_removes_what_nobody_will_read(store):
+    for number in range(4):
+        store.put(f"{number}{'a' * 63}", Z + number, VALUE, f"fact {number}")
+    first, second, third, _ = sorted(store.folder.glob("*/*.safetensors"))
+    first.write_bytes(b"")
+    store.verify()
+    killed = second.with_name(".left-by-a-kill.safetensors")
+    killed.write_bytes(b"half")
+    busy = second.with_name(".being-written.safetensors")
+    busy.write_bytes(b"half")
+    for path, days in ((killed, 1), (second, 40), (third, 40)):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    store.get(third.stem)  # used today
+    assert store.gc() == (2, 4)
+    assert busy.exists()
+    assert [entry.about for entry in store.entries()] == ["fact 1", "fact 2", "fact 3"]
+    assert store.gc(unused_for=30 * 86400)[0] == 1
+    assert [entry.about for entry in store.entries()] == ["fact 2", "fact 3"]
+    assert len(list(store.folder.glob("index/*"))) == 1
+
+
+def test_a_store_that_is_not_there(tmp_path):
+    with pytest.raises(StoreError, match="There is no store '.*nowhere'"):
+        Store.at(tmp_path / "nowhere")
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+FILL = """
+import sys, torch
+from nse_plugin.store import Store
+store = Store(sys.argv[1])
+for number in range(int(sys.argv[2]), 10**6 if sys.argv[3] == "on" else 60):
+    address = f"{number:064x}"
+    if store.get(address) is None:
+        store.put(address, torch.full((40_000,), float(number)), "value", f"fact {number}")
+    if number == 20:
+        print("filling", flush=True)
+"""
+
+
+def fill(store, first="0", until="60"):
+    command = [sys.executable, "-c", FILL, str(store.folder), first, until]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_fill_one_store(store):
+    both = [fill(store), fill(store)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert store.verify() == (60, [])
+    assert len(store.entries()) == 60
+    for number in (0, 33, 59):
+        assert torch.equal(store.get(f"{number:064x}"), torch.full((40_000,), float(number)))
+
+
+def test_a_kill_while_writing_leaves_nothing_wrong(store):
+    for _ in range(3):
+        process = fill(store, until="on")
+        assert process.stdout.readline() == "filling\n"
+        time.sleep(0.02)
+        process.kill()
+        process.wait()
+        count, damaged = store.verify()
+        assert damaged == []
+        assert count >= 21
+        for entry in store.entries():
+            assert store.get(entry.address)[0] == int(entry.address, 16)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk(store, hparams, caplog):
+    store.folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(store.folder)]).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        big = {number: torch.full((2_000,), float(number)) for number in range(3)}
+        with caplog.at_level(logging.WARNING):
+            store.put_all((f"{number:064x}", tensor, VALUE, "x") for number, tensor in big.items())
+        assert "cannot be written to" in caplog.text
+        assert "No space left" in caplog.text
+        kept = store.verify()[0]
+        assert kept < 3
+        assert [store.get(f"{number:064x}") is not None for number in range(3)] == [number < kept for number in big]
+        assert not list(store.folder.glob("??/.*"))
+        assert session(hparams, store=str(store.folder)).values(tiny_facts()).isfinite().all()
+    finally:
+        subprocess.run(["umount", str(store.folder)], check=True)
