@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .locate import import_easyedit
 
 # Fields that main has and the wheel lacks: what the wheel does is the value here (None: any will do).
 _MAIN_ONLY: dict[str, Any] = {"objective_optimization": "prompt_last", "fp16": None, "max_output_length": None}
+_MAIN_ONLY_ALGORITHMS = ("AlphaEdit", "WISE", "ULTRAEDIT")
 _WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
 
 
@@ -71,7 +72,7 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
         raise HyperParamsError(f"{path}: alg_name is {told!r}: use a file for {alg_name}.")
     cls = _class_of(alg_name)
     try:
-        return cls(**_fitting(cls, {name: _plain(value) for name, value in {**config, **ours}.items()}))
+        return cls(**_fitting(cls, _unfolded({name: _plain(value) for name, value in {**config, **ours}.items()})))
     except HyperParamsError as error:
         raise HyperParamsError(f"{path}: {error}") from error
 
@@ -79,14 +80,23 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
 def _class_of(alg_name: str) -> Any:
     """An algorithm's dataclass: those in EasyEdit's registry module are called MEMITHyperParams, SERACHparams, ..."""
     import_easyedit()
+    if alg_name == "GRACE":
+        return grace.GRACEHyperParams  # whatever EasyEdit has: the algorithm is ours
     registry = vars(importlib.import_module("easyeditor.util.alg_dict"))
     wanted = _letters(alg_name)
     for name, found in registry.items():
         if isinstance(found, type) and _letters(name) in (f"{wanted}hyperparams", f"{wanted}hparams"):
             return found
-    if alg_name == "GRACE":
-        return grace.GRACEHyperParams
-    raise HyperParamsError(f"alg_name = {alg_name!r}: this EasyEdit has no hyperparameters of that name.")
+    raise HyperParamsError(lacking(alg_name, registry["ALG_DICT"]))
+
+
+def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
+    """The sentence that says what to do about an algorithm that is not among those of the EasyEdit at hand."""
+    if alg_name in _MAIN_ONLY_ALGORITHMS:
+        hint = "EasyEdit's main has it: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder."
+    else:
+        hint = _nearest(alg_name, list(algorithms))
+    return f"alg_name = {alg_name!r}: this EasyEdit has no such algorithm; {hint}"
 
 
 def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, Any]:
@@ -105,6 +115,16 @@ def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, 
         if whole and spec.default is spec.default_factory is dataclasses.MISSING and name not in config:
             raise HyperParamsError(f"{name} is missing: no value of it suits every model, so give one.")
     return config
+
+
+def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
+    """WISE's files give three of its fields as one list."""
+    if "act_margin" not in config:
+        return config
+    margin = config.pop("act_margin")
+    if not isinstance(margin, list) or len(margin) != 3:
+        raise HyperParamsError(f"act_margin = {margin!r} cannot be used: give a list of alpha, beta and gamma.")
+    return {**config, **dict(zip(("alpha", "beta", "gamma"), margin, strict=True))}
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
-from difflib import get_close_matches
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +48,9 @@ from nse_plugin.state import EditState
 from . import wheel
 from .algorithm import ALG_NAME as NSE
 from .algorithm import nse
+from .lifelong import Lifelong, with_own_memory
 from .mend import ArchiveError, apply_mend_to_model
-from .method_hparams import load_hparams, preset_path
+from .method_hparams import lacking, load_hparams, preset_path
 from .register import register
 from .scopes import replaced
 
@@ -89,6 +89,7 @@ class Method:
 
     model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any
     padding state; it is not touched. alg_name: a name in EasyEdit's `ALG_DICT`. hparams: what `load_hparams` returned.
+    store: where second moments are kept that have no stats_dir; None: in the user's cache folder.
 
     seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be told apart, "values" (z or v),
     "moments" (second moments found or measured) and "update" (the rest).
@@ -96,16 +97,14 @@ class Method:
     Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, store: str | None = None) -> None:
         algorithms = _algorithms()
         if alg_name not in algorithms:
-            near = get_close_matches(alg_name, algorithms, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(algorithms))}."
-            raise MethodError(f"alg_name = {alg_name!r}: this EasyEdit has no such algorithm; {hint}")
-        self.model, self.alg_name, self.hparams = model, alg_name, hparams
+            raise MethodError(lacking(alg_name, algorithms))
+        self.model, self.alg_name, self.hparams, self._store = model, alg_name, hparams, store
         self.seconds: dict[str, float] = {"edit": 0.0}
-        self._apply = algorithms[alg_name]
-        self._tokenizer = _ready_to_pad(tokenizer, alg_name)
+        self._apply = with_own_memory(alg_name, algorithms[alg_name])
+        self._tokenizer = _ready_to_pad(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
         self._modules = _modules_of(self._apply)
         self._memories: dict[tuple[str, str], Any] = {}
         self._moments: dict[str, Tensor] | None = None  # by module name
@@ -137,7 +136,7 @@ class Method:
 
     def state(self) -> dict[str, Tensor] | None:
         """Everything beyond the unedited model that going on needs: the changed parameters as "weights.<name>", and
-        the algorithm's own under "nse." or "grace.".
+        the algorithm's own under "nse.", "grace.", "alphaedit." or "ultraedit.".
 
         None: the algorithm keeps what cannot be saved from here, so it cannot go on from a file.
         """
@@ -176,6 +175,8 @@ class Method:
         codebook = _under("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
+        if isinstance(self._apply, Lifelong):
+            self._apply.resume(_under(self._own_prefix, state))
 
     # -- one call ----------------------------------------------------------------------------------------------
 
@@ -224,6 +225,8 @@ class Method:
         if self._moments is not None:
             return
         self._moments = self._measured()
+        if not hasattr(self.hparams, "fact_token"):  # it looks no subject up
+            return
         with self._at_work():
             for module in self._modules:
                 if hasattr(module, "get_context_templates") and hasattr(module, "CONTEXT_TEMPLATES_CACHE"):
@@ -245,7 +248,7 @@ class Method:
         layout = Layout.of(self.model, hparams.rewrite_module_tmp)
         # alpha: any will do, no second moment depends on it
         measuring = NSEHyperParams.for_model(
-            self.model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, **wanted
+            self.model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, store=self._store, **wanted
         )
         moments = second_moments(layout, self._tokenizer, measuring)
         self._add("moments", time.monotonic() - started)
@@ -323,7 +326,15 @@ class Method:
             codebook = grace.codebook_of(self.model)
             entries = {} if codebook is None else codebook.tensors()
             return {f"grace.{name}": tensor.clone() for name, tensor in entries.items()}
+        if isinstance(self._apply, Lifelong):
+            tensors = self._apply.tensors()
+            if tensors is not None:
+                return {f"{self._own_prefix}{name}": tensor for name, tensor in tensors.items()}
         return None
+
+    @property
+    def _own_prefix(self) -> str:
+        return f"{self.alg_name.lower()}."
 
     def _nse_state(self) -> EditState:
         state = nse.state_of(self.model)
@@ -339,12 +350,15 @@ class Method:
 
 
 def _algorithms() -> dict[str, Any]:
-    """EasyEdit's registry, with NSE, what it lacks, and a MEND that takes a model of any name."""
+    """EasyEdit's registry with NSE and what it lacks, and two of ours in the place of its own.
+
+    MEND: ours takes a model of any name. GRACE: main's looks one position of a row up, the last edited prompt's length,
+    and so forgets every fact whose prompt has another.
+    """
     register()
     algorithms: dict[str, Any] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     register_missing(algorithms)
-    algorithms["MEND"] = apply_mend_to_model
-    return algorithms
+    return {**algorithms, "MEND": apply_mend_to_model, "GRACE": grace.apply_grace_to_model}
 
 
 def _modules_of(algorithm: Any) -> list[ModuleType]:
@@ -370,10 +384,10 @@ def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
     return request if fact.case_id is None else {**request, "case_id": fact.case_id}
 
 
-def _ready_to_pad(tokenizer: Any, alg_name: str) -> Any:
-    """A copy that pads on the right, as ROME, MEMIT and FT count positions."""
+def _ready_to_pad(tokenizer: Any, alg_name: str, side: str) -> Any:
+    """A copy that pads on the side from which the algorithm does not count positions."""
     tokenizer = deepcopy(tokenizer)
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = side
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if alg_name == "FT":

@@ -136,11 +136,7 @@ def test_going_on_from_a_state_is_never_having_stopped(
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_grace_goes_on_with_its_codebook(
-    new_model: Callable[[], Any], tiny_tokenizer: Any, on_main: bool, tmp_path: Path
-) -> None:
-    if on_main:
-        pytest.skip("main has a GRACE of its own")
+def test_grace_goes_on_with_its_codebook(new_model: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "GRACE.yaml"
     path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], n_iter: 5}")
 
@@ -164,6 +160,22 @@ def test_grace_goes_on_with_its_codebook(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     ids = tiny_tokenizer(FACTS[0].text, return_tensors="pt")["input_ids"]
     assert torch.equal(resumed(ids).logits, whole(ids).logits)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_grace_keeps_facts_whose_prompts_differ_in_length(
+    new_model: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "GRACE.yaml"
+    path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], eps: 1.0e-3}")
+    model = new_model()
+    method = Method(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
+    ids = tiny_tokenizer(FACTS[0].text, return_tensors="pt")["input_ids"]
+    method.edit(FACTS[:1])
+    written = model(ids).logits
+    assert not torch.allclose(written, new_model()(ids).logits)
+    method.edit(FACTS[1:])
+    assert torch.equal(model(ids).logits, written)
 
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
