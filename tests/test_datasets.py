@@ -367,3 +367,15 @@ def test_real_files_are_read_to_the_last_record(file, count, prompts):
 def test_a_real_file_that_edits_nothing_is_refused():
     with pytest.raises(DatasetError, match=r"known_1000.json, record 0 .*: target_new is missing"):
         load_facts(SHARED / "known_1000.json")
+
+
+def test_the_first_facts_may_be_left_out(written):
+    path = written(RECORDS)
+    assert [fact.case_id for fact in load_facts(path, limit=1, skip=1).facts] == [71]
+    assert [fact.case_id for fact in load_facts(path, skip=1).facts] == [71, 72]
+    with pytest.raises(DatasetError, match=r"has 3 facts, and limit is 2 after the first 2: ask for 1 or fewer\."):
+        load_facts(path, limit=2, skip=2)
+    with pytest.raises(DatasetError, match=r"ask for 0 or fewer"):
+        load_facts(path, skip=3)
+    with pytest.raises(DatasetError, match=r"skip is -1: give the number of facts to leave out, 0 or more\."):
+        load_facts(path, skip=-1)

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from queue import Queue
 from typing import Any
 
+import hydra
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,14 +32,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nse_plugin.datasets import load_facts
-from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan
+from nse_plugin.experiments.configuration import CONF, composed, plain
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, read_facts
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
 from nse_plugin.home import written_whole
-
-CONF = "nse_plugin.experiments.conf"
 
 
 def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
@@ -46,26 +45,30 @@ def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
 
     Returns summary.csv's frame: columns method, edits, metric, value. Raises what `run` raises.
     """
-    from hydra import compose, initialize_config_module
-
-    with initialize_config_module(CONF, version_base="1.3"):
-        config = compose("compare", list(overrides))
-    return run(plan_of(config), console)
+    return run(Plan.from_config(composed("compare", overrides)), console)
 
 
-def plan_of(config: DictConfig) -> Plan:
-    """The plan in a composed hydra configuration. Raises PlanError."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return Plan.from_config({str(name): value for name, value in plain.items()})
+def application(arguments: Sequence[str]) -> None:
+    """`nse compare <arguments>`, a hydra application. Raises what `run` raises."""
+    if not any(word.startswith("-") for word in arguments):  # --help and its like are hydra's own
+        composed("compare", arguments)
+    failure: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            run(Plan.from_config(plain(config)))
+        except Exception as error:  # hydra would print a trace: hand it out instead
+            failure.append(error)
+
+    sys.argv = ["nse compare", *arguments]
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="compare")(job)()
+    if failure:
+        raise failure[0]
 
 
 def configured_model(name: str) -> ModelChoice:
     """The model that `model=<name>` chooses. Raises PlanError."""
-    from hydra import compose, initialize_config_module
-
-    with initialize_config_module(CONF, version_base="1.3"):
-        return plan_of(compose("compare", [f"model={name}"])).model
+    return Plan.from_config(composed("compare", [f"model={name}"])).model
 
 
 def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
@@ -76,7 +79,7 @@ def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
     """
     console = console or Console()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    loaded = load_facts(plan.data.source, limit=plan.facts, skip_bad=plan.data.skip_bad, snippets=plan.data.snippets)
+    loaded = read_facts(plan.data, plan.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     for name in (BEFORE, *plan.methods):
         record_of(plan, name).open_for({**plan.what_decides(name), "data_sha256": loaded.sha256})

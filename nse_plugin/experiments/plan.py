@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nse_plugin.datasets import Loaded, load_facts
 from nse_plugin.evaluation.families import FAMILIES
 
 BEFORE = "before"  # the unedited model's name among the methods
@@ -33,9 +34,10 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What `nse_plugin.datasets.load_facts` reads: a file, or a known name."""
+    """What `nse_plugin.datasets.load_facts` reads: a file, or a known name. skip: the first so many are left out."""
 
     source: str
+    skip: int = 0
     skip_bad: bool = False
     snippets: str | None = None
 
@@ -77,9 +79,9 @@ class Plan:
     def from_config(cls, config: Mapping[str, Any]) -> Plan:
         """Read what hydra composed (or `as_config` wrote). Raises PlanError."""
         config = {key: value for key, value in config.items() if key != "experiment"}
-        _known("setting", config, [spec.name for spec in dataclasses.fields(cls)])
+        known("setting", config, [spec.name for spec in dataclasses.fields(cls)])
         for name in ("facts", "round", "jobs"):
-            _positive(name, config[name])
+            positive(name, config[name])
         if not isinstance(config["seed"], int) or config["seed"] < 0:
             raise PlanError(f"seed = {config['seed']!r} cannot be used: give an integer, 0 or more.")
         facts, size = config["facts"], config["round"]
@@ -89,16 +91,16 @@ class Plan:
         for name, choice in config["methods"].items():
             if name == BEFORE or "/" in name:
                 raise PlanError(f"methods.{name}: a method cannot have this name; give another.")
-            chosen = _made(MethodChoice, f"methods.{name}", {**choice, "round": choice.get("round") or size})
-            _positive(f"methods.{name}.round", chosen.round)
+            chosen = made(MethodChoice, f"methods.{name}", {**choice, "round": choice.get("round") or size})
+            positive(f"methods.{name}.round", chosen.round)
             methods[name] = chosen
-        _known("metrics", config["metrics"], list(METRICS))
-        model = _made(ModelChoice, "model", config["model"])
+        known("metrics", config["metrics"], list(METRICS))
+        model = made(ModelChoice, "model", config["model"])
         if model.dtype not in DTYPES:
             raise PlanError(f"model.dtype = {model.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
         return cls(
             model=model,
-            data=_made(DataChoice, "data", config["data"]),
+            data=made(DataChoice, "data", config["data"]),
             methods=methods,
             metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
             facts=facts,
@@ -122,30 +124,38 @@ class Plan:
         return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}
 
 
-def _made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
-    _known(where, values, [spec.name for spec in dataclasses.fields(kind)])
+def read_facts(data: DataChoice, count: int) -> Loaded:
+    """The first `count` facts of what was chosen. Raises DatasetError."""
+    return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
+
+
+def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
+    """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
+    known(where, values, [spec.name for spec in dataclasses.fields(kind)])
     try:
         return kind(**values)
     except TypeError as error:
         raise PlanError(f"{where}: {str(error).split(' ', 1)[-1]}.") from None
 
 
-def _known(where: str, given: Mapping[str, Any], known: list[str]) -> None:
+def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
+    """Raise PlanError for the first name given that is none of `names`."""
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
             raise PlanError(f"{where}: {name!r} is not known; {hint}")
 
 
-def _positive(name: str, value: Any) -> None:
+def positive(name: str, value: Any) -> None:
+    """Raise PlanError unless the value is an integer above 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")
 
 
 def _checkpoints(given: Sequence[Any], facts: int, methods: Mapping[str, MethodChoice]) -> tuple[int, ...]:
     for edits in given:
-        _positive("checkpoints", edits)
+        positive("checkpoints", edits)
         if edits > facts:
             raise PlanError(f"checkpoints = {list(given)} cannot be used: there are only {facts} facts.")
         for name, choice in methods.items():

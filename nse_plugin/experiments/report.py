@@ -103,16 +103,22 @@ def write_report(folder: Path) -> Path:
 def show_table(console: Console, folder: Path) -> None:
     """Print the report's table, best values green, and below it why a method has no row and what to know about one.
 
+    The columns that fit a terminal of 80 characters; the report has them all.
+
     Raises ResultsError as `write_report` does.
     """
     results = Results.read(folder)
     rows = _rows(results)
     shown = [row for row in rows if row.absence is None]
-    used = [index for index in range(len(COLUMNS)) if any(row.cells[index].text != ABSENT for row in shown)]
+    used = {
+        index: column.short
+        for index, column in enumerate(COLUMNS)
+        if column.short and any(row.cells[index].text != ABSENT for row in shown)
+    }
     table = Table(title=_title(results), title_style="bold")
     table.add_column("")
-    for index in used:
-        table.add_column(COLUMNS[index].title, justify="right")
+    for short in used.values():
+        table.add_column(short, justify="right", no_wrap=True)
     for row in shown:
         cells = [Text(row.cells[index].text, "bold green" if row.cells[index].best else "") for index in used]
         name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"

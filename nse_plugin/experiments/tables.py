@@ -32,13 +32,15 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric of summary.csv stands in the table: value * scale, with so many decimals."""
+    """How a metric of summary.csv stands in the table: value * scale, with so many decimals. short: its title on a
+    screen; None: it has no place there."""
 
     metric: str
     title: str
     scale: float = 1.0
     decimals: int = 2
     lower_is_better: bool = False
+    short: str | None = None
 
     def shown(self, value: float) -> str:
         """A value of the table as text; a dash where there is none."""
@@ -52,20 +54,20 @@ class Column:
 
 
 AS_IN_THE_PAPER = (
-    Column("efficacy", "Efficacy", 100),
-    Column("generalization", "Generalization", 100),
-    Column("specificity", "Specificity", 100),
-    Column("fluency", "Fluency", 100),
-    Column("consistency", "Consistency", 100),
+    Column("efficacy", "Efficacy", 100, short="Eff."),
+    Column("generalization", "Generalization", 100, short="Gen."),
+    Column("specificity", "Specificity", 100, short="Spe."),
+    Column("fluency", "Fluency", 100, short="Flu."),
+    Column("consistency", "Consistency", 100, short="Con."),
 )
 BESIDE_IT = (
-    Column("score", "Score", 100),
+    Column("score", "Score", 100, short="Score"),
     Column("rewrite_accuracy", "Accuracy", 100),
     Column("locality_agreement", "Locality", 100),
-    Column("perplexity", "Perplexity", lower_is_better=True),
+    Column("perplexity", "Perplexity", lower_is_better=True, short="PPL"),
 )
 COST = (
-    Column("seconds_per_fact", "Seconds a fact", lower_is_better=True),
+    Column("seconds_per_fact", "Seconds a fact", lower_is_better=True, short="s/fact"),
     Column("peak_memory_mib", "Memory (MiB)", decimals=0, lower_is_better=True),
 )
 COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)

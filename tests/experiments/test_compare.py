@@ -13,38 +13,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from tiny import tiny_model, tiny_tokenizer
 
 if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
     pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
 TIMINGS = ("seconds", "seconds_values", "seconds_update", "seconds_moments", "peak_memory_mib")
 NSE = "{layers: [1, 2], alpha: 0.5, v_num_grad_steps: 4, mom2_n_samples: 8}"
-RECORDS = [
-    ("The capital of {} is", "France", "Lyon", "Paris"), ("{} was born in", "Marie Curie", "Rome", "Warsaw"),
-    ("{} stands in", "Mount Fuji", "Germany", "Japan"), ("{} is an old town of", "Rome", "Japan", "Italy"),
-    ("{} is a town of", "Lyon", "Italy", "France"), ("The capital of {} is", "Germany", "Rome", "Berlin"),
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> list[str]:
-    """What all comparisons here have in common: a tiny model, six facts in rounds of two."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_model("llama", torch.float32).save_pretrained(folder / "model")
-    tiny_tokenizer(bos=True).save_pretrained(folder / "model")
-    records = [
-        {
-            "case_id": number, "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,
-            "rephrase_prompts": [f"We know that {prompt.format(subject)}"],
-            "locality_prompts": [[prompt.format("Berlin"), true]],
-        }
-        for number, (prompt, subject, new, true) in enumerate(RECORDS)
-    ]  # fmt: skip
-    (folder / "facts.json").write_text(json.dumps(records))
+def settings(tiny_experiment) -> list[str]:
+    """What all comparisons here have in common."""
     return [
-        f"model.source={folder / 'model'}", f"data.source={folder / 'facts.json'}", "facts=6", "round=2",
-        "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", f"+methods.NSE.hparams={NSE}",
+        *tiny_experiment, "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", f"+methods.NSE.hparams={NSE}",
         f"+methods.NSE-one-pass.hparams={NSE}", "metrics.fluency.facts=2",
     ]  # fmt: skip
 

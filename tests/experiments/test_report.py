@@ -389,11 +389,13 @@ def test_methods_keep_their_colours_and_every_colour_has_one_for_the_dark() -> N
 
 
 def test_the_table_on_screen(finished) -> None:
-    console = Console(width=200)
+    console = Console(width=80)
     with console.capture() as capture:
         show_table(console, finished[0])
     shown = capture.get()
-    assert "Consistency" not in shown  # nobody measured it
+    assert "Eff." in shown
+    assert "Con." not in shown  # nobody measured it
+    assert "…" not in shown  # all of it fits
     for method in METHODS:
         assert method in shown
     assert f"{FAILED}: failed: {ERROR}" in shown

@@ -1,0 +1,62 @@
+"""An experiment's configuration as hydra composes it; a mistake in it is one sentence that says what there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from nse_plugin.experiments.plan import PlanError
+
+CONF = "nse_plugin.experiments.conf"
+
+
+def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration `name` with `overrides` on top, as plain values. Raises PlanError."""
+    with initialize_config_module(CONF, version_base="1.3"):
+        try:
+            return plain(compose(name, list(overrides)))
+        except MissingConfigException as error:
+            raise PlanError(_no_such_choice(GlobalHydra.instance().config_loader(), error)) from None
+        except HydraException as error:
+            raise PlanError(_no_such_setting(name, error)) from None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain values."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _no_such_choice(loader: ConfigLoader, error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    options = loader.get_group_options(group, ObjectType.CONFIG)
+    return f"{group}: {choice!r} is not known; {_nearest(choice, options)}"
+
+
+def _no_such_setting(config: str, error: HydraException) -> str:
+    missing = re.match(r"Could not override '([^']+)'", str(error))
+    if missing is None:
+        return " ".join(str(error).split())
+    *parents, key = missing[1].split(".")
+    there: Any = compose(config)
+    for parent in parents:
+        there = there.get(parent) if OmegaConf.is_dict(there) else None
+    if not OmegaConf.is_dict(there):
+        return f"There is no setting {missing[1]!r}: `nse {config} --help` shows them all."
+    hint = _nearest(key, [str(name) for name in there])
+    return f"There is no setting {missing[1]!r}; {hint} A new one is given with + before it."
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    near = get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known)) or 'none'}."

@@ -1,0 +1,108 @@
+"""What an experiment measures of a model: the unedited one once, every other against it, by the same families."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nse_plugin.evaluation.families import Measured, measure
+from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
+from nse_plugin.evaluation.teacher_forcing import Predictions
+from nse_plugin.experiments.plan import EASYEDIT
+from nse_plugin.experiments.record import Record
+from nse_plugin.facts import Fact
+from nse_plugin.home import written_whole
+
+FLUENCY_FACTS = 20
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the unedited model says, for the metrics that compare with it. easyedit: as its evaluator puts it."""
+
+    locality: Predictions
+    easyedit: list[Any]
+
+    def save(self, record: Record) -> None:
+        with written_whole(record.folder / "reference.json") as path:
+            kept = {"locality": to_json(self.locality), "easyedit": self.easyedit}
+            path.write_text(json.dumps(kept), encoding="utf-8")
+
+    @classmethod
+    def load(cls, record: Record) -> Reference:
+        kept = json.loads((record.folder / "reference.json").read_text(encoding="utf-8"))
+        return cls(from_json(kept["locality"]), kept["easyedit"])
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The families of metrics that were asked for, with their settings, and the seed of the texts the model writes."""
+
+    metrics: Mapping[str, Mapping[str, Any]]
+    seed: int
+
+    def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> Reference:
+        """Of the unedited model."""
+        locality = locality_reference(model, tokenizer, facts)
+        if EASYEDIT not in self.metrics:
+            return Reference(locality, [])
+        from nse_plugin.easyedit.evaluator import easyedit_reference  # importing EasyEdit takes ten seconds
+
+        return Reference(locality, easyedit_reference(model, tokenizer, facts))
+
+    def measure(
+        self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Reference, edits: int | None = None
+    ) -> Measured:
+        """The first `edits` facts (None: all) on the model as it is now."""
+        settings = self.metrics.get("perplexity", {})
+        text = Path(settings["text"]) if settings.get("text") else resources.files("nse_plugin.data") / "held_out.txt"
+        measured = measure(
+            model,
+            tokenizer,
+            facts,
+            [family for family in self.metrics if family != EASYEDIT],
+            edited=edits,
+            reference=reference.locality,
+            text=text.read_text(encoding="utf-8"),
+            text_tokens=settings.get("tokens"),
+            fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
+            seed=self.seed,
+        )
+        if EASYEDIT not in self.metrics:
+            return measured
+        from nse_plugin.easyedit.evaluator import easyedit_scores
+
+        own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
+        overall = {**measured.overall, **{str(name): float(mean) for name, mean in own.mean().dropna().items()}}
+        return dataclasses.replace(measured, facts=pd.concat([measured.facts, own], axis="columns"), overall=overall)
+
+
+def told(facts: Sequence[Fact]) -> pd.DataFrame:
+    """The facts in words, a row each: case_id (its place where it has none), prompt, target_true, target_new."""
+    fields = {"case_id": "case_id", "prompt": "text", "target_true": "target_true", "target_new": "target_new"}
+    frame = pd.DataFrame({name: [getattr(fact, field) for fact in facts] for name, field in fields.items()})
+    return frame.assign(case_id=[number if value is None else value for number, value in enumerate(frame["case_id"])])
+
+
+def written_texts(facts: Sequence[Fact], measured: Measured) -> pd.DataFrame:
+    """What the model wrote: case_id, prompt, text."""
+    names = told(facts)["case_id"]
+    return measured.texts.assign(case_id=names.loc[measured.texts["fact"]].to_numpy())[["case_id", "prompt", "text"]]
+
+
+def peak_memory(device: str) -> float:
+    """MiB: of the process, or of the GPU's memory where the model is on one."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
