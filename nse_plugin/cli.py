@@ -1,4 +1,5 @@
-"""The command line: `nse demo`, `nse moments`, `nse compare`, `nse train-mend`, `nse store`."""
+"""The command line: `nse demo`, `nse moments`, `nse values`, `nse compare`, `nse sweep`, `nse tune`, `nse train-mend`,
+`nse store`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.rest = rest
-    if arguments.rest and arguments.run is not _compare:
+    if arguments.rest and arguments.run not in (_compare, _sweep):
         parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -53,11 +54,41 @@ def _parser() -> argparse.ArgumentParser:
     moments.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
     dtypes = ("float32", "float64", "bfloat16", "float16")
     moments.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
+    moments.add_argument("--store", help="keep them in this store instead of in files")
+    moments.add_argument("--workers", type=int, help="processes to spread the text over (Ray); default: this one")
+    moments.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
     moments.set_defaults(run=_moments)
+
+    values = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
+    values.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    values.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
+    values.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as demo")
+    values.add_argument("--limit", type=int, help="the first so many facts; default: all")
+    values.add_argument(
+        "--store", type=Path, required=True, help="the folder, of this machine; workers need not see it"
+    )
+    values.add_argument("--workers", type=int, default=2, help="processes that load the model (%(default)s)")
+    values.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
+    values.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU a worker (%(default)s)")
+    values.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
+    values.set_defaults(run=_values)
 
     compare = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
     compare.add_argument("--skip-bad", action="store_true")  # for data.skip_bad=true
     compare.set_defaults(run=_compare)
+
+    sweep = commands.add_parser("sweep", help="NSE under many hyperparameters, z computed once (hydra)", add_help=False)
+    sweep.set_defaults(run=_sweep)
+
+    tune = commands.add_parser("tune", help="hyperparameters of NSE for a model that has no preset, as a YAML file")
+    tune.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    tune.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as counterfact")
+    tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
+    tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
+    tune.add_argument("--out", type=Path, default=Path("results/tune"), help="folder of the YAML (%(default)s)")
+    tune.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
+    tune.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
+    tune.set_defaults(run=_tune)
 
     mend = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
     mend.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
@@ -110,8 +141,7 @@ def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.loading import load
 
     preset = preset_path("MEND", arguments.model)
-    count = arguments.skip + arguments.train + arguments.val
-    facts = load_facts(arguments.data, limit=count).facts[arguments.skip :]
+    facts = load_facts(arguments.data, arguments.train + arguments.val, skip=arguments.skip).facts
     choice = configured_model(arguments.model)
     model, tokenizer = load(arguments.source or choice.source, choice.dtype, choice.device)
     hparams = load_hparams("MEND", preset, {}, model)
@@ -123,22 +153,43 @@ def _train_mend(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     """A hydra application: its settings are `nse compare --help`'s and `name=value`."""
-    import hydra
+    from nse_plugin.experiments.comparison import application
 
-    from nse_plugin.experiments import comparison
+    application([*arguments.rest, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
 
-    def run(config: Any) -> None:
-        try:
-            comparison.run(comparison.plan_of(config))
-        except Exception as error:  # hydra would print a trace: hand it out instead
-            failure.append(error)
 
-    failure: list[Exception] = []
-    skip_bad = ["data.skip_bad=true"] if arguments.skip_bad else []
-    sys.argv = ["nse compare", *arguments.rest, *skip_bad]
-    hydra.main(version_base="1.3", config_path=f"pkg://{comparison.CONF}", config_name="compare")(run)()
-    if failure:
-        raise failure[0]
+def _sweep(arguments: argparse.Namespace) -> None:
+    """A hydra application too, always a multirun."""
+    from nse_plugin.experiments.sweep import sweep
+
+    sweep(arguments.rest)
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    from nse_plugin.experiments.plan import ModelChoice
+    from nse_plugin.experiments.tune import tune
+
+    model = ModelChoice(Path(arguments.model).name, arguments.model, arguments.dtype, arguments.device)
+    seconds = _seconds(arguments.budget)
+    written = tune(
+        model, arguments.facts, seconds=seconds, out=arguments.out, round_size=arguments.round, tell=_say_at_once
+    )
+    print(written)
+
+
+def _say_at_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _seconds(budget: str) -> float:
+    unit = {"s": 1, "m": 60, "h": 3600}.get(budget[-1:])
+    try:
+        seconds = float(budget[:-1]) * unit if unit else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"--budget {budget}: write a number above 0 and its unit, e.g. 90s, 30m or 2h.")
+    return seconds
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -147,18 +198,52 @@ def _demo(arguments: argparse.Namespace) -> None:
     run_demo(arguments.out)
 
 
+def _values(arguments: argparse.Namespace) -> None:
+    from nse_plugin.cluster.pool import workers
+    from nse_plugin.cluster.values import fill_store
+    from nse_plugin.datasets import load_facts
+    from nse_plugin.store import Store
+
+    facts = load_facts(arguments.facts, arguments.limit).facts
+    hparams = NSEHyperParams.from_hparams(arguments.hparams) if arguments.hparams else None
+    count = arguments.workers
+    with workers(count, arguments.address, arguments.model, arguments.dtype, arguments.device, hparams) as pool:
+        filled = fill_store(Store(arguments.store), facts, pool)
+    for text in filled.failed:
+        print(f"not finite, not kept: {text}", file=sys.stderr)
+    print(
+        f"{len(facts)} values: {filled.computed} computed by {count} workers in {filled.seconds:.1f} s after "
+        f"{filled.seconds_loading:.1f} s of loading, {filled.read} read from the store."
+    )
+
+
 def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.layout import Layout
     from nse_plugin.models.loading import load
     from nse_plugin.second_moments import moments_file, second_moments
 
-    model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
+    spread = arguments.workers is not None or arguments.address is not None
+    # This process then needs the model for its fingerprint and names only.
+    model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)
     hparams = _moments_hparams(arguments, model)
     layout = Layout.of(model, hparams.rewrite_module_tmp)
-    second_moments(layout, tokenizer, hparams)
-    for matrix in layout.output_matrices(hparams.layers).values():
-        print(moments_file(layout, matrix, hparams))
-    wanted = ", ".join(f"{name}: {getattr(hparams, name)}" for name in ("mom2_dataset", "mom2_n_samples", "stats_dir"))
+    if spread:
+        from nse_plugin.cluster.moments import measure_on
+        from nse_plugin.cluster.pool import workers
+
+        count = 2 if arguments.workers is None else arguments.workers
+        with workers(count, arguments.address, arguments.model, arguments.dtype, arguments.device, hparams) as pool:
+            second_moments(layout, tokenizer, hparams, measure_on(pool))
+    else:
+        second_moments(layout, tokenizer, hparams)
+    where = "stats_dir"
+    if hparams.store is not None and hparams.stats_dir is None:
+        where = "store"
+        print(hparams.store)
+    else:
+        for matrix in layout.output_matrices(hparams.layers).values():
+            print(moments_file(layout, matrix, hparams))
+    wanted = ", ".join(f"{name}: {getattr(hparams, name)}" for name in ("mom2_dataset", "mom2_n_samples", where))
     print(f"Edits find them with {wanted}.", file=sys.stderr)
 
 
@@ -181,7 +266,9 @@ def _moments_hparams(arguments: argparse.Namespace, model: object) -> NSEHyperPa
         "mom2_n_samples": samples,
         "stats_dir": arguments.stats_dir,
     }
-    given = {name: value for name, value in chosen.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if arguments.store is not None:
+        given.update(store=arguments.store, stats_dir=arguments.stats_dir)  # a preset's stats_dir would come first
     if arguments.hparams is None:
         # alpha plays no part here; a model nobody tuned needs only its layers
         return NSEHyperParams.for_model(model, **({"alpha": 1.0} if "layers" in given else {}), **given)

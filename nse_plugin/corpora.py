@@ -31,9 +31,9 @@ def token_batches(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip:
     A batch holds at most `hparams.tokens_per_batch` padded tokens (a row of `PASSAGE_TOKENS` in any case), a row no
     more than the model has positions. Raises MomentsError when the corpus cannot be had.
     """
-    longest = min(layout.max_positions or WINDOW, WINDOW, max(hparams.tokens_per_batch, PASSAGE_TOKENS))
     if hparams.mom2_dataset == SELF_WRITTEN:
-        return _self_written(layout, tokenizer, hparams, min(longest, PASSAGE_TOKENS), skip)
+        return _self_written(layout, tokenizer, hparams, skip)
+    longest = min(layout.max_positions or WINDOW, WINDOW, max(hparams.tokens_per_batch, PASSAGE_TOKENS))
     documents = islice(_documents(hparams.mom2_dataset, hparams.seed), hparams.mom2_n_samples)
     return islice(_batched(_windows(tokenizer, documents, longest), hparams.tokens_per_batch), skip, None)
 
@@ -43,10 +43,22 @@ def corpus_name(hparams: NSEHyperParams) -> str:
     return Path(hparams.mom2_dataset).stem
 
 
-def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, length: int, skip: int) -> Iterator[Batch]:
-    """`mom2_n_samples` passages of `length` tokens at temperature 1; passage i depends on `seed` and i only."""
-    start = _start_token(tokenizer)
-    at_once = hparams.tokens_per_batch // length or 1
+def batches_to_write(layout: Layout, hparams: NSEHyperParams) -> int:
+    """How many batches `token_batches` has of the model's own text."""
+    return -(-hparams.mom2_n_samples // _passages_at_once(layout, hparams))
+
+
+def _passage_length(layout: Layout) -> int:
+    return min(layout.max_positions or PASSAGE_TOKENS, PASSAGE_TOKENS)
+
+
+def _passages_at_once(layout: Layout, hparams: NSEHyperParams) -> int:
+    return hparams.tokens_per_batch // _passage_length(layout) or 1
+
+
+def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+    """`mom2_n_samples` passages at temperature 1; passage i depends on `seed` and i only."""
+    start, length, at_once = _start_token(tokenizer), _passage_length(layout), _passages_at_once(layout, hparams)
     for first in range(skip * at_once, hparams.mom2_n_samples, at_once):
         places = range(first, min(first + at_once, hparams.mom2_n_samples))
         draws = uniform_draws(hparams.seed, places, length - 1)

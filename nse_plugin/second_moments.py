@@ -14,7 +14,7 @@ import logging
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,22 +41,38 @@ SAMPLER = 1  # raise it when the model's own text is sampled in another way
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError)
 
 
-def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, Tensor]:
+Measure = Callable[
+    [Layout, Any, NSEHyperParams, list[int], MomentSums, Callable[[MomentSums], None]], MomentSums
+]  # of these layers, going on from sums of an earlier, interrupted call; the last is called as sums grow
+
+
+def measure_here(
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
+    on_batch: Callable[[MomentSums], None],
+) -> MomentSums:  # fmt: skip
+    """A `Measure` in this process."""
+    return measure_moments(layout, layers, token_batches(layout, tokenizer, hparams, sums.batches), sums, on_batch)
+
+
+def second_moments(
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, measure: Measure = measure_here
+) -> dict[int, Tensor]:
     """C0 of every edited layer, {layer: [f, f]}: read from where they are kept, else measured on the present weights
     and kept there: in `stats_dir`, or in the `store` when there is one and no stats_dir.
 
+    measure: another way to measure, e.g. on a cluster.
     Call it on the unedited model (`OriginalWeights.rewound`).
     Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, and for a corpus that cannot be
     had.
     """
     if hparams.store is not None and hparams.stats_dir is None:
-        return _stored_moments(layout, tokenizer, hparams, Store(hparams.store))
+        return _stored_moments(layout, tokenizer, hparams, Store(hparams.store), measure)
     matrices = layout.output_matrices(hparams.layers)
     files = {layer: moments_file(layout, matrix, hparams) for layer, matrix in matrices.items()}
     found = {layer: _read(files[layer], layer, matrix) for layer, matrix in matrices.items()}
     missing = [layer for layer, moment in found.items() if moment is None]
     if missing:
-        sums = _measure(layout, tokenizer, hparams, missing, files[missing[0]].parent)
+        sums = _measure(layout, tokenizer, hparams, missing, files[missing[0]].parent, measure)
         for layer in missing:
             _save(files[layer], sums, layer, matrices[layer], hparams)
             found[layer] = _read(files[layer], layer, matrices[layer])
@@ -65,13 +81,15 @@ def second_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> d
     return {layer: moment for layer, (moment, _) in stored.items()}
 
 
-def _stored_moments(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, store: Store) -> dict[int, Tensor]:
+def _stored_moments(
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, store: Store, measure: Measure
+) -> dict[int, Tensor]:
     """The same out of a store, where what they were measured from is their address."""
     addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
     moments = {layer: store.get(address) for layer, address in addresses.items()}
     missing = [layer for layer, moment in moments.items() if moment is None]
     if missing:
-        sums = _measure(layout, tokenizer, hparams, missing, store.folder)
+        sums = _measure(layout, tokenizer, hparams, missing, store.folder, measure)
         dtype = getattr(torch, hparams.mom2_dtype)
         measured = {layer: (sums.sums[layer].cpu().double() / sums.tokens).to(dtype) for layer in missing}
         _warn_if_few(_Stored(moment, sums.tokens) for moment in measured.values())
@@ -210,7 +228,9 @@ def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparam
         np.savez(stream, **entries)
 
 
-def _measure(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], folder: Path) -> MomentSums:
+def _measure(
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], folder: Path, measure: Measure
+) -> MomentSums:
     """One pass for all the layers that are missing; kept in a partial file meanwhile, to go on from after a stop."""
     matrices = layout.output_matrices(layers)
     what = {
@@ -236,8 +256,7 @@ def _measure(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: li
                 took = time.monotonic() - started
                 save_at = started + max(SAVE_EVERY_SECONDS, 20 * took)
 
-        batches = token_batches(layout, tokenizer, hparams, sums.batches)
-        sums = measure_moments(layout, layers, batches, sums, on_batch)
+        sums = measure(layout, tokenizer, hparams, layers, sums, on_batch)
     partial.unlink(missing_ok=True)
     return sums
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
-from nse_plugin.facts import Fact
+from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import RoundResult, edit_layers
@@ -29,6 +29,8 @@ from nse_plugin.store import VALUE, Store
 
 log = logging.getLogger(__name__)
 
+KEPT_AT_ONCE = 64  # facts whose values are computed together and then put in the store: a stop loses no more
+
 
 class EditSession:
     """Rounds of edits on a loaded model, without EasyEdit.
@@ -36,6 +38,7 @@ class EditSession:
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded.
+    values_from_store: how many of the values so far were read and not computed.
 
     Raises HyperParamsError, LayoutError, MomentsError or ValueError for what cannot be used; the model is untouched.
     """
@@ -58,6 +61,7 @@ class EditSession:
         self._layout = Layout.of(model, hparams.rewrite_module_tmp)
         self._matrices = self._layout.output_matrices(hparams.layers)
         self.state = state or EditState.fresh(self._layout, hparams.layers)
+        self.values_from_store = 0
         if moments is not None:
             self.state.moments = check_moments(moments, self._matrices)
         if templates is not None:
@@ -84,6 +88,8 @@ class EditSession:
 
         A fact whose optimisation is not finite has a row of NaN. Raises FactError.
         """
+        if not facts:
+            raise FactError("facts is empty: give at least one.")
         return self._values(self._encoded(facts))
 
     def edit(self, facts: Sequence[Fact]) -> RoundReport:
@@ -97,6 +103,7 @@ class EditSession:
     def edit_with_values(self, facts: Sequence[Fact], values: Tensor | None) -> RoundReport:
         """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
         started = time.monotonic()
+        check_round(facts)
         prompts = self._encoded(facts)
         seconds: dict[str, float] = {}
         with _timed(seconds, "moments"):
@@ -126,7 +133,6 @@ class EditSession:
                 f"layers = {self.hparams.layers} cannot be used: this session edits {self.state.layers}; begin another "
                 "session for other layers."
             )
-        check_round(facts)
         limit = self._layout.max_positions
         return [encode_fact(self.tokenizer, fact, self.templates, limit) for fact in facts]
 
@@ -147,12 +153,13 @@ class EditSession:
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]
         on_done(len(prompts) - len(missing))
-        if missing:
-            computed = optimize_values(self._layout, [prompts[place] for place in missing], self.hparams, on_done)
-            new = list(zip(missing, computed, strict=True))
-            for place, value in new:
+        for first in range(0, len(missing), KEPT_AT_ONCE):
+            places = missing[first : first + KEPT_AT_ONCE]
+            computed = optimize_values(self._layout, [prompts[place] for place in places], self.hparams, on_done)
+            for place, value in zip(places, computed, strict=True):
                 values[place] = value
-            store.put_all([(addresses[place], value, VALUE, prompts[place].text) for place, value in new])
+            store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))
+        self.values_from_store += len(prompts) - len(missing)
         log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,32 @@ def test_example_runs(example, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert SAYS[example] in done.stdout
+
+
+def test_the_sweep_and_its_notebook_run(tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    folder = tmp_path / "tiny-llama"
+    tiny_model("llama", torch.float32).save_pretrained(folder)
+    tiny_tokenizer(bos=True).save_pretrained(folder)
+    own = [f"model.source={folder}", "data=demo", "facts=2", "round=2", "nse.layers=[1,2]", "nse.v_num_grad_steps=2"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [EXAMPLES / "sweep_p_alpha.sh", *own, "nse.mom2_n_samples=8", f"store={tmp_path / 'store'}"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "30 cells: 2 values z computed, 58 read from the store" in done.stdout
+
+    monkeypatch.setenv("SWEEP", str(tmp_path / "results" / "sweep"))
+    notebook = nbformat.read(EXAMPLES / "sweep.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # as committed: no figures of somebody's run
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2
+    assert "# Best of 30 cells on 2 facts: alpha = " in "".join(output.get("text", "") for output in shown)

@@ -1,0 +1,67 @@
+"""Second moments over a text that is spread over workers: a drop-in for the measurement on one process.
+
+Sums are added in the text's order, whichever worker made them, so they do not depend on how many workers there are or
+how fast each is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from nse_plugin.cluster.pool import Pool
+from nse_plugin.corpora import SELF_WRITTEN, Batch, batches_to_write, token_batches
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.moments import MomentSums, measure_moments
+
+# A shard's sums are f^2 numbers a layer, handed over once. This many tokens a neuron make them worth it.
+_TOKENS_PER_NEURON = 32
+_SHARDS = 64  # at least, of the model's own text, where it has so many batches: writing it is slow
+
+
+def measure_on(pool: Pool) -> Callable[..., MomentSums]:
+    """What `second_moments` takes as `measure`. The pool's workers must have the same hyperparameters."""
+
+    def measure(
+        layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
+        on_batch: Callable[[MomentSums], None],
+    ) -> MomentSums:  # fmt: skip
+        fingerprint = model_fingerprint(layout.model)
+        shards = _shards(layout, tokenizer, hparams, sums.batches)
+        for part in _in_order(pool.each("moments", ((shard, layers, fingerprint) for shard in shards))):
+            for layer, total in part.sums.items():
+                sums.sums[layer] = total.add_(sums.sums[layer].to(total)) if layer in sums.sums else total
+            sums.tokens += part.tokens
+            sums.batches += part.batches
+            on_batch(sums)
+        return measure_moments(layout, layers, (), sums)  # which tells when there was no text
+
+    return measure
+
+
+def _shards(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, first: int) -> Iterator[range | list[Batch]]:
+    """Parts of the text from batch number `first` on: the rows themselves, or numbers of batches to write."""
+    width = layout.output_matrix(hparams.layers[0]).matrix.shape[1]
+    size = max(1, _TOKENS_PER_NEURON * width // hparams.tokens_per_batch)
+    if hparams.mom2_dataset == SELF_WRITTEN:
+        count = batches_to_write(layout, hparams)
+        size = max(1, min(size, count // _SHARDS))
+        yield from (range(start, min(start + size, count)) for start in range(first, count, size))
+    else:
+        batches = token_batches(layout, tokenizer, hparams, first)
+        while shard := list(islice(batches, size)):
+            yield shard
+
+
+def _in_order(numbered: Iterator[tuple[int, MomentSums]]) -> Iterator[MomentSums]:
+    """Results by their numbers, from 0; those that come early wait."""
+    early: dict[int, MomentSums] = {}
+    following = 0
+    for number, result in numbered:
+        early[number] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1

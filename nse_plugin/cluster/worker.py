@@ -1,0 +1,81 @@
+"""What one process of a cluster does: it loads the model, and computes shards of values z or of second moments."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nse_plugin.addresses import value_addresses
+from nse_plugin.corpora import Batch, token_batches
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.values import optimize_values
+from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.loading import load
+from nse_plugin.models.moments import MomentSums, measure_moments
+from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.models.writing import context_templates
+
+
+class ClusterError(RuntimeError):
+    """Workers that cannot be had, or cannot go on; the message says why, and what to do."""
+
+
+class Worker:
+    """A model on one process. source, dtype, device: as for `load`. hparams: None for those tuned for the model.
+
+    threads: of this process on the CPU.
+    """
+
+    def __init__(self, source: str, dtype: str, device: str, hparams: NSEHyperParams | None, threads: int) -> None:
+        self._source, self._dtype, self._device = source, dtype, device
+        self._given, self._threads = hparams, threads
+
+    def load(self) -> tuple[str, int]:
+        """Make ready for the rest. Returns the host's name and the process's number."""
+        torch.set_num_threads(max(1, min(self._threads, os.cpu_count() or 1)))
+        self._model, self._tokenizer = load(self._source, self._dtype, self._device)
+        self._hparams = self._given or NSEHyperParams.for_model(self._model)
+        self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
+        self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
+        self._fingerprint = model_fingerprint(self._model)
+        return socket.gethostname(), os.getpid()
+
+    def encode(self, facts: Sequence[Fact]) -> tuple[list[str], list[FactPrompts]]:
+        """The address and the token rows of every fact, in contexts the model writes. Raises FactError."""
+        if not self._hparams.rewind:
+            raise HyperParamsError("rewind = False cannot be used: z then depends on what was edited; leave it out.")
+        templates = context_templates(self._model, self._tokenizer, self._hparams.seed)
+        prompts = [encode_fact(self._tokenizer, fact, templates, self._layout.max_positions) for fact in facts]
+        return value_addresses(self._fingerprint, prompts, self._hparams), prompts
+
+    def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
+        """z of some facts [n, d]. addresses: where they are to be kept, as another worker's `encode` says."""
+        self._require_same(value_addresses(self._fingerprint, prompts, self._hparams) == addresses)
+        return optimize_values(self._layout, prompts, self._hparams).cpu()
+
+    def moments(self, text: range | list[Batch], layers: Sequence[int], fingerprint: str) -> MomentSums:
+        """Sums over a part of the text: batches of token rows, or numbers of batches that the model is to write.
+
+        fingerprint: of the model whose moments these are to be.
+        """
+        self._require_same(self._fingerprint == fingerprint)
+        batches: Any = text
+        if isinstance(text, range):
+            batches = islice(token_batches(self._layout, self._tokenizer, self._hparams, text.start), len(text))
+        sums = measure_moments(self._layout, layers, batches)
+        return MomentSums({layer: total.cpu() for layer, total in sums.sums.items()}, sums.tokens, sums.batches)
+
+    def _require_same(self, same: bool) -> None:
+        if not same:
+            raise ClusterError(
+                f"Host {socket.gethostname()} has another model as {self._source!r}, or another version of nse-plugin, "
+                "than the others: give all hosts the same."
+            )

@@ -1,0 +1,213 @@
+"""`nse tune`: NSE's hyperparameters for a model that has no preset, within a time that is given.
+
+Two rounds of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): settings are tried on a few facts, the
+better third of them on twice as many, and so on until one is left. First where the value is made, `layers` and `v_lr`,
+for which every setting needs its own z; then how it is written, `mom2_update_weight`, `p` and `alpha`, which all read
+the same z from the store. What is found is then scored once on facts that played no part in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nse_plugin.datasets import load_facts
+from nse_plugin.experiments.cell import CellPlan, loaded, run_cell
+from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.facts import Fact
+from nse_plugin.home import written_whole
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+
+# Where the published layers begin, as shares of the model's depth, and one further up.
+STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
+WIDE = 32  # models of so many layers or more are edited in five of them, others in three
+# Said in full, so that nothing comes from a preset that the model may have already.
+FIXED = {"v_num_grad_steps": 20, "mom2_dataset": "self", "mom2_n_samples": 128, "tokens_per_batch": 8192}
+CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to where `clamp_norm_factor` stops it
+LEARNING_RATES = (1 / 3, 1.0, 3.0)  # of that v_lr
+LAMBDAS = (150.0, 600.0, 2400.0, 15000.0)
+SHARES = (0.6, 0.8, 1.0)
+RESIDUALS = (0.05, 0.1, 0.2)  # alpha, of the norm of the hidden states
+FEWEST, MOST, HELD_OUT = 4, 64, 40  # facts of a first rung, of any, and of the last score
+KEPT = 3  # one setting of so many goes on
+_OF_THE_RUN = ("store", "evaluation_type", "api_key", "model_name", "device")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    setting: dict[str, Any]
+    score: float
+    facts: int
+
+
+def tune(
+    model: ModelChoice,
+    facts: str,
+    *,
+    seconds: float,
+    out: Path,
+    round_size: int = 10,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
+
+    facts: a file or a known name, as `load_facts` reads. seconds: the budget; what cannot be tried within it is not
+    (the last score, on held-out facts, comes on top). round_size: facts written at a time.
+    A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
+    """
+    available = load_facts(facts).facts
+    if len(available) < 4 * FEWEST:
+        raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
+    held_out = min(HELD_OUT, len(available) // 3)
+    trials = _Trials(model, DataChoice(facts), round_size, out, len(available) - held_out, tell)
+    norms = _hidden_norms(*loaded(model), available[:FEWEST])
+    windows = _windows(len(norms))
+    steep = {window[-1]: _rate(norms[window[-1]], loaded(model)[0]) for window in windows}
+    tell(f"{len(windows)} windows of layers, {len(LEARNING_RATES)} learning rates")
+
+    places = [
+        {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
+        for window, share in itertools.product(windows, LEARNING_RATES)
+    ]
+    fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
+    half = time.monotonic() + seconds / 2
+    where = trials.halved("where", [{**fixed, **place} for place in places], half)
+
+    chosen = where[0].setting
+    ways = [
+        {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
+        for weight, p, share in itertools.product(LAMBDAS, SHARES, RESIDUALS)
+    ]
+    how = trials.halved("how", ways, half + seconds / 2)
+
+    best = how[0].setting
+    score = trials.score("held-out", best, held_out, skip=len(available) - held_out)
+    why = {
+        "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
+        "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
+        "v_num_grad_steps": "not tuned",
+    }  # fmt: skip
+    hparams = NSEHyperParams(**best)
+    preset = out / f"{model.name}.yaml"
+    with written_whole(preset) as path:
+        path.write_text(_preset(model, hparams, why, score, held_out), encoding="utf-8")
+    return preset
+
+
+class _Trials:
+    """Settings tried as cells of a sweep, a folder for every number of facts."""
+
+    def __init__(
+        self, model: ModelChoice, data: DataChoice, size: int, out: Path, available: int, tell: Callable[[str], None]
+    ) -> None:
+        self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
+        self._available = available
+
+    def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[_Trial]:
+        """All settings, the best first: those that went further before those that did not."""
+        started, count = time.monotonic(), min(FEWEST * 2, self._available)
+        going, out_of_it = list(settings), list[_Trial]()
+        while True:
+            rung: list[_Trial] = []
+            for setting in going:
+                if rung and time.monotonic() > deadline:
+                    self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts")
+                    break
+                rung.append(_Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
+            rung.sort(key=lambda trial: trial.score, reverse=True)
+            self._tell(f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {rung[0].score:.3f}")
+            kept = math.ceil(len(rung) / KEPT)
+            taken = time.monotonic() - started
+            more = min(2 * count, MOST, self._available)
+            enough = kept == 1 and len(rung) == 1
+            if enough or more == count or time.monotonic() + taken * kept * more / (len(rung) * count) > deadline:
+                return [*rung, *reversed(out_of_it)]
+            out_of_it += reversed(rung[kept:])
+            going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
+
+    def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
+        """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
+        plan = CellPlan(
+            model=self._model, data=replace(self._data, skip=skip), metrics={"probability": {}}, nse=setting,
+            preset=None, facts=facts, round=self._size, seed=0, store=str(self._out / "store"), objective=("score",),
+            out=self._out / folder,
+        )  # fmt: skip
+        checkpoint = run_cell(plan)
+        overall = {} if checkpoint is None else checkpoint.overall
+        return {name: overall.get(name, 0.0) for name in ("efficacy", "generalization", "specificity", "score")}
+
+
+def _windows(layers: int) -> list[list[int]]:
+    """Consecutive layers to edit, in the first half of a model."""
+    width = 5 if layers >= WIDE else 3
+    starts = sorted({min(round(start * layers), layers - width - 1) for start in STARTS})
+    return [list(range(start, start + width)) for start in starts if start >= 0]
+
+
+@torch.inference_mode()
+def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[float]:
+    """The mean norm of every layer's output at the prompts' last token."""
+    norms = torch.zeros(len(Layout.of(model).layers), dtype=torch.float64)
+    device = model.get_input_embeddings().weight.device
+    with frozen(model):
+        for fact in facts:
+            ids = torch.tensor([tokenizer(fact.text)["input_ids"]], device=device)
+            states = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[1:]
+            norms += torch.stack([state[0, -1].double().norm() for state in states]).cpu()
+    return (norms / len(facts)).tolist()
+
+
+def _rate(norm: float, model: Any) -> float:
+    """The v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
+    clamp = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor
+    return clamp * norm / (CLAMPED_AFTER * math.sqrt(Layout.of(model).hidden_size))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _told(trials: Sequence[_Trial], field: str) -> str:
+    """How the value of a field was found: the best score of every value, on as many facts as it came to."""
+    best: dict[str, _Trial] = {}
+    for trial in trials:
+        best.setdefault(str(trial.setting[field]), trial)
+    told = [f"{value}: {trial.score:.3f} on {trial.facts}" for value, trial in best.items()]
+    return f"best score of each value, and on how many facts: {'; '.join(told)}"
+
+
+def _preset(
+    model: ModelChoice, hparams: NSEHyperParams, why: Mapping[str, str], score: Mapping[str, float], held_out: int
+) -> str:
+    """YAML in EasyEdit's form, with how each value was found above it."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
+    lines = [
+        f"# NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
+        "# score: the harmonic mean of efficacy, generalization and specificity.",
+    ]
+    settings = {"alg_name": "NSE", "model_name": model.source, "device": _device(model.device)}
+    settings |= {
+        name: value
+        for name, value in hparams.to_dict().items()
+        if value is not None and name not in (*_OF_THE_RUN, "alg_name")
+    }
+    for name, value in settings.items():
+        if name in why:
+            lines.append(f"# {name}: {why[name]}")
+        lines.append(yaml.safe_dump({name: value}, default_flow_style=None).strip())
+    return "\n".join(lines) + "\n"
+
+
+def _device(name: str) -> int | str:
+    """As EasyEdit writes it: a GPU by its number."""
+    return int(name.partition(":")[2] or 0) if name.startswith("cuda") else name

@@ -1,0 +1,15 @@
+"""A saved tiny model. In float64, and of a kind whose norms stay in it: batches then change nothing above 1e-10."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """The model's folder."""
+    folder = tmp_path_factory.mktemp("models") / "town-model"
+    tiny_model("gpt2").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,219 @@
+"""`nse sweep` on a tiny saved model: z once, the same numbers from every launcher, an honest best."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from nse_plugin import session as session_module
+from nse_plugin.cli import main
+from nse_plugin.datasets import load_facts
+from nse_plugin.evaluation.probability import METRICS, score_facts
+from nse_plugin.experiments import cell as cell_module
+from nse_plugin.experiments.cell import CellPlan, run_cell
+from nse_plugin.experiments.configuration import composed
+from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.record import Checkpoint, Record
+from nse_plugin.experiments.sweep import sweep
+from nse_plugin.experiments.sweep_report import write_sweep
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.loading import load
+from nse_plugin.session import EditSession
+
+GRID = ["nse.p=0.4,1.0", "nse.alpha=0.05,1"]
+BASIC = "hydra/launcher=basic"
+
+
+@pytest.fixture
+def settings(tiny_experiment, tmp_path) -> list[str]:
+    return [
+        *tiny_experiment, "nse.layers=[1,2]", "nse.v_num_grad_steps=4", "nse.mom2_n_samples=8",
+        f"store={tmp_path / 'store'}",
+    ]  # fmt: skip
+
+
+def plan_of(settings: list[str], out: Path, *more: str) -> CellPlan:
+    return CellPlan.from_config(composed("sweep", [*settings, f"out={out}", *more]))
+
+
+def test_a_grid_computes_each_value_once(settings, tmp_path, capsys, monkeypatch):
+    computed = []
+    real = session_module.optimize_values
+    monkeypatch.setattr(session_module, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
+    sweep([*settings, *GRID, BASIC, f"out={tmp_path / 'out'}"])
+    assert computed == [6]
+    said = capsys.readouterr().out
+    assert "4 cells: 6 values z computed, 18 read from the store" in said
+    assert "alpha=0.05,layers=[1,2],mom2_n_samples=8,p=0.4,v_num_grad_steps=4: efficacy " in said
+    frame = pd.read_csv(tmp_path / "out" / "sweep.csv")
+    assert frame.columns.tolist() == ["alpha", "p", "metric", "value", "low", "high"]
+    assert frame[frame["metric"] == "score"][["alpha", "p"]].to_numpy().tolist() == [
+        [0.05, 0.4], [0.05, 1.0], [1.0, 0.4], [1.0, 1.0],
+    ]  # fmt: skip
+    assert {"efficacy", "generalization", "specificity", "score"} <= set(frame["metric"])
+    within = frame.dropna()
+    assert ((within["low"] <= within["value"] + 1e-6) & (within["value"] <= within["high"] + 1e-6)).all()
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
+
+    chosen = NSEHyperParams.from_hparams(tmp_path / "out" / "best.yaml")
+    scores = frame[frame["metric"] == "score"].set_index(["alpha", "p"])["value"]
+    assert scores[chosen.alpha, chosen.p] == scores.max()
+    assert (chosen.layers, chosen.v_num_grad_steps, chosen.store) == ([1, 2], 4, None)
+    assert (tmp_path / "out" / "best.yaml").read_text().startswith("# Best of 4 cells on 6 facts: alpha = ")
+
+    modified = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("facts.csv")}
+    sweep([*settings, "nse.p=0.4,0.7,1.0", "nse.alpha=0.05,1", BASIC, f"out={tmp_path / 'out'}"])
+    assert len(modified) == 4
+    assert all(path.stat().st_mtime_ns == written for path, written in modified.items())  # only the new ones were run
+    assert len(pd.read_csv(tmp_path / "out" / "sweep.csv")["p"].unique()) == 3
+    assert computed == [6]
+
+
+def test_without_a_store_every_cell_computes_its_own(settings, tmp_path):
+    sweep([*settings, *GRID, BASIC, f"out={tmp_path / 'with'}"])
+    sweep([*settings[:-1], "store=null", *GRID, BASIC, f"out={tmp_path / 'without'}"])
+    costs = json.loads((tmp_path / "without" / "sweep.json").read_text())
+    assert (costs["values_computed"], costs["values_read"]) == (24, 0)
+    assert (tmp_path / "with" / "sweep.csv").read_text() == (tmp_path / "without" / "sweep.csv").read_text()
+
+
+def test_a_cell_is_a_session_on_a_fresh_model(settings, tmp_path):
+    """And the next cell meets the weights as they were."""
+    for p in (0.4, 1.0):
+        plan = plan_of(settings, tmp_path / "out", f"nse.p={p}", "nse.alpha=0.05")
+        found = run_cell(plan)
+        model, tokenizer = load(plan.model.source, "float32", "cpu")
+        before = {name: weight.clone() for name, weight in model.named_parameters()}
+        cached = cell_module.loaded(plan.model)[0]
+        assert all(torch.equal(weight, before[name]) for name, weight in cached.named_parameters())
+        facts = load_facts(plan.data.source, limit=6).facts
+        session = EditSession(model, tokenizer, plan.hparams(model))
+        reports = [session.edit(facts[start : start + 2]) for start in (0, 2, 4)]
+        expected = score_facts(model, tokenizer, facts)
+        for metric in METRICS:
+            assert found.facts[metric].tolist() == expected[metric].tolist()
+        assert np.allclose(found.facts["residual"], pd.concat([one.frame for one in reports])["residual"], rtol=1e-4)
+
+
+def run(settings: list[str], home: Path, **environment: str) -> str:
+    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
+    done = subprocess.run(
+        [*command, "sweep", *settings], env={**os.environ, "NSE_HOME": str(home), **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "ray"])
+def test_every_launcher_gives_the_same_table(settings, tmp_path, launcher):
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
+        pytest.skip(f"hydra-{launcher}-launcher is not installed")
+    settings = [word for word in settings if not word.startswith("store=")]
+    here = ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"]  # no cluster that runs
+    chosen = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else here
+    chosen += [f"hydra/launcher={launcher}", f"store={tmp_path / 'theirs'}", f"out={tmp_path / launcher}"]
+    said = run(["-m", *settings, *GRID, *chosen], tmp_path / "home", RAY_USAGE_STATS_ENABLED="0")
+    assert "4 cells: 6 values z computed, 18 read from the store" in said
+    sweep([*settings, *GRID, BASIC, f"store={tmp_path / 'ours'}", f"out={tmp_path / 'basic'}"])
+    assert (tmp_path / launcher / "sweep.csv").read_text() == (tmp_path / "basic" / "sweep.csv").read_text()
+
+
+def test_a_sweeper_that_learns(settings, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    sweep(
+        [
+            *settings, BASIC, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1",
+            "hydra.sweeper.direction=[maximize,maximize]", "objective=[generalization,specificity]",
+            "nse.p=interval(0.3,1.0)", "nse.alpha=0.05", f"out={tmp_path / 'out'}",
+        ]
+    )  # fmt: skip
+    frame = pd.read_csv(tmp_path / "out" / "sweep.csv")
+    assert 1 <= len(frame["p"].unique()) <= 3
+    assert frame["p"].between(0.3, 1.0).all()
+    assert (tmp_path / "out" / "front.png").stat().st_size > 5_000
+
+
+def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_path, capsys):
+    sweep([*settings, "nse.p=0.5,1.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'out'}"])
+    said = capsys.readouterr().out
+    assert re.search(r"p=1\.5\S* failed: HyperParamsError: p = 1\.5 cannot be used", said)
+    assert "1 cells: " in said
+    assert "p=1.5" in str(list(json.loads((tmp_path / "out" / "sweep.json").read_text())["failed"]))
+    with pytest.raises(PlanError, match="No cell of .* could be run"):
+        sweep([*settings, "nse.p=1.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'none'}"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("nse.alfa=1,2", "There is no setting 'nse.alfa'; did you mean 'alpha'?"),
+        ("objective=[fluency]", "objective: 'fluency' is not known; known are efficacy"),
+        ("metrics=[accuracy]", "metrics has no probability"),
+        ("round=0", "round = 0 cannot be used: give an integer above 0."),
+        ("preset=llama9", "No hyperparameter file 'llama9'"),
+        ("data=nope", "data: 'nope' is not known; there are counterfact, demo, zsre."),
+        ("nse.p=[0.5", "no viable alternative"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_runs(settings, tmp_path, capsys, wrong, words):
+    assert main(["sweep", *settings, wrong, f"out={tmp_path / 'out'}"]) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_sweep_does_not_mix_with_this_one(settings, tmp_path):
+    run_cell(plan_of(settings, tmp_path / "out", "nse.alpha=1"))
+    with pytest.raises(PlanError, match="facts was 6, now 5"):
+        run_cell(plan_of(settings, tmp_path / "out", "nse.alpha=1", "facts=5"))
+
+
+# -- the uncertainty ---------------------------------------------------------------------------------------------
+
+
+def fabricated(out: Path, p: float, efficacy: list[float]) -> None:
+    """A finished cell whose facts have this Efficacy, and are right otherwise."""
+    record = Record(out / "cells" / f"p={p}")
+    count = len(efficacy)
+    facts = pd.DataFrame(
+        {"efficacy": efficacy, "generalization": [1.0] * count, "specificity": [np.nan, *[1.0] * (count - 1)]}
+    )
+    mean = float(np.mean(efficacy))
+    overall = {"efficacy": mean, "generalization": 1.0, "specificity": 1.0, "score": 3 / (2 + 1 / mean)}
+    costs = {"seconds": dict.fromkeys(("moments", "values", "update", "measure"), 1.0), "values_from_store": 0}
+    record.save(Checkpoint(count, facts, pd.DataFrame(columns=["prompt", "text"]), overall, costs), None)
+    hparams = NSEHyperParams(layers=[1], alpha=1, p=p)
+    record.end(status="done", error=None, hparams=hparams.to_dict())
+
+
+def test_noise_is_told_from_a_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    good = (rng.random(100) < 0.9).astype(float)
+    shuffled = good.copy()
+    shuffled[np.flatnonzero(good == 1)[0]] = 0.0  # one fact worse: noise
+    bad = np.where(np.arange(100) % 2, good, 0.0)  # half of them worse: none
+    for p, efficacy in ((0.4, bad), (0.7, shuffled), (1.0, good)):
+        fabricated(tmp_path, p, efficacy.tolist())
+    frame = write_sweep(tmp_path, ["score"], Console(quiet=True))
+    found = json.loads((tmp_path / "sweep.json").read_text())["found"]
+    assert found.startswith("Best of 3 cells on 100 facts: p = 1.0, score ")
+    assert found.endswith("1 of the other 2 are not worse beyond the noise of these facts.")
+    efficacy = frame[(frame["metric"] == "efficacy") & (frame["p"] == 1.0)].iloc[0]
+    error = 1.96 * good.std() / 10  # of a mean of a hundred
+    assert efficacy["value"] - efficacy["low"] == pytest.approx(error, abs=0.015)
+    assert efficacy["high"] - efficacy["value"] == pytest.approx(error, abs=0.015)
+    sure = frame[(frame["metric"] == "specificity") & (frame["p"] == 1.0)].iloc[0]
+    assert (sure["low"], sure["value"], sure["high"]) == (1.0, 1.0, 1.0)

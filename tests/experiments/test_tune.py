@@ -1,0 +1,132 @@
+"""`nse tune`: the better settings go on, within the time, and what is found is scored on facts nobody tuned on."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tiny import tiny_model, tiny_tokenizer
+
+from nse_plugin.cli import main
+from nse_plugin.experiments import tune as module
+from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.hparams import NSEHyperParams
+
+
+class Known(module._Trials):
+    """Scores that are known: the better the nearer to 7, with a little noise on few facts."""
+
+    def __init__(self, available: int = 64, seconds: float = 0.0) -> None:
+        self.lines: list[str] = []
+        super().__init__(ModelChoice("m", "m"), DataChoice("d"), 10, Path(), available, self.lines.append)
+        self.asked: list[tuple[int, int]] = []
+        self.seconds = seconds
+
+    def score(self, folder, setting, facts, skip=0):
+        self.asked.append((facts, setting["p"]))
+        time.sleep(self.seconds)
+        return {"score": 1 / (1 + abs(setting["p"] - 7)) + (0.01 * (setting["p"] % 3) if facts < 16 else 0.0)}
+
+
+def settings(count: int) -> list[dict]:
+    return [{"p": number} for number in range(count)]
+
+
+def test_a_third_goes_on_to_twice_the_facts():
+    trials = Known()
+    found = trials.halved("where", settings(12), time.monotonic() + 60)
+    assert [trial.setting["p"] for trial in found[:3]] == [7, 8, 6]
+    assert [sum(facts == count for facts, _ in trials.asked) for count in (8, 16, 32, 64)] == [12, 4, 2, 1]
+    assert (found[0].facts, found[-1].facts) == (64, 8)
+    assert sorted(trial.setting["p"] for trial in found) == list(range(12))
+
+
+def test_no_more_facts_than_there_are():
+    trials = Known(available=12)
+    assert trials.halved("where", settings(12), time.monotonic() + 60)[0].setting["p"] == 7
+    assert {facts for facts, _ in trials.asked} == {8, 12}
+
+
+def test_time_that_is_up_ends_it_with_the_best_so_far():
+    trials = Known(seconds=0.05)
+    found = trials.halved("where", settings(12), time.monotonic() + 0.22)
+    assert 4 <= len(trials.asked) <= 6
+    assert found[0].setting["p"] == max(asked for _, asked in trials.asked)  # 7 is not reached
+    assert any("out of time after" in line for line in trials.lines)
+    assert Known().halved("where", settings(3), time.monotonic() - 1)[0].setting["p"] == 0  # one at least
+
+
+@pytest.mark.parametrize("layers", [4, 6, 12, 28, 30, 32, 48, 80])
+def test_windows_lie_within_the_model(layers):
+    windows = module._windows(layers)
+    assert len({tuple(window) for window in windows}) == len(windows) >= 1
+    for window in windows:
+        assert window == list(range(window[0], window[0] + (5 if layers >= 32 else 3)))
+        assert window[-1] < layers - 1
+    published = {28: 4, 30: 4, 32: 4, 48: 13}  # about where the presets begin
+    assert layers not in published or any(window[0] == published[layers] for window in windows)
+
+
+def test_norms_are_those_of_the_layers_outputs(llama, tokenizer):
+    from tiny import tiny_facts
+
+    seen = []
+    for layer in llama.model.layers:
+        layer.register_forward_hook(lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out)[0, -1]))
+    facts = tiny_facts()[:2]
+    found = module._hidden_norms(llama, tokenizer, facts)
+    # the last state that transformers hands out has been through the final norm
+    expected = [float((seen[i].norm() + seen[i + 4].norm()) / 2) for i in range(3)]
+    assert found[:3] == pytest.approx(expected)
+
+
+def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "LAMBDAS", (10.0, 600.0))
+    monkeypatch.setattr(module, "SHARES", (0.8,))
+    folder = tmp_path / "town-model"
+    tiny_model("qwen3", torch.float32).save_pretrained(folder)
+    tiny_tokenizer(bos=True).save_pretrained(folder)
+    out = tmp_path / "out"
+    command = ["tune", "--model", str(folder), "--facts", "demo", "--budget", "25s", "--out", str(out)]
+    assert main(command) == 0
+    printed = Path(capsys.readouterr().out.strip())
+    assert printed == out / "town-model.yaml"
+    text = printed.read_text()
+    hparams = NSEHyperParams.from_hparams(printed)
+    assert hparams.layers == [0, 1, 2]
+    assert hparams.mom2_update_weight in (10.0, 600.0)
+    assert yaml.safe_load(text)["model_name"] == str(folder)
+    for name in ("layers", "v_lr", "mom2_update_weight", "p", "alpha"):
+        assert re.search(rf"# {name}: best score of each value, and on how many facts: .*: 0\.\d+ on \d+", text)
+
+    used = {name for path in out.glob("*-*/cells/*/*/facts.csv") if "held" not in str(path) for name in ids(path)}
+    [last] = out.glob("held-out/cells/*/*/facts.csv")
+    assert not used & ids(last)
+    told = re.search(r"played no part in it: efficacy (\S+), generalization", text)
+    assert float(told[1]) == pytest.approx(pd.read_csv(last)["efficacy"].mean(), abs=1e-3)
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("facts.csv")}
+    assert main(command) == 0  # reads what is there
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+
+
+def ids(path: Path) -> set[str]:
+    return set(pd.read_csv(path)["case_id"].astype(str))
+
+
+@pytest.mark.parametrize("budget", ["30", "m", "-3m", "0s", "infh", "3d"])
+def test_a_budget_that_is_none(budget, capsys):
+    assert main(["tune", "--model", "/nowhere", "--facts", "demo", "--budget", budget]) == 1
+    assert f"--budget {budget}: write a number above 0 and its unit" in capsys.readouterr().err
+
+
+def test_too_few_facts(tmp_path):
+    path = tmp_path / "few.json"
+    path.write_text('[{"prompt": "{} is in", "subject": "Rome", "target_new": "Peru", "target_true": "Italy"}]')
+    with pytest.raises(PlanError, match=r"few\.json holds 1 facts: tuning needs 16 at least"):
+        module.tune(ModelChoice("m", "/nowhere"), str(path), seconds=1.0, out=tmp_path)
