@@ -16,12 +16,14 @@ compare: .venv/installed
 mend: .venv/installed
 	.venv/bin/nse train-mend --model smollm2-135m --data demo --skip 20 --train 35 --val 5
 
+# Ray's tests by themselves: it wants both cores, and gives up where others take them.
 test: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster
+	.venv/bin/python -m pytest tests/cluster
 
 # The core on the older transformers; EasyEdit, the baselines and the demo are tested by `make test`.
 test-old: .venv-old/installed
-	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/test_examples.py
+	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/test_examples.py
 
 lint: .venv/installed
 	.venv/bin/ruff check .

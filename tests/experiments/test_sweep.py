@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
+from sweeping import swept
 
 from nse_plugin import session as session_module
 from nse_plugin.cli import main
@@ -106,28 +103,13 @@ def test_a_cell_is_a_session_on_a_fresh_model(settings, tmp_path):
         assert np.allclose(found.facts["residual"], pd.concat([one.frame for one in reports])["residual"], rtol=1e-4)
 
 
-def run(settings: list[str], home: Path, **environment: str) -> str:
-    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
-    done = subprocess.run(
-        [*command, "sweep", *settings], env={**os.environ, "NSE_HOME": str(home), **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-@pytest.mark.parametrize("launcher", ["joblib", "ray"])
-def test_every_launcher_gives_the_same_table(settings, tmp_path, launcher):
-    if importlib.util.find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
-        pytest.skip(f"hydra-{launcher}-launcher is not installed")
+def test_joblib_gives_the_same_table(settings, tmp_path):
     settings = [word for word in settings if not word.startswith("store=")]
-    here = ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"]  # no cluster that runs
-    chosen = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else here
-    chosen += [f"hydra/launcher={launcher}", f"store={tmp_path / 'theirs'}", f"out={tmp_path / launcher}"]
-    said = run(["-m", *settings, *GRID, *chosen], tmp_path / "home", RAY_USAGE_STATS_ENABLED="0")
+    theirs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"store={tmp_path / 'theirs'}"]
+    said = swept([*settings, *GRID, *theirs, f"out={tmp_path / 'joblib'}"], tmp_path / "home")
     assert "4 cells: 6 values z computed, 18 read from the store" in said
     sweep([*settings, *GRID, BASIC, f"store={tmp_path / 'ours'}", f"out={tmp_path / 'basic'}"])
-    assert (tmp_path / launcher / "sweep.csv").read_text() == (tmp_path / "basic" / "sweep.csv").read_text()
+    assert (tmp_path / "joblib" / "sweep.csv").read_text() == (tmp_path / "basic" / "sweep.csv").read_text()
 
 
 def test_a_sweeper_that_learns(settings, tmp_path):
