@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as counterfact")
     tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
-    tune.add_argument("--out", type=Path, default=Path("results/tune"), help="folder of the YAML (%(default)s)")
+    tune.add_argument("--out", type=Path, help="folder of the YAML; default: results/tune/<the model's name>")
     tune.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
     tune.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
     tune.set_defaults(run=_tune)
@@ -170,10 +170,8 @@ def _tune(arguments: argparse.Namespace) -> None:
     from nse_plugin.experiments.tune import tune
 
     model = ModelChoice(Path(arguments.model).name, arguments.model, arguments.dtype, arguments.device)
-    seconds = _seconds(arguments.budget)
-    written = tune(
-        model, arguments.facts, seconds=seconds, out=arguments.out, round_size=arguments.round, tell=_say_at_once
-    )
+    seconds, out = _seconds(arguments.budget), arguments.out or Path("results/tune") / model.name
+    written = tune(model, arguments.facts, seconds=seconds, out=out, round_size=arguments.round, tell=_say_at_once)
     print(written)
 
 

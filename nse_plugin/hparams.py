@@ -314,6 +314,14 @@ TUNED_FOR: tuple[type[NSEHyperParams], ...] = (
 )
 
 
+def plain_value(name: str, value: Any) -> Any:
+    """A value as the field `name` keeps it: 1 is 1.0 where a number need not be whole. Raises HyperParamsError for an
+    unknown name."""
+    if name not in _FIELD_TYPES:
+        raise HyperParamsError(f"Unknown hyperparameter {name!r}: the fields are {', '.join(sorted(_FIELD_TYPES))}.")
+    return _plain_python(_FIELD_TYPES[name], value)
+
+
 def _known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name."""
     names = {spec.name for spec in dataclasses.fields(cls)}

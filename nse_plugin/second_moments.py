@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nse_plugin.addresses import moment_addresses
@@ -232,12 +232,9 @@ def _measure(
     layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], folder: Path, measure: Measure
 ) -> MomentSums:
     """One pass for all the layers that are missing; kept in a partial file meanwhile, to go on from after a stop."""
-    matrices = layout.output_matrices(layers)
-    what = {
-        "layers": layers, "samples": hparams.mom2_n_samples, "tokens_per_batch": hparams.tokens_per_batch,
-        "origins": [list(_origin(matrix, hparams)) for matrix in matrices.values()],
-    }  # fmt: skip
-    partial = folder / "nse_partial.safetensors"
+    addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
+    what = [addresses[layer] for layer in layers]
+    partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     sums = _resume(partial, what)
     save_at = time.monotonic() + SAVE_EVERY_SECONDS
     total = hparams.mom2_n_samples * PASSAGE_TOKENS if hparams.mom2_dataset == SELF_WRITTEN else None
@@ -261,22 +258,23 @@ def _measure(
     return sums
 
 
-def _save_partial(path: Path, sums: MomentSums, what: dict[str, Any]) -> None:
+def _save_partial(path: Path, sums: MomentSums, what: list[str]) -> None:
     with written_whole(path) as temporary:
         tensors = {str(layer): total.contiguous() for layer, total in sums.sums.items()}
         seen = json.dumps({"tokens": sums.tokens, "batches": sums.batches})
-        save_file(tensors, temporary, metadata={"what": json.dumps(what), "seen": seen})
+        save_file(tensors, temporary, metadata={"what": json.dumps(what), "seen": seen, "layers": " ".join(tensors)})
 
 
-def _resume(path: Path, what: dict[str, Any]) -> MomentSums:
+def _resume(path: Path, what: list[str]) -> MomentSums:
     if path.is_file():
         try:
-            with safe_open(path, framework="pt") as stream:
+            with safe_open(path, framework="pt") as stream:  # once: another process may put a newer one there
                 metadata = stream.metadata()
-            if json.loads(metadata["what"]) == what:
-                seen = json.loads(metadata["seen"])
-                log.info("Second moments go on after %d batches (%s).", seen["batches"], path)
-                return MomentSums({int(layer): total for layer, total in load_file(path).items()}, **seen)
+                if json.loads(metadata["what"]) == what:
+                    seen = json.loads(metadata["seen"])
+                    log.info("Second moments go on after %d batches (%s).", seen["batches"], path)
+                    sums = {int(layer): stream.get_tensor(layer) for layer in metadata["layers"].split()}
+                    return MomentSums(sums, **seen)
         except Exception as error:  # a partial file is a help, never a hindrance
             log.warning("%s cannot be used (%s): starting again.", path, error)
     return MomentSums({})

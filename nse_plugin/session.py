@@ -75,6 +75,10 @@ class EditSession:
                 self.state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
         return self.state.templates
 
+    def measure_moments(self) -> None:
+        """Read or measure C0 now, which the first round would do."""
+        _ = self.moments
+
     @property
     def moments(self) -> dict[int, Tensor]:
         """C0 by layer, [f, f]; read or measured on the original weights when first asked for."""
@@ -104,6 +108,7 @@ class EditSession:
         """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
         started = time.monotonic()
         check_round(facts)
+        read_before = self.values_from_store
         prompts = self._encoded(facts)
         seconds: dict[str, float] = {}
         with _timed(seconds, "moments"):
@@ -122,7 +127,8 @@ class EditSession:
             raise
         if self.hparams.accumulate:
             self.state.knowledge = self.state.knowledge.extended(result.keys)
-        report = _report(facts, result, time.monotonic() - started, seconds)
+        read = self.values_from_store - read_before
+        report = _report(facts, result, time.monotonic() - started, seconds, read)
         self.state.reports.append(report)
         return report
 
@@ -141,15 +147,14 @@ class EditSession:
             if not self.hparams.rewind:
                 return optimize_values(self._layout, prompts, self.hparams, advance)
             with self.state.originals.rewound(self._matrices):
-                if self.hparams.store is None:
+                if self.hparams.store is None or _is_hooked(self.model):
                     return optimize_values(self._layout, prompts, self.hparams, advance)
                 return self._kept_values(Store(self.hparams.store), prompts, advance)
 
     def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
         """What the store has of the values, the rest computed and put there; on the original weights."""
-        if self.state.model is None:
-            self.state.model = model_fingerprint(self.model)
-        addresses = value_addresses(self.state.model, prompts, self.hparams)
+        # each time: what others did to layers that are not edited here is not noticed otherwise
+        addresses = value_addresses(model_fingerprint(self.model), prompts, self.hparams)
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]
         on_done(len(prompts) - len(missing))
@@ -168,6 +173,11 @@ class EditSession:
         return edit_layers(self._layout, prompts, values, moments, knowledge, self.hparams)
 
 
+def _is_hooked(model: nn.Module) -> bool:
+    """Whether forward hooks change what the model computes, unseen by its fingerprint: GRACE's codebook is one."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     """Note under `part` how long the block took."""
@@ -176,7 +186,9 @@ def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = time.monotonic() - started
 
 
-def _report(facts: Sequence[Fact], result: RoundResult, total: float, parts: dict[str, float]) -> RoundReport:
+def _report(
+    facts: Sequence[Fact], result: RoundResult, total: float, parts: dict[str, float], read: int
+) -> RoundReport:
     import pandas
 
     frame = pandas.DataFrame(
@@ -189,4 +201,4 @@ def _report(facts: Sequence[Fact], result: RoundResult, total: float, parts: dic
             "seconds": total / len(facts),
         }
     )
-    return RoundReport(frame, parts)
+    return RoundReport(frame, parts, read)

@@ -28,10 +28,12 @@ class RoundReport:
     norm(z - h) in the unit of the hidden states; passes: updates it took part in; seconds: its share of the round's
     time.
     seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update".
+    values_from_store: how many of its z were read and not computed.
     """
 
     frame: pandas.DataFrame
     seconds: dict[str, float] = field(default_factory=dict)
+    values_from_store: int = 0
 
     def __str__(self) -> str:
         counts = self.frame["status"].value_counts()
@@ -44,15 +46,13 @@ class EditState:
     """Everything that lasts from round to round.
 
     originals: the edited matrices before the first edit. knowledge: the protected keys Kp. reports: one a round.
-    templates, moments: measured on the original weights when first needed, then kept; {layer: [f, f]}. model: the
-    original model's fingerprint, likewise.
+    templates, moments: measured on the original weights when first needed, then kept; {layer: [f, f]}.
     """
 
     originals: OriginalWeights
     knowledge: Knowledge = field(default_factory=Knowledge)
     reports: list[RoundReport] = field(default_factory=list)
     templates: list[str] | None = None
-    model: str | None = None
     moments: dict[int, Tensor] | None = None
 
     @classmethod

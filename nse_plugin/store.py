@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 VALUE, MOMENT = "value", "moment"
 _SUFFIX = ".safetensors"
 _ABANDONED = 3600.0  # seconds after which a file that is still being written belongs to a process that was killed
+_UNFINISHED = ("??/.*", "index/.*", ".*", "nse_partial*")  # of writers, and of moments that were being measured
+_DAMAGED = (SafetensorError, KeyError, TypeError, ValueError)
 _WRITER = uuid.uuid4().hex  # this process's file in every store's index
 
 
@@ -73,11 +75,14 @@ class Store:
             tensor = _read(path)
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            log.warning("%s is damaged (%s): put aside as .corrupt, what it held is computed again.", path, error)
-            _put_aside(path)
+        except OSError as error:  # no permission, a host away: the file may be sound
+            log.warning("%s cannot be read (%s): what it holds is computed again.", path, error)
             return None
-        _mark_as_used(path)
+        except _DAMAGED as error:
+            _put_aside(path, error)
+            return None
+        with contextlib.suppress(OSError):  # of a store that may only be read
+            os.utime(path)  # for `gc`
         return tensor
 
     def put(self, address: str, tensor: Tensor, kind: str, about: str) -> None:
@@ -117,23 +122,34 @@ class Store:
 
     def verify(self) -> tuple[int, list[Path]]:
         """Read every tensor; put aside those that are damaged. Returns how many are sound, and the damaged ones."""
-        files = list(self._files())
-        damaged = [path for path in files if self.get(path.name.removesuffix(_SUFFIX)) is None]
-        return len(files) - len(damaged), damaged
+        sound, damaged = 0, []
+        for path in list(self._files()):
+            try:
+                _read(path)
+                sound += 1
+            except FileNotFoundError:  # somebody else's `gc`
+                continue
+            except _DAMAGED as error:
+                _put_aside(path, error)
+                damaged.append(path)
+        return sound, damaged
 
     def gc(self, unused_for: float | None = None) -> tuple[int, int]:
         """Remove what nobody will read: damaged files put aside, what killed processes left half-written, and, where
         given, tensors that nobody has used for so many seconds. Returns files and bytes removed."""
-        now = time.time()
-        gone = list(self.folder.glob("??/*.corrupt"))
-        gone += [path for path in self.folder.glob("??/.*") if now - path.stat().st_mtime > _ABANDONED]
+        doomed = [(path, 0.0) for path in self.folder.glob("??/*.corrupt")]
+        doomed += [(path, _ABANDONED) for pattern in _UNFINISHED for path in self.folder.glob(pattern)]
         if unused_for is not None:
-            gone += [path for path in self._files() if now - path.stat().st_mtime > unused_for]
-        freed = sum(path.stat().st_size for path in gone)
-        for path in gone:
-            path.unlink(missing_ok=True)
+            doomed += [(path, unused_for) for path in self._files()]
+        now, files, freed = time.time(), 0, 0
+        for path, age in doomed:
+            with contextlib.suppress(FileNotFoundError):  # somebody else's `gc`
+                stat = path.stat()
+                if now - stat.st_mtime >= age:
+                    path.unlink()
+                    files, freed = files + 1, freed + stat.st_size
         self._write_index_anew()
-        return len(gone), freed
+        return files, freed
 
     def _files(self) -> Iterator[Path]:
         return self.folder.glob(f"??/[!.]*{_SUFFIX}")
@@ -144,8 +160,12 @@ class Store:
     def _index(self) -> dict[str, dict[str, str]]:
         """What writers said of their tensors. A line cut short is none: the file itself says the same."""
         told = {}
-        for path in self.folder.glob("index/*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+        for path in self.folder.glob("index/[!.]*.jsonl"):
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except OSError:  # written anew meanwhile
+                continue
+            for line in lines:
                 try:
                     said = json.loads(line)
                     told[said["address"]] = {"kind": said["kind"], "about": said["about"]}
@@ -155,7 +175,7 @@ class Store:
 
     def _write_index_anew(self) -> None:
         """One file in place of many. A writer that adds a line to an old one meanwhile loses nothing but that line."""
-        old = list(self.folder.glob("index/*.jsonl"))
+        old = list(self.folder.glob("index/[!.]*.jsonl"))
         told = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
         with written_whole(self.folder / "index" / f"{uuid.uuid4().hex}.jsonl") as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
@@ -180,12 +200,8 @@ def _metadata(path: Path) -> dict[str, str]:
     return {"kind": told.get("kind", "?"), "about": told.get("about", "?")}
 
 
-def _mark_as_used(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a store that may only be read
-        os.utime(path)
-
-
-def _put_aside(path: Path) -> None:
+def _put_aside(path: Path, damage: Exception) -> None:
+    log.warning("%s is damaged (%s): put aside as .corrupt, what it held is computed again.", path, damage)
     try:
         path.replace(path.with_suffix(".corrupt"))
     except OSError as error:

@@ -16,6 +16,7 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import second_moments as moments_module
 from nse_plugin import session as session_module
+from nse_plugin import store as store_module
 from nse_plugin.addresses import value_addresses
 from nse_plugin.models.fingerprint import model_fingerprint
 from nse_plugin.models.prompts import encode_fact
@@ -166,6 +167,34 @@ def test_without_rewinding_values_are_of_this_moment_and_not_kept(store, hparams
     one = session(hparams, store=str(store.folder), rewind=False)
     one.edit(tiny_facts()[:1])
     assert store.entries() == []
+
+
+def test_what_others_did_to_other_layers_is_another_model(store, hparams):
+    one, plain = session(hparams, store=str(store.folder)), session(hparams)
+    one.edit(tiny_facts()[:1])
+    for model in (one.model, plain.model):
+        with torch.no_grad():
+            model.model.layers[0].self_attn.o_proj.weight.mul_(1.5)
+    found = one.values(tiny_facts()[:1])
+    assert one.values_from_store == 0
+    assert len(store.entries()) == 2
+    assert torch.allclose(found, plain.values(tiny_facts()[:1]), rtol=1e-5)
+
+
+def test_a_model_with_hooks_keeps_its_values_to_itself(store, hparams):
+    one = session(hparams, store=str(store.folder))
+    one.model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert one.values(tiny_facts()[:1]).isfinite().all()
+    assert store.entries() == []
+
+
+def test_a_file_that_cannot_be_read_is_not_damaged(store, monkeypatch, caplog):
+    store.put("ab" * 32, Z, VALUE, "x")
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(store_module, "_read", lambda path: (_ for _ in ()).throw(PermissionError("not yours")))
+        assert store.get("ab" * 32) is None
+    assert "cannot be read" in caplog.text
+    assert torch.equal(store.get("ab" * 32), Z)
 
 
 def test_a_value_that_is_not_finite_is_not_kept(store, hparams):

@@ -84,7 +84,7 @@ class NSE:
         originals = {matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights}
         standing = state.branched()
         report = EditSession(model, tok, hparams, state=standing).edit(facts)
-        state.templates, state.moments, state.model = standing.templates, standing.moments, standing.model
+        state.templates, state.moments = standing.templates, standing.moments
         self._rounds[model] = _LastRound(
             before, _fingerprints(matrices), state, standing, _measured_with(hparams), hparams.rewrite_module_tmp
         )

@@ -27,7 +27,7 @@ def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hpar
     """
     register()
     hparams = copy.copy(hparams)
-    tokenizer = _ready_to_pad(tokenizer, left=hparams.alg_name == ALG_NAME)
+    tokenizer = ready_to_pad(tokenizer, left=hparams.alg_name == ALG_NAME)
     device = model.device  # as both EasyEdits read it: a GPU by its number
     hparams.device = (device.index or 0) if device.type == "cuda" else device.type
     model_name = hparams.model_name or type(model).__name__
@@ -40,7 +40,7 @@ def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hpar
     return editor
 
 
-def _ready_to_pad(tokenizer: PreTrainedTokenizerBase, left: bool) -> PreTrainedTokenizerBase:
+def ready_to_pad(tokenizer: PreTrainedTokenizerBase, left: bool) -> PreTrainedTokenizerBase:
     """A copy with a pad token, padding on the left where asked: EasyEdit's evaluators cut the answers out
     of a padded batch as if all padding stood on the left."""
     tokenizer = copy.deepcopy(tokenizer)

@@ -17,7 +17,8 @@ import pandas as pd
 from nse_plugin.facts import Fact
 
 from . import wheel
-from .editor import _ready_to_pad
+from .algorithm import ALG_NAME
+from .editor import ready_to_pad
 from .register import register
 
 METRICS = ("easyedit_rewrite_acc", "easyedit_rephrase_acc", "easyedit_locality_acc")
@@ -27,43 +28,41 @@ UNCUT = 1_000_000  # tokens; EasyEdit cuts a prompt with its target after `max_l
 Outputs = list[list[int]]  # tokens by locality prompt
 
 
-def easyedit_reference(model: Any, tokenizer: Any, facts: Sequence[Fact], alg_name: str = "NSE") -> list[Outputs]:
+def easyedit_reference(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[Outputs]:
     """What the unedited model says at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
-    JSON. alg_name: as for `easyedit_scores`."""
-    return [_outputs(quality) for quality in _qualities(model, tokenizer, facts, alg_name)]
+    JSON."""
+    return [_outputs(quality) for quality in _qualities(model, tokenizer, facts)]
 
 
-def easyedit_scores(
-    reference: Sequence[Outputs], model: Any, tokenizer: Any, facts: Sequence[Fact], alg_name: str = "NSE"
-) -> pd.DataFrame:
+def easyedit_scores(reference: Sequence[Outputs], model: Any, tokenizer: Any, facts: Sequence[Fact]) -> pd.DataFrame:
     """One row a fact, in the order given; NaN where a fact has no such prompts. Columns, each a share of tokens:
     `easyedit_rewrite_acc`; `easyedit_rephrase_acc`, of the first rephrase prompt, the only one its records hold;
     `easyedit_locality_acc`, against the unedited model, the mean over the locality prompts.
 
-    reference: of `easyedit_reference`, for the same facts. alg_name: the method that edited; EasyEdit's main has GRACE
-    generate where it reads the other methods' predictions teacher-forced.
+    reference: of `easyedit_reference`, for the same facts. Every method is read teacher-forced, as EasyEdit reads all
+    but its own GRACE.
 
     Raises ImportError when there is no EasyEdit, ValueError when the reference is of other facts.
     """
     if [len(outputs) for outputs in reference] != [len(fact.locality_prompts) for fact in facts]:
         raise ValueError("The reference is not of these facts: make it with easyedit_reference, on the unedited model.")
     rows = []
-    for quality, before in zip(_qualities(model, tokenizer, facts, alg_name), reference, strict=True):
+    for quality, before in zip(_qualities(model, tokenizer, facts), reference, strict=True):
         kept = [np.mean(np.equal(now, then)) for now, then in zip(_outputs(quality), before, strict=True)]
         parts = (quality["rewrite_acc"], quality.get("rephrase_acc", []), kept)
         rows.append([float(np.mean(part)) if len(part) else np.nan for part in parts])
     return pd.DataFrame(rows, columns=list(METRICS))
 
 
-def _qualities(model: Any, tokenizer: Any, facts: Sequence[Fact], alg_name: str) -> list[dict[str, Any]]:
+def _qualities(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     """EasyEdit's verdict on each fact."""
     register()
     compute = importlib.import_module("easyeditor.evaluate").compute_edit_quality
     device = model.get_input_embeddings().weight.device
     number = (device.index or 0) if device.type == "cuda" else device.type
-    settings = SimpleNamespace(alg_name=alg_name, device=number, max_length=UNCUT)
-    tokenizer = _ready_to_pad(tokenizer, left=True)
-    with wheel._device_meant(settings):
+    settings = SimpleNamespace(alg_name=ALG_NAME, device=number, max_length=UNCUT)
+    tokenizer = ready_to_pad(tokenizer, left=True)
+    with wheel.device_meant(settings):
         return [compute(model, type(model).__name__, settings, tokenizer, _record(fact), number) for fact in facts]
 
 

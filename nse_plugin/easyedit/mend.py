@@ -268,7 +268,7 @@ def _check_archive(path: Path, hparams: Any) -> None:
 
 
 def _remedy(path: Path, hparams: Any) -> str:
-    return f"run `nse train-mend --model {hparams.model_name} --data FACTS.json --out {path}`."
+    return f"run `nse train-mend --model {Path(hparams.model_name).name} --data FACTS.json --out {path}`."
 
 
 def _executor(model: nn.Module, tok: Any, settings: Any, path: Path) -> Any:
@@ -333,7 +333,7 @@ def _on_wheel() -> bool:
 
 def _device_named(settings: Any) -> AbstractContextManager[Any]:
     """The scope in which the wheel finds its device."""
-    return wheel._device_meant(settings) if _on_wheel() else nullcontext()
+    return wheel.device_meant(settings) if _on_wheel() else nullcontext()
 
 
 class _WithWeights:

@@ -89,7 +89,8 @@ class Method:
 
     model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any
     padding state; it is not touched. alg_name: a name in EasyEdit's `ALG_DICT`. hparams: what `load_hparams` returned.
-    store: where second moments are kept that have no stats_dir; None: in the user's cache folder.
+    seed: of the texts and draws the algorithm takes. store: where second moments without a stats_dir are kept; None: in
+    the user's cache folder.
 
     seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be told apart, "values" (z or v),
     "moments" (second moments found or measured) and "update" (the rest).
@@ -97,14 +98,18 @@ class Method:
     Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, store: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, seed: int = 0, store: str | None = None
+    ) -> None:
         algorithms = _algorithms()
         if alg_name not in algorithms:
             raise MethodError(lacking(alg_name, algorithms))
-        self.model, self.alg_name, self.hparams, self._store = model, alg_name, hparams, store
+        self.model, self.alg_name, self.hparams = model, alg_name, hparams
+        self._seed, self._store = seed, store
+        self.values_from_store = 0  # of NSE's z so far
         self.seconds: dict[str, float] = {"edit": 0.0}
         self._apply = with_own_memory(alg_name, algorithms[alg_name])
-        self._tokenizer = _ready_to_pad(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
+        self._tokenizer = _padded_for(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
         self._modules = _modules_of(self._apply)
         self._memories: dict[tuple[str, str], Any] = {}
         self._moments: dict[str, Tensor] | None = None  # by module name
@@ -211,7 +216,9 @@ class Method:
         """Add a round's time, and what its parts leave of it to the update."""
         self.seconds["edit"] += seconds
         if self.alg_name == NSE:
-            for part, taken in self._nse_state().reports[-1].seconds.items():
+            report = self._nse_state().reports[-1]
+            self.values_from_store += report.values_from_store
+            for part, taken in report.seconds.items():
                 self._add(part, taken)
         elif "values" in self.seconds:
             parts = self.seconds["values"] + self.seconds.get("moments", 0.0)
@@ -259,17 +266,16 @@ class Method:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Within, everything is as the algorithm needs it; afterwards as it was, but for the edit."""
-        seed = int(getattr(self.hparams, "seed", 0))
         with ExitStack() as stack:
             stack.enter_context(_undisturbed(self.model))
-            stack.enter_context(_seeded(seed, self.model))
+            stack.enter_context(_seeded(self._seed, self.model))
             stack.enter_context(redirect_stdout(_ToLog()))
             stack.enter_context(self._own_memories())
             if wheel.is_wheel(importlib.import_module("easyeditor.editors.editor")):
-                stack.enter_context(wheel._device_meant(self.hparams))
+                stack.enter_context(wheel.device_meant(self.hparams))
                 stack.enter_context(wheel.layers_in_tuples(Layout.of(self.model).layers))
             for module in self._modules:
-                for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", _writer(seed))):
+                for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", _writer(self._seed))):
                     if hasattr(module, name):
                         stack.enter_context(replaced(module, name, ours))
                 for name in _VALUE_STEPS:
@@ -384,7 +390,7 @@ def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
     return request if fact.case_id is None else {**request, "case_id": fact.case_id}
 
 
-def _ready_to_pad(tokenizer: Any, alg_name: str, side: str) -> Any:
+def _padded_for(tokenizer: Any, alg_name: str, side: str) -> Any:
     """A copy that pads on the side from which the algorithm does not count positions."""
     tokenizer = deepcopy(tokenizer)
     tokenizer.padding_side = side

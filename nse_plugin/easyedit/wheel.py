@@ -144,7 +144,7 @@ def _on_its_device(method: Method) -> Method:
 
     @functools.wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _device_meant(self.hparams):
+        with device_meant(self.hparams):
             return method(self, *args, **kwargs)
 
     return run
@@ -155,13 +155,13 @@ def _loading_on_its_device(load: Method) -> Method:
 
     @functools.wraps(load)
     def load_there(self: Any, hparams: Any) -> None:
-        with _device_meant(hparams):
+        with device_meant(hparams):
             load(self, hparams)
 
     return load_there
 
 
-def _device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
+def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
     """The scope in which `f"cuda:{hparams.device}"` works: nothing to do where there is such a device."""
     device: int | str = getattr(hparams, "device", "cpu")  # methods that call a web service have none
     written = f"cuda:{device}"

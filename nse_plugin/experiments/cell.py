@@ -12,7 +12,7 @@ import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,20 @@ from filelock import FileLock
 
 from nse_plugin.addresses import VALUE_SETTINGS
 from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments.measuring import Reference, Yardstick, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, known, made, positive, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
-from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams import NSEHyperParams, plain_value
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
 
-OBJECTIVES = ("efficacy", "generalization", "specificity", "score")
-LOCKS = "locks"
+SCORE = "score"
+OBJECTIVES = (*METRICS, SCORE)
+CELLS, LOCKS = "cells", "locks"
+SHARED = ("model", "data", "metrics", "facts", "seed")  # of what was asked, alike for the unedited model and all cells
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class CellPlan:
             model=made(ModelChoice, "model", config["model"]),
             data=made(DataChoice, "data", config["data"]),
             metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
-            nse={name: value for name, value in config["nse"].items() if value is not None},
+            nse={name: plain_value(name, value) for name, value in config["nse"].items() if value is not None},
             objective=tuple(config["objective"]),
             out=Path(config["out"]),
             **{name: config[name] for name in ("preset", "facts", "round", "seed", "store")},
@@ -78,7 +81,7 @@ class CellPlan:
 
     def hparams(self, model: Any) -> NSEHyperParams:
         """Raises HyperParamsError."""
-        chosen = {**self.nse, "store": self.store}
+        chosen = {"seed": self.seed, **self.nse, **({} if self.store is None else {"store": self.store})}
         if self.preset is None:
             return NSEHyperParams.for_model(model, **chosen)
         whole = NSEHyperParams.from_hparams(self.preset)
@@ -92,17 +95,37 @@ class CellPlan:
 
 def cells(out: Path) -> list[Record]:
     """All cells of a sweep's folder, by name."""
-    return [Record(path) for path in sorted((out / "cells").glob("*")) if path.is_dir()]
+    return [Record(path) for path in sorted((out / CELLS).glob("*")) if path.is_dir()]
+
+
+def check_before(plan: CellPlan) -> None:
+    """What can be known before any cell is run. Raises PlanError, DatasetError or HyperParamsError."""
+    facts = _facts(plan.data, plan.facts)
+    needed = set(METRICS) if SCORE in plan.objective else set(plan.objective)
+    for metric, field in (("generalization", "rephrase_prompts"), ("specificity", "locality_prompts")):
+        if metric in needed and not any(getattr(fact, field) for fact in facts):
+            raise PlanError(f"objective = {list(plan.objective)}: none of the facts of {plan.data.source} has {field}.")
+    if plan.preset is not None:
+        NSEHyperParams.from_hparams(plan.preset)
+    for record in cells(plan.out):
+        record.open_for({name: value for name, value in plan.asked().items() if name != "nse"})
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:
     """Run a cell, or read what it was; None when it failed: its record says why. Raises PlanError."""
-    record = Record(plan.out / "cells" / plan.name)
+    record = Record(plan.out / CELLS / plan.name)
     record.open_for(plan.asked())
+    with FileLock(record.folder / "lock"):  # a sweeper may draw a cell twice
+        return _run(plan, record)
+
+
+def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
     if record.is_done:
         return record.load(plan.facts)
     try:
         checkpoint, hparams = _edited_and_measured(plan)
+    except PlanError:
+        raise
     except Exception as error:  # a setting that cannot be run is a result, and the others go on
         trace = "".join(traceback.format_exception(error))
         record.log.write_text(trace, encoding="utf-8")
@@ -126,9 +149,9 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
         values = None
         if hparams.rewind:
             settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "layers", "seed")}
-            with _alone(plan.out, "values", settings):
+            with nullcontext() if plan.store is None else _alone(plan.out, "values", settings):
                 with _timed(seconds, "moments"):
-                    assert session.moments
+                    session.measure_moments()
                 with _timed(seconds, "values"):
                     values = session.values(facts)
         rounds = []
@@ -162,7 +185,7 @@ def _reference(plan: CellPlan, model: Any, tokenizer: Any) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with _alone(plan.out, BEFORE, {}):
-        record.open_for({name: value for name, value in plan.asked().items() if name not in ("nse", "preset", "round")})
+        record.open_for({name: value for name, value in plan.asked().items() if name in SHARED})
         if not record.is_done:
             facts, yardstick = _facts(plan.data, plan.facts), Yardstick(plan.metrics, plan.seed)
             reference = yardstick.reference(model, tokenizer, facts)

@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -33,7 +34,7 @@ from rich.progress import (
 )
 
 from nse_plugin.experiments.configuration import CONF, composed, plain
-from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, read_facts
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, PlanError, preset_of, read_facts
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
@@ -82,7 +83,8 @@ def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
     loaded = read_facts(plan.data, plan.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     for name in (BEFORE, *plan.methods):
-        record_of(plan, name).open_for({**plan.what_decides(name), "data_sha256": loaded.sha256})
+        files = {"data_sha256": loaded.sha256, **({} if name == BEFORE else _preset(plan, name))}
+        record_of(plan, name).open_for({**plan.what_decides(name), **files})
     with written_whole(plan.out / PLAN) as path:
         path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
 
@@ -106,6 +108,14 @@ def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
     show_table(console, plan.out)
     console.print(f"Report: {report}", soft_wrap=True)
     return summary
+
+
+def _preset(plan: Plan, name: str) -> dict[str, str]:
+    """What a method's file of hyperparameters holds, as a hash. Raises HyperParamsError when there is none."""
+    path = preset_of(plan.methods[name], plan.model)
+    if not path.is_file():
+        raise PlanError(f"methods.{name}.preset = {str(path)!r}: there is no such file.")
+    return {"preset_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _run_workers(plan: Plan, names: list[str], bars: _Bars) -> None:
@@ -176,7 +186,7 @@ class _Bars:
             TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[doing]}"),
         )  # fmt: skip
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*columns, console=console, speed_estimate_period=86_400)  # rounds may take hours
         self._total = plan.facts
         self._tasks: dict[str, TaskID] = {}
 

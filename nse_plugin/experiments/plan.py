@@ -91,7 +91,11 @@ class Plan:
         for name, choice in config["methods"].items():
             if name == BEFORE or "/" in name:
                 raise PlanError(f"methods.{name}: a method cannot have this name; give another.")
-            chosen = made(MethodChoice, f"methods.{name}", {**choice, "round": choice.get("round") or size})
+            chosen = made(
+                MethodChoice,
+                f"methods.{name}",
+                {"hparams": {}, **choice, "round": size if choice.get("round") is None else choice["round"]},
+            )
             positive(f"methods.{name}.round", chosen.round)
             methods[name] = chosen
         known("metrics", config["metrics"], list(METRICS))
@@ -127,6 +131,13 @@ class Plan:
 def read_facts(data: DataChoice, count: int) -> Loaded:
     """The first `count` facts of what was chosen. Raises DatasetError."""
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
+
+
+def preset_of(choice: MethodChoice, model: ModelChoice) -> Path:
+    """A method's file of hyperparameters for a model. Raises HyperParamsError when none comes with this package."""
+    from nse_plugin.easyedit.method_hparams import preset_path
+
+    return Path(choice.preset) if choice.preset.endswith(".yaml") else preset_path(choice.preset, model.name)
 
 
 def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:

@@ -103,6 +103,7 @@ class Record:
                 save_file(
                     {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary / STATE
                 )
+            shutil.rmtree(folder, ignore_errors=True)  # measured before, by a process that was killed right after
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -57,7 +57,14 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any]) -> None:
-    """Write run.json: the whole configuration, versions, host, and how each method ended."""
+    """Write run.json: the whole configuration, versions, host, and how each method ended.
+
+    started, seconds: of this call; where there is a run.json it began earlier, and took so much longer.
+    """
+    path = plan.out / "run.json"
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        started, seconds = earlier["started"], seconds + earlier["seconds"]
     methods = {}
     for name, choice in plan.methods.items():
         record = record_of(plan, name)

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, run_cell
+from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, check_before, run_cell
 from nse_plugin.experiments.configuration import CONF, composed, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.sweep_report import write_sweep
@@ -38,11 +38,10 @@ ConfigStore.instance().store(
 def sweep(arguments: Sequence[str]) -> None:
     """Run all cells that `arguments` (as on the command line) ask for, and write the sweep's files into `out`.
 
-    Raises PlanError and HyperParamsError for what cannot be run as asked, before any cell is.
+    Raises PlanError, DatasetError and HyperParamsError for what cannot be run as asked, before any cell is.
     """
     first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
-    if first.preset is not None:
-        NSEHyperParams.from_hparams(first.preset)
+    check_before(first)
     started = time.monotonic()
     sys.argv = ["nse sweep", *_launched(arguments, first)]
     hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="sweep")(cell)()

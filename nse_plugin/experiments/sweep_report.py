@@ -22,12 +22,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from nse_plugin.evaluation.probability import METRICS
-from nse_plugin.experiments.cell import cells
+from nse_plugin.experiments.cell import SCORE, cells
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.record import Record
 from nse_plugin.home import written_whole
 
-SCORE = "score"
 RESAMPLES = 2000
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
 _NOT_IN_A_PRESET = ("store", "evaluation_type", "api_key")
@@ -53,7 +52,7 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     PlanError when no cell could be run.
     """
     records = cells(out)
-    done = [_read(record) for record in records if record.is_done]
+    done = _different([_read(record) for record in records if record.is_done])
     failed = {record.folder.name: record.ended["error"] for record in records if record.ended and not record.is_done}
     for name, error in failed.items():
         console.print(f"{name} failed: {error}", markup=False, soft_wrap=True)
@@ -89,6 +88,11 @@ def _read(record: Record) -> Cell:
     checkpoint = record.load(record.edits[-1])
     by_fact = {metric: checkpoint.facts[metric].to_numpy(dtype=float) for metric in METRICS}
     return Cell(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs)
+
+
+def _different(done: Sequence[Cell]) -> list[Cell]:
+    """Without those that are the same setting, said in other words."""
+    return list({json.dumps(cell.hparams, sort_keys=True): cell for cell in reversed(done)}.values())
 
 
 def _varied(done: Sequence[Cell]) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from nse_plugin.datasets import load_facts
-from nse_plugin.experiments.cell import CellPlan, loaded, run_cell
+from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, cells, check_before, loaded, run_cell
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
@@ -70,6 +70,7 @@ def tune(
         raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
     held_out = min(HELD_OUT, len(available) // 3)
     trials = _Trials(model, DataChoice(facts), round_size, out, len(available) - held_out, tell)
+    check_before(trials.plan("where-8", {}, min(2 * FEWEST, len(available) - held_out)))
     norms = _hidden_norms(*loaded(model), available[:FEWEST])
     windows = _windows(len(norms))
     steep = {window[-1]: _rate(norms[window[-1]], loaded(model)[0]) for window in windows}
@@ -125,6 +126,8 @@ class _Trials:
                     break
                 rung.append(_Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
             rung.sort(key=lambda trial: trial.score, reverse=True)
+            if rung[0].score == 0.0:
+                raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
             self._tell(f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {rung[0].score:.3f}")
             kept = math.ceil(len(rung) / KEPT)
             taken = time.monotonic() - started
@@ -135,16 +138,24 @@ class _Trials:
             out_of_it += reversed(rung[kept:])
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
+    def _why(self, stage: str, count: int) -> str:
+        errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
+        told = [error for error in errors if error]
+        return f"the first: {told[0]}" if told else "their rephrase and locality prompts are needed, and other layers."
+
     def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
         """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
-        plan = CellPlan(
+        checkpoint = run_cell(self.plan(folder, setting, facts, skip))
+        overall = {} if checkpoint is None else checkpoint.overall
+        return {name: overall.get(name, 0.0) for name in OBJECTIVES}
+
+    def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
+        """A cell of so many facts."""
+        return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics={"probability": {}}, nse=setting,
             preset=None, facts=facts, round=self._size, seed=0, store=str(self._out / "store"), objective=("score",),
             out=self._out / folder,
         )  # fmt: skip
-        checkpoint = run_cell(plan)
-        overall = {} if checkpoint is None else checkpoint.overall
-        return {name: overall.get(name, 0.0) for name in ("efficacy", "generalization", "specificity", "score")}
 
 
 def _windows(layers: int) -> list[list[int]]:
@@ -204,7 +215,9 @@ def _preset(
     for name, value in settings.items():
         if name in why:
             lines.append(f"# {name}: {why[name]}")
-        lines.append(yaml.safe_dump({name: value}, default_flow_style=None).strip())
+        lines.append(
+            yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, list) else False).strip()
+        )
     return "\n".join(lines) + "\n"
 
 

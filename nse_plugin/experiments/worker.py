@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from nse_plugin.evaluation.probability import score_facts
+from nse_plugin.evaluation.families import measure
 from nse_plugin.experiments.measuring import Reference, Yardstick, peak_memory, told, written_texts
-from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, read_facts
+from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.models.fingerprint import model_fingerprint
@@ -55,6 +55,8 @@ def _run_and_note(plan: Plan, name: str, record: Record, tell: Tell) -> int:
     started = time.monotonic()
     try:
         run(plan, name, record, tell)
+    except BrokenPipeError:  # nobody listens any more: this run was stopped, which is no result
+        return 1
     except Exception as error:  # a method that fails is a result: its row says why
         traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -102,7 +104,7 @@ class _Run:
         facts: list[Fact],
         tell: Tell,
     ) -> None:
-        from nse_plugin.easyedit.methods import Method, load_hparams, preset_path
+        from nse_plugin.easyedit.methods import Method, load_hparams
 
         before = Record(record.folder.parent / BEFORE)
         assert before.ended is not None
@@ -113,10 +115,10 @@ class _Run:
         self._reference = Reference.load(before)
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
-            overrides.setdefault("store", plan.store)
-        preset = Path(choice.preset) if choice.preset.endswith(".yaml") else preset_path(choice.preset, plan.model.name)
-        self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
-        self._method = Method(model, tokenizer, choice.alg_name, self._hparams, plan.store)
+            own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
+            overrides = {**own, **overrides}
+        self._hparams = load_hparams(choice.alg_name, preset_of(choice, plan.model), overrides, model)
+        self._method = Method(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
         self._edited = pd.DataFrame()  # a row per fact edited so far
         self._note: str | None = None
         self._measuring = 0.0  # seconds
@@ -134,7 +136,12 @@ class _Run:
                 self._tell({"doing": "measuring", "edits": edits})
                 self._measure(edits)
         self._tell({"doing": "done", "edits": len(self._facts)})
-        self._record.end(status="done", error=None, note=self._note, hparams=_plain(self._hparams))
+        notes = [self._note] if self._note else []
+        if self._method.values_from_store:
+            count = self._method.values_from_store
+            notes.append(f"{count} of its values z came out of the store: its seconds do not hold them.")
+        note = " ".join(notes) or None
+        self._record.end(status="done", error=None, note=note, hparams=_plain(self._hparams))
 
     def _resumed(self) -> int:
         """Put the method where its last checkpoint left it; returns how many facts are written by then."""
@@ -146,16 +153,19 @@ class _Run:
                 self._method.seconds.update(checkpoint.costs["seconds"])
                 self._measuring = self._method.seconds.pop("measure")
                 self._note = checkpoint.costs["note"]
+                self._method.values_from_store = checkpoint.costs["values_from_store"]
                 self._edited = checkpoint.facts[["case_id", "round", "status", "residual"]]
                 return edits
         return 0
 
     def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
         """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""
-        efficacy = float(score_facts(self._model, self._tokenizer, facts)["efficacy"].mean())
-        if efficacy < EXPECTED:
+        compared = all(fact.target_true is not None for fact in facts)
+        family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
+        found = measure(self._model, self._tokenizer, facts, [family]).overall[metric]
+        if found < EXPECTED:
             self._note = (
-                f"Efficacy right after its first round of {len(facts)} was {efficacy:.2f}, where a working method has "
+                f"{metric} right after its first round of {len(facts)} was {found:.2f}, where a working method has "
                 f"{EXPECTED} or more: its hyperparameters do not fit this model, or it is broken here."
             )
 
@@ -172,6 +182,7 @@ class _Run:
             "seconds": {**self._method.seconds, "measure": self._measuring},
             "peak_memory_mib": peak_memory(self._plan.model.device),
             "note": self._note,
+            "values_from_store": self._method.values_from_store,
         }
         checkpoint = Checkpoint(edits, frame, written_texts(self._facts, measured), measured.overall, costs)
         self._record.save(checkpoint, self._method.state())

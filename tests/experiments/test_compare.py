@@ -84,21 +84,39 @@ def test_the_run_is_on_record(uninterrupted):
     assert "NSE-one-pass" in (uninterrupted / "report.html").read_text()
 
 
-def test_killed_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "whom"), [(signal.SIGKILL, "all"), (signal.SIGKILL, "parent"), (signal.SIGINT, "parent")],
+    ids=["killed", "parent killed", "interrupted"],
+)  # fmt: skip
+def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path, number, whom):
     out, home = tmp_path / "run", tmp_path / "home"
     process = run(out, settings, home)
     first = out / "methods" / "NSE" / "checkpoint-000002"
     give_up = time.monotonic() + 200
     while not first.is_dir() and time.monotonic() < give_up:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    (os.killpg if whom == "all" else os.kill)(process.pid, number)
+    said, _ = process.communicate(timeout=100)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "nse: stopped." in said
     kept = {path: path.stat().st_mtime_ns for path in out.glob("methods/*/checkpoint-*/facts.csv")}
     assert first / "facts.csv" in kept
     finished(out, settings, home)
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())  # not measured again
     for found, expected in zip(results(out), results(uninterrupted), strict=True):
         pd.testing.assert_frame_equal(found, expected)
+
+
+def test_facts_without_a_true_target_can_be_compared(settings, tmp_path):
+    facts = tmp_path / "new.json"
+    records = [{"prompt": "{} is in", "subject": name, "target_new": "Rome"} for name in ("France", "Lyon")]
+    facts.write_text(json.dumps(records))
+    own = [word for word in settings if not word.startswith(("data.source", "facts", "checkpoints", "metrics"))]
+    own = [word for word in own if "one-pass" not in word]
+    own += [f"data.source={facts}", "facts=2", "methods=[NSE]", "metrics=[accuracy]"]
+    finished(tmp_path / "run", own, tmp_path / "home")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["methods"]["NSE"]["status"] == "done"
 
 
 def test_a_second_run_does_nothing_again(uninterrupted, settings):

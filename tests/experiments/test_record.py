@@ -54,6 +54,12 @@ def test_a_failure_on_the_way_leaves_no_checkpoint(tmp_path, monkeypatch) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000002"]
 
 
+def test_measured_again_after_a_kill_in_front_of_the_end(tmp_path) -> None:
+    for _ in range(2):
+        Record(tmp_path).save(checkpoint(2), state=None)
+    assert Record(tmp_path).load(2).overall == {"perplexity": 30.25}
+
+
 def test_another_comparison_is_not_mixed_in(tmp_path) -> None:
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})

@@ -147,6 +147,8 @@ def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_
         ("preset=llama9", "No hyperparameter file 'llama9'"),
         ("data=nope", "data: 'nope' is not known; there are counterfact, demo, zsre."),
         ("nse.p=[0.5", "no viable alternative"),
+        ("facts=7", "has 6 facts, and limit is 7"),
+        ("data.source=/nowhere.json", "/nowhere.json"),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_runs(settings, tmp_path, capsys, wrong, words):
@@ -157,10 +159,31 @@ def test_mistakes_are_one_sentence_before_anything_runs(settings, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_another_sweep_does_not_mix_with_this_one(settings, tmp_path):
-    run_cell(plan_of(settings, tmp_path / "out", "nse.alpha=1"))
-    with pytest.raises(PlanError, match="facts was 6, now 5"):
-        run_cell(plan_of(settings, tmp_path / "out", "nse.alpha=1", "facts=5"))
+def test_another_sweep_does_not_mix_with_this_one(settings, tmp_path, capsys):
+    out = tmp_path / "out"
+    run_cell(plan_of(settings, out, "nse.alpha=1"))
+    for change in ("facts=5", "round=3"):
+        assert main(["sweep", *settings, BASIC, f"out={out}", "nse.alpha=2,3", change]) == 1
+        now = change.split("=")[1]
+        assert f"now {now}): choose another `out`" in capsys.readouterr().err
+
+
+def test_scores_that_no_fact_can_have_are_told_beforehand(settings, tmp_path, capsys):
+    facts = tmp_path / "bare.json"
+    bare = {"prompt": "{} is in", "subject": "Rome", "target_new": "Japan", "target_true": "Italy"}
+    facts.write_text(json.dumps([bare]))
+    own = [word for word in settings if not word.startswith(("data.source", "facts"))]
+    own += [f"data.source={facts}", "facts=1", "nse.alpha=1", f"out={tmp_path / 'out'}", BASIC]
+    assert main(["sweep", *own]) == 1
+    assert "none of the facts of" in capsys.readouterr().err
+    assert main(["sweep", *own, "objective=[efficacy]"]) == 0
+
+
+def test_one_setting_in_two_spellings_is_one_cell(settings, tmp_path):
+    out = tmp_path / "out"
+    assert plan_of(settings, out, "nse.p=1").name == plan_of(settings, out, "nse.p=1.0").name
+    sweep([*settings, "nse.p=1,1.0", "nse.alpha=1,2", "nse.max_iterations=3", BASIC, f"out={out}"])
+    assert len(pd.read_csv(out / "sweep.csv").query("metric == 'score'")) == 2
 
 
 # -- the uncertainty ---------------------------------------------------------------------------------------------

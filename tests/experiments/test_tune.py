@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -91,8 +92,19 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "town-model"
     tiny_model("qwen3", torch.float32).save_pretrained(folder)
     tiny_tokenizer(bos=True).save_pretrained(folder)
-    out = tmp_path / "out"
-    command = ["tune", "--model", str(folder), "--facts", "demo", "--budget", "25s", "--out", str(out)]
+    facts, out = tmp_path / "facts.json", tmp_path / "out"
+    unrelated = [["The wind is", "cold"], ["He plays the", "violin"], ["She speaks", "French"]]
+    records = [
+        {
+            "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,
+            "rephrase_prompts": [f"We know {subject} is in"], "locality_prompts": unrelated,
+        }
+        for prompt in ("The capital of {} is", "{} is in", "{} stands in", "The town {} is")
+        for subjects, new, true in ((("France", "Lyon"), "Rome", "Paris"), (("Berlin", "Japan"), "Paris", "Rome"))
+        for subject in subjects
+    ]  # fmt: skip
+    facts.write_text(json.dumps(records))
+    command = ["tune", "--model", str(folder), "--facts", str(facts), "--budget", "25s", "--out", str(out)]
     assert main(command) == 0
     printed = Path(capsys.readouterr().out.strip())
     assert printed == out / "town-model.yaml"
@@ -119,7 +131,7 @@ def ids(path: Path) -> set[str]:
     return set(pd.read_csv(path)["case_id"].astype(str))
 
 
-@pytest.mark.parametrize("budget", ["30", "m", "-3m", "0s", "infh", "3d"])
+@pytest.mark.parametrize("budget", ["30", "m", "0s", "infh", "3d"])
 def test_a_budget_that_is_none(budget, capsys):
     assert main(["tune", "--model", "/nowhere", "--facts", "demo", "--budget", budget]) == 1
     assert f"--budget {budget}: write a number above 0 and its unit" in capsys.readouterr().err
