@@ -50,12 +50,9 @@ def test_example_runs(example, tmp_path):
     assert SAYS[example] in done.stdout
 
 
-def test_the_sweep_and_its_notebook_run(tmp_path, monkeypatch):
+def test_the_sweep_and_its_notebook_run(tiny_experiment, tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    folder = tmp_path / "tiny-llama"
-    tiny_model("llama", torch.float32).save_pretrained(folder)
-    tiny_tokenizer(bos=True).save_pretrained(folder)
-    own = [f"model.source={folder}", "data=demo", "facts=2", "round=2", "nse.layers=[1,2]", "nse.v_num_grad_steps=2"]
+    own = [*tiny_experiment, "facts=2", "nse.layers=[1,2]", "nse.v_num_grad_steps=2"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [EXAMPLES / "sweep_p_alpha.sh", *own, "nse.mom2_n_samples=8", f"store={tmp_path / 'store'}"]
     done = subprocess.run(
