@@ -148,7 +148,8 @@ def _train_mend(arguments: argparse.Namespace) -> None:
     trained = train_mend(
         model, tokenizer, facts[: arguments.train], facts[arguments.train :], hparams, arguments.out, arguments.steps
     )
-    print(trained)
+    accuracy = trained.validation["edit/acc_val"]
+    print(f"{trained.path}: best after step {trained.step}, where it edits {accuracy:.0%} of the validation facts.")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
