@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_a_grid_computes_each_value_once(settings, tmp_path, capsys, monkeypatch
     within = frame.dropna()
     assert ((within["low"] <= within["value"] + 1e-6) & (within["value"] <= within["high"] + 1e-6)).all()
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
+
+    assert not logging.getLogger("nse_plugin.session").disabled  # hydra would silence everybody
 
     chosen = NSEHyperParams.from_hparams(tmp_path / "out" / "best.yaml")
     scores = frame[frame["metric"] == "score"].set_index(["alpha", "p"])["value"]
