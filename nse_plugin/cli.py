@@ -45,22 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     moments = commands.add_parser("moments", help="measure the second moments of a model, as EasyEdit's npz files")
-    moments.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    _add_model(moments)
     moments.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     moments.add_argument("--layers", help="layers to measure, e.g. 4,5,6,7,8; default: those of the hyperparameters")
     moments.add_argument("--text", help="'self', 'wikipedia', or a .txt, .jsonl, .parquet file; default: mom2_dataset")
     moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write")
     moments.add_argument("--stats-dir", help="where the files go; default: stats_dir, or the user's cache")
-    moments.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
-    dtypes = ("float32", "float64", "bfloat16", "float16")
-    moments.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
     moments.add_argument("--store", help="keep them in this store instead of in files")
     moments.add_argument("--workers", type=int, help="processes to spread the text over (Ray); default: this one")
     moments.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
     moments.set_defaults(run=_moments)
 
     values = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
-    values.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    _add_model(values)
     values.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     values.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as demo")
     values.add_argument("--limit", type=int, help="the first so many facts; default: all")
@@ -69,8 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     values.add_argument("--workers", type=int, default=2, help="processes that load the model (%(default)s)")
     values.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
-    values.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU a worker (%(default)s)")
-    values.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
     values.set_defaults(run=_values)
 
     compare = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
@@ -81,13 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.set_defaults(run=_sweep)
 
     tune = commands.add_parser("tune", help="hyperparameters of NSE for a model that has no preset, as a YAML file")
-    tune.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    _add_model(tune)
     tune.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as counterfact")
     tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
     tune.add_argument("--out", type=Path, help="folder of the YAML; default: results/tune/<the model's name>")
-    tune.add_argument("--device", default="cpu", help="e.g. cpu or cuda:0 (%(default)s)")
-    tune.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
     tune.set_defaults(run=_tune)
 
     mend = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
@@ -109,6 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--unused-for", type=float, metavar="DAYS", help="gc: also what nobody used for so many days")
     store.set_defaults(run=_store)
     return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """What every command says that loads a model of the user's."""
+    command.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")
+    dtypes = ("float32", "float64", "bfloat16", "float16")
+    command.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
 
 
 def _store(arguments: argparse.Namespace) -> None:

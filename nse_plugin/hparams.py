@@ -8,7 +8,6 @@ an object is built and again before every round.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import math
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
+
+from nse_plugin.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -334,8 +335,7 @@ def _known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[
             _require(right is None or value == right, name, value, f"NSE supports {right!r} only")
             log.debug("%s is not needed: found by structure", name)
         elif name not in names:
-            near = difflib.get_close_matches(str(key), [*names, *_ALIASES], n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(sorted(names))}."
+            hint = did_you_mean(key, [*names, *_ALIASES], f"the fields are {', '.join(sorted(names))}.", cutoff=0.4)
             raise HyperParamsError(f"Unknown hyperparameter {key!r}: {hint}")
         elif name in known:
             raise HyperParamsError(f"{spelt[name]!r} and {key!r} are the same hyperparameter: give one of them.")
@@ -357,9 +357,9 @@ def _find_file(name: str) -> Path:
         if path.is_file():
             return path
     presets = sorted({p.stem for folder in bundled for p in folder.glob("*.yaml")})
-    near = difflib.get_close_matches(name, presets, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise HyperParamsError(f"No hyperparameter file {name!r}: {hint}Give a YAML or JSON path, or one of {presets}.")
+    hint = did_you_mean(name, presets, "")
+    remedy = " ".join(filter(None, [hint, f"Give a YAML or JSON path, or one of {presets}."]))
+    raise HyperParamsError(f"No hyperparameter file {name!r}: {remedy}")
 
 
 def _plain_python(kind: str, value: Any) -> Any:

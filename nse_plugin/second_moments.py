@@ -72,7 +72,9 @@ def second_moments(
     found = {layer: _read(files[layer], layer, matrix) for layer, matrix in matrices.items()}
     missing = [layer for layer, moment in found.items() if moment is None]
     if missing:
-        sums = _measure(layout, tokenizer, hparams, missing, files[missing[0]].parent, measure)
+        addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
+        needed = {layer: addresses[layer] for layer in missing}
+        sums = _measure(layout, tokenizer, hparams, needed, files[missing[0]].parent, measure)
         for layer in missing:
             _save(files[layer], sums, layer, matrices[layer], hparams)
             found[layer] = _read(files[layer], layer, matrices[layer])
@@ -87,15 +89,15 @@ def _stored_moments(
     """The same out of a store, where what they were measured from is their address."""
     addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
     moments = {layer: store.get(address) for layer, address in addresses.items()}
-    missing = [layer for layer, moment in moments.items() if moment is None]
+    missing = {layer: addresses[layer] for layer, moment in moments.items() if moment is None}
     if missing:
         sums = _measure(layout, tokenizer, hparams, missing, store.folder, measure)
         dtype = getattr(torch, hparams.mom2_dtype)
         measured = {layer: (sums.sums[layer].cpu().double() / sums.tokens).to(dtype) for layer in missing}
         _warn_if_few(_Stored(moment, sums.tokens) for moment in measured.values())
-        moments.update(check_moments(measured, layout.output_matrices(missing)))
+        moments.update(check_moments(measured, layout.output_matrices(list(missing))))
         about = f"layer {{}}, {corpus_name(hparams)}, {sums.tokens} tokens"
-        store.put_all((addresses[layer], measured[layer], MOMENT, about.format(layer)) for layer in missing)
+        store.put_all((missing[layer], measured[layer], MOMENT, about.format(layer)) for layer in missing)
     return {layer: moment for layer, moment in moments.items() if moment is not None}
 
 
@@ -229,11 +231,11 @@ def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparam
 
 
 def _measure(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], folder: Path, measure: Measure
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, missing: Mapping[int, str], folder: Path, measure: Measure
 ) -> MomentSums:
-    """One pass for all the layers that are missing; kept in a partial file meanwhile, to go on from after a stop."""
-    addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
-    what = [addresses[layer] for layer in layers]
+    """One pass for all the layers that are missing, {layer: address}; kept in a partial file meanwhile, to go on from
+    after a stop."""
+    layers, what = list(missing), list(missing.values())
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     sums = _resume(partial, what)
     save_at = time.monotonic() + SAVE_EVERY_SECONDS

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from nse_plugin.progress import bar
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.state import EditState, RoundReport
 from nse_plugin.store import VALUE, Store
+from nse_plugin.timing import timed
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,6 @@ class EditSession:
                 self.state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
         return self.state.templates
 
-    def measure_moments(self) -> None:
-        """Read or measure C0 now, which the first round would do."""
-        _ = self.moments
-
     @property
     def moments(self) -> dict[int, Tensor]:
         """C0 by layer, [f, f]; read or measured on the original weights when first asked for."""
@@ -111,16 +107,16 @@ class EditSession:
         read_before = self.values_from_store
         prompts = self._encoded(facts)
         seconds: dict[str, float] = {}
-        with _timed(seconds, "moments"):
+        with timed(seconds, "moments"):
             moments = self.moments
-        with _timed(seconds, "values"):
+        with timed(seconds, "values"):
             values = self._values(prompts) if values is None else values
         needed = (len(prompts), self._layout.hidden_size)
         if tuple(values.shape) != needed:
             raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
         before = OriginalWeights.of(self._matrices)
         try:
-            with _timed(seconds, "update"):
+            with timed(seconds, "update"):
                 result = self._write(prompts, values, moments)
         except BaseException:
             before.restore(self._matrices)
@@ -176,14 +172,6 @@ class EditSession:
 def _is_hooked(model: nn.Module) -> bool:
     """Whether forward hooks change what the model computes, unseen by its fingerprint: GRACE's codebook is one."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Note under `part` how long the block took."""
-    started = time.monotonic()
-    yield
-    seconds[part] = time.monotonic() - started
 
 
 def _report(

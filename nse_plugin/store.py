@@ -41,13 +41,12 @@ _WRITER = uuid.uuid4().hex  # this process's file in every store's index
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a store. kind: `value` or `moment`. about: its fact, or its layer and text. used: seconds, epoch."""
+    """A tensor in a store. kind: `value` or `moment`. about: its fact, or its layer and text."""
 
     address: str
     kind: str
     about: str
     bytes: int
-    used: float
 
 
 class StoreError(ValueError):
@@ -114,10 +113,10 @@ class Store:
             address = path.name.removesuffix(_SUFFIX)
             try:
                 about = told.get(address) or _metadata(path)
-                stat = path.stat()
+                size = path.stat().st_size
             except (OSError, SafetensorError):  # damaged, or removed meanwhile: `verify` says which
                 continue
-            found.append(Entry(address, about["kind"], about["about"], stat.st_size, stat.st_mtime))
+            found.append(Entry(address, about["kind"], about["about"], size))
         return sorted(found, key=lambda entry: (entry.kind, entry.about))
 
     def verify(self) -> tuple[int, list[Path]]:

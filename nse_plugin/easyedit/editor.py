@@ -6,6 +6,7 @@ import copy
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..models.loading import easyedit_device
 from .algorithm import ALG_NAME
 from .register import register
 
@@ -28,8 +29,7 @@ def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hpar
     register()
     hparams = copy.copy(hparams)
     tokenizer = ready_to_pad(tokenizer, left=hparams.alg_name == ALG_NAME)
-    device = model.device  # as both EasyEdits read it: a GPU by its number
-    hparams.device = (device.index or 0) if device.type == "cuda" else device.type
+    hparams.device = easyedit_device(model.device)
     model_name = hparams.model_name or type(model).__name__
     hparams.model_name = (model, tokenizer)  # type: ignore[assignment]  # EasyEdit's own way in for a pair
     editor = importlib.import_module("easyeditor.editors.editor").BaseEditor.from_hparams(hparams)

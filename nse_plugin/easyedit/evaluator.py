@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nse_plugin.facts import Fact
+from nse_plugin.models.loading import easyedit_device
 
 from . import wheel
 from .algorithm import ALG_NAME
@@ -59,7 +60,7 @@ def _qualities(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[dict[s
     register()
     compute = importlib.import_module("easyeditor.evaluate").compute_edit_quality
     device = model.get_input_embeddings().weight.device
-    number = (device.index or 0) if device.type == "cuda" else device.type
+    number = easyedit_device(device)
     settings = SimpleNamespace(alg_name=ALG_NAME, device=number, max_length=UNCUT)
     tokenizer = ready_to_pad(tokenizer, left=True)
     with wheel.device_meant(settings):

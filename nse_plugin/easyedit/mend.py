@@ -38,6 +38,7 @@ from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import split_target
 from nse_plugin.progress import bar
 
@@ -244,7 +245,7 @@ def _settings(hparams: Any, model: Any) -> Any:
         model_name=word,
         model_class=word,
         inner_params=list(hparams.inner_params),
-        device=(device.index or 0) if device.type == "cuda" else device.type,
+        device=easyedit_device(device),
         # of a model on several devices, EasyEdit then moves no part
         model_parallel=len({parameter.device for parameter in model.parameters()}) > 1,
         dropout=0.0,

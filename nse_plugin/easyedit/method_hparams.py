@@ -10,7 +10,6 @@ import dataclasses
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import nn
 import nse_plugin
 from nse_plugin.baselines import grace
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.models.loading import easyedit_device
+from nse_plugin.spelling import did_you_mean
 
 from .locate import import_easyedit
 
@@ -41,9 +42,9 @@ def preset_path(method: str, model_name: str) -> Path:
             return root / method / f"{model_name}.yaml"
     methods = sorted({folder.name for root in roots for folder in root.iterdir() if any(folder.glob("*.yaml"))})
     if method not in methods:
-        raise HyperParamsError(f"No presets for method {method!r}: {_nearest(method, methods)}")
+        raise HyperParamsError(f"No presets for method {method!r}: {did_you_mean(method, methods)}")
     models = sorted({file.stem for root in roots for file in (root / method).glob("*.yaml")})
-    raise HyperParamsError(f"No {method} preset for model {model_name!r}: {_nearest(model_name, models)}")
+    raise HyperParamsError(f"No {method} preset for model {model_name!r}: {did_you_mean(model_name, models)}")
 
 
 def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
@@ -55,8 +56,7 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
     ImportError when there is no EasyEdit.
     """
     path = Path(path)
-    device = next(model.parameters()).device
-    ours = {**overrides, "device": (device.index or 0) if device.type == "cuda" else device.type}
+    ours = {**overrides, "device": easyedit_device(next(model.parameters()).device)}
     if alg_name == "NSE":
         return dataclasses.replace(NSEHyperParams.from_hparams(path), **_fitting(NSEHyperParams, ours, whole=False))
     if not path.is_file():
@@ -95,7 +95,7 @@ def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
     if alg_name in _MAIN_ONLY_ALGORITHMS:
         hint = "EasyEdit's main has it: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder."
     else:
-        hint = _nearest(alg_name, list(algorithms))
+        hint = did_you_mean(alg_name, list(algorithms))
     return f"alg_name = {alg_name!r}: this EasyEdit has no such algorithm; {hint}"
 
 
@@ -107,7 +107,7 @@ def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, 
             config.setdefault(name, config[source])
     for name in [name for name in config if name not in specs]:
         if name not in _MAIN_ONLY and name not in _WHEEL_ONLY:
-            raise HyperParamsError(f"Unknown hyperparameter {name!r}: {_nearest(name, list(specs))}")
+            raise HyperParamsError(f"Unknown hyperparameter {name!r}: {did_you_mean(name, list(specs))}")
         value, right = config.pop(name), _MAIN_ONLY.get(name)
         if right is not None and value != right:
             raise HyperParamsError(f"{name} = {value!r} cannot be used: this EasyEdit knows {right!r} only.")
@@ -139,8 +139,3 @@ def _plain(value: Any) -> Any:
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}."

@@ -44,6 +44,7 @@ from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.second_moments import second_moments
 from nse_plugin.state import EditState
+from nse_plugin.timing import timed
 
 from . import wheel
 from .algorithm import ALG_NAME as NSE
@@ -219,13 +220,10 @@ class Method:
             report = self._nse_state().reports[-1]
             self.values_from_store += report.values_from_store
             for part, taken in report.seconds.items():
-                self._add(part, taken)
+                self.seconds[part] = self.seconds.get(part, 0.0) + taken
         elif "values" in self.seconds:
             parts = self.seconds["values"] + self.seconds.get("moments", 0.0)
             self.seconds["update"] = self.seconds["edit"] - parts
-
-    def _add(self, part: str, seconds: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def _prepare(self) -> None:
         """What must be done on the unedited model: once, before the first edit or the resumed weights."""
@@ -248,7 +246,6 @@ class Method:
             return {}
         if self.alg_name == "ROME" and not hparams.mom2_adjustment:
             return {}
-        started = time.monotonic()
         wanted = {
             name: getattr(hparams, name) for name in ("mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")
         }
@@ -257,8 +254,8 @@ class Method:
         measuring = NSEHyperParams.for_model(
             self.model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, store=self._store, **wanted
         )
-        moments = second_moments(layout, self._tokenizer, measuring)
-        self._add("moments", time.monotonic() - started)
+        with timed(self.seconds, "moments"):
+            moments = second_moments(layout, self._tokenizer, measuring)
         return {layout.output_matrix(layer).name.removesuffix(".weight"): moment for layer, moment in moments.items()}
 
     # -- the scope of a call -----------------------------------------------------------------------------------
@@ -310,14 +307,11 @@ class Method:
         return SimpleNamespace(mom2=SimpleNamespace(moment=lambda: moment))
 
     def _timed(self, step: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.monotonic()
-            try:
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with timed(self.seconds, part):
                 return step(*args, **kwargs)
-            finally:
-                self._add(part, time.monotonic() - started)
 
-        return timed
+        return within
 
     # -- what a state holds beside the weights -----------------------------------------------------------------
 

@@ -6,7 +6,6 @@ their prompts and targets; fluency and consistency share the texts the model wri
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from nse_plugin.evaluation.perplexity import perplexity
 from nse_plugin.evaluation.probability import mean_scores
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError
+from nse_plugin.spelling import did_you_mean
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "probability": (*probability.METRICS, *probability.MAGNITUDES),
@@ -104,8 +104,7 @@ def evenly_spaced(count: int, chosen: int) -> list[int]:
 def _check(families: Collection[str], facts: Sequence[Fact], reference: Predictions | None, text: str | None) -> None:
     for family in families:
         if family not in FAMILIES:
-            near = difflib.get_close_matches(family, FAMILIES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FAMILIES)}."
+            hint = did_you_mean(family, FAMILIES, f"there are {', '.join(FAMILIES)}.")
             raise ValueError(f"families: {family!r} is unknown; {hint}")
     if not facts:
         raise FactError("facts is empty: measuring needs at least one fact.")

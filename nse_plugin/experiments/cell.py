@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,14 +22,14 @@ from filelock import FileLock
 from nse_plugin.addresses import VALUE_SETTINGS
 from nse_plugin.evaluation.families import FAMILIES
 from nse_plugin.evaluation.probability import METRICS
-from nse_plugin.experiments.measuring import Reference, Yardstick, told
+from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, known, made, positive, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.hparams import NSEHyperParams, plain_value
-from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
+from nse_plugin.timing import timed
 
 SCORE = "score"
 OBJECTIVES = (*METRICS, SCORE)
@@ -143,16 +142,15 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     hparams = plan.hparams(model)
     session = EditSession(model, tokenizer, hparams)
     matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
-    unedited = OriginalWeights.of(matrices)
     seconds = {"moments": 0.0, "values": 0.0, "update": 0.0, "measure": 0.0}
     try:
         values = None
         if hparams.rewind:
             settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "layers", "seed")}
             with nullcontext() if plan.store is None else _alone(plan.out, "values", settings):
-                with _timed(seconds, "moments"):
-                    session.measure_moments()
-                with _timed(seconds, "values"):
+                with timed(seconds, "moments"):
+                    _ = session.moments
+                with timed(seconds, "values"):
                     values = session.values(facts)
         rounds = []
         for number, start in enumerate(range(0, len(facts), plan.round), 1):
@@ -161,12 +159,12 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             rounds.append(report.frame[["status", "residual"]].assign(round=number))
             for part, taken in report.seconds.items():
                 seconds[part] += taken
-        with _timed(seconds, "measure"):
+        with timed(seconds, "measure"):
             measured = Yardstick(plan.metrics, plan.seed).measure(model, tokenizer, facts, reference)
     finally:
-        unedited.restore(matrices)
+        session.state.originals.restore(matrices)
     frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
-    costs = {"seconds": seconds, "values_from_store": session.values_from_store, "rewind": hparams.rewind}
+    costs = {"seconds": seconds, "values_from_store": session.values_from_store}
     return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs), hparams
 
 
@@ -187,13 +185,8 @@ def _reference(plan: CellPlan, model: Any, tokenizer: Any) -> Reference:
     with _alone(plan.out, BEFORE, {}):
         record.open_for({name: value for name, value in plan.asked().items() if name in SHARED})
         if not record.is_done:
-            facts, yardstick = _facts(plan.data, plan.facts), Yardstick(plan.metrics, plan.seed)
-            reference = yardstick.reference(model, tokenizer, facts)
-            reference.save(record)
-            measured = yardstick.measure(model, tokenizer, facts, reference)
-            frame = pd.concat([told(facts), measured.facts], axis="columns")
-            record.save(Checkpoint(0, frame, measured.texts, measured.overall, {}), state=None)
-            record.end(status="done", error=None)
+            facts = _facts(plan.data, plan.facts)
+            measure_before(Yardstick(plan.metrics, plan.seed), record, model, tokenizer, facts, plan.model.device)
     return Reference.load(record)
 
 
@@ -204,13 +197,6 @@ def _alone(out: Path, what: str, settings: Mapping[str, Any]) -> Iterator[None]:
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     with FileLock(out / LOCKS / f"{what}-{mark}"):
         yield
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    seconds[part] += time.monotonic() - started
 
 
 def _short(value: Any) -> str:

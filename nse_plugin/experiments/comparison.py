@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from queue import Queue
 from typing import Any
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
@@ -33,7 +32,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nse_plugin.experiments.configuration import CONF, composed, plain
+from nse_plugin.experiments.configuration import composed, launched, plain
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, PlanError, preset_of, read_facts
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
@@ -61,8 +60,7 @@ def application(arguments: Sequence[str]) -> None:
         except Exception as error:  # hydra would print a trace: hand it out instead
             failure.append(error)
 
-    sys.argv = ["nse compare", *arguments]
-    hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="compare")(job)()
+    launched("compare", arguments, job)
     if failure:
         raise failure[0]
 

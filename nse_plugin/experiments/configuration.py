@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -15,19 +16,26 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.spelling import did_you_mean
 
-CONF = "nse_plugin.experiments.conf"
+_CONF = "nse_plugin.experiments.conf"
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration `name` with `overrides` on top, as plain values. Raises PlanError."""
-    with initialize_config_module(CONF, version_base="1.3"):
+    with initialize_config_module(_CONF, version_base="1.3"):
         try:
             return plain(compose(name, list(overrides)))
         except MissingConfigException as error:
             raise PlanError(_no_such_choice(GlobalHydra.instance().config_loader(), error)) from None
         except HydraException as error:
             raise PlanError(_no_such_setting(name, error)) from None
+
+
+def launched(name: str, arguments: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
+    """Hand `job` to hydra as the application `nse <name>`, with the command line's `arguments`."""
+    sys.argv = [f"nse {name}", *arguments]
+    hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name=name)(job)()
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def _no_such_choice(loader: ConfigLoader, error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = loader.get_group_options(group, ObjectType.CONFIG)
-    return f"{group}: {choice!r} is not known; {_nearest(choice, options)}"
+    return f"{group}: {choice!r} is not known; {did_you_mean(choice, options)}"
 
 
 def _no_such_setting(config: str, error: HydraException) -> str:
@@ -53,10 +61,5 @@ def _no_such_setting(config: str, error: HydraException) -> str:
         there = there.get(parent) if OmegaConf.is_dict(there) else None
     if not OmegaConf.is_dict(there):
         return f"There is no setting {missing[1]!r}: `nse {config} --help` shows them all."
-    hint = _nearest(key, [str(name) for name in there])
+    hint = did_you_mean(key, [str(name) for name in there])
     return f"There is no setting {missing[1]!r}; {hint} A new one is given with + before it."
-
-
-def _nearest(given: str, known: Sequence[str]) -> str:
-    near = get_close_matches(given, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known)) or 'none'}."

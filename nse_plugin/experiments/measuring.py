@@ -19,9 +19,11 @@ from nse_plugin.evaluation.families import Measured, measure
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.experiments.plan import EASYEDIT
-from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
+from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.timing import timed
 
 FLUENCY_FACTS = 20
 
@@ -85,6 +87,21 @@ class Yardstick:
         own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
         overall = {**measured.overall, **{str(name): float(mean) for name, mean in own.mean().dropna().items()}}
         return dataclasses.replace(measured, facts=pd.concat([measured.facts, own], axis="columns"), overall=overall)
+
+
+def measure_before(
+    yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact], device: str
+) -> None:
+    """Measure the unedited model, and keep in its record what edited ones are compared with."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "measure"):
+        reference = yardstick.reference(model, tokenizer, facts)
+        reference.save(record)
+        measured = yardstick.measure(model, tokenizer, facts, reference)
+    frame = pd.concat([told(facts), measured.facts], axis="columns")
+    costs = {"seconds": seconds, "peak_memory_mib": peak_memory(device)}
+    record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs), state=None)
+    record.end(status="done", error=None, note=None, weights=model_fingerprint(model))
 
 
 def told(facts: Sequence[Fact]) -> pd.DataFrame:

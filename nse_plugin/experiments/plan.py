@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from nse_plugin.datasets import Loaded, load_facts
 from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.spelling import did_you_mean
 
 BEFORE = "before"  # the unedited model's name among the methods
 EASYEDIT = "easyedit"
@@ -153,8 +153,7 @@ def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
     """Raise PlanError for the first name given that is none of `names`."""
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
+            hint = did_you_mean(name, names, f"known are {', '.join(names)}.")
             raise PlanError(f"{where}: {name!r} is not known; {hint}")
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,7 +20,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, check_before, run_cell
-from nse_plugin.experiments.configuration import CONF, composed, plain
+from nse_plugin.experiments.configuration import composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.sweep_report import write_sweep
 from nse_plugin.hparams import NSEHyperParams
@@ -43,8 +41,7 @@ def sweep(arguments: Sequence[str]) -> None:
     first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
     check_before(first)
     started = time.monotonic()
-    sys.argv = ["nse sweep", *_launched(arguments, first)]
-    hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="sweep")(cell)()
+    launched("sweep", _on_every_core(arguments, first), cell)
     if not {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"} & set(arguments):
         console = Console()
         console.print(f"All cells run after {time.monotonic() - started:.0f} s.", highlight=False)
@@ -78,7 +75,7 @@ def _first_cell(arguments: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _launched(arguments: Sequence[str], plan: CellPlan) -> list[str]:
+def _on_every_core(arguments: Sequence[str], plan: CellPlan) -> list[str]:
     """With joblib on every core, unless another launcher is chosen, the model is on a GPU, or joblib is missing."""
     cores = os.cpu_count() or 1
     chosen = any(word.startswith("hydra/launcher") for word in arguments)

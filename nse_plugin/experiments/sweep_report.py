@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -24,12 +23,12 @@ from rich.console import Console
 from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments.cell import SCORE, cells
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
 from nse_plugin.home import written_whole
 
 RESAMPLES = 2000
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
-_NOT_IN_A_PRESET = ("store", "evaluation_type", "api_key")
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,13 +68,14 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     ties = [cell for cell in done if cell is not best and _within_noise(draws, cell, best, objective[0])]
     told = _found(best, ties, done, fields, objective[0], draws)
     with written_whole(out / "best.yaml") as path:
-        path.write_text(_preset(best, told), encoding="utf-8")
+        path.write_text(preset_text(best.hparams, [told]), encoding="utf-8")
+    costs = _costs(done)
     with written_whole(out / "sweep.json") as path:
-        path.write_text(json.dumps({**_costs(done), "failed": failed, "found": told}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({**costs, "failed": failed, "found": told}, indent=1), encoding="utf-8")
     _save(_maps(frame, fields, best) if len(fields) == 2 else _panels(frame, fields, best), out / "sweep.png")
     if len(objective) == 2:
         _save(_front(done, objective), out / "front.png")
-    _say(console, out, told, _costs(done))
+    _say(console, out, told, costs)
     return frame
 
 
@@ -169,14 +169,6 @@ def _found(
     if not ties:
         return f"{told} Every other cell is worse beyond the noise of these facts."
     return f"{told} {len(ties)} of the other {len(done) - 1} are not worse beyond the noise of these facts."
-
-
-def _preset(best: Cell, told: str) -> str:
-    """The best cell as a file in EasyEdit's form."""
-    settings = {
-        name: value for name, value in best.hparams.items() if value is not None and name not in _NOT_IN_A_PRESET
-    }
-    return f"# {told}\n{yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)}"
 
 
 def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:

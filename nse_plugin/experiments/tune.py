@@ -11,22 +11,23 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from nse_plugin.datasets import load_facts
 from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, cells, check_before, loaded, run_cell
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.experiments.preset import preset_text
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
+from nse_plugin.models.loading import easyedit_device
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
@@ -40,7 +41,6 @@ SHARES = (0.6, 0.8, 1.0)
 RESIDUALS = (0.05, 0.1, 0.2)  # alpha, of the norm of the hidden states
 FEWEST, MOST, HELD_OUT = 4, 64, 40  # facts of a first rung, of any, and of the last score
 KEPT = 3  # one setting of so many goes on
-_OF_THE_RUN = ("store", "evaluation_type", "api_key", "model_name", "device")
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,15 @@ def tune(
         "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
         "v_num_grad_steps": "not tuned",
     }  # fmt: skip
-    hparams = NSEHyperParams(**best)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
+    found = [
+        f"NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
+        "score: the harmonic mean of efficacy, generalization and specificity.",
+    ]
+    hparams = NSEHyperParams(**best, model_name=model.source, device=easyedit_device(model.device))
     preset = out / f"{model.name}.yaml"
     with written_whole(preset) as path:
-        path.write_text(_preset(model, hparams, why, score, held_out), encoding="utf-8")
+        path.write_text(preset_text(hparams.to_dict(), found, why), encoding="utf-8")
     return preset
 
 
@@ -195,32 +200,3 @@ def _told(trials: Sequence[_Trial], field: str) -> str:
         best.setdefault(str(trial.setting[field]), trial)
     told = [f"{value}: {trial.score:.3f} on {trial.facts}" for value, trial in best.items()]
     return f"best score of each value, and on how many facts: {'; '.join(told)}"
-
-
-def _preset(
-    model: ModelChoice, hparams: NSEHyperParams, why: Mapping[str, str], score: Mapping[str, float], held_out: int
-) -> str:
-    """YAML in EasyEdit's form, with how each value was found above it."""
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
-    lines = [
-        f"# NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
-        "# score: the harmonic mean of efficacy, generalization and specificity.",
-    ]
-    settings = {"alg_name": "NSE", "model_name": model.source, "device": _device(model.device)}
-    settings |= {
-        name: value
-        for name, value in hparams.to_dict().items()
-        if value is not None and name not in (*_OF_THE_RUN, "alg_name")
-    }
-    for name, value in settings.items():
-        if name in why:
-            lines.append(f"# {name}: {why[name]}")
-        lines.append(
-            yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, list) else False).strip()
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _device(name: str) -> int | str:
-    """As EasyEdit writes it: a GPU by its number."""
-    return int(name.partition(":")[2] or 0) if name.startswith("cuda") else name

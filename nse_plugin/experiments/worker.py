@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 
 from nse_plugin.evaluation.families import measure
-from nse_plugin.experiments.measuring import Reference, Yardstick, peak_memory, told, written_texts
+from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
@@ -72,23 +72,10 @@ def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     tell({"doing": "loading the model"})
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
     if name == BEFORE:
-        _run_before(plan, record, model, tokenizer, facts, tell)
+        tell({"doing": "measuring"})
+        measure_before(Yardstick(plan.metrics, plan.seed), record, model, tokenizer, facts, plan.model.device)
     else:
         _Run(plan, plan.methods[name], record, model, tokenizer, facts, tell).to_the_end()
-
-
-def _run_before(plan: Plan, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact], tell: Tell) -> None:
-    """Measure the unedited model, and keep what the others are compared with."""
-    tell({"doing": "measuring"})
-    started = time.monotonic()
-    yardstick = Yardstick(plan.metrics, plan.seed)
-    reference = yardstick.reference(model, tokenizer, facts)
-    reference.save(record)
-    measured = yardstick.measure(model, tokenizer, facts, reference)
-    costs = {"seconds": {"measure": time.monotonic() - started}, "peak_memory_mib": peak_memory(plan.model.device)}
-    frame = pd.concat([told(facts), measured.facts], axis="columns")
-    record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs), state=None)
-    record.end(status="done", error=None, note=None, weights=model_fingerprint(model))
 
 
 class _Run:

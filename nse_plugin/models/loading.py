@@ -11,6 +11,12 @@ from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 EMBEDDED = "embedded"
 
 
+def easyedit_device(device: str | torch.device) -> int | str:
+    """A device as EasyEdit's hyperparameters name it: a GPU by its number."""
+    device = torch.device(device)
+    return (device.index or 0) if device.type == "cuda" else device.type
+
+
 def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sweeping import swept
+from commands import swept
 
 from nse_plugin.experiments.sweep import sweep
 

@@ -166,3 +166,9 @@ def edited() -> Callable[[Any], dict[str, torch.Tensor]]:
         return {n: w for n, w in found.items() if ".1." in n or ".2." in n}
 
     return weights
+
+
+@pytest.fixture
+def new_model(family: str, request: pytest.FixtureRequest) -> Callable[[], Any]:
+    """Makes a tiny model of the test's `family`."""
+    return lambda: copy.deepcopy(request.getfixturevalue(f"tiny_{family}_source"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -52,11 +51,6 @@ def main_only(on_main: bool) -> None:
 @pytest.fixture(params=["llama", "gpt2"])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def new_model(family: str, request: pytest.FixtureRequest) -> Callable[[], Any]:
-    return lambda: copy.deepcopy(request.getfixturevalue(f"tiny_{family}_source"))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import random
 from collections.abc import Callable
@@ -55,11 +54,6 @@ pytestmark = pytest.mark.usefixtures("easyeditor")
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def new_model(family: str, request: pytest.FixtureRequest) -> Callable[[], Any]:
-    return lambda: copy.deepcopy(request.getfixturevalue(f"tiny_{family}_source"))
 
 
 @pytest.fixture

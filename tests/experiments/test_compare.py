@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import started
 
 if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
     pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
@@ -30,11 +30,7 @@ def settings(tiny_experiment) -> list[str]:
 
 
 def run(out: Path, settings: list[str], home: Path, **more) -> subprocess.Popen:
-    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
-    return subprocess.Popen(
-        [*command, "compare", f"out={out}", *settings], env={**os.environ, "NSE_HOME": str(home)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **more,
-    )  # fmt: skip
+    return started(["compare", f"out={out}", *settings], home, start_new_session=True, **more)
 
 
 def finished(out: Path, settings: list[str], home: Path) -> str:

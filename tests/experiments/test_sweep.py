@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import swept
 from rich.console import Console
-from sweeping import swept
 
 from nse_plugin import session as session_module
 from nse_plugin.cli import main

@@ -1,0 +1,15 @@
+"""What a user may have meant by a name that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Any
+
+
+def did_you_mean(given: Any, known: Collection[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
+    """The end of an error message: the nearest known name, or `otherwise`; None: all there are."""
+    near = get_close_matches(str(given), known, n=1, cutoff=cutoff)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(sorted(known)) or 'none'}." if otherwise is None else otherwise

@@ -1,0 +1,26 @@
+"""`nse ...` in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def started(arguments: list[str], home: Path, **more: Any) -> subprocess.Popen[str]:
+    """The process, its two outputs as one. home: the user's cache. more: as `subprocess.Popen` takes it."""
+    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
+    environment = {**os.environ, "NSE_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.Popen(
+        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more
+    )
+
+
+def swept(settings: list[str], home: Path) -> str:
+    """What `nse sweep` prints."""
+    with started(["sweep", "-m", *settings], home) as process:
+        said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
