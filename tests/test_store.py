@@ -368,21 +368,49 @@ def test_a_kill_while_writing_leaves_nothing_wrong(store):
             assert store.get(entry.address)[0] == int(entry.address, 16)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk(store, hparams, caplog):
+@pytest.fixture
+def disk(store):
+    """The store's folder is a disk of 16 KiB; what this gives mounts it with other options."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
     store.folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(store.folder)]).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
-        big = {number: torch.full((2_000,), float(number)) for number in range(3)}
-        with caplog.at_level(logging.WARNING):
-            store.put_all((f"{number:064x}", tensor, VALUE, "x") for number, tensor in big.items())
-        assert "cannot be written to" in caplog.text
-        assert "No space left" in caplog.text
-        kept = store.verify()[0]
-        assert kept < 3
-        assert [store.get(f"{number:064x}") is not None for number in range(3)] == [number < kept for number in big]
-        assert not list(store.folder.glob("??/.*"))
-        assert session(hparams, store=str(store.folder)).values(tiny_facts()).isfinite().all()
-    finally:
-        subprocess.run(["umount", str(store.folder)], check=True)
+
+    def mount(options: str = "size=16k") -> None:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(store.folder)]).returncode:
+            pytest.skip("no disk can be mounted here")
+
+    mount()
+    yield mount
+    subprocess.run(["umount", "--lazy", str(store.folder)], check=True)  # tensors read from it may still be mapped
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_full_disk(store, hparams, caplog):
+    big = {number: torch.full((2_000,), float(number)) for number in range(3)}
+    with caplog.at_level(logging.WARNING):
+        store.put_all((f"{number:064x}", tensor, VALUE, "x") for number, tensor in big.items())
+    assert "cannot be written to" in caplog.text
+    assert "No space left" in caplog.text
+    kept = store.verify()[0]
+    assert kept < 3
+    assert [store.get(f"{number:064x}") is not None for number in range(3)] == [number < kept for number in big]
+    assert not list(store.folder.glob("??/.*"))
+    assert session(hparams, store=str(store.folder)).values(tiny_facts()).isfinite().all()
+
+
+def test_a_store_that_may_only_be_read(store, hparams, caplog, disk):
+    disk("remount,size=1m")
+    facts = tiny_facts()
+    kept = session(hparams, store=str(store.folder)).values(facts[:2])
+    disk("remount,ro")
+    with pytest.raises(OSError, match="Read-only"):
+        store.put("ab" * 32, Z, VALUE, "x")
+    later = session(hparams, store=str(store.folder))
+    with caplog.at_level(logging.WARNING):
+        values = later.values(facts)
+    assert later.values_from_store == 2
+    assert torch.equal(values[:2], kept)
+    assert torch.allclose(values, session(hparams).values(facts), atol=1e-6)
+    assert caplog.text.count("cannot be written to") == 1
+    assert "Read-only" in caplog.text
+    assert store.verify() == (2, [])

@@ -12,7 +12,7 @@ import json
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanErr
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.hparams import NSEHyperParams, plain_value
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.loading import load
+from nse_plugin.models.loading import easyedit_device, load
 from nse_plugin.session import EditSession
 from nse_plugin.timing import timed
 
@@ -82,9 +82,12 @@ class CellPlan:
         """Raises HyperParamsError."""
         chosen = {"seed": self.seed, **self.nse, **({} if self.store is None else {"store": self.store})}
         if self.preset is None:
-            return NSEHyperParams.for_model(model, **chosen)
-        whole = NSEHyperParams.from_hparams(self.preset)
-        return type(whole)(**{**whole.to_dict(), **chosen})
+            whole = NSEHyperParams.for_model(model, **chosen)
+        else:
+            whole = replace(NSEHyperParams.from_hparams(self.preset), **chosen)
+        # what EasyEdit loads by, for the file that the best setting is written to
+        named = whole.model_name or self.model.source
+        return replace(whole, model_name=named, device=easyedit_device(self.model.device))
 
     def asked(self) -> dict[str, Any]:
         """All that the results depend on."""

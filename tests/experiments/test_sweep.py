@@ -70,6 +70,7 @@ def test_a_grid_computes_each_value_once(settings, tmp_path, capsys, monkeypatch
     scores = frame[frame["metric"] == "score"].set_index(["alpha", "p"])["value"]
     assert scores[chosen.alpha, chosen.p] == scores.max()
     assert (chosen.layers, chosen.v_num_grad_steps, chosen.store) == ([1, 2], 4, None)
+    assert (Path(chosen.model_name).is_dir(), chosen.device) == (True, "cpu")  # what EasyEdit loads by
     assert (tmp_path / "out" / "best.yaml").read_text().startswith("# Best of 4 cells on 6 facts: alpha = ")
 
     modified = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("facts.csv")}
