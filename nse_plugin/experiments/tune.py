@@ -28,12 +28,18 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
+from nse_plugin.second_moments import second_moments
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
 WIDE = 32  # models of so many layers or more are edited in five of them, others in three
 # Said in full, so that nothing comes from a preset that the model may have already.
-FIXED = {"v_num_grad_steps": 20, "mom2_dataset": "self", "mom2_n_samples": 128, "tokens_per_batch": 8192}
+FIXED: dict[str, Any] = {
+    "v_num_grad_steps": 20,
+    "mom2_dataset": "self",
+    "mom2_n_samples": 128,
+    "tokens_per_batch": 8192,
+}
 CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to where `clamp_norm_factor` stops it
 LEARNING_RATES = (1 / 3, 1.0, 3.0)  # of that v_lr
 LAMBDAS = (150.0, 600.0, 2400.0, 15000.0)
@@ -71,8 +77,10 @@ def tune(
     held_out = min(HELD_OUT, len(available) // 3)
     trials = _Trials(model, DataChoice(facts), round_size, out, len(available) - held_out, tell)
     check_before(trials.plan("where-8", {}, min(2 * FEWEST, len(available) - held_out)))
+    half = time.monotonic() + seconds / 2
     norms = _hidden_norms(*loaded(model), available[:FEWEST])
     windows = _windows(len(norms))
+    _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
     steep = {window[-1]: _rate(norms[window[-1]], loaded(model)[0]) for window in windows}
     tell(f"{len(windows)} windows of layers, {len(LEARNING_RATES)} learning rates")
 
@@ -81,7 +89,6 @@ def tune(
         for window, share in itertools.product(windows, LEARNING_RATES)
     ]
     fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
-    half = time.monotonic() + seconds / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
 
     chosen = where[0].setting
@@ -118,6 +125,7 @@ class _Trials:
     ) -> None:
         self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
         self._available = available
+        self.store = str(out / "store")
 
     def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[_Trial]:
         """All settings, the best first: those that went further before those that did not."""
@@ -158,7 +166,7 @@ class _Trials:
         """A cell of so many facts."""
         return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics={"probability": {}}, nse=setting,
-            preset=None, facts=facts, round=self._size, seed=0, store=str(self._out / "store"), objective=("score",),
+            preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),
             out=self._out / folder,
         )  # fmt: skip
 
@@ -168,6 +176,13 @@ def _windows(layers: int) -> list[list[int]]:
     width = 5 if layers >= WIDE else 3
     starts = sorted({min(round(start * layers), layers - width - 1) for start in STARTS})
     return [list(range(start, start + width)) for start in starts if start >= 0]
+
+
+def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
+    """C0 of all layers that will be tried, into the store: one pass over the text serves them all."""
+    edited, tokenizer = loaded(model)
+    wanted = NSEHyperParams(layers=layers, alpha=1.0, store=store, **FIXED)
+    second_moments(Layout.of(edited, wanted.rewrite_module_tmp), tokenizer, wanted)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ import torch
 import yaml
 from tiny import tiny_model, tiny_tokenizer
 
+from nse_plugin import second_moments
 from nse_plugin.cli import main
 from nse_plugin.experiments import tune as module
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
@@ -101,6 +102,9 @@ def test_norms_are_those_of_the_layers_outputs(llama, tokenizer):
 def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "LAMBDAS", (10.0, 600.0))
     monkeypatch.setattr(module, "SHARES", (0.8,))
+    measured = []
+    really = second_moments.measure_moments
+    monkeypatch.setattr(second_moments, "measure_moments", lambda *a: measured.append(a[1]) or really(*a))
     folder = tmp_path / "town-model"
     tiny_model("qwen3", torch.float32).save_pretrained(folder)
     tiny_tokenizer(bos=True).save_pretrained(folder)
@@ -123,6 +127,7 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     text = printed.read_text()
     hparams = NSEHyperParams.from_hparams(printed)
     assert hparams.layers == [0, 1, 2]
+    assert measured == [[0, 1, 2]]  # of all windows at once
     assert hparams.mom2_update_weight in (10.0, 600.0)
     assert yaml.safe_load(text)["model_name"] == str(folder)
     for name in ("layers", "v_lr", "mom2_update_weight", "p", "alpha"):
