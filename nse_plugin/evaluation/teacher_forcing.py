@@ -55,6 +55,13 @@ def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch:
     """
     unique = list(dict.fromkeys(pairs))
     encoded = [split_target(tokenizer, prompt.rstrip(), target) for prompt, target in unique]
+    return dict(zip(unique, predict_tokens(model, encoded, tokens_per_batch), strict=True))
+
+
+def predict_tokens(
+    model: Any, encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int = 1024
+) -> list[Prediction]:
+    """The prediction of every target, each given as the token ids of its prompt and its own."""
     # A target's last token is predicted, never read: one-token targets of a prompt share their row.
     readers: dict[tuple[int, ...], list[int]] = {}
     for index, (prompt_ids, target_ids) in enumerate(encoded):
@@ -79,7 +86,7 @@ def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch:
                 following = torch.tensor(target, device=device)[:, None]
                 mean = at_target.log_softmax(dim=-1).gather(1, following).mean()
                 predictions[index] = Prediction(float(mean), tuple(target), tuple(at_target.argmax(dim=-1).tolist()))
-    return {pair: predictions[index] for index, pair in enumerate(unique)}
+    return [predictions[index] for index in range(len(encoded))]
 
 
 def _places(row: Sequence[int], target: Sequence[int]) -> range:
