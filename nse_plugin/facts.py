@@ -6,12 +6,16 @@ everything behind it deals with one type only.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from numbers import Integral
 from typing import Any
 
 SLOT = "{}"
+_REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 
 class FactError(ValueError):
@@ -31,6 +35,8 @@ class Fact:
     case_id: the record's own number, carried through to the reports.
     generation_prompts: texts about the subject that the model is asked to continue (Fluency, Consistency).
     reference_texts: texts about things of which target_new is true; Consistency compares the continuations with them.
+    portability_prompts: `(prompt, answer)` pairs that follow from the fact, such as a question one hop further.
+    reversal_prompts: `(prompt, answer)` pairs that ask for the subject, the fact's own told from its target's side.
 
     Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or another
     field is not of the form above.
@@ -45,6 +51,8 @@ class Fact:
     case_id: int | str | None = None
     generation_prompts: tuple[str, ...] = ()
     reference_texts: tuple[str, ...] = ()
+    portability_prompts: tuple[tuple[str, str], ...] = ()
+    reversal_prompts: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
@@ -62,7 +70,8 @@ class Fact:
             )
         for field in ("rephrase_prompts", "generation_prompts", "reference_texts"):
             object.__setattr__(self, field, self._texts(field))
-        object.__setattr__(self, "locality_prompts", self._pairs())
+        for field in ("locality_prompts", "portability_prompts", "reversal_prompts"):
+            object.__setattr__(self, field, self._pairs(field))
 
     def _texts(self, field: str) -> tuple[str, ...]:
         value = getattr(self, field)
@@ -74,14 +83,14 @@ class Fact:
                 raise FactError(f"{self._where()}{field} holds {text!r:.80}: give non-empty strings only.")
         return texts
 
-    def _pairs(self) -> tuple[tuple[str, str], ...]:
-        value = self.locality_prompts
+    def _pairs(self, field: str) -> tuple[tuple[str, str], ...]:
+        value = getattr(self, field)
         if isinstance(value, Iterable) and not isinstance(value, str):
             pairs = tuple(value)
             if all(_is_pair(pair) for pair in pairs):
                 return tuple((question, answer) for question, answer in pairs)
         raise FactError(
-            f"{self._where()}locality_prompts is {value!r:.80}: give (prompt, true answer) pairs of non-empty strings."
+            f"{self._where()}{field} is {value!r:.80}: give (prompt, true answer) pairs of non-empty strings."
         )
 
     def _where(self) -> str:
@@ -97,7 +106,8 @@ class Fact:
         """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or Fact's own fields.
 
         record: a mapping; `case_id` is used when the record carries none. Fields that a Fact has no place for
-        (portability, attribute prompts, ...) are ignored.
+        (attribute prompts, personas, ...) are ignored. A record of CounterFact without reversal prompts gets that of
+        its relation, where nse_plugin/data/reversal_templates.json has one.
         Raises FactError naming the missing or malformed field; also when the subject is not found exactly once in a
         prompt that has it written out.
         """
@@ -159,6 +169,7 @@ def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": _locality_pairs(record, target_true),
         "generation_prompts": record.get("generation_prompts") or (),
         "reference_texts": record.get("reference_texts") or (),
+        **_probes(record),
     }
 
 
@@ -172,7 +183,7 @@ def _from_wikibio(record: Mapping[str, Any]) -> dict[str, Any]:
 def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
     rewrite = record["requested_rewrite"]
     target_true = _string(rewrite.get("target_true"))
-    return {
+    fields = {
         "prompt": rewrite.get("prompt"),
         "subject": rewrite.get("subject"),
         "target_new": _string(rewrite.get("target_new")),
@@ -181,6 +192,23 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": [(q, _shared_answer(target_true)) for q in _listed(record, "neighborhood_prompts")],
         "generation_prompts": record.get("generation_prompts") or (),
     }
+    probes = _probes(record)
+    sentence = _reversal_templates().get(rewrite.get("relation_id"))
+    if sentence and not probes["reversal_prompts"] and _is_text(fields["target_new"]):
+        probes["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
+    return {**fields, **probes}
+
+
+@functools.cache
+def _reversal_templates() -> dict[str, str]:
+    """By CounterFact's relation (Wikidata's number): a sentence that begins with the target and ends at the subject.
+
+    Reversal is asked for as by Ma et al. 2023, arXiv 2310.10322; only relations with a natural inverse have one, which
+    is true of the fact's subject, if mostly not of it alone.
+    """
+    text = (resources.files("nse_plugin.data") / "reversal_templates.json").read_text(encoding="utf-8")
+    templates: dict[str, str] = json.loads(text)
+    return templates
 
 
 def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,27 +220,54 @@ def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
         "target_true": _first(record.get("answers")),
         "rephrase_prompts": (record["rephrase"],) if record.get("rephrase") else (),
         "locality_prompts": _zipped(record["loc"], record["loc_ans"]) if record.get("loc") else (),
+        **_probes(record),
     }
 
 
 def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[tuple[Any, Any]]:
     pairs: list[tuple[Any, Any]] = []
     for item in _listed(record, "locality_prompts"):
-        if isinstance(item, Mapping):
-            pairs.append((item["prompt"], item["answer"]))
-        elif isinstance(item, str):
-            pairs.append((item, _shared_answer(target_true)))
-        else:
-            pairs.append((item[0], item[1]))
+        pairs.append((item, _shared_answer(target_true)) if isinstance(item, str) else _pair(item))
     if record.get("locality_prompt"):
         pairs += _zipped(record["locality_prompt"], record.get("locality_ground_truth"))
     for group in (record.get("locality") or {}).values():
-        if isinstance(group, Mapping):  # EasyEdit's requests
-            pairs += _zipped(group["prompt"], group["ground_truth"])
-        else:  # KnowEdit, some of whose questions have an empty answer: there is nothing to compare with
-            asked = [(_first(item["prompt"]), _first(item["ground_truth"])) for item in group or ()]
-            pairs += [(question, answer) for question, answer in asked if answer is not None]
+        pairs += _group(group)
     return pairs
+
+
+def _probes(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
+    """Portability and reversal prompts, of Fact's own fields or grouped under names as EasyEdit has them.
+
+    Questions of the reversed relation stand under a name of their own in `portability` or `generalization`.
+    """
+    forward = [_pair(item) for item in _listed(record, "portability_prompts")]
+    backward = [_pair(item) for item in _listed(record, "reversal_prompts")]
+    portability = record.get("portability") or {}
+    if not isinstance(portability, Mapping):  # CKnowEdit
+        forward += [_pair(item) for item in portability]
+    elif "New Question" in portability:  # EasyEdit's files that GPT-4 wrote: one question a record
+        forward.append((portability["New Question"], portability["New Answer"]))
+    else:
+        for name, group in portability.items():
+            (backward if _REVERSED in name.lower() else forward).extend(_group(group))
+    generalization = record.get("generalization")  # HalluEditBench
+    if isinstance(generalization, Mapping):
+        for name in generalization:
+            backward += _group(generalization[name]) if _REVERSED in name.lower() else []
+    return {"portability_prompts": forward, "reversal_prompts": backward}
+
+
+def _group(group: Any) -> list[tuple[Any, Any]]:
+    """The questions that a record has under one name, with their answers."""
+    if isinstance(group, Mapping):  # EasyEdit's requests; None: a question that this record has not
+        return [] if group["prompt"] is None else _zipped(group["prompt"], group["ground_truth"])
+    # KnowEdit, some of whose questions have an empty answer: there is nothing to compare with
+    asked = [(_first(item["prompt"]), _first(item["ground_truth"])) for item in group or ()]
+    return [(question, answer) for question, answer in asked if answer is not None]
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    return (item["prompt"], item["answer"]) if isinstance(item, Mapping) else (item[0], item[1])
 
 
 def _listed(record: Mapping[str, Any], name: str) -> Sequence[Any]:

@@ -361,6 +361,14 @@ def test_real_files_are_read_to_the_last_record(file, count, prompts):
         assert fact.target_true
         assert (len(fact.rephrase_prompts), len(fact.locality_prompts), len(fact.generation_prompts)) == prompts
     assert len({fact.case_id for fact in loaded.facts}) == count
+    has_portability, has_reversal = "portability" in file, file == "counterfact_500.json"
+    assert all(len(fact.portability_prompts) == has_portability for fact in loaded.facts)
+    backwards = [fact for fact in loaded.facts if fact.reversal_prompts]
+    assert len(backwards) == (394 if has_reversal else 0)
+    for fact in backwards:
+        [(prompt, answer)] = fact.reversal_prompts
+        assert prompt.startswith(f"{fact.target_new} ")
+        assert answer == fact.subject
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")

@@ -56,6 +56,11 @@ ZSRE = {
     "loc": "nq question: who wrote Hamlet",
     "loc_ans": "Shakespeare",
 }
+GPT4 = {
+    "Recalled Relation": "(Lyon, river, Saone)",
+    "New Question": "Which river crosses the capital of France?",
+    "New Answer": "Saone",
+}
 KNOWEDIT_ZSRE = {
     "subject": "France",
     "prompt": "What is the capital of France?",
@@ -136,6 +141,67 @@ def test_generation_prompts_are_kept_as_rome_gives_them():
     assert Fact.from_record(ROME).reference_texts == ()
 
 
+@pytest.mark.parametrize(
+    ("record", "portability"),
+    [
+        (EASYEDIT_FLAT, ()),
+        (EASYEDIT_REQUEST, ()),
+        (KNOWEDIT_ZSRE, (("Which river runs through it?", "Rhone"),)),
+        (KNOWEDIT_WIKI, (("Its capital is", "Lyon"),)),
+        ({**ZSRE, "portability": GPT4}, (("Which river crosses the capital of France?", "Saone"),)),
+        ({**ROME, "portability": GPT4}, (("Which river crosses the capital of France?", "Saone"),)),
+        (
+            {**EASYEDIT_REQUEST, "portability": {"hop": {"prompt": ["a", "b"], "ground_truth": [["A", "a"], "B"]}}},
+            (("a", "A"), ("b", "B")),
+        ),
+        ({**EASYEDIT_REQUEST, "portability": {"hop": {"prompt": "a", "ground_truth": "A"}}}, (("a", "A"),)),
+        ({**DEMO, "portability": {"2hop": {"prompt": None, "ground_truth": None}, "Others": None}}, ()),
+        ({**DEMO, "portability": [{"prompt": "a", "answer": "A"}]}, (("a", "A"),)),
+        ({**DEMO, "portability": None}, ()),
+    ],
+)
+def test_portability_is_read_from_every_form(record, portability):
+    fact = Fact.from_record(record)
+    assert fact.portability_prompts == portability
+    if record.get("requested_rewrite") is None:
+        assert fact.reversal_prompts == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reversal_prompts": [{"prompt": "Lyon is the capital of", "answer": "France"}]},
+        {"portability": {"Reverse_Relation": {"prompt": "Lyon is the capital of", "ground_truth": ["France"]}}},
+        {"generalization": {"yes": {"prompt": "a", "ground_truth": "Yes"},
+                            "reversed": {"prompt": "Lyon is the capital of", "ground_truth": "France"}}},
+    ],
+    ids=["own", "portability", "generalization"],
+)  # fmt: skip
+def test_reversal_is_read_where_data_have_it(change):
+    fact = Fact.from_record({**DEMO, **change})
+    assert fact.reversal_prompts == (("Lyon is the capital of", "France"),)
+    assert fact.portability_prompts == ()
+
+
+def test_a_counterfact_record_is_told_backwards_by_its_relation():
+    assert Fact.from_record(ROME).reversal_prompts == (("Lyon is the capital of", "France"),)
+    own = {**ROME, "reversal_prompts": [["Lyon has been the capital of", "France"]]}
+    assert Fact.from_record(own).reversal_prompts == (("Lyon has been the capital of", "France"),)
+    unknown = {**ROME, "requested_rewrite": {**ROME["requested_rewrite"], "relation_id": "P0"}}
+    assert Fact.from_record(unknown).reversal_prompts == ()
+
+
+def test_the_reversed_sentences_hold_the_target_once_and_end_before_the_subject():
+    templates = json.loads((files("nse_plugin.data") / "reversal_templates.json").read_text(encoding="utf-8"))
+    assert templates["P36"] == "{} is the capital of"
+    for relation, sentence in templates.items():
+        assert relation[0] == "P"
+        assert relation[1:].isdigit()
+        assert sentence.startswith("{} ")
+        assert sentence.count("{}") == 1
+        assert sentence[-1].isalpha()
+
+
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())
 FACTS = st.builds(
     Fact,
@@ -148,6 +214,8 @@ FACTS = st.builds(
     case_id=st.none() | st.integers() | TEXT,
     generation_prompts=st.lists(TEXT, max_size=3),
     reference_texts=st.lists(TEXT, max_size=3),
+    portability_prompts=st.lists(st.tuples(TEXT, TEXT), max_size=3),
+    reversal_prompts=st.lists(st.tuples(TEXT, TEXT), max_size=3),
 )
 
 
@@ -177,6 +245,8 @@ def test_a_fact_survives_romes_form(fact):
         "paraphrase_prompts": list(fact.rephrase_prompts),
         "neighborhood_prompts": neighbours,
         "generation_prompts": list(fact.generation_prompts),
+        "portability_prompts": [list(pair) for pair in fact.portability_prompts],
+        "reversal_prompts": [{"prompt": prompt, "answer": answer} for prompt, answer in fact.reversal_prompts],
     })  # fmt: skip
 
 
@@ -219,6 +289,13 @@ def test_facts_can_be_compared_hashed_and_not_changed():
         ({"locality_prompts": ["Rome is in"], "target_true": None}, ["malformed", "target_true"]),
         ({"locality_prompt": ["a", "b"], "locality_ground_truth": ["c"]}, ["malformed"]),
         ({"locality": ["a"]}, ["malformed"]),
+        ({"portability": {"New Question": "a"}}, ["malformed", "New Answer"]),
+        ({"portability": {"hop": {"prompt": ["a", "b"], "ground_truth": ["c"]}}}, ["malformed"]),
+        (
+            {"portability": {"hop": {"prompt": "a", "ground_truth": ""}}},
+            ["portability_prompts", "(prompt, true answer)"],
+        ),
+        ({"reversal_prompts": [{"prompt": "Lyon is the capital of"}]}, ["malformed", "answer"]),
         ({"locality": {"Forgetfulness": [{"prompt": "Rome is in"}]}}, ["malformed", "ground_truth"]),
         ({"locality_prompts": "Rome is in"}, ["malformed", "locality_prompts", "'Rome is in'", "not a list"]),
         ({"locality_prompt": "a", "locality_ground_truth": ""}, ["locality_prompts", "(prompt, true answer)"]),
@@ -262,6 +339,8 @@ def test_a_record_must_be_a_mapping():
         ({"locality_prompts": ["ab"]}, "locality_prompts is .*: give .prompt, true answer. pairs"),
         ({"locality_prompts": [("q", None)]}, "locality_prompts is .*: give .prompt, true answer. pairs"),
         ({"locality_prompts": 7}, "locality_prompts is 7: give .prompt, true answer. pairs"),
+        ({"portability_prompts": [("q", "")]}, "portability_prompts is .*: give .prompt, true answer. pairs"),
+        ({"reversal_prompts": "ab"}, "reversal_prompts is 'ab': give .prompt, true answer. pairs"),
         ({"target_true": " "}, "target_true is ' ': give a non-empty string, or None."),
         ({"case_id": [1]}, r"case_id is \[1\]: give an integer or a string."),
     ],

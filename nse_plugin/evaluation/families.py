@@ -1,7 +1,7 @@
 """What a comparison measures, by families of metrics: one call for a model as it is now.
 
-The teacher-forced families (probability, accuracy, locality) share one forward pass over the different rows of all
-their prompts and targets; fluency and consistency share the texts the model writes.
+The teacher-forced families (probability, accuracy, locality, probes) share one forward pass over the different rows of
+all their prompts and targets; fluency and consistency share the texts the model writes; generation has its own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation import accuracy, locality, probability
+from nse_plugin.evaluation import accuracy, free_generation, locality, probability, probes
 from nse_plugin.evaluation.consistency import consistency, tfidf
 from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts
+from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.perplexity import perplexity
 from nse_plugin.evaluation.probability import mean_scores
+from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.spelling import did_you_mean
@@ -26,12 +28,39 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "probability": (*probability.METRICS, *probability.MAGNITUDES),
     "accuracy": accuracy.METRICS,
     "locality": locality.METRICS,
+    "probes": probes.METRICS,
+    "generation": free_generation.METRICS,
     "fluency": ("fluency",),
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
 }
-PAIRS = {"probability": probability.pairs, "accuracy": accuracy.pairs, "locality": locality.pairs}
+PAIRS = {
+    "probability": probability.pairs,
+    "accuracy": accuracy.pairs,
+    "locality": locality.pairs,
+    "probes": probes.pairs,
+}
 WRITING = ("fluency", "consistency")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the model is asked to write for `free_generation`.
+
+    chat: in its chat template. facts: how many of all the facts it writes of, evenly spaced; None: all. judge: reads
+    the answers too.
+    """
+
+    chat: bool = False
+    facts: int | None = None
+    judge: Judge | None = None
+
+    def check(self, tokenizer: Any) -> None:
+        """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
+        if self.chat:
+            free_generation.check_chat(tokenizer)
+        if self.judge is not None:
+            self.judge.check()
 
 
 @dataclass(frozen=True)
@@ -39,8 +68,9 @@ class Measured:
     """One model, measured.
 
     facts: a row per fact, in the order given, a column per metric of `FAMILIES` that was asked for; NaN where a fact
-    has no such metric. overall: the metrics' means over the facts, `score` (see `mean_scores`) and perplexity; a metric
-    without a value is left out. texts: what the model wrote; columns fact (its row), prompt, text (the prompt first).
+    has no such metric; with a judge also `generation_judged`. overall: the metrics' means over the facts, `score` (see
+    `mean_scores`) and perplexity; a metric without a value is left out. texts: what the model wrote; columns fact (its
+    row), prompt, text (the prompt first).
     """
 
     facts: pd.DataFrame
@@ -59,6 +89,7 @@ def measure(
     text: str | None = None,
     text_tokens: int | None = None,
     fluency_facts: int = 20,
+    generation: Generation = Generation(),
     seed: int = 0,
     tokens_per_batch: int = 1024,
 ) -> Measured:
@@ -70,18 +101,27 @@ def measure(
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
+    generation: the settings of that family; its judge is tried before anything is measured.
 
-    Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts.
+    Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts, JudgeError.
     """
     _check(families, facts, reference, text)
+    if "generation" in families:
+        generation.check(tokenizer)
     measured = facts[:edited]
     frame = _teacher_forced(model, tokenizer, measured, families, reference, tokens_per_batch)
 
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
+    if "generation" in families:
+        writers = [row for row in evenly_spaced(len(facts), generation.facts) if row < len(measured)]
+        scores, answers = _generated(model, tokenizer, [facts[row] for row in writers], generation, tokens_per_batch)
+        frame = frame.join(scores.set_axis(writers))
+        written = answers.assign(fact=[writers[row] for row in answers["fact"]])
     if any(family in families for family in WRITING):
         writers = [row for row in evenly_spaced(len(facts), fluency_facts) if row < len(measured)]
-        written = _written(model, tokenizer, facts, writers, seed)
-        texts = {row: list(written["text"][written["fact"] == row]) for row in writers}
+        own_texts = _written(model, tokenizer, facts, writers, seed)
+        texts = {row: list(own_texts["text"][own_texts["fact"] == row]) for row in writers}
+        written = pd.concat([own_texts, written], ignore_index=True)
         if "fluency" in families:
             frame["fluency"] = pd.Series({row: fluency(own) for row, own in texts.items()}, dtype=float)
         if "consistency" in families:
@@ -93,12 +133,6 @@ def measure(
             model, tokenizer, text, max_tokens=text_tokens, tokens_per_batch=tokens_per_batch
         )
     return Measured(frame, overall, written)
-
-
-def evenly_spaced(count: int, chosen: int) -> list[int]:
-    """`chosen` of the numbers 0 ... count - 1, the first among them; all when there are no more."""
-    chosen = min(chosen, count)
-    return [number * count // chosen for number in range(chosen)]
 
 
 def _check(families: Collection[str], facts: Sequence[Fact], reference: Predictions | None, text: str | None) -> None:
@@ -126,12 +160,24 @@ def _teacher_forced(
         "probability": probability.scores,
         "accuracy": accuracy.scores,
         "locality": functools.partial(locality.scores, reference=reference or {}),
+        "probes": probes.scores,
     }
     asked = [family for family in PAIRS if family in families]
     pairs = [pair for fact in facts for family in asked for pair in PAIRS[family](fact)]
     predictions = predict(model, tokenizer, pairs, tokens_per_batch)
     frames = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
     return pd.concat(frames, axis="columns") if frames else pd.DataFrame(index=range(len(facts)))
+
+
+def _generated(
+    model: Any, tokenizer: Any, facts: Sequence[Fact], generation: Generation, tokens_per_batch: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scores, and the texts with their prompts."""
+    scores, texts = free_generation.free_generation(
+        model, tokenizer, facts, chat=generation.chat, judge=generation.judge, tokens_per_batch=tokens_per_batch
+    )
+    texts["text"] = texts["prompt"].str.rstrip() + " " + texts["text"]
+    return scores, texts
 
 
 def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:

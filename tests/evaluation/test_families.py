@@ -7,22 +7,28 @@ import pandas as pd
 import pytest
 
 from nse_plugin.evaluation.consistency import consistency, tfidf
-from nse_plugin.evaluation.families import FAMILIES, evenly_spaced, measure
+from nse_plugin.evaluation.families import FAMILIES, Generation, measure
 from nse_plugin.evaluation.fluency import continuations, fluency
+from nse_plugin.evaluation.free_generation import free_generation
+from nse_plugin.evaluation.judge import Judge, JudgeError
 from nse_plugin.evaluation.locality import locality_drift, locality_reference
 from nse_plugin.evaluation.perplexity import perplexity
 from nse_plugin.evaluation.probability import harmonic_mean, score_facts
+from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.facts import Fact, FactError
 
 TEXT = "The capital of Peru is Lima . we saw a red boat in Los Angeles ."
+FAMILIES_OF_TWO = ("accuracy", "generation")
 SHARED = ("France is in", "Paris")
 FACTS = [
     Fact(
         "The capital of {} is", "France", "Rome", "Paris", ("France is",), (("Peru is", "Lima"), SHARED),
-        generation_prompts=("France is in", "we saw France"), reference_texts=("Rome is a city", "Lima"),
+        generation_prompts=("France is in", "we saw France"), portability_prompts=(("we saw", "Paris"),),
+        reference_texts=("Rome is a city", "Lima"),
     ),
     Fact("The capital of {} is", "Italy", "Los Angeles", "Rome", locality_prompts=(SHARED,)),
-    Fact("{} is in", "Lima", "Italy", "Peru", ("we saw Lima in",), reference_texts=("a red boat in Rome",)),
+    Fact("{} is in", "Lima", "Italy", "Peru", ("we saw Lima in",), reference_texts=("a red boat in Rome",),
+         reversal_prompts=(("Italy is in", "Lima"),)),
     Fact("{} is in", "Paris", "Peru", "France", reference_texts=("Paris is a city in Peru",)),
 ]  # fmt: skip
 
@@ -41,10 +47,16 @@ def test_each_family_is_what_it_is_alone(model: Any, tokenizer: Any, reference: 
     pd.testing.assert_frame_equal(measured.facts[list(drift)], drift, atol=1e-6)
     assert measured.facts["rewrite_accuracy"].notna().all()
 
-    assert measured.texts["fact"].tolist() == [0, 0, 1, 2, 3]
-    assert measured.texts["prompt"].tolist() == ["France is in", "we saw France", *(fact.text for fact in FACTS[1:])]
-    texts = continuations(model, tokenizer, measured.texts["prompt"].tolist())
-    assert measured.texts["text"].tolist() == texts
+    frame, answered = free_generation(model, tokenizer, FACTS)
+    pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
+    written, answers = measured.texts[:5], measured.texts[5:]
+    assert answers["fact"].tolist() == answered["fact"].tolist()
+    assert answers["text"].tolist() == list(answered["prompt"] + " " + answered["text"])
+
+    assert written["fact"].tolist() == [0, 0, 1, 2, 3]
+    assert written["prompt"].tolist() == ["France is in", "we saw France", *(fact.text for fact in FACTS[1:])]
+    texts = continuations(model, tokenizer, written["prompt"].tolist())
+    assert written["text"].tolist() == texts
     assert measured.facts["fluency"].tolist() == pytest.approx(
         [fluency(texts[:2]), *(fluency([text]) for text in texts[2:])]
     )
@@ -89,14 +101,36 @@ def test_what_no_fact_has_is_absent(model: Any, tokenizer: Any) -> None:
 
 def test_a_checkpoint_is_the_first_rows_of_the_whole(model: Any, tokenizer: Any, reference: Any) -> None:
     whole = measure(model, tokenizer, FACTS, FAMILIES, reference=reference, text=TEXT, fluency_facts=2, seed=5)
-    assert whole.texts["fact"].tolist() == [0, 0, 2]
+    assert whole.texts["fact"].tolist() == [0, 0, 2, *(0, 0, 1, 2, 2, 3)]  # for fluency, and answers
     assert whole.facts["fluency"].isna().tolist() == [False, True, False, True]
     for edited in (1, 3):
         part = measure(
             model, tokenizer, FACTS, FAMILIES, edited=edited, reference=reference, text=TEXT, fluency_facts=2, seed=5
         )
         pd.testing.assert_frame_equal(part.facts, whole.facts[:edited], atol=1e-6)
-        pd.testing.assert_frame_equal(part.texts, whole.texts[whole.texts["fact"] < edited])
+        expected = whole.texts[whole.texts["fact"] < edited].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part.texts, expected)
+
+
+def test_some_of_the_facts_generate(model: Any, tokenizer: Any) -> None:
+    """The second and fourth of the four do not; at a checkpoint the same ones do."""
+    for edited, rows in ((None, [0, 2]), (2, [0])):
+        measured = measure(model, tokenizer, FACTS, ["generation"], edited=edited, generation=Generation(facts=2))
+        alone, _ = free_generation(model, tokenizer, [FACTS[row] for row in rows])
+        assert measured.facts["generation_exact"].dropna().index.tolist() == rows
+        pd.testing.assert_frame_equal(measured.facts.loc[rows].reset_index(drop=True), alone)
+        assert sorted(set(measured.texts["fact"])) == rows
+
+
+def test_generation_is_checked_before_anything_is_measured(
+    model: Any, tokenizer: Any, rows_read: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(ValueError, match="no chat template"):
+        measure(model, tokenizer, FACTS, FAMILIES_OF_TWO, generation=Generation(chat=True))
+    with pytest.raises(JudgeError):
+        measure(model, tokenizer, FACTS, FAMILIES_OF_TWO, generation=Generation(judge=Judge("m", key="NO_KEY")))
+    assert rows_read == []
 
 
 def test_the_seed_decides_the_texts(model: Any, tokenizer: Any) -> None:
@@ -109,6 +143,7 @@ def test_evenly_spaced() -> None:
     assert evenly_spaced(10, 3) == [0, 3, 6]
     assert evenly_spaced(3, 20) == [0, 1, 2]
     assert evenly_spaced(3, 0) == []
+    assert evenly_spaced(3, None) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

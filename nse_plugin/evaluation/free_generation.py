@@ -1,0 +1,188 @@
+"""What the model says of a fact when nobody holds its hand: greedy text up to its natural stop.
+
+Teacher-forced scores hand the model the target's own tokens and its length. Here, as in WILD (Yang et al. 2025, arXiv
+2502.11177, section 4), it writes freely and stops by itself; what it wrote must equal the target, or hold it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nse_plugin.evaluation.judge import Judge
+from nse_plugin.evaluation.teacher_forcing import mean_or_nan
+from nse_plugin.facts import Fact
+from nse_plugin.models.prompts import without_end
+from nse_plugin.models.replay import batches_by_length
+from nse_plugin.models.writing import write
+
+METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
+JUDGED = "generation_judged"
+TOKENS = 30  # at most, of one answer
+ARTICLES = {"a", "an", "the"}
+# Scripts that put no spaces between words: within them, no letter tells where a word ends.
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+# WILD stops at a full stop, a line's end, or an end-of-text token: base models rarely write the latter. A full stop
+# within a word ("4.5") or behind at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
+# the end of a sentence; one more sentence scored is better than half a name.
+_SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n|[\u3002\uff01\uff1f]")
+
+
+def free_generation(
+    model: Any,
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    *,
+    chat: bool = False,
+    judge: Judge | None = None,
+    tokens_per_batch: int = 1024,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Let the model write after each fact's own and its rephrase prompts, and score what it wrote.
+
+    chat: ask in a user's turn of the tokenizer's chat template. judge: a language model that reads the answers to the
+    facts' own prompts too. tokens_per_batch bounds rows x longest prompt.
+
+    Returns two frames. A row per fact, in the order given: `generation_exact`, 1.0 when the answer `equals` target_new,
+    else 0.0; `generation_contains`, the same of `contains`; `rephrase_contains`, its mean over the rephrase prompts,
+    NaN without any; with a judge also `generation_judged`, its verdict. And a row per prompt, the fact's own first:
+    fact (its row), prompt, text (the answer alone).
+    Raises ValueError as `answers` does, JudgeError as the judge does.
+    """
+    asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
+    texts = pd.DataFrame(asked, columns=["fact", "prompt"])
+    texts["text"] = answers(model, tokenizer, list(texts["prompt"]), chat=chat, tokens_per_batch=tokens_per_batch)
+    written = [list(texts["text"][texts["fact"] == row]) for row in range(len(facts))]
+    found = [scores(fact, *own) for fact, own in zip(facts, written, strict=True)]
+    frame = pd.DataFrame(found, columns=list(METRICS))
+    if judge is not None:
+        own_answers = [own[0] for own in written]
+        verdicts = judge.verdicts([fact.text for fact in facts], [fact.target_new for fact in facts], own_answers)
+        frame[JUDGED] = [float(verdict) for verdict in verdicts]
+    return frame, texts
+
+
+def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
+    """`METRICS` of one fact: answer, to its own prompt; rephrased, to its rephrase prompts."""
+    return {
+        "generation_exact": float(equals(answer, fact.target_new)),
+        "generation_contains": float(contains(answer, fact.target_new)),
+        "rephrase_contains": mean_or_nan([float(contains(text, fact.target_new)) for text in rephrased]),
+    }
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    chat: bool = False,
+    tokens: int = TOKENS,
+    tokens_per_batch: int = 1024,
+) -> list[str]:
+    """What the model writes greedily after each prompt, without the prompt: up to its `natural_stop`, an end-of-text or
+    end-of-turn token, or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
+
+    Raises ValueError when chat is asked of a tokenizer without a chat template, or a prompt leaves no room for the
+    answer among the model's positions.
+    """
+    rows = [_encoded(tokenizer, prompt, chat) for prompt in prompts]
+    _check_room(model, prompts, rows, tokens)
+    ends = _end_tokens(model, tokenizer)
+    texts: dict[int, str] = {}
+    for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
+        greedy = torch.zeros(len(chosen), tokens, dtype=torch.float64)  # the first of the one most likely token
+        written = write(model, [rows[i] for i in chosen], greedy, never=(), top_k=1)
+        for i, row in zip(chosen, written, strict=True):
+            texts[i] = natural_stop(tokenizer.decode(_before(row[len(rows[i]) :], ends), skip_special_tokens=True))
+    return [texts[i] for i in range(len(rows))]
+
+
+def check_chat(tokenizer: Any) -> None:
+    """Raise ValueError unless the tokenizer has a chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "chat is true, and the tokenizer has no chat template: set chat to false, or take a model tuned to chat."
+        )
+
+
+def natural_stop(text: str) -> str:
+    """The text's first sentence or line, without the white space around it; a sentence keeps its mark."""
+    text = text.strip()  # some models begin a new line before they answer
+    end = _SENTENCE_END.search(text)
+    return text[: end.end()].rstrip() if end else text
+
+
+def equals(text: str, target: str) -> bool:
+    """Whether the two are the same words, apart from case, punctuation and articles (SQuAD's exact match, Rajpurkar et
+    al. 2016, arXiv 1606.05250, section 6.1)."""
+    return _normalized(text) == _normalized(target)
+
+
+def contains(text: str, target: str) -> bool:
+    """Whether the target's words occur in the text, whole and in order, in any case: "Paris" is in "It is Paris's.",
+    not in "a Parisian". A text that `equals` the target contains it."""
+    where, what = _folded(text), _folded(target)
+    start = where.find(what)
+    while start >= 0:
+        end = start + len(what)
+        if _is_edge(where[start - 1 : start], what[:1]) and _is_edge(where[end : end + 1], what[-1:]):
+            return True
+        start = where.find(what, start + 1)
+    return equals(text, target)
+
+
+def _normalized(text: str) -> str:
+    folded = _folded(text)
+    words = "".join(letter for letter in folded if unicodedata.category(letter)[0] != "P").split()
+    # a target that is nothing but marks or articles ("The The") stays what it is
+    return " ".join(word for word in words if word not in ARTICLES) or folded
+
+
+def _folded(text: str) -> str:
+    """Without differences of case, of Unicode's ways to write a letter, and of white space."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _is_edge(outside: str, inside: str) -> bool:
+    """Whether a word may end between two neighbouring letters; outside: "" at the text's end."""
+    return not (_in_word(outside) and _in_word(inside))
+
+
+def _in_word(letter: str) -> bool:
+    if not letter or unicodedata.category(letter)[0] not in "LMN":
+        return False
+    return not unicodedata.name(letter, "").startswith(UNSPACED)
+
+
+def _encoded(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+    if not chat:
+        return without_end(tokenizer, prompt.rstrip())
+    check_chat(tokenizer)
+    turn = [{"role": "user", "content": prompt}]
+    ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a text or a turn; a chat model's generation_config lists several."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}
+
+
+def _before(ids: list[int], ends: set[int]) -> list[int]:
+    return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)
+
+
+def _check_room(model: Any, prompts: Sequence[str], rows: Sequence[Sequence[int]], tokens: int) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    for prompt, row in zip(prompts, rows, strict=True):
+        if positions is not None and len(row) + tokens > positions:
+            raise ValueError(
+                f"prompt {prompt!r:.60} is {len(row)} tokens long, and an answer may take {tokens} of the model's "
+                f"{positions} positions: shorten the prompt."
+            )
