@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from nse_plugin.evaluation.windows import text_windows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.replay import batches_by_length
@@ -29,14 +30,7 @@ def perplexity(
 
     Raises ValueError when window is below 2, or the text has fewer than two tokens.
     """
-    if window < 2:
-        raise ValueError(f"window = {window} cannot be used: give 2 tokens or more, the first is context only.")
-    window = min(window, getattr(model.config, "max_position_embeddings", window))
-    ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
-    windows = [row for start in range(0, len(ids), window) if len(row := ids[start : start + window]) > 1]
-    if not windows:
-        raise ValueError(f"text {text!r:.40} is {len(ids)} tokens long, and perplexity needs two: give a longer text.")
-
+    windows = text_windows(model, tokenizer, text, window, max_tokens)
     device = model.get_input_embeddings().weight.device
     total = torch.zeros((), dtype=torch.float64)
     with frozen(model), torch.inference_mode():

@@ -38,7 +38,7 @@ _HEAT = LinearSegmentedColormap.from_list("efficacy", ["#f4efe4", "#b9d3dd", "#5
 _ON_LIGHT, _ON_DARK = "#16202a", "#fefefe"  # numbers in the heat map, alike on every page
 _MOST_NUMBERED = 15  # ages; more cells are too small for numbers
 _FAR_APART = 20  # the largest value over the smallest, from which an axis is logarithmic
-_PLAIN: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}  # a legend
+PLAIN: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}  # a legend
 
 CURVES = {
     "efficacy": "Efficacy",
@@ -72,32 +72,34 @@ def styles_of(methods: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def curves(summary: pd.DataFrame) -> Figure | None:
-    """Each metric of `CURVES` over the number of edits, a line a method; None without two checkpoints."""
+def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure | None:
+    """Each metric of `titles` over the number of edits, a line a method; None without two checkpoints."""
     edited = summary[summary["method"] != BEFORE]
-    shown = {metric: title for metric, title in CURVES.items() if metric in set(edited["metric"])}
+    shown = {metric: title for metric, title in titles.items() if metric in set(edited["metric"])}
     if edited["edits"].nunique() < 2 or not shown:
         return None
     styles = styles_of(list(edited["method"]))
     panels = len(shown) + 1
-    figure, grid = _figure(10, 2.9 * -(-panels // 3), rows=-(-panels // 3), columns=3)
+    figure, grid = new_figure(10, 2.9 * -(-panels // 3), rows=-(-panels // 3), columns=3)
     for axes, (metric, title) in zip(grid, shown.items(), strict=False):
         values = summary[summary["metric"] == metric]
         for name, style in reversed(styles.items()):  # NSE on top
             own = values[values["method"] == name].sort_values("edits")
+            if own.empty:  # an empty line that may leave its axes makes the layout collapse
+                continue
             axes.plot(
                 own["edits"], own["value"], color=style.colour, marker=style.marker, lw=style.width,
                 ms=6 if name == OURS else 4.5, mec=style.colour, clip_on=False, zorder=3,
             )  # fmt: skip
         for before in values.loc[values["method"] == BEFORE, "value"]:
             axes.axhline(before, color=FAINT, lw=1.1, ls=(0, (4, 3)), zorder=2)
-        _titled(axes, title)
+        titled(axes, title)
         axes.set_xlabel("edits", loc="right")
         axes.set_xlim(0, None)
-        axes.set_xticks(_few(sorted(edited["edits"].unique())))
+        axes.set_xticks(few(sorted(edited["edits"].unique())))
         axes.grid(axis="y", color=GRID, lw=0.8)
         if metric == "perplexity":
-            _log_if_far_apart(axes, values["value"], "y")
+            log_if_far_apart(axes, values["value"], "y")
         else:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -105,7 +107,7 @@ def curves(summary: pd.DataFrame) -> Figure | None:
         axes.set_axis_off()
     samples = [Line2D([], [], color=own.colour, marker=own.marker, lw=own.width, ms=6) for own in styles.values()]
     samples.append(Line2D([], [], color=FAINT, lw=1.1, ls=(0, (4, 3))))
-    grid[len(shown)].legend(samples, [*styles, "unedited model"], loc="center left", labelspacing=0.75, **_PLAIN)
+    grid[len(shown)].legend(samples, [*styles, "unedited model"], loc="center left", labelspacing=0.75, **PLAIN)
     return figure
 
 
@@ -117,7 +119,7 @@ def final_scores(summary: pd.DataFrame, intervals: Mapping[tuple[str, str], tupl
     if not shown:
         return None
     methods, styles = in_order(last["method"]), styles_of(list(last["method"]))
-    figure, grid = _figure(10, 0.9 + 0.3 * len(methods), rows=1, columns=len(shown), share_y=True)
+    figure, grid = new_figure(10, 0.9 + 0.3 * len(methods), rows=1, columns=len(shown), share_y=True)
     for axes, column in zip(grid, shown, strict=True):
         values = last[last["metric"] == column.metric].set_index("method")["value"] * column.scale
         for row, name in enumerate(methods):
@@ -126,7 +128,7 @@ def final_scores(summary: pd.DataFrame, intervals: Mapping[tuple[str, str], tupl
                 axes.hlines(row, *intervals[name, column.title], color=colour, lw=2.2, alpha=0.45, zorder=2)
             if name in values:
                 axes.plot(values[name], row, "o", color=colour, ms=7, clip_on=False, zorder=3)
-        _titled(axes, column.title)
+        titled(axes, column.title)
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.xaxis.set_major_formatter(PercentFormatter(100))
@@ -145,7 +147,7 @@ def retention(facts: pd.DataFrame) -> Figure | None:
     by_age = edited.pivot_table(index="method", columns="age", values="efficacy").sort_index(axis=1)
     by_age = by_age.reindex([name for name in in_order(edited["method"]) if name in by_age.index])
     ages = [int(age) for age in by_age.columns]
-    figure, (axes,) = _figure(10, 1.2 + 0.36 * len(by_age), rows=1, columns=1)
+    figure, (axes,) = new_figure(10, 1.2 + 0.36 * len(by_age), rows=1, columns=1)
     mesh = axes.pcolormesh(by_age.to_numpy(), cmap=_HEAT, vmin=0, vmax=1, edgecolors=PAPER, lw=1.5)
     if len(ages) <= _MOST_NUMBERED:
         for (row, column), share in np.ndenumerate(by_age.to_numpy()):
@@ -174,7 +176,7 @@ def drift(summary: pd.DataFrame) -> Figure | None:
     if not shown:
         return None
     methods, styles = in_order(edited["method"]), styles_of(list(edited["method"]))
-    figure, grid = _figure(10, 1.2 + 0.3 * len(methods), rows=1, columns=len(shown), share_y=True)
+    figure, grid = new_figure(10, 1.2 + 0.3 * len(methods), rows=1, columns=len(shown), share_y=True)
     for axes, (metric, title) in zip(grid, shown.items(), strict=True):
         values = last[last["metric"] == metric].set_index("method")["value"]
         start = values.get(BEFORE, {"locality_agreement": 1.0, "locality_shift": 0.0}.get(metric))
@@ -185,14 +187,14 @@ def drift(summary: pd.DataFrame) -> Figure | None:
                 if start is not None:
                     axes.hlines(row, start, values[name], color=styles[name].colour, lw=2, alpha=0.4, zorder=2)
                 axes.plot(values[name], row, "o", color=styles[name].colour, ms=7, clip_on=False, zorder=3)
-        _titled(axes, title)
+        titled(axes, title)
         if metric == "locality_agreement":
             axes.set_xlim(min(0.5, values.min() - 0.05), 1)
             axes.xaxis.set_major_formatter(PercentFormatter(1))
         elif metric == "locality_shift":
             axes.set_xlim(0, 1.05 * values.max() or 1)
         else:
-            _log_if_far_apart(axes, values, "x")
+            log_if_far_apart(axes, values, "x")
         _method_rows(axes, methods)
     return figure
 
@@ -211,20 +213,22 @@ def cost(summary: pd.DataFrame) -> Figure | None:
     shown = [metric for metric in ("seconds", "peak_memory_mib") if metric in wide]
     if not shown:
         return None
-    figure, grid = _figure(10, 1.15 + 0.34 * len(methods), rows=1, columns=len(shown), share_y=True, first_wider=True)
+    figure, grid = new_figure(
+        10, 1.15 + 0.34 * len(methods), rows=1, columns=len(shown), share_y=True, first_wider=True
+    )
     for axes, metric in zip(grid, shown, strict=True):
         if metric == "seconds":
             total = wide["seconds"] / edits
             for part, (left, width) in _parts(wide, edits).items():
                 axes.barh(range(len(methods)), width, left=left, height=0.62, color=PARTS[part], label=part, zorder=3)
-            _titled(axes, "Seconds a fact")
+            titled(axes, "Seconds a fact")
             axes.legend(
-                loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, handlelength=1, handleheight=1, **_PLAIN
+                loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, handlelength=1, handleheight=1, **PLAIN
             )
         else:
             total = wide[metric] / 1024
             axes.barh(range(len(methods)), total, height=0.62, color=FAINT, zorder=3)
-            _titled(axes, "Peak memory (GiB)")
+            titled(axes, "Peak memory (GiB)")
         for row, value in enumerate(total):
             if not np.isnan(value):
                 axes.annotate(
@@ -254,7 +258,7 @@ def _parts(wide: pd.DataFrame, edits: pd.Series[int]) -> dict[str, tuple[pd.Seri
     return found
 
 
-def _figure(
+def new_figure(
     width: float, height: float, *, rows: int, columns: int, share_y: bool = False, first_wider: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure (inches) and its axes, row by row, drawn in the ink of the page."""
@@ -272,7 +276,7 @@ def _figure(
     return figure, list(grid.flat)
 
 
-def _titled(axes: Axes, title: str) -> None:
+def titled(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", size=10, color=INK, pad=8)
 
 
@@ -288,7 +292,7 @@ def _method_rows(axes: Axes, methods: Sequence[str], offset: float = 0.0) -> Non
         label.set_fontweight("bold" if label.get_text() == OURS else "normal")
 
 
-def _log_if_far_apart(axes: Axes, values: pd.Series[float], axis: str) -> None:
+def log_if_far_apart(axes: Axes, values: pd.Series[float], axis: str) -> None:
     """A logarithmic axis with plain numbers where values are far apart; infinite ones do not show."""
     finite = values[np.isfinite(values) & (values > 0)]
     if len(finite) and finite.max() > _FAR_APART * finite.min():
@@ -304,6 +308,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _few(edits: Sequence[int], most: int = 6) -> list[int]:
+def few(edits: Sequence[int], most: int = 6) -> list[int]:
     """Some of the checkpoints, the last among them."""
     return list(edits[:: -max(1, -(-len(edits) // most))])[::-1]

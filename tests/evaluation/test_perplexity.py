@@ -51,7 +51,7 @@ def test_no_window_is_longer_than_the_model_reads(model: Any, tokenizer: Any, ro
 
 @pytest.mark.parametrize("text", ["", "  \n", "Peru"])
 def test_a_text_with_nothing_to_predict_is_refused(model: Any, tokenizer: Any, text: str) -> None:
-    with pytest.raises(ValueError, match="perplexity needs two: give a longer text"):
+    with pytest.raises(ValueError, match="predicting needs two: give a longer text"):
         perplexity(model, tokenizer, text)
 
 

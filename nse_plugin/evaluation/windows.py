@@ -1,0 +1,21 @@
+"""A held-out text as a language model reads it: windows of tokens that do not overlap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[list[int]]:
+    """Token ids of the text, cut after `max_tokens` tokens (None: nowhere), in windows of `window` tokens (fewer, where
+    the model has fewer positions). A last window of a single token is left out: each first token is context only.
+
+    Raises ValueError when window is below 2, or the text has fewer than two tokens.
+    """
+    if window < 2:
+        raise ValueError(f"window = {window} cannot be used: give 2 tokens or more, the first is context only.")
+    window = min(window, getattr(model.config, "max_position_embeddings", window))
+    ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
+    windows = [row for start in range(0, len(ids), window) if len(row := ids[start : start + window]) > 1]
+    if not windows:
+        raise ValueError(f"text {text!r:.40} is {len(ids)} tokens long, and predicting needs two: give a longer text.")
+    return windows
