@@ -138,3 +138,29 @@ def _run(methods: tuple[str, ...], checkpoints: tuple[int, ...]) -> dict:
             for name in methods
         },
     }
+
+
+def add_thinking(folder: Path, seed: int = 0) -> None:
+    """What generation, ability and drift leave beside it."""
+    generator = np.random.default_rng(seed)
+    facts, summary = (pd.read_csv(folder / f"{name}.csv") for name in ("facts", "summary"))
+    facts["generation_contains"] = (facts["efficacy"] > generator.random(len(facts)) + 0.2).astype(float)
+    facts.to_csv(folder / "facts.csv", index=False)
+    rows, states, weights = [], [], []
+    for (method, edits), own in facts.groupby(["method", "edits"]):
+        away = 0.0 if method in ("before", "GRACE") else edits / 20 * (3.0 if method == "ROME" else 0.2)
+        values = {"generation_contains": own["generation_contains"].mean(), "next_token_kl": away / 4}
+        for name, right in (("mmlu_sample", 0.26), ("cmmlu_sample", 0.25)):
+            ability = {"": right - away / 50, "_low": right - 0.04, "_high": right + 0.04, "_kept": 1 - away / 4}
+            values |= {f"ability_{name}{end}": value for end, value in ability.items()}
+        values |= {"hidden_cosine": 1 - away / 10, "weight_change": away / 100}
+        rows += [(method, edits, metric, value) for metric, value in values.items()]
+        cloud = np.random.default_rng(1).normal(size=(60, 2)) * (9, 4) + away
+        states.append(pd.DataFrame(cloud, columns=["x", "y"]).assign(method=method, edits=edits))
+        for layer in (4, 5, 6) if away else ():
+            weights.append((method, edits, f"layers.{layer}.down_proj", layer, away * layer / 100, 20, 3.5))
+    added = pd.DataFrame(rows, columns=summary.columns)
+    pd.concat([summary, added]).to_csv(folder / "summary.csv", index=False, float_format="%.6g")
+    pd.concat(states).to_csv(folder / "states.csv", index=False)
+    columns = ["method", "edits", "name", "layer", "relative_norm", "rank", "stable_rank"]
+    pd.DataFrame(weights, columns=columns).to_csv(folder / "weights.csv", index=False)

@@ -163,12 +163,13 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             for part, taken in report.seconds.items():
                 seconds[part] += taken
         with timed(seconds, "measure"):
-            measured = Yardstick(plan.metrics, plan.seed).measure(model, tokenizer, facts, reference)
+            yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+            measured, tables = yardstick.measure(model, tokenizer, facts, reference)
     finally:
         session.state.originals.restore(matrices)
     frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
     costs = {"seconds": seconds, "values_from_store": session.values_from_store}
-    return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs), hparams
+    return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs, tables), hparams
 
 
 @functools.lru_cache(maxsize=1)
@@ -189,7 +190,7 @@ def _reference(plan: CellPlan, model: Any, tokenizer: Any) -> Reference:
         record.open_for({name: value for name, value in plan.asked().items() if name in SHARED})
         if not record.is_done:
             facts = _facts(plan.data, plan.facts)
-            measure_before(Yardstick(plan.metrics, plan.seed), record, model, tokenizer, facts, plan.model.device)
+            measure_before(Yardstick(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
     return Reference.load(record)
 
 

@@ -33,6 +33,7 @@ from rich.progress import (
 )
 
 from nse_plugin.experiments.configuration import composed, launched, plain
+from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, PlanError, preset_of, read_facts
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
@@ -79,6 +80,7 @@ def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
     console = console or Console()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     loaded = read_facts(plan.data, plan.facts)
+    Yardstick(plan.metrics, plan.seed, plan.model).check(loaded.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     for name in (BEFORE, *plan.methods):
         files = {"data_sha256": loaded.sha256, **({} if name == BEFORE else _preset(plan, name))}

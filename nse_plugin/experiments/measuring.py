@@ -8,17 +8,20 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from nse_plugin.evaluation.families import Measured, measure
+from nse_plugin.evaluation.families import FAMILIES, Generation, Measured, measure
+from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
 from nse_plugin.evaluation.teacher_forcing import Predictions
-from nse_plugin.experiments.plan import EASYEDIT
+from nse_plugin.experiments.instruments import Instrument, held_out_text, instruments
+from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, made
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
@@ -30,77 +33,111 @@ FLUENCY_FACTS = 20
 
 @dataclass(frozen=True)
 class Reference:
-    """What the unedited model says, for the metrics that compare with it. easyedit: as its evaluator puts it."""
+    """What the unedited model says, for the metrics that compare with it. easyedit: as its evaluator puts it.
+    instruments: what each must keep, by name."""
 
     locality: Predictions
     easyedit: list[Any]
+    instruments: dict[str, dict[str, Tensor]]
 
     def save(self, record: Record) -> None:
+        for name, tensors in self.instruments.items():
+            with written_whole(record.folder / f"reference-{name}.safetensors") as path:
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
         with written_whole(record.folder / "reference.json") as path:
-            kept = {"locality": to_json(self.locality), "easyedit": self.easyedit}
-            path.write_text(json.dumps(kept), encoding="utf-8")
+            told = {"locality": to_json(self.locality), "easyedit": self.easyedit, "instruments": [*self.instruments]}
+            path.write_text(json.dumps(told), encoding="utf-8")
 
     @classmethod
     def load(cls, record: Record) -> Reference:
         kept = json.loads((record.folder / "reference.json").read_text(encoding="utf-8"))
-        return cls(from_json(kept["locality"]), kept["easyedit"])
+        tensors = {name: load_file(record.folder / f"reference-{name}.safetensors") for name in kept["instruments"]}
+        return cls(from_json(kept["locality"]), kept["easyedit"], tensors)
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """The families of metrics that were asked for, with their settings, and the seed of the texts the model writes."""
+    """The families of metrics that were asked for, with their settings, the seed of the texts the model writes, and
+    where the unedited model is."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     seed: int
+    model: ModelChoice
+
+    @cached_property
+    def instruments(self) -> dict[str, Instrument]:
+        """Raises what `nse_plugin.experiments.instruments.instruments` raises."""
+        return instruments(self.metrics, self.model)
+
+    @property
+    def generation(self) -> Generation:
+        """How the model is asked to write freely. Raises PlanError for a setting that there is not."""
+        settings = dict(self.metrics.get("generation", {}))
+        if settings.get("judge"):
+            settings["judge"] = made(Judge, "metrics.generation.judge", settings["judge"])
+        generation: Generation = made(Generation, "metrics.generation", settings)
+        return generation
+
+    def check(self, facts: Sequence[Fact]) -> None:
+        """Raise PlanError, QuestionError or JudgeError for what cannot be measured as asked; no model is loaded."""
+        for instrument in self.instruments.values():
+            instrument.check(facts)
+        if self.generation.judge is not None:
+            self.generation.judge.check()
 
     def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> Reference:
         """Of the unedited model."""
         locality = locality_reference(model, tokenizer, facts)
+        read = {name: one.reference(model, tokenizer, facts) for name, one in self.instruments.items()}
         if EASYEDIT not in self.metrics:
-            return Reference(locality, [])
+            return Reference(locality, [], read)
         from nse_plugin.easyedit.evaluator import easyedit_reference  # importing EasyEdit takes ten seconds
 
-        return Reference(locality, easyedit_reference(model, tokenizer, facts))
+        return Reference(locality, easyedit_reference(model, tokenizer, facts), read)
 
     def measure(
         self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Reference, edits: int | None = None
-    ) -> Measured:
-        """The first `edits` facts (None: all) on the model as it is now."""
+    ) -> tuple[Measured, dict[str, pd.DataFrame]]:
+        """The first `edits` facts (None: all) on the model as it is now, and the instruments' tables."""
         settings = self.metrics.get("perplexity", {})
-        text = Path(settings["text"]) if settings.get("text") else resources.files("nse_plugin.data") / "held_out.txt"
         measured = measure(
             model,
             tokenizer,
             facts,
-            [family for family in self.metrics if family != EASYEDIT],
+            [family for family in self.metrics if family in FAMILIES],
             edited=edits,
             reference=reference.locality,
-            text=text.read_text(encoding="utf-8"),
+            text=held_out_text(settings.get("text")),
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
+            generation=self.generation,
             seed=self.seed,
         )
+        tables: dict[str, pd.DataFrame] = {}
+        for name, instrument in self.instruments.items():
+            reading = instrument.read(model, tokenizer, facts, reference.instruments[name])
+            measured.overall.update(reading.overall)
+            tables |= reading.tables
         if EASYEDIT not in self.metrics:
-            return measured
+            return measured, tables
         from nse_plugin.easyedit.evaluator import easyedit_scores
 
         own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
         overall = {**measured.overall, **{str(name): float(mean) for name, mean in own.mean().dropna().items()}}
-        return dataclasses.replace(measured, facts=pd.concat([measured.facts, own], axis="columns"), overall=overall)
+        frame = pd.concat([measured.facts, own], axis="columns")
+        return dataclasses.replace(measured, facts=frame, overall=overall), tables
 
 
-def measure_before(
-    yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact], device: str
-) -> None:
+def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
     """Measure the unedited model, and keep in its record what edited ones are compared with."""
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
         reference = yardstick.reference(model, tokenizer, facts)
         reference.save(record)
-        measured = yardstick.measure(model, tokenizer, facts, reference)
+        measured, tables = yardstick.measure(model, tokenizer, facts, reference)
     frame = pd.concat([told(facts), measured.facts], axis="columns")
-    costs = {"seconds": seconds, "peak_memory_mib": peak_memory(device)}
-    record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs), state=None)
+    costs = {"seconds": seconds, "peak_memory_mib": peak_memory(yardstick.model.device)}
+    record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)
     record.end(status="done", error=None, note=None, weights=model_fingerprint(model))
 
 

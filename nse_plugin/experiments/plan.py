@@ -14,7 +14,7 @@ from nse_plugin.spelling import did_you_mean
 
 BEFORE = "before"  # the unedited model's name among the methods
 EASYEDIT = "easyedit"
-METRICS = (*FAMILIES, EASYEDIT)
+METRICS = (*FAMILIES, EASYEDIT, "ability", "drift")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

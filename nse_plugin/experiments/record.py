@@ -1,7 +1,7 @@
 """What one method has produced so far, on disk: a folder per checkpoint, each there whole or not at all.
 
     methods/<name>/asked.json               all that its results depend on
-                   checkpoint-000050/       facts.csv, texts.csv, overall.json, state.safetensors
+                   checkpoint-000050/       facts.csv, texts.csv and more, overall.json, state.safetensors
                    ended.json               how it ended, what it cost
                    log.txt                  what the method itself printed
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ STATE = "state.safetensors"
 class Checkpoint:
     """Measured after `edits` facts: frames as in facts.csv and texts.csv (without method and edits), the rest by name.
 
-    costs: {"seconds": {part: s}, "peak_memory_mib": m}, from the method's beginning to here.
+    costs: {"seconds": {part: s}, "peak_memory_mib": m}, from the method's beginning to here. tables: what is
+    more than a number a metric, by the name of its file.
     """
 
     edits: int
@@ -39,6 +40,7 @@ class Checkpoint:
     texts: pd.DataFrame
     overall: dict[str, float]
     costs: dict[str, Any]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 class Record:
@@ -96,8 +98,8 @@ class Record:
         temporary = folder.with_name(f".{uuid.uuid4().hex}")
         temporary.mkdir(parents=True)
         try:
-            checkpoint.facts.to_csv(temporary / "facts.csv", index=False)
-            checkpoint.texts.to_csv(temporary / "texts.csv", index=False)
+            for name, frame in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
+                frame.to_csv(temporary / f"{name}.csv", index=False)
             _write_json(temporary / "overall.json", {"overall": checkpoint.overall, "costs": checkpoint.costs})
             if state is not None:
                 save_file(
@@ -114,11 +116,11 @@ class Record:
     def load(self, edits: int) -> Checkpoint:
         folder = self._checkpoint(edits)
         kept = json.loads((folder / "overall.json").read_text(encoding="utf-8"))
-        frames = {
-            name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
-            for name in ("facts", "texts")
+        tables = {
+            path.stem: pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in sorted(folder.glob("*.csv"))
         }
-        return Checkpoint(edits, frames["facts"], frames["texts"], kept["overall"], kept["costs"])
+        facts, texts = tables.pop("facts"), tables.pop("texts")
+        return Checkpoint(edits, facts, texts, kept["overall"], kept["costs"], tables)
 
     def state(self, edits: int) -> dict[str, Tensor] | None:
         """What a method needs to go on behind a checkpoint, where it was kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -21,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nse_plugin.evaluation.families import evenly_spaced
-from nse_plugin.experiments import plots, published
+from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.experiments import drift_plots, plots, published
 from nse_plugin.experiments.plan import BEFORE
 from nse_plugin.experiments.tables import (
     ABSENT,
@@ -30,10 +31,14 @@ from nse_plugin.experiments.tables import (
     BESIDE_IT,
     COLUMNS,
     COST,
+    DRIFTS,
     EDITS,
     OURS,
+    SAYS,
     TO,
+    Column,
     Results,
+    ability_columns,
     at_last_checkpoint,
     best_values,
     in_order,
@@ -58,7 +63,7 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Row:
-    """cells: a method's numbers in the order of `COLUMNS`. absence: why there are none. edits: where fewer than the
+    """cells: a method's numbers in the order of the columns. absence: why there are none. edits: where fewer than the
     others have."""
 
     method: str
@@ -81,7 +86,8 @@ def write_report(folder: Path) -> Path:
         title=_title(results),
         about=_about(results),
         columns={"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "Cost": COST},
-        rows=_rows(results),
+        rows=_rows(results, COLUMNS, intervals(results.measured(results.facts))),
+        thinking=_thinking(results),
         notes=results.notes,
         published=published,
         figures={name: _inline(name, figure) for name, figure in figures.items()},
@@ -108,7 +114,7 @@ def show_table(console: Console, folder: Path) -> None:
     Raises ResultsError as `write_report` does.
     """
     results = Results.read(folder)
-    rows = _rows(results)
+    rows = _rows(results, COLUMNS, {})
     shown = [row for row in rows if row.absence is None]
     used = {
         index: column.short
@@ -128,9 +134,32 @@ def show_table(console: Console, folder: Path) -> None:
         console.print(Text(f"{name}: {remark}"), soft_wrap=True)
 
 
-def _rows(results: Results) -> list[_Row]:
-    table = paper_table(results.measured(results.summary))
-    best, around = best_values(table), intervals(results.measured(results.facts))
+def _thinking(results: Results) -> dict[str, Any]:
+    """The second table: does the edited model still think? Its groups of columns and its rows; empty when nothing was
+    measured but what the first table shows."""
+    summary = results.measured(results.summary)
+    ability, metrics = ability_columns(summary), set(summary["metric"])
+    says, drifts = ([column for column in group if column.metric in metrics] for group in (SAYS, DRIFTS))
+    if not ability and {column.metric for column in (*says, *drifts)} <= {"efficacy", "perplexity"}:
+        return {}
+    groups = {"Says it freely": says, "General ability": ability, "Drift": drifts}
+    around = intervals(results.measured(results.facts), says)
+    last = at_last_checkpoint(summary).set_index(["method", "metric"])["value"] * 100
+    for column in ability:
+        for method in in_order(summary["method"]):
+            around[method, column.title] = (
+                float(last.get((method, f"{column.metric}_low"), np.nan)),
+                float(last.get((method, f"{column.metric}_high"), np.nan)),
+            )
+    shown = {title: columns for title, columns in groups.items() if columns}
+    return {"columns": shown, "rows": _rows(results, [column for group in shown.values() for column in group], around)}
+
+
+def _rows(
+    results: Results, columns: Sequence[Column], around: Mapping[tuple[str, str], tuple[float, float]]
+) -> list[_Row]:
+    table = paper_table(results.measured(results.summary), columns)
+    best = best_values(table, columns)
     values, marks, most = table.to_dict("index"), best.to_dict("index"), table[EDITS].max()
     rows = []
     for name in results.methods:
@@ -145,7 +174,7 @@ def _rows(results: Results) -> list[_Row]:
                 best=marks[name].get(column.title, False),
                 interval=_interval(*around.get((name, column.title), (np.nan, np.nan))),
             )
-            for column in COLUMNS
+            for column in columns
         ]
         rows.append(_Row(name, cells, edits=edits if name != BEFORE and edits < most else None))
     return rows
@@ -182,10 +211,21 @@ def _figures(results: Results) -> dict[str, Figure]:
         "scores": plots.final_scores(summary, intervals(facts)),
         "curves": plots.curves(summary),
         "retention": plots.retention(facts),
+        "thinking": plots.curves(summary, _thinking_curves(summary)),
         "drift": plots.drift(summary),
         "cost": plots.cost(summary),
     }
+    if "states" in results.tables:
+        drawn["states"] = drift_plots.hidden_plane(results.measured(results.tables["states"]))
+    if "weights" in results.tables:
+        drawn["weights"] = drift_plots.weight_curves(results.measured(results.tables["weights"]))
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _thinking_curves(summary: pd.DataFrame) -> dict[str, str]:
+    """Which metrics of the second table are shares worth a curve, and their titles."""
+    says = {"generation_contains": "Says it freely", "portability_accuracy": "Portability"}
+    return says | {column.metric: column.title for column in ability_columns(summary)}
 
 
 def _inline(name: str, figure: Figure) -> Markup:

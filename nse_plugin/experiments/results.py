@@ -25,23 +25,23 @@ def record_of(plan: Plan, name: str) -> Record:
 
 
 def write_tables(plan: Plan) -> pd.DataFrame:
-    """Write summary.csv, facts.csv and texts.csv from what the methods have so far; returns the summary.
+    """Write summary.csv, facts.csv, texts.csv and the instruments' tables from what the methods have so far; returns
+    the summary.
 
-    summary: columns method, edits, metric, value. facts, texts: a row per method, checkpoint and fact or text.
+    summary: columns method, edits, metric, value. The others: method, edits, and a row per fact, text, ...
     """
     summary: list[tuple[str, int, str, float]] = []
-    facts: list[pd.DataFrame] = []
-    texts: list[pd.DataFrame] = []
+    tables: dict[str, list[pd.DataFrame]] = {"facts": [], "texts": []}
     for name in (BEFORE, *plan.methods):
         record = record_of(plan, name)
         for edits in record.edits:
             checkpoint = record.load(edits)
             summary += [(name, edits, metric, value) for metric, value in means(checkpoint).items()]
-            facts.append(checkpoint.facts.assign(method=name, edits=edits))
-            texts.append(checkpoint.texts.assign(method=name, edits=edits))
+            for file, table in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
+                tables.setdefault(file, []).append(table.assign(method=name, edits=edits))
     frame = pd.DataFrame(summary, columns=["method", "edits", "metric", "value"])
-    for file, table in (("summary.csv", frame), ("facts.csv", _joined(facts)), ("texts.csv", _joined(texts))):
-        with written_whole(plan.out / file) as path:
+    for file, table in {"summary": frame, **{name: _joined(frames) for name, frames in tables.items()}}.items():
+        with written_whole(plan.out / f"{file}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g")
     return frame
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ _NEEDED = {
     "summary.csv": ["method", "edits", "metric", "value"],
     "facts.csv": ["method", "edits", "case_id", "prompt", "target_true", "target_new"],
     "texts.csv": ["method", "edits", "case_id", "prompt", "text"],
+}
+_MORE = {
+    "states": ["method", "edits", "x", "y"],
+    "weights": ["method", "edits", "name", "layer", "relative_norm", "rank", "stable_rank"],
 }
 _NEEDED_OF_RUN = ("config", "versions", "host", "data", "model", "started", "seconds", "methods")
 
@@ -72,6 +76,23 @@ COST = (
 )
 COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)
 WITH_INTERVAL = AS_IN_THE_PAPER[:3]
+# What the model is asked without a target beside it, and how far it is from the unedited one.
+SAYS = (
+    Column("efficacy", "Efficacy", 100),
+    Column("generation_contains", "Says it", 100),
+    Column("generation_exact", "Exactly", 100),
+    Column("rephrase_contains", "Rephrased", 100),
+    Column("generation_judged", "Judge", 100),
+    Column("portability_accuracy", "Portability", 100),
+    Column("reversal_accuracy", "Reversal", 100),
+)
+DRIFTS = (
+    Column("perplexity", "Perplexity", lower_is_better=True),
+    Column("next_token_kl", "KL (nats)", decimals=3, lower_is_better=True),
+    Column("hidden_cosine", "Hidden cosine", decimals=3),
+    Column("hidden_covariance_shift", "Covariance", decimals=3, lower_is_better=True),
+    Column("weight_change", "Weights", 100, lower_is_better=True),
+)
 
 
 @dataclass(frozen=True)
@@ -80,12 +101,14 @@ class Results:
 
     summary: method, edits, metric, value. facts: a row per method, checkpoint and fact. texts: method, edits, case_id,
     prompt, text. run: configuration, versions, host, and how each method ended. case_id is a string throughout.
+    tables: of the instruments, by file, those that are there.
     """
 
     summary: pd.DataFrame
     facts: pd.DataFrame
     texts: pd.DataFrame
     run: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -98,7 +121,12 @@ class Results:
         missing = [name for name in _NEEDED_OF_RUN if name not in run]
         if missing:
             raise ResultsError(f"{folder / 'run.json'} has no {missing[0]!r}: run the comparison again.")
-        return cls(summary, facts, texts.fillna({"text": ""}), run)
+        tables = {
+            name: _frame(folder, f"{name}.csv", needed)
+            for name, needed in _MORE.items()
+            if (folder / f"{name}.csv").is_file()
+        }
+        return cls(summary, facts, texts.fillna({"text": ""}), run, tables)
 
     @property
     def notes(self) -> dict[str, str]:
@@ -153,10 +181,25 @@ def at_last_checkpoint(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["edits"] == frame.groupby("method")["edits"].transform("max")]
 
 
-def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
+def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:
+    """Of every file of questions and task: right answers and, of questions, those the unedited model gave too."""
+    metrics = list(dict.fromkeys(summary["metric"].astype(str)))
+    found: list[Column] = []
+    for metric in (
+        name.removesuffix("_low") for name in metrics if name.startswith("ability_") and name.endswith("_low")
+    ):
+        title = metric.removeprefix("ability_").removesuffix("_sample").replace("_", " ")
+        title = title.upper() if title.endswith("mmlu") else title
+        found.append(Column(metric, title, 100))
+        if f"{metric}_kept" in metrics:
+            found.append(Column(f"{metric}_kept", f"{title}, kept", 100))
+    return tuple(found)
+
+
+def paper_table(summary: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> pd.DataFrame:
     """A row per method at its last checkpoint, on the papers' scale; a column where any method has a value.
 
-    summary: columns method, edits, metric, value, as in summary.csv. Returns the edits and the titles of `COLUMNS`:
+    summary: columns method, edits, metric, value, as in summary.csv. Returns the edits and the titles of `columns`:
     percentages, Fluency and Consistency times 100, seconds of editing divided by the number of edits, MiB.
     """
     last = at_last_checkpoint(summary)
@@ -165,18 +208,18 @@ def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
     if "seconds" in wide:
         wide["seconds_per_fact"] = wide["seconds"] / edits.where(edits > 0)
     table = pd.DataFrame({EDITS: edits})
-    for column in COLUMNS:
+    for column in columns:
         if column.metric in wide:
             table[column.title] = wide[column.metric] * column.scale
     return table.loc[in_order(summary["method"])]
 
 
-def best_values(table: pd.DataFrame) -> pd.DataFrame:
+def best_values(table: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> pd.DataFrame:
     """Where the best values of a `paper_table` are, as booleans: among methods with all edits, every tie at the
     precision shown; nowhere when there are fewer than two to compare."""
     best = pd.DataFrame(False, index=table.index, columns=table.columns)
     compared = table[(table.index != BEFORE) & (table[EDITS] == table[EDITS].max())]
-    for column in COLUMNS:
+    for column in columns:
         if column.title not in table or compared[column.title].count() < 2:
             continue
         values = compared[column.title].round(column.decimals)
@@ -196,13 +239,15 @@ def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, flo
     return float(low), float(high)
 
 
-def intervals(facts: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
-    """`bootstrap_interval` of Efficacy, Generalization and Specificity at each method's last checkpoint, on the
-    table's scale, by method and title; what facts.csv has no column for is left out."""
+def intervals(
+    facts: pd.DataFrame, columns: Sequence[Column] = WITH_INTERVAL
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """`bootstrap_interval` of the columns (Efficacy, Generalization and Specificity) at each method's last checkpoint,
+    on the table's scale, by method and title; what facts.csv has no numbers for is left out."""
     last = at_last_checkpoint(facts)
     found = {}
-    for column in WITH_INTERVAL:
-        if column.metric in last:
+    for column in columns:
+        if column.metric in last and last[column.metric].notna().any():
             for method, values in last.groupby("method")[column.metric]:
                 low, high = bootstrap_interval(values)
                 found[str(method), column.title] = (low * column.scale, high * column.scale)

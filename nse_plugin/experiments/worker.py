@@ -73,7 +73,7 @@ def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
     if name == BEFORE:
         tell({"doing": "measuring"})
-        measure_before(Yardstick(plan.metrics, plan.seed), record, model, tokenizer, facts, plan.model.device)
+        measure_before(Yardstick(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
     else:
         _Run(plan, plan.methods[name], record, model, tokenizer, facts, tell).to_the_end()
 
@@ -158,8 +158,8 @@ class _Run:
 
     def _measure(self, edits: int) -> None:
         started = time.monotonic()
-        yardstick = Yardstick(self._plan.metrics, self._plan.seed)
-        measured = yardstick.measure(self._model, self._tokenizer, self._facts, self._reference, edits)
+        yardstick = Yardstick(self._plan.metrics, self._plan.seed, self._plan.model)
+        measured, tables = yardstick.measure(self._model, self._tokenizer, self._facts, self._reference, edits)
         self._measuring += time.monotonic() - started
         rounds = self._edited["round"]
         frame = told(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)
@@ -171,7 +171,7 @@ class _Run:
             "note": self._note,
             "values_from_store": self._method.values_from_store,
         }
-        checkpoint = Checkpoint(edits, frame, written_texts(self._facts, measured), measured.overall, costs)
+        checkpoint = Checkpoint(edits, frame, written_texts(self._facts, measured), measured.overall, costs, tables)
         self._record.save(checkpoint, self._method.state())
 
 

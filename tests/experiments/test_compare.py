@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from commands import started
 
+from nse_plugin.evaluation.families import FAMILIES
+
 if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
     pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
 TIMINGS = ("seconds", "seconds_values", "seconds_update", "seconds_moments", "peak_memory_mib")
@@ -21,11 +23,16 @@ NSE = "{layers: [1, 2], alpha: 0.5, v_num_grad_steps: 4, mom2_n_samples: 8}"
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_experiment) -> list[str]:
-    """What all comparisons here have in common."""
+def settings(tiny_experiment, tmp_path_factory) -> list[str]:
+    """What all comparisons here have in common: `experiment=long` made short, with all that can be measured."""
+    quiz = tmp_path_factory.mktemp("quiz") / "quiz.json"
+    entry = {"question": "Where is Lima?", "subject": "towns", "choices": ["Peru", "Rome", "a", "b"], "answer": 0}
+    quiz.write_text(json.dumps([entry, {**entry, "subject": "places", "answer": 2}]))
     return [
-        *tiny_experiment, "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", f"+methods.NSE.hparams={NSE}",
-        f"+methods.NSE-one-pass.hparams={NSE}", "metrics.fluency.facts=2",
+        "experiment=long", *tiny_experiment, "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", "store=null",
+        f"+methods.NSE.hparams={NSE}", f"+methods.NSE-one-pass.hparams={NSE}",
+        f"metrics=[{','.join((*FAMILIES, 'ability', 'drift'))}]", f"metrics.ability.questions=[{quiz}]",
+        "metrics.fluency.facts=2", "metrics.perplexity.tokens=200", "metrics.drift.tokens=100",
     ]  # fmt: skip
 
 
@@ -61,12 +68,20 @@ def test_tables_hold_every_method_checkpoint_and_fact(uninterrupted):
     assert rows == {("before", 0), *((method, edits) for method in methods for edits in (2, 4, 6))}
     final = summary[summary["edits"] == 6].pivot(index="method", columns="metric", values="value")
     assert {"efficacy", "score", "locality_agreement", "rewrite_accuracy", "fluency", "perplexity"} <= set(final)
+    assert {"generation_contains", "ability_quiz", "ability_quiz_kept", "next_token_kl", "hidden_cosine"} <= set(final)
+    unedited = summary[summary["method"] == "before"].set_index("metric")["value"]
+    assert (unedited["ability_quiz_kept"], unedited["next_token_kl"], unedited["weight_change"]) == (1.0, 0.0, 0.0)
+    assert final.loc["NSE", "next_token_kl"] > 0
     by_fact = facts[(facts["method"] == "NSE") & (facts["edits"] == 6)]
     assert by_fact["round"].tolist() == [1, 1, 2, 2, 3, 3]
     assert by_fact["age"].tolist() == [2, 2, 1, 1, 0, 0]
     assert by_fact["efficacy"].mean() == pytest.approx(final.loc["NSE", "efficacy"])
-    unedited = summary[(summary["method"] == "before") & (summary["metric"] == "locality_agreement")]
-    assert unedited["value"].tolist() == [1.0]
+    assert unedited["locality_agreement"] == 1.0
+    weights = pd.read_csv(uninterrupted / "weights.csv")
+    assert set(weights["layer"]) == {1, 2}
+    assert set(zip(weights["method"], weights["edits"], strict=True)) == rows - {("before", 0)}
+    states = pd.read_csv(uninterrupted / "states.csv")
+    assert set(zip(states["method"], states["edits"], strict=True)) == rows
 
 
 def test_the_run_is_on_record(uninterrupted):
@@ -77,7 +92,9 @@ def test_the_run_is_on_record(uninterrupted):
     assert written["data"]["facts"] == 6
     assert written["config"]["round"] == 2
     assert {"edit", "values", "update", "measure"} <= set(written["methods"]["NSE"]["seconds"])
-    assert "NSE-one-pass" in (uninterrupted / "report.html").read_text()
+    report = (uninterrupted / "report.html").read_text()
+    assert "NSE-one-pass" in report
+    assert "Does the edited model still think?" in report
 
 
 @pytest.mark.parametrize(
@@ -110,7 +127,7 @@ def test_facts_without_a_true_target_can_be_compared(settings, tmp_path):
     facts.write_text(json.dumps(records))
     own = [word for word in settings if not word.startswith(("data.source", "facts", "checkpoints", "metrics"))]
     own = [word for word in own if "one-pass" not in word]
-    own += [f"data.source={facts}", "facts=2", "methods=[NSE]", "metrics=[accuracy]"]
+    own += [f"data.source={facts}", "facts=2", "checkpoints=[]", "methods=[NSE]", "metrics=[accuracy]"]
     finished(tmp_path / "run", own, tmp_path / "home")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["methods"]["NSE"]["status"] == "done"
 
@@ -123,8 +140,8 @@ def test_a_second_run_does_nothing_again(uninterrupted, settings):
 
 
 def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
-    failing = [*settings, "metrics=[probability]", "checkpoints=[]", "facts=2", "jobs=2"]
-    failing = [item for item in failing if not item.startswith("metrics.fluency")]
+    failing = [item for item in settings if not item.startswith("metrics")]
+    failing += ["metrics=[probability]", "checkpoints=[]", "facts=2", "jobs=2"]
     failing.append("+methods.NSE-one-pass.hparams.layers=[1,99]")
     said = finished(tmp_path / "run", failing, tmp_path / "home")
     written = json.loads((tmp_path / "run" / "run.json").read_text())["methods"]

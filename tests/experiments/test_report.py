@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import ERROR, FAILED, METHODS, NOTE, results_folder
+from fabricated import ERROR, FAILED, METHODS, NOTE, add_thinking, results_folder
 from rich.console import Console
 
 from nse_plugin.experiments import plots, report
@@ -435,3 +435,27 @@ def test_answers_that_look_like_nothing_stay_words(tmp_path, no_plots) -> None:
     folder = results_folder(tmp_path / "run", ("NSE",))
     changed(folder, "facts", lambda f: f.assign(target_new="NA", target_true="None"))
     assert "None → NA" in report_of(folder).text
+
+
+def test_what_the_edited_model_still_can(tmp_path) -> None:
+    folder = results_folder(tmp_path / "run")
+    plain = report_of(folder)
+    assert "thinking" not in plain.ids
+    add_thinking(folder)
+    page = report_of(folder)
+    assert "thinking" in page.ids
+    table = next(number for number, rows in enumerate(page.tables) if "Says it" in " ".join(rows[1]))
+    titles = [title.split("\N{NO-BREAK SPACE}")[0].strip() for title in page.tables[table][1][1:]]
+    assert titles == [
+        "Efficacy", "Says it", "MMLU", "MMLU, kept", "CMMLU", "CMMLU, kept", "Perplexity", "KL (nats)", "Hidden cosine",
+        "Weights",
+    ]  # fmt: skip
+    summary = pd.read_csv(folder / "summary.csv")
+    final = summary[(summary["method"] == "ROME") & (summary["edits"] == 20)].set_index("metric")["value"]
+    row = dict(zip(titles, page.row("ROME", table), strict=True))
+    assert row["MMLU"] == f"{100 * final['ability_mmlu_sample']:.2f}22\N{EN DASH}30"
+    assert row["MMLU, kept"] == f"{100 * final['ability_mmlu_sample_kept']:.2f}"
+    assert row["KL (nats)"] == f"{final['next_token_kl']:.3f}"
+    assert row["Weights"] == f"{100 * final['weight_change']:.2f}"
+    assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"thinking", "states", "weights"}
+    assert page.text.count("Figure") == plain.text.count("Figure") + 3

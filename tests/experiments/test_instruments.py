@@ -1,0 +1,142 @@
+"""What an instrument reads: nothing where nothing was edited, what was changed where something was."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from nse_plugin.evaluation.multiple_choice import QuestionError
+from nse_plugin.experiments.instruments import held_out_text, instruments
+from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before
+from nse_plugin.experiments.plan import ModelChoice, PlanError
+from nse_plugin.experiments.record import Record
+from nse_plugin.facts import Fact
+
+QUESTIONS = [
+    {"question": f"What is {n} and one?", "subject": subject, "choices": ["a", "b", "c", "d"], "answer": n % 4}
+    for n, subject in enumerate(["sums", "sums", "letters", "letters", "letters", "sums"])
+]
+FACTS = [
+    Fact("The capital of {} is", "France", "Rome", "Paris", (), (("Peru is", "Lima"), ("Italy is in", "Rome"))),
+    Fact("{} is in", "Lima", "Italy", "Peru", (), (("Peru is", "Lima"), ("we saw Paris in", "France"))),
+]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    path = tmp_path / "quiz_sample.json"
+    path.write_text(json.dumps(QUESTIONS))
+    return str(path)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    model = tiny_model("llama", torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return model
+
+
+@pytest.fixture
+def yardstick(questions: str, saved: Any, tmp_path: Path) -> Yardstick:
+    metrics = {"probability": {}, "ability": {"questions": [questions], "limit": None}, "drift": {"positions": 16}}
+    return Yardstick(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
+
+
+@pytest.fixture
+def record(yardstick: Yardstick, saved: Any, tmp_path: Path) -> Record:
+    record = Record(tmp_path / "before")
+    measure_before(yardstick, record, saved, tiny_tokenizer(), FACTS)
+    return record
+
+
+def test_the_unedited_model_has_not_moved(record):
+    overall, tables = record.load(0).overall, record.load(0).tables
+    assert overall["ability_quiz_sample_kept"] == 1.0
+    assert overall["ability_quiz_sample_low"] <= overall["ability_quiz_sample"] <= overall["ability_quiz_sample_high"]
+    assert overall["next_token_kl"] == 0.0
+    assert overall["hidden_mean_shift"] == overall["hidden_hausdorff"] == overall["weight_change"] == 0.0
+    assert overall["hidden_cosine"] == pytest.approx(1.0, abs=1e-12)
+    assert tables["ability"][["task", "subject", "n"]].values.tolist() == [
+        ["quiz_sample", "all", 6], ["quiz_sample", "letters", 3], ["quiz_sample", "sums", 3],
+    ]  # fmt: skip
+    assert len(tables["weights"]) == 0
+    assert len(tables["states"]) == len({prompt for fact in FACTS for prompt, _ in fact.locality_prompts})
+
+
+def test_an_edited_model_has(record, yardstick, saved):
+    edited = copy.deepcopy(saved)
+    with torch.no_grad():
+        edited.model.layers[1].mlp.down_proj.weight.mul_(1.5)
+    reference = Reference.load(record)
+    measured, tables = yardstick.measure(edited, tiny_tokenizer(), FACTS, reference)
+    assert measured.overall["weight_change"] == pytest.approx(0.5, rel=1e-6)
+    assert tables["weights"][["layer", "relative_norm"]].values.tolist() == [[1, pytest.approx(0.5, rel=1e-6)]]
+    assert measured.overall["next_token_kl"] > 0
+    assert measured.overall["hidden_mean_shift"] > 0
+    before, after = record.load(0).tables["states"], tables["states"]
+    assert before.shape == after.shape
+    assert not (before[["x", "y"]].to_numpy() == after[["x", "y"]].to_numpy()).any()
+
+
+def test_what_was_kept_is_read_back(record, yardstick, saved):
+    kept = Reference.load(record)
+    fresh = yardstick.reference(saved, tiny_tokenizer(), FACTS)
+    assert kept.instruments.keys() == fresh.instruments.keys() == {"ability", "drift"}
+    for name, tensors in fresh.instruments.items():
+        assert all(torch.equal(kept.instruments[name][key], tensor) for key, tensor in tensors.items())
+
+
+def test_prompts_of_ones_own(tmp_path, saved):
+    (tmp_path / "known.json").write_text(json.dumps([{"prompt": "Lima is in"}, "we saw France", "Paris is in"]))
+    settings = {"drift": {"prompts": str(tmp_path / "known.json"), "limit": 2, "positions": 4}}
+    (drift,) = instruments(settings, ModelChoice("m", str(tmp_path / "model"))).values()
+    states = drift.reference(saved, tiny_tokenizer(), [])["states"]
+    assert states.shape == (2, saved.config.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"ability": {"questions": [], "tasks": []}}, "metrics.ability has neither questions nor tasks"),
+        ({"ability": {"questions": ["x.json"], "limit": 0}}, "metrics.ability.limit = 0"),
+        ({"drift": {"positions": 0}}, "metrics.drift.positions = 0"),
+        ({"drift": {"prompt": "x"}}, "did you mean 'prompts'?"),
+        ({"drift": {"prompts": "/nowhere.json"}}, "metrics.drift.prompts = '/nowhere.json' cannot be used"),
+        ({"drift": {"text": "/nowhere.txt"}}, "text = '/nowhere.txt' cannot be read"),
+    ],
+)
+def test_bad_settings_are_told_before_a_model_is_loaded(metrics, words):
+    with pytest.raises((PlanError, QuestionError), match=words.replace("?", r"\?")):
+        instruments(metrics, ModelChoice("m", "/nowhere"))
+
+
+def test_drift_needs_prompts():
+    (drift,) = instruments({"drift": {}}, ModelChoice("m", "/nowhere")).values()
+    drift.check(FACTS)
+    with pytest.raises(PlanError, match="no fact has locality prompts: give a file of prompts"):
+        drift.check([Fact("{} is in", "Lima", "Italy")])
+
+
+def test_questions_with_three_choices_are_refused(tmp_path):
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps([{**QUESTIONS[0], "choices": ["a", "b", "c"]}]))
+    with pytest.raises(QuestionError, match=r"three.json, entry 0: choices = .* are 3: give four"):
+        instruments({"ability": {"questions": [str(path)]}}, ModelChoice("m", "/nowhere"))
+
+
+def test_the_page_that_comes_with_the_package():
+    assert len(held_out_text(None)) > 1000
+
+
+def test_frames_of_a_record_are_what_was_saved(record):
+    tables = record.load(0).tables
+    assert set(tables) == {"ability", "states", "weights"}
+    assert isinstance(tables["states"], pd.DataFrame)
