@@ -41,10 +41,11 @@ FIXED: dict[str, Any] = {
     "tokens_per_batch": 8192,
 }
 CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to where `clamp_norm_factor` stops it
-LEARNING_RATES = (1 / 3, 1.0, 3.0)  # of that v_lr
-LAMBDAS = (150.0, 600.0, 2400.0, 15000.0)
-SHARES = (0.6, 0.8, 1.0)
-RESIDUALS = (0.05, 0.1, 0.2)  # alpha, of the norm of the hidden states
+# The most likely value first: when the time is short, the last ones are not tried.
+LEARNING_RATES = (1.0, 1 / 3, 3.0)  # of that v_lr
+LAMBDAS = (600.0, 2400.0, 150.0, 15000.0)
+SHARES = (1.0, 0.8, 0.6)
+RESIDUALS = (0.1, 0.2, 0.05)  # alpha, of the norm of the hidden states
 FEWEST, MOST, HELD_OUT = 4, 64, 40  # facts of a first rung, of any, and of the last score
 KEPT = 3  # one setting of so many goes on
 
@@ -86,7 +87,7 @@ def tune(
 
     places = [
         {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
-        for window, share in itertools.product(windows, LEARNING_RATES)
+        for share, window in itertools.product(LEARNING_RATES, windows)  # all windows before another rate
     ]
     fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
@@ -94,7 +95,7 @@ def tune(
     chosen = where[0].setting
     ways = [
         {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
-        for weight, p, share in itertools.product(LAMBDAS, SHARES, RESIDUALS)
+        for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
     ]
     how = trials.halved("how", ways, half + seconds / 2)
 
