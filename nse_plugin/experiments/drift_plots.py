@@ -5,6 +5,8 @@ As in `nse_plugin.experiments.plots`, whose colours they share: one function a f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,11 +29,12 @@ COLUMNS = 3  # panels side by side
 MOST_LAYERS = 11
 
 
-def hidden_plane(points: pd.DataFrame) -> Figure | None:
+def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
     """Known facts' states on the unedited model's first two principal components, a panel for each method's last
     checkpoint: the unedited model's in grey, the edited one's over them; None when no edited model has any.
 
-    points: columns method, edits, x, y; the unedited model's are those of the method `plan.BEFORE`. Each panel has its
+    methods: all of the comparison, so that colours are alike in every figure. points: columns method, edits, x, y; the
+    unedited model's are those of the method `plan.BEFORE`. Each panel has its
     own scale, on which the grey cloud is the yardstick; points that are not finite do not show.
     """
     last = at_last_checkpoint(points)
@@ -39,11 +42,11 @@ def hidden_plane(points: pd.DataFrame) -> Figure | None:
     if edited.empty:
         return None
     before = last[last["method"] == BEFORE]
-    methods, styles = in_order(edited["method"]), styles_of(list(edited["method"]))
-    columns = min(COLUMNS, len(methods))
-    rows = -(-len(methods) // columns)
+    shown, styles = in_order(edited["method"]), styles_of(methods)
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
     figure, grid = new_figure(10, 0.4 + 3.1 * rows, rows=rows, columns=columns)
-    for axes, name in zip(grid, methods, strict=False):
+    for axes, name in zip(grid, shown, strict=False):
         own = edited[edited["method"] == name]
         axes.scatter(before["x"], before["y"], s=9, color=FAINT, alpha=0.45, lw=0, zorder=2)
         axes.scatter(own["x"], own["y"], s=9, color=styles[name].colour, alpha=0.6, lw=0, zorder=3)
@@ -52,20 +55,21 @@ def hidden_plane(points: pd.DataFrame) -> Figure | None:
             axis.set_major_locator(MaxNLocator(5))
         axes.grid(color=GRID, lw=0.8)
     for place, axes in enumerate(grid):
-        if place >= len(methods):
+        if place >= len(shown):
             axes.set_axis_off()
-        elif place + columns >= len(methods):  # nothing below it
+        elif place + columns >= len(shown):  # nothing below it
             axes.set_xlabel("first component", loc="right")
         if place % columns == 0:
             axes.set_ylabel("second component", loc="top", color=FAINT, size=9)
     return figure
 
 
-def weight_curves(weights: pd.DataFrame) -> Figure | None:
+def weight_curves(weights: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
     """The relative norm of the change over the number of edits, a panel a layer and a line a method; None without two
     checkpoints.
 
-    weights: columns method, edits, name, layer, relative_norm, as `weight_change` gives them. Of several changed
+    methods: as for `hidden_plane`. weights: columns method, edits, name, layer, relative_norm, as `weight_change` gives
+    them. Of several changed
     matrices of a layer the most changed one counts; those outside the layers (embeddings, the final norm) share the
     last panel. Of more than `MOST_LAYERS` panels, those with the largest final change are shown.
     """
@@ -74,7 +78,8 @@ def weight_curves(weights: pd.DataFrame) -> Figure | None:
     panels = weights.assign(layer=weights["layer"].astype("Int64").fillna(-1).astype(int))
     final = at_last_checkpoint(panels).groupby("layer")["relative_norm"].max()
     shown = sorted(final.nlargest(MOST_LAYERS, keep="first").index, key=lambda layer: (layer < 0, layer))
-    styles = styles_of(list(weights["method"]))
+    changed = set(weights["method"])
+    styles = {name: style for name, style in styles_of(methods).items() if name in changed}
     rows = -(-(len(shown) + 1) // COLUMNS)
     figure, grid = new_figure(10, 2.6 * rows, rows=rows, columns=COLUMNS)
     for axes, layer in zip(grid, shown, strict=False):

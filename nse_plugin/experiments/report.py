@@ -215,10 +215,11 @@ def _figures(results: Results) -> dict[str, Figure]:
         "drift": plots.drift(summary),
         "cost": plots.cost(summary),
     }
+    methods = list(summary["method"])
     if "states" in results.tables:
-        drawn["states"] = drift_plots.hidden_plane(results.measured(results.tables["states"]))
+        drawn["states"] = drift_plots.hidden_plane(results.measured(results.tables["states"]), methods)
     if "weights" in results.tables:
-        drawn["weights"] = drift_plots.weight_curves(results.measured(results.tables["weights"]))
+        drawn["weights"] = drift_plots.weight_curves(results.measured(results.tables["weights"]), methods)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
