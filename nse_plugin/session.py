@@ -143,7 +143,13 @@ class EditSession:
             if not self.hparams.rewind:
                 return optimize_values(self._layout, prompts, self.hparams, advance)
             with self.state.originals.rewound(self._matrices):
-                if self.hparams.store is None or _is_hooked(self.model):
+                if self.hparams.store is None:
+                    return optimize_values(self._layout, prompts, self.hparams, advance)
+                if _is_hooked(self.model):
+                    log.warning(
+                        "store %s is not used: this model has forward hooks, which may change what it computes.",
+                        self.hparams.store,
+                    )
                     return optimize_values(self._layout, prompts, self.hparams, advance)
                 return self._kept_values(Store(self.hparams.store), prompts, advance)
 
@@ -170,8 +176,16 @@ class EditSession:
 
 
 def _is_hooked(model: nn.Module) -> bool:
-    """Whether forward hooks change what the model computes, unseen by its fingerprint: GRACE's codebook is one."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    """Whether forward hooks may change what the model computes, unseen by its fingerprint: GRACE's codebook is one.
+
+    transformers' own, which it leaves behind where hidden states were once asked for, only look.
+    """
+    hooks = (
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
 
 
 def _report(

@@ -181,6 +181,15 @@ def test_what_others_did_to_other_layers_is_another_model(store, hparams):
     assert torch.allclose(found, plain.values(tiny_facts()[:1]), rtol=1e-5)
 
 
+def test_hooks_that_transformers_leaves_behind_only_look(store, hparams):
+    first, second = (session(hparams, store=str(store.folder)) for _ in range(2))
+    for one in (first, second):
+        one.model(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    first.values(tiny_facts())
+    second.values(tiny_facts())
+    assert second.values_from_store == len(tiny_facts())
+
+
 def test_a_model_with_hooks_keeps_its_values_to_itself(store, hparams):
     one = session(hparams, store=str(store.folder))
     one.model.model.layers[0].register_forward_hook(lambda *_: None)

@@ -133,6 +133,10 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     for name in ("layers", "v_lr", "mom2_update_weight", "p", "alpha"):
         assert re.search(rf"# {name}: best score of each value, and on how many facts: .*: 0\.\d+ on \d+", text)
 
+    ways = [json.loads(path.read_text()) for path in out.glob("how-8/cells/*/*/overall.json")]
+    assert len(ways) > 1
+    assert all(way["costs"]["values_from_store"] == 8 for way in ways)  # z is that of the stage before
+
     used = {name for path in out.glob("*-*/cells/*/*/facts.csv") if "held" not in str(path) for name in ids(path)}
     [last] = out.glob("held-out/cells/*/*/facts.csv")
     assert not used & ids(last)
