@@ -47,9 +47,10 @@ def free_generation(
     chat: ask in a user's turn of the tokenizer's chat template. judge: a language model that reads the answers to the
     facts' own prompts too. tokens_per_batch bounds rows x longest prompt.
 
-    Returns two frames. A row per fact, in the order given: `generation_exact`, 1.0 when the answer `equals` target_new,
-    else 0.0; `generation_contains`, the same of `contains`; `rephrase_contains`, its mean over the rephrase prompts,
-    NaN without any; with a judge also `generation_judged`, its verdict. And a row per prompt, the fact's own first:
+    Returns two frames. A row per fact, in the order given: `generation_exact`, 1.0 when the answer up to its
+    `natural_stop` `equals` target_new, else 0.0; `generation_contains`, the same of the whole answer and `contains`;
+    `rephrase_contains`, its mean over the rephrase prompts, NaN without any; with a judge also `generation_judged`, its
+    verdict on the answer up to its natural stop. And a row per prompt, the fact's own first:
     fact (its row), prompt, text (the answer alone).
     Raises ValueError as `answers` does, JudgeError as the judge does.
     """
@@ -60,7 +61,7 @@ def free_generation(
     found = [scores(fact, *own) for fact, own in zip(facts, written, strict=True)]
     frame = pd.DataFrame(found, columns=list(METRICS))
     if judge is not None:
-        own_answers = [own[0] for own in written]
+        own_answers = [natural_stop(own[0]) for own in written]
         verdicts = judge.verdicts([fact.text for fact in facts], [fact.target_new for fact in facts], own_answers)
         frame[JUDGED] = [float(verdict) for verdict in verdicts]
     return frame, texts
@@ -69,7 +70,7 @@ def free_generation(
 def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
     """`METRICS` of one fact: answer, to its own prompt; rephrased, to its rephrase prompts."""
     return {
-        "generation_exact": float(equals(answer, fact.target_new)),
+        "generation_exact": float(equals(natural_stop(answer), fact.target_new)),
         "generation_contains": float(contains(answer, fact.target_new)),
         "rephrase_contains": mean_or_nan([float(contains(text, fact.target_new)) for text in rephrased]),
     }
@@ -84,8 +85,8 @@ def answers(
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
-    """What the model writes greedily after each prompt, without the prompt: up to its `natural_stop`, an end-of-text or
-    end-of-turn token, or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
+    """What the model writes greedily after each prompt, without the prompt: up to an end-of-text or end-of-turn token,
+    or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
 
     Raises ValueError when chat is asked of a tokenizer without a chat template, or a prompt leaves no room for the
     answer among the model's positions.
@@ -98,7 +99,7 @@ def answers(
         greedy = torch.zeros(len(chosen), tokens, dtype=torch.float64)  # the first of the one most likely token
         written = write(model, [rows[i] for i in chosen], greedy, never=(), top_k=1)
         for i, row in zip(chosen, written, strict=True):
-            texts[i] = natural_stop(tokenizer.decode(_before(row[len(rows[i]) :], ends), skip_special_tokens=True))
+            texts[i] = tokenizer.decode(_before(row[len(rows[i]) :], ends), skip_special_tokens=True).strip()
     return [texts[i] for i in range(len(rows))]
 
 

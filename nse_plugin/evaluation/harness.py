@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from nse_plugin.evaluation.multiple_choice import ALL
 from nse_plugin.evaluation.spacing import evenly_spaced
@@ -73,13 +74,18 @@ def load_tasks(names: Sequence[str], limit: int | None = None) -> list[HarnessTa
             if name not in files and name not in manager.all_tasks:
                 hint = did_you_mean(name, manager.all_tasks, "`lm-eval ls tasks` lists those that there are.")
                 raise TaskError(f"Task {name!r} is not one of lm-evaluation-harness: {hint}")
-        return [_loaded(manager, name, limit) for name in names]
+        return [_loaded(manager, name, limit, name in files) for name in names]
 
 
-def _loaded(manager: Any, name: str, limit: int | None) -> HarnessTask:
+def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> HarnessTask:
     try:
         found = manager.load([name])
-    except (OSError, ValueError, RuntimeError) as error:
+    except ImportError as error:
+        raise TaskError(f"Task {name!r} needs another package: {' '.join(str(error).split()):.200}") from error
+    except (OSError, ValueError, RuntimeError, TypeError, yaml.YAMLError) as error:
+        if is_file:
+            reason = " ".join(str(error).split())
+            raise TaskError(f"Task file {name} cannot be used ({reason:.200}): mend it, or its data files.") from error
         raise TaskError(
             f"The data of task {name!r} cannot be had ({' '.join(str(error).split()):.200}): load them once with a "
             "network, and later runs find them in the Hugging Face cache (HF_HOME); or give --questions a file."

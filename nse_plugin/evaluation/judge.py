@@ -86,10 +86,11 @@ class Judge:
                 "runs."
             ) from error
         said = reply.choices[0].message.content or ""
-        word = re.search(r"\b(yes|no)\b", said.casefold())
+        # behind a reasoning model's thoughts, and at the beginning: "There is no way to tell" is no verdict
+        word = re.match(r"\W*(?:(?:final )?answer\W*)?(yes|no)\b", said.casefold().rpartition("</think>")[2])
         if word is None:
             raise JudgeError(
                 f"The judge {self.model} replied {said!r:.80} instead of yes or no: take a model that follows "
                 "instructions."
             )
-        return int(word[0] == "yes")
+        return int(word[1] == "yes")

@@ -35,7 +35,7 @@ from nse_plugin.models.loading import load
 
 PAPERS_TASKS = "paper"
 COLUMNS = ["model", "task", "subject", "metric", "n", "value", "low", "high"]
-_SHARES = ("acc", "acc_norm", "exact_match")  # metrics of the harness that are shares of items
+SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # metrics that are shares of items: ours, the harness' own
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Examination:
             raise PlanError(f"Two files of questions are named {min(twice)!r}: rename one, results go by that name.")
         read = {name: read_questions(file) for name, file in zip(names, files, strict=True)}
         questions = {name: [own[place] for place in evenly_spaced(len(own), limit)] for name, own in read.items()}
+        if both := sorted({*names} & {*tasks, *(PAPER if PAPERS_TASKS in tasks else ())}):
+            raise PlanError(f"A file of questions and a task are both named {both[0]!r}: rename the file.")
         if PAPERS_TASKS in tasks:
             tasks = [name for task in tasks for name in (PAPER if task == PAPERS_TASKS else [task])]
             limit = PAPER_ITEMS if limit is None else limit
@@ -132,10 +134,10 @@ def ability(
         for task, own in given.items():
             told = own.assign(model=name, task=task, question=range(len(own)))
             answers.append(told[["model", "task", "question", *own.columns]])
-    written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
-    for file, frames in written.items():
-        with written_whole(Path(out) / file) as path:
-            _joined(frames).to_csv(path, index=False, float_format="%.6g")
+        written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
+        for file, frames in written.items():  # after every model: the next may take an hour, or not load
+            with written_whole(Path(out) / file) as path:
+                _joined(frames).to_csv(path, index=False, float_format="%.6g")
     return _joined(found)
 
 
@@ -176,4 +178,4 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _interval(metric: str, value: float, stderr: float, n: int) -> tuple[float, float]:
     """95%: Wilson's of a share, and the normal one of what else has a standard error."""
-    return wilson(value, n) if metric in _SHARES else (value - Z * stderr, value + Z * stderr)
+    return wilson(value, n) if metric.partition(" ")[0] in SHARES else (value - Z * stderr, value + Z * stderr)

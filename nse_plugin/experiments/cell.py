@@ -109,6 +109,7 @@ def check_before(plan: CellPlan) -> None:
             raise PlanError(f"objective = {list(plan.objective)}: none of the facts of {plan.data.source} has {field}.")
     if plan.preset is not None:
         NSEHyperParams.from_hparams(plan.preset)
+    Yardstick(plan.metrics, plan.seed, plan.model).check(facts)
     for record in cells(plan.out):
         record.open_for({name: value for name, value in plan.asked().items() if name != "nse"})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -57,7 +58,7 @@ def application(arguments: Sequence[str]) -> None:
 
     def job(config: DictConfig) -> None:
         try:
-            run(Plan.from_config(plain(config)))
+            run(Plan.from_config(plain(config)), command=shlex.join(["nse", "compare", *arguments]))
         except Exception as error:  # hydra would print a trace: hand it out instead
             failure.append(error)
 
@@ -71,19 +72,25 @@ def configured_model(name: str) -> ModelChoice:
     return Plan.from_config(composed("compare", [f"model={name}"])).model
 
 
-def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
+def run(plan: Plan, console: Console | None = None, command: str | None = None) -> pd.DataFrame:
     """Run what is not done yet, and write the tables, run.json and report.html into `plan.out`.
 
-    Returns summary.csv's frame. Raises PlanError or DatasetError for what cannot be run as asked, before any model is
-    loaded, and RuntimeError when the unedited model could not be measured. A method that fails is a row that says why.
+    command: what it was started by, for the report. Returns summary.csv's frame. Raises PlanError, DatasetError,
+    QuestionError, TaskError or JudgeError for what cannot be run as asked, before any model is loaded, and RuntimeError
+    when the unedited model could not be measured. A method that fails is a row that says why.
     """
     console = console or Console()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     loaded = read_facts(plan.data, plan.facts)
-    Yardstick(plan.metrics, plan.seed, plan.model).check(loaded.facts)
+    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    if not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods)):
+        yardstick.check(loaded.facts)
+    named = yardstick.files()
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     for name in (BEFORE, *plan.methods):
-        files = {"data_sha256": loaded.sha256, **({} if name == BEFORE else _preset(plan, name))}
+        files: dict[str, Any] = {"data_sha256": loaded.sha256, **({} if name == BEFORE else _preset(plan, name))}
+        if named:
+            files["metrics_sha256"] = named
         record_of(plan, name).open_for({**plan.what_decides(name), **files})
     with written_whole(plan.out / PLAN) as path:
         path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
@@ -103,7 +110,7 @@ def run(plan: Plan, console: Console | None = None) -> pd.DataFrame:
         _run_workers(plan, open_ones, bars)
 
     summary = write_tables(plan)
-    write_run(plan, started, time.monotonic() - clock, data)
+    write_run(plan, started, time.monotonic() - clock, data, command)
     report = write_report(plan.out)
     show_table(console, plan.out)
     console.print(f"Report: {report}", soft_wrap=True)

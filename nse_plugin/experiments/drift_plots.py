@@ -34,8 +34,8 @@ def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
     checkpoint: the unedited model's in grey, the edited one's over them; None when no edited model has any.
 
     methods: all of the comparison, so that colours are alike in every figure. points: columns method, edits, x, y; the
-    unedited model's are those of the method `plan.BEFORE`. Each panel has its
-    own scale, on which the grey cloud is the yardstick; points that are not finite do not show.
+    unedited model's are those of the method `plan.BEFORE`. Each panel has its own scale, on which the grey cloud is the
+    yardstick; points that are not finite do not show.
     """
     last = at_last_checkpoint(points)
     edited = last[last["method"] != BEFORE]
@@ -48,8 +48,8 @@ def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
     figure, grid = new_figure(10, 0.4 + 3.1 * rows, rows=rows, columns=columns)
     for axes, name in zip(grid, shown, strict=False):
         own = edited[edited["method"] == name]
-        axes.scatter(before["x"], before["y"], s=9, color=FAINT, alpha=0.45, lw=0, zorder=2)
-        axes.scatter(own["x"], own["y"], s=9, color=styles[name].colour, alpha=0.6, lw=0, zorder=3)
+        axes.scatter(before["x"], before["y"], s=9, color=FAINT, alpha=0.45, lw=0, zorder=2, rasterized=True)
+        axes.scatter(own["x"], own["y"], s=9, color=styles[name].colour, alpha=0.6, lw=0, zorder=3, rasterized=True)
         titled(axes, f"{name}, {own['edits'].iloc[0]:,} edits")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
@@ -69,9 +69,8 @@ def weight_curves(weights: pd.DataFrame, methods: Sequence[str]) -> Figure | Non
     checkpoints.
 
     methods: as for `hidden_plane`. weights: columns method, edits, name, layer, relative_norm, as `weight_change` gives
-    them. Of several changed
-    matrices of a layer the most changed one counts; those outside the layers (embeddings, the final norm) share the
-    last panel. Of more than `MOST_LAYERS` panels, those with the largest final change are shown.
+    them. Of several changed matrices of a layer the most changed one counts; those outside the layers (embeddings, the
+    final norm) share the last panel. Of more than `MOST_LAYERS` panels, those with the largest final change are shown.
     """
     if weights["edits"].nunique() < 2:
         return None

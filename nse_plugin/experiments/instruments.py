@@ -21,12 +21,12 @@ from nse_plugin.evaluation.multiple_choice import ALL, answer_questions, kept
 from nse_plugin.evaluation.next_token_drift import NextTokenReference, next_token_drift, next_token_reference
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.evaluation.weight_change import weight_change
-from nse_plugin.experiments.ability import Examination
-from nse_plugin.experiments.plan import ModelChoice, PlanError, known, positive
+from nse_plugin.experiments.ability import SHARES, Examination
+from nse_plugin.experiments.plan import ABILITY, DRIFT, ModelChoice, PlanError, known, positive
 from nse_plugin.facts import Fact
 from nse_plugin.models.loading import load
 
-ABILITY, DRIFT = "ability", "drift"
+PROMPTS = 300  # whose hidden states are compared
 POSITIONS, TOKENS = 256, 4096  # of the held-out text
 _RIGHT = ("accuracy", "acc")  # of questions, of tasks
 _LOGITS, _STATES = "next_token.", "states"
@@ -52,9 +52,10 @@ class Instrument(Protocol):
 
 
 class Ability:
-    """What `nse ability` asks. Metrics, by the name of a file of questions or a task: `ability_<name>`, the share of
-    right answers (of tasks with another metric, `ability_<name>_<metric>`); `..._low` and `..._high`, its 95% interval;
-    and of questions `ability_<name>_kept`, the share answered as by the unedited model."""
+    """What `nse ability` asks. Metrics, by the name of a file of questions or a task (of one without a mean over its
+    subjects, by subject): `ability_<name>`, the share of right answers, or `ability_<name>_<metric>` of another share;
+    `task_<name>_<metric>` of what is no share; `..._low` and `..._high`, the 95% interval; and of questions
+    `ability_<name>_kept`, the share answered as by the unedited model."""
 
     def __init__(self, examination: Examination) -> None:
         self._examination = examination
@@ -63,35 +64,49 @@ class Ability:
         """Questions have nothing to do with facts."""
 
     def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> dict[str, Tensor]:
-        return {
-            name: torch.tensor(answer_questions(model, tokenizer, asked)["chosen"].to_numpy())
-            for name, asked in self._examination.questions.items()
-        }
+        given = {name: answer_questions(model, tokenizer, own) for name, own in self._examination.questions.items()}
+        return {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in given.items()}
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
         scores, answers = self._examination.scores(model, tokenizer)
         overall: dict[str, float] = {}
-        for row in scores[scores["subject"] == ALL].to_dict("records"):
-            metric = f"{ABILITY}_{row['task']}" + ("" if row["metric"] in _RIGHT else f"_{row['metric']}")
+        together = set(scores.loc[scores["subject"] == ALL, "task"])
+        for row in scores.to_dict("records"):
+            if row["subject"] != ALL and row["task"] in together:
+                continue
+            name = row["task"] if row["subject"] == ALL else row["subject"]
+            kind = ABILITY if row["metric"] in SHARES else "task"
+            metric = f"{kind}_{name}" if row["metric"] in _RIGHT else f"{kind}_{name}_{row['metric']}"
             overall |= {metric: row["value"], f"{metric}_low": row["low"], f"{metric}_high": row["high"]}
         for name, own in answers.items():
-            same = kept(own, own.assign(chosen=reference[name].numpy()))
+            right, chosen = reference[name].numpy().T
+            same = kept(own, own.assign(answer=right, chosen=chosen))
             overall[f"{ABILITY}_{name}_kept"] = float(same["kept"].iloc[0])
         return Reading(overall, {ABILITY: scores})
 
 
 class Drift:
     """Hidden states of prompts, next-token distributions of held-out text, and the weights, against the unedited
-    model's. Metrics: those of `hidden_drift`, `next_token_kl` (nats), `weight_change` (the largest `relative_norm`)."""
+    model's. Metrics: those of `hidden_drift`, `next_token_kl` (nats), and of the most changed matrix `weight_change`
+    (its `relative_norm`) and `weight_rank`; without these two where a method has put modules of its own into the model.
+    """
 
     def __init__(
-        self, prompts: Sequence[str] | None, text: str, tokens: int | None, positions: int, model: ModelChoice
+        self,
+        prompts: Sequence[str] | None,
+        limit: int | None,
+        text: str,
+        tokens: int | None,
+        positions: int,
+        model: ModelChoice,
     ) -> None:
-        self._prompts, self._text, self._tokens, self._positions, self._model = prompts, text, tokens, positions, model
+        self._prompts, self._limit, self._model = prompts, limit, model
+        self._text, self._tokens, self._positions = text, tokens, positions
 
     def check(self, facts: Sequence[Fact]) -> None:
-        if not self._asked(facts):
-            raise PlanError("metrics.drift.prompts is null, and no fact has locality prompts: give a file of prompts.")
+        if len(set(self._asked(facts))) < 2:
+            given = "the facts have no locality prompts" if self._prompts is None else "the file has fewer"
+            raise PlanError(f"metrics.drift.prompts needs two different prompts, and {given}: give a file of prompts.")
 
     def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> dict[str, Tensor]:
         kept = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
@@ -102,15 +117,22 @@ class Drift:
         before, states = reference[_STATES], hidden_states(model, tokenizer, self._asked(facts))
         kept = {name.removeprefix(_LOGITS): t for name, t in reference.items() if name.startswith(_LOGITS)}
         overall = {**hidden_drift(before, states), "next_token_kl": next_token_drift(NextTokenReference(**kept), model)}
+        points = pd.DataFrame(Plane.of(before).points(states).numpy(), columns=["x", "y"])
         # the original weights are read again: a second copy of the model would double the memory all the time
         unedited, _ = load(self._model.source, self._model.dtype, "cpu")
-        changed = weight_change(model, ((name, weight) for name, weight in unedited.named_parameters()))
-        overall["weight_change"] = float(changed["relative_norm"].max()) if len(changed) else 0.0
-        points = pd.DataFrame(Plane.of(before).points(states).numpy(), columns=["x", "y"])
+        originals = dict(unedited.named_parameters())
+        if originals.keys() != dict(model.named_parameters()).keys():  # an adapter that wraps a layer, say
+            return Reading(overall, {"states": points})
+        changed = weight_change(model, originals.items())
+        most = changed.max(numeric_only=True, skipna=False) if len(changed) else {"relative_norm": 0.0, "rank": 0}
+        overall |= {"weight_change": float(most["relative_norm"]), "weight_rank": float(most["rank"])}
         return Reading(overall, {"states": points, "weights": changed})
 
     def _asked(self, facts: Sequence[Fact]) -> list[str]:
-        return list(self._prompts or dict.fromkeys(prompt for fact in facts for prompt, _ in fact.locality_prompts))
+        every = self._prompts
+        if every is None:
+            every = list(dict.fromkeys(prompt for fact in facts for prompt, _ in fact.locality_prompts))
+        return [every[place] for place in evenly_spaced(len(every), self._limit)]
 
 
 def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) -> dict[str, Instrument]:
@@ -133,29 +155,38 @@ def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) ->
         positive("metrics.drift.positions", positions)
         if tokens is not None:
             positive("metrics.drift.tokens", tokens)
-        prompts = _prompts(settings["prompts"], settings.get("limit")) if settings.get("prompts") else None
-        found[DRIFT] = Drift(prompts, held_out_text(settings.get("text")), tokens, positions, model)
+        limit = settings.get("limit", PROMPTS)
+        if limit is not None:
+            positive("metrics.drift.limit", limit)
+        prompts = _prompts(settings["prompts"]) if settings.get("prompts") else None
+        text = held_out_text("metrics.drift.text", settings.get("text"))
+        found[DRIFT] = Drift(prompts, limit, text, tokens, positions, model)
     return found
 
 
-def held_out_text(path: str | None) -> str:
-    """A UTF-8 file; None: a page that comes with the package. Raises PlanError."""
+def held_out_text(setting: str, path: str | None) -> str:
+    """A UTF-8 file; None: a page that comes with the package. setting: where it was named. Raises PlanError."""
     if path is None:
         return (resources.files("nse_plugin.data") / "held_out.txt").read_text(encoding="utf-8")
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"text = {path!r} cannot be read ({error}): give a UTF-8 text file.") from None
+        raise PlanError(f"{setting} = {path!r} cannot be read ({error}): give a UTF-8 text file.") from None
 
 
-def _prompts(path: str, limit: int | None) -> list[str]:
+def _prompts(path: str) -> list[str]:
     """Of a JSON list whose entries are prompts, or have a `prompt`."""
     try:
         entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        prompts = [entry if isinstance(entry, str) else entry["prompt"] for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlanError(
-            f"metrics.drift.prompts = {path!r} cannot be used ({type(error).__name__}: {error}): give a JSON list of "
-            "prompts, or of entries with a `prompt`."
-        ) from None
-    return [prompts[place] for place in evenly_spaced(len(prompts), limit)]
+    except (OSError, ValueError) as error:
+        raise PlanError(f"metrics.drift.prompts = {path!r} cannot be read ({error}): give a JSON list.") from None
+    prompts = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        prompt = entry.get("prompt") if isinstance(entry, dict) and isinstance(entries, list) else entry
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PlanError(
+                f"metrics.drift.prompts = {path!r} holds {prompt!r:.60}: give a JSON list of prompts, or of entries "
+                "with a `prompt`."
+            )
+        prompts.append(prompt)
+    return prompts

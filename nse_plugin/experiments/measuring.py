@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,7 +23,7 @@ from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.experiments.instruments import Instrument, held_out_text, instruments
-from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, made
+from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, made, positive
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
@@ -51,7 +53,8 @@ class Reference:
     @classmethod
     def load(cls, record: Record) -> Reference:
         kept = json.loads((record.folder / "reference.json").read_text(encoding="utf-8"))
-        tensors = {name: load_file(record.folder / f"reference-{name}.safetensors") for name in kept["instruments"]}
+        names = kept.get("instruments", [])  # an earlier version had none
+        tensors = {name: load_file(record.folder / f"reference-{name}.safetensors") for name in names}
         return cls(from_json(kept["locality"]), kept["easyedit"], tensors)
 
 
@@ -70,6 +73,21 @@ class Yardstick:
         return instruments(self.metrics, self.model)
 
     @property
+    def _text(self) -> str:
+        return held_out_text("metrics.perplexity.text", self.metrics.get("perplexity", {}).get("text"))
+
+    def files(self) -> dict[str, str]:
+        """What the files hold that the metrics name, as hashes."""
+        told = [value for settings in self.metrics.values() for value in settings.values()]
+        paths = [
+            Path(one)
+            for value in told
+            for one in (value if isinstance(value, list) else [value])
+            if isinstance(one, str)
+        ]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+    @property
     def generation(self) -> Generation:
         """How the model is asked to write freely. Raises PlanError for a setting that there is not."""
         settings = dict(self.metrics.get("generation", {}))
@@ -79,7 +97,13 @@ class Yardstick:
         return generation
 
     def check(self, facts: Sequence[Fact]) -> None:
-        """Raise PlanError, QuestionError or JudgeError for what cannot be measured as asked; no model is loaded."""
+        """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
+        loaded."""
+        _ = self._text
+        for family in ("generation", "fluency"):
+            count = self.metrics.get(family, {}).get("facts")
+            if count is not None:
+                positive(f"metrics.{family}.facts", count)
         for instrument in self.instruments.values():
             instrument.check(facts)
         if self.generation.judge is not None:
@@ -107,7 +131,7 @@ class Yardstick:
             [family for family in self.metrics if family in FAMILIES],
             edited=edits,
             reference=reference.locality,
-            text=held_out_text(settings.get("text")),
+            text=self._text,
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
             generation=self.generation,
@@ -130,6 +154,7 @@ class Yardstick:
 
 def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
     """Measure the unedited model, and keep in its record what edited ones are compared with."""
+    yardstick.generation.check(tokenizer)
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
         reference = yardstick.reference(model, tokenizer, facts)

@@ -13,8 +13,8 @@ from nse_plugin.evaluation.families import FAMILIES
 from nse_plugin.spelling import did_you_mean
 
 BEFORE = "before"  # the unedited model's name among the methods
-EASYEDIT = "easyedit"
-METRICS = (*FAMILIES, EASYEDIT, "ability", "drift")
+EASYEDIT, ABILITY, DRIFT = "easyedit", "ability", "drift"
+METRICS = (*FAMILIES, EASYEDIT, ABILITY, DRIFT)
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

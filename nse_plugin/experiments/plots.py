@@ -47,6 +47,7 @@ CURVES = {
     "score": "Score (harmonic mean)",
     "perplexity": "Perplexity of held-out text",
 }
+NO_SHARES = ("next_token_kl", "hidden_cosine")
 DRIFT = {
     "locality_agreement": "Locality agreement\n(share of answers unchanged)",
     "locality_shift": "Locality shift\n(nats, |change of log P|)",
@@ -100,7 +101,7 @@ def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure 
         axes.grid(axis="y", color=GRID, lw=0.8)
         if metric == "perplexity":
             log_if_far_apart(axes, values["value"], "y")
-        else:
+        elif metric not in NO_SHARES:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in grid[len(shown) :]:

@@ -33,6 +33,7 @@ from nse_plugin.experiments.tables import (
     COST,
     DRIFTS,
     EDITS,
+    FOLLOWS,
     OURS,
     SAYS,
     TO,
@@ -139,10 +140,12 @@ def _thinking(results: Results) -> dict[str, Any]:
     measured but what the first table shows."""
     summary = results.measured(results.summary)
     ability, metrics = ability_columns(summary), set(summary["metric"])
-    says, drifts = ([column for column in group if column.metric in metrics] for group in (SAYS, DRIFTS))
-    if not ability and {column.metric for column in (*says, *drifts)} <= {"efficacy", "perplexity"}:
+    says, follows, drifts = (
+        [column for column in group if column.metric in metrics] for group in (SAYS, FOLLOWS, DRIFTS)
+    )
+    if not ability and {column.metric for column in (*says, *follows, *drifts)} <= {"efficacy", "perplexity"}:
         return {}
-    groups = {"Says it freely": says, "General ability": ability, "Drift": drifts}
+    groups = {"Says it freely": says, "Follows from it": follows, "General ability": ability, "Drift": drifts}
     around = intervals(results.measured(results.facts), says)
     last = at_last_checkpoint(summary).set_index(["method", "metric"])["value"] * 100
     for column in ability:
@@ -152,7 +155,10 @@ def _thinking(results: Results) -> dict[str, Any]:
                 float(last.get((method, f"{column.metric}_high"), np.nan)),
             )
     shown = {title: columns for title, columns in groups.items() if columns}
-    return {"columns": shown, "rows": _rows(results, [column for group in shown.values() for column in group], around)}
+    facts = at_last_checkpoint(results.facts)
+    asked = facts.groupby("method")["generation_contains"].count().max() if "generation_contains" in facts else 0
+    rows = _rows(results, [column for group in shown.values() for column in group], around)
+    return {"asked": int(asked), "columns": shown, "rows": rows}
 
 
 def _rows(
@@ -224,9 +230,10 @@ def _figures(results: Results) -> dict[str, Figure]:
 
 
 def _thinking_curves(summary: pd.DataFrame) -> dict[str, str]:
-    """Which metrics of the second table are shares worth a curve, and their titles."""
+    """Which metrics of the second table are worth a curve, and their titles."""
     says = {"generation_contains": "Says it freely", "portability_accuracy": "Portability"}
-    return says | {column.metric: column.title for column in ability_columns(summary)}
+    drifts = {"next_token_kl": "KL of the next token (nats)", "hidden_cosine": "Hidden cosine"}
+    return {**says, **{column.metric: column.title for column in ability_columns(summary)}, **drifts}
 
 
 def _inline(name: str, figure: Figure) -> Markup:

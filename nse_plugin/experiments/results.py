@@ -6,8 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +54,7 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
     return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
 
 
-def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any]) -> None:
+def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any], command: str | None) -> None:
     """Write run.json: the whole configuration, versions, host, and how each method ended.
 
     started, seconds: of this call; where there is a run.json it began earlier, and took so much longer.
@@ -78,7 +76,7 @@ def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any])
         }
     before = record_of(plan, BEFORE).ended or {}
     written = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **({} if command is None else {"command": command}),
         "config": plan.as_config(),
         "versions": _versions(),
         "host": _host(),

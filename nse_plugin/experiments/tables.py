@@ -83,6 +83,8 @@ SAYS = (
     Column("generation_exact", "Exactly", 100),
     Column("rephrase_contains", "Rephrased", 100),
     Column("generation_judged", "Judge", 100),
+)
+FOLLOWS = (
     Column("portability_accuracy", "Portability", 100),
     Column("reversal_accuracy", "Reversal", 100),
 )
@@ -92,6 +94,7 @@ DRIFTS = (
     Column("hidden_cosine", "Hidden cosine", decimals=3),
     Column("hidden_covariance_shift", "Covariance", decimals=3, lower_is_better=True),
     Column("weight_change", "Weights", 100, lower_is_better=True),
+    Column("weight_rank", "Rank", decimals=0, lower_is_better=True),
 )
 
 
@@ -182,14 +185,14 @@ def at_last_checkpoint(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:
-    """Of every file of questions and task: right answers and, of questions, those the unedited model gave too."""
+    """Of every file of questions and task that is a share: right answers and, of questions, those the unedited model
+    gave too."""
     metrics = list(dict.fromkeys(summary["metric"].astype(str)))
     found: list[Column] = []
     for metric in (
         name.removesuffix("_low") for name in metrics if name.startswith("ability_") and name.endswith("_low")
     ):
-        title = metric.removeprefix("ability_").removesuffix("_sample").replace("_", " ")
-        title = title.upper() if title.endswith("mmlu") else title
+        title = metric.removeprefix("ability_").replace("_", " ")
         found.append(Column(metric, title, 100))
         if f"{metric}_kept" in metrics:
             found.append(Column(f"{metric}_kept", f"{title}, kept", 100))

@@ -100,6 +100,8 @@ class _Run:
         self._plan, self._choice, self._record, self._tell = plan, choice, record, tell
         self._model, self._tokenizer, self._facts = model, tokenizer, facts
         self._reference = Reference.load(before)
+        self._yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+        _ = self._yardstick.instruments  # their files are read now, not hours later
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
             own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
@@ -158,8 +160,7 @@ class _Run:
 
     def _measure(self, edits: int) -> None:
         started = time.monotonic()
-        yardstick = Yardstick(self._plan.metrics, self._plan.seed, self._plan.model)
-        measured, tables = yardstick.measure(self._model, self._tokenizer, self._facts, self._reference, edits)
+        measured, tables = self._yardstick.measure(self._model, self._tokenizer, self._facts, self._reference, edits)
         self._measuring += time.monotonic() - started
         rounds = self._edited["round"]
         frame = told(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)

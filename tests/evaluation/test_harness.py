@@ -79,7 +79,7 @@ def test_each_subject_is_asked_however_small_the_limit(settled: str) -> None:
 def test_data_that_cannot_be_had(tmp_path: Any) -> None:
     task = task_file(tmp_path)
     (tmp_path / "towns.jsonl").unlink()
-    with pytest.raises(TaskError, match=r"The data of task '.*towns.yaml' cannot be had \(.*\): load them once with a"):
+    with pytest.raises(TaskError, match=r"Task file .*towns.yaml cannot be used \(Unable to find .*\): mend it"):
         load_tasks([str(task)])
 
 

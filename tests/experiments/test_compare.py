@@ -95,6 +95,7 @@ def test_the_run_is_on_record(uninterrupted):
     report = (uninterrupted / "report.html").read_text()
     assert "NSE-one-pass" in report
     assert "Does the edited model still think?" in report
+    assert written["command"].startswith(f"nse compare out={uninterrupted} experiment=long model.source=")
 
 
 @pytest.mark.parametrize(

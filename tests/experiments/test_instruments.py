@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ def test_prompts_of_ones_own(tmp_path, saved):
         ({"ability": {"questions": ["x.json"], "limit": 0}}, "metrics.ability.limit = 0"),
         ({"drift": {"positions": 0}}, "metrics.drift.positions = 0"),
         ({"drift": {"prompt": "x"}}, "did you mean 'prompts'?"),
-        ({"drift": {"prompts": "/nowhere.json"}}, "metrics.drift.prompts = '/nowhere.json' cannot be used"),
-        ({"drift": {"text": "/nowhere.txt"}}, "text = '/nowhere.txt' cannot be read"),
+        ({"drift": {"limit": 0}}, "metrics.drift.limit = 0"),
+        ({"drift": {"prompts": "/nowhere.json"}}, "metrics.drift.prompts = '/nowhere.json' cannot be read"),
+        ({"drift": {"text": "/nowhere.txt"}}, "metrics.drift.text = '/nowhere.txt' cannot be read"),
     ],
 )
 def test_bad_settings_are_told_before_a_model_is_loaded(metrics, words):
@@ -121,8 +123,73 @@ def test_bad_settings_are_told_before_a_model_is_loaded(metrics, words):
 def test_drift_needs_prompts():
     (drift,) = instruments({"drift": {}}, ModelChoice("m", "/nowhere")).values()
     drift.check(FACTS)
-    with pytest.raises(PlanError, match="no fact has locality prompts: give a file of prompts"):
+    with pytest.raises(PlanError, match="the facts have no locality prompts: give a file of prompts"):
         drift.check([Fact("{} is in", "Lima", "Italy")])
+
+
+def test_a_limit_holds_for_the_facts_prompts_too(saved, tmp_path):
+    (drift,) = instruments({"drift": {"limit": 2, "positions": 4}}, ModelChoice("m", str(tmp_path / "model"))).values()
+    assert len(drift.reference(saved, tiny_tokenizer(), FACTS)["states"]) == 2
+
+
+def test_a_method_that_wraps_a_layer_has_no_weight_change(record, yardstick, saved):
+    class Adapter(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return 2 * self.layer(x)
+
+    saved.model.layers[1].mlp.down_proj = Adapter(saved.model.layers[1].mlp.down_proj)
+    measured, tables = yardstick.measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
+    assert measured.overall["next_token_kl"] > 0
+    assert "weight_change" not in measured.overall
+    assert "weights" not in tables
+
+
+def test_other_questions_than_the_reference_s_are_refused(record, yardstick, saved, questions):
+    other = [{**entry, "answer": (entry["answer"] + 1) % 4} for entry in QUESTIONS]
+    Path(questions).write_text(json.dumps(other))
+    with pytest.raises(QuestionError, match="put the same to both"):
+        replace(yardstick).measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
+
+
+def test_a_reference_of_an_earlier_version(record):
+    path = record.folder / "reference.json"
+    kept = json.loads(path.read_text())
+    del kept["instruments"]
+    path.write_text(json.dumps(kept))
+    assert Reference.load(record).instruments == {}
+
+
+def test_the_files_that_metrics_name_are_part_of_what_was_asked(yardstick, questions):
+    before = yardstick.files()
+    assert list(before) == [questions]
+    Path(questions).write_text("[]")
+    assert yardstick.files() != before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"perplexity": {"text": "/nope"}}, "metrics.perplexity.text = '/nope' cannot be read"),
+        ({"generation": {"facts": 0}}, "metrics.generation.facts = 0 cannot be used"),
+        ({"fluency": {"facts": "x"}}, "metrics.fluency.facts = 'x' cannot be used"),
+        ({"generation": {"chatty": True}}, "metrics.generation: 'chatty' is not known"),
+    ],
+)
+def test_a_yardstick_is_checked_without_a_model(metrics, words):
+    with pytest.raises(PlanError, match=words):
+        Yardstick(metrics, 0, ModelChoice("m", "/nowhere")).check(FACTS)
+
+
+@pytest.mark.parametrize("entries", [{"a": 1}, [{"prompt": 5}], [""], ["Lima is in", None], "Lima"])
+def test_prompts_that_are_none(entries, tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps(entries))
+    with pytest.raises(PlanError, match="give a JSON list of prompts|the file has fewer"):
+        instruments({"drift": {"prompts": str(path)}}, ModelChoice("m", "/nowhere"))["drift"].check(FACTS)
 
 
 def test_questions_with_three_choices_are_refused(tmp_path):
@@ -133,7 +200,7 @@ def test_questions_with_three_choices_are_refused(tmp_path):
 
 
 def test_the_page_that_comes_with_the_package():
-    assert len(held_out_text(None)) > 1000
+    assert len(held_out_text("text", None)) > 1000
 
 
 def test_frames_of_a_record_are_what_was_saved(record):
