@@ -7,7 +7,6 @@ then one model is in memory at a time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +144,8 @@ def ability_table(frame: pd.DataFrame) -> Table:
     """A frame of `ability` for a screen: a row per task, metric and edited model, subjects together where they were."""
     table = Table()
     for title in ("Task", "Metric", "n", "Before", "Model", "After", "Kept"):
-        table.add_column(title, justify="right" if title == "n" else "left")
+        narrow = title not in ("Task", "Model")  # names are cut where there is no room, numbers never
+        table.add_column(title, justify="right" if title == "n" else "left", no_wrap=narrow, overflow="fold")
     over_all = set(frame.loc[frame["subject"] == ALL, "task"])
     shown = frame[(frame["subject"] == ALL) | ~frame["task"].isin(over_all)]
     rows = {(row["model"], row["task"], row["subject"], row["metric"]): row for row in shown.to_dict("records")}
@@ -162,10 +162,12 @@ def ability_table(frame: pd.DataFrame) -> Table:
 
 
 def _shown(row: Mapping[Any, Any] | None) -> str:
+    """Shares in percent, with their interval; other metrics as they are."""
     if row is None:
         return ABSENT
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3f}{TO}{row['high']:.3f}]"
-    return f"{row['value']:.3f}{interval}"
+    if row["metric"].partition(" ")[0] not in (*SHARES, "kept"):
+        return f"{row['value']:.3f}"
+    return f"{100 * row['value']:.1f} ({100 * row['low']:.0f}{TO}{100 * row['high']:.0f})"
 
 
 def _tidy(shares: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def test_before_and_after(base, tmp_path, capsys):
     assert main(["ability", *arguments]) == 0
     said = capsys.readouterr()
     assert said.out.rstrip().endswith(str(out / "ability.csv"))
-    assert all(word in said.out for word in ("Before", "After", "Kept", "own", "same", "other", "1.000"))
+    assert all(word in said.out for word in ("Before", "After", "Kept", "own", "same", "other", "100.0"))
     assert [line.split(":")[0] for line in said.err.splitlines() if "6 of own" in line] == ["before", "same", "other"]
 
     frame, answers = pd.read_csv(out / "ability.csv"), pd.read_csv(out / "answers.csv")
