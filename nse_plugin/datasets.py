@@ -112,9 +112,9 @@ def load_facts(
         raise DatasetError(f"{path} has no good record; the first, record {skipped[0][0]}: {skipped[0][1]}")
     if (limit is not None and len(facts) < skip + limit) or len(facts) <= skip:
         left_out = f" besides {len(skipped)} bad records" if skipped else ""
-        asked = f"limit is {limit}" + (f" after the first {skip}" if skip else "")
+        asked = f"{limit or 'some'} are asked for" + (f" after the first {skip}" if skip else "")
         raise DatasetError(
-            f"{path} has {len(facts)} facts{left_out}, and {asked}: ask for {max(0, len(facts) - skip)} or fewer."
+            f"{path} has {len(facts)} facts{left_out}, and {asked}: take {max(0, len(facts) - skip)} or fewer."
         )
     facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):

@@ -90,7 +90,7 @@ def test_moments_into_a_store(ray_here, saved, hparams_file, tmp_path, capsys):
         ({"workers": 0}, ["workers = 0", "at least one"]),
         ({"device": "cuda"}, ["device cuda", "no GPU", "use cpu"]),
         ({"facts": "long.json"}, ["tokens long", "64 positions"]),
-        ({"limit": 9}, ["has 4 facts", "limit is 9"]),
+        ({"limit": 9}, ["has 4 facts", "9 are asked for"]),
     ],
 )
 def test_errors_are_one_line(ray_here, command, change, words, tmp_path, capsys, monkeypatch):

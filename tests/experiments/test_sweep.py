@@ -151,7 +151,7 @@ def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_
         ("preset=llama9", "No hyperparameter file 'llama9'"),
         ("data=nope", "data: 'nope' is not known; there are counterfact, demo, zsre."),
         ("nse.p=[0.5", "no viable alternative"),
-        ("facts=7", "has 6 facts, and limit is 7"),
+        ("facts=7", "has 6 facts, and 7 are asked for"),
         ("data.source=/nowhere.json", "/nowhere.json"),
     ],
 )
