@@ -142,7 +142,8 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
 def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     model, tokenizer = loaded(plan.model)
     facts = _facts(plan.data, plan.facts)
-    reference = _reference(plan, model, tokenizer)
+    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    reference = _reference(plan, yardstick, model, tokenizer)
     hparams = plan.hparams(model)
     session = EditSession(model, tokenizer, hparams)
     matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
@@ -164,7 +165,6 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             for part, taken in report.seconds.items():
                 seconds[part] += taken
         with timed(seconds, "measure"):
-            yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
             measured, tables = yardstick.measure(model, tokenizer, facts, reference)
     finally:
         session.state.originals.restore(matrices)
@@ -184,14 +184,13 @@ def _facts(data: DataChoice, count: int) -> list[Any]:
     return read_facts(data, count).facts
 
 
-def _reference(plan: CellPlan, model: Any, tokenizer: Any) -> Reference:
+def _reference(plan: CellPlan, yardstick: Yardstick, model: Any, tokenizer: Any) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with _alone(plan.out, BEFORE, {}):
         record.open_for({name: value for name, value in plan.asked().items() if name in SHARED})
         if not record.is_done:
-            facts = _facts(plan.data, plan.facts)
-            measure_before(Yardstick(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
+            measure_before(yardstick, record, model, tokenizer, _facts(plan.data, plan.facts))
     return Reference.load(record)
 
 

@@ -72,8 +72,9 @@ class Yardstick:
         """Raises what `nse_plugin.experiments.instruments.instruments` raises."""
         return instruments(self.metrics, self.model)
 
-    @property
-    def _text(self) -> str:
+    @cached_property
+    def text(self) -> str:
+        """What perplexity is measured on. Raises PlanError."""
         return held_out_text("metrics.perplexity.text", self.metrics.get("perplexity", {}).get("text"))
 
     def files(self) -> dict[str, str]:
@@ -99,7 +100,7 @@ class Yardstick:
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
         loaded."""
-        _ = self._text
+        _ = self.text
         for family in ("generation", "fluency"):
             count = self.metrics.get(family, {}).get("facts")
             if count is not None:
@@ -131,24 +132,24 @@ class Yardstick:
             [family for family in self.metrics if family in FAMILIES],
             edited=edits,
             reference=reference.locality,
-            text=self._text,
+            text=self.text,
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
             generation=self.generation,
             seed=self.seed,
         )
+        frame, overall = measured.facts, dict(measured.overall)
         tables: dict[str, pd.DataFrame] = {}
         for name, instrument in self.instruments.items():
             reading = instrument.read(model, tokenizer, facts, reference.instruments[name])
-            measured.overall.update(reading.overall)
+            overall |= reading.overall
             tables |= reading.tables
-        if EASYEDIT not in self.metrics:
-            return measured, tables
-        from nse_plugin.easyedit.evaluator import easyedit_scores
+        if EASYEDIT in self.metrics:
+            from nse_plugin.easyedit.evaluator import easyedit_scores
 
-        own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
-        overall = {**measured.overall, **{str(name): float(mean) for name, mean in own.mean().dropna().items()}}
-        frame = pd.concat([measured.facts, own], axis="columns")
+            own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
+            overall |= {str(name): float(mean) for name, mean in own.mean().dropna().items()}
+            frame = pd.concat([frame, own], axis="columns")
         return dataclasses.replace(measured, facts=frame, overall=overall), tables
 
 

@@ -146,7 +146,8 @@ def _thinking(results: Results) -> dict[str, Any]:
     if not ability and {column.metric for column in (*says, *follows, *drifts)} <= {"efficacy", "perplexity"}:
         return {}
     groups = {"Says it freely": says, "Follows from it": follows, "General ability": ability, "Drift": drifts}
-    around = intervals(results.measured(results.facts), says)
+    facts = at_last_checkpoint(results.measured(results.facts))
+    around = intervals(facts, says)
     last = at_last_checkpoint(summary).set_index(["method", "metric"])["value"] * 100
     for column in ability:
         for method in in_order(summary["method"]):
@@ -155,7 +156,6 @@ def _thinking(results: Results) -> dict[str, Any]:
                 float(last.get((method, f"{column.metric}_high"), np.nan)),
             )
     shown = {title: columns for title, columns in groups.items() if columns}
-    facts = at_last_checkpoint(results.facts)
     asked = facts.groupby("method")["generation_contains"].count().max() if "generation_contains" in facts else 0
     rows = _rows(results, [column for group in shown.values() for column in group], around)
     return {"asked": int(asked), "columns": shown, "rows": rows}

@@ -101,7 +101,7 @@ class _Run:
         self._model, self._tokenizer, self._facts = model, tokenizer, facts
         self._reference = Reference.load(before)
         self._yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
-        _ = self._yardstick.instruments  # their files are read now, not hours later
+        _ = self._yardstick.instruments, self._yardstick.text  # their files are read now, not hours later
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
             own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
