@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nse_plugin.corpora import SELF_WRITTEN
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 1  # raise it whenever method/values.py computes other values than before
 MOMENTS = 1  # raise it whenever models/moments.py, corpora.py or models/writing.py make other moments than before
@@ -28,7 +27,7 @@ def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHype
     """The address of every fact's z. model: `model_fingerprint` of the unedited model."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
-    return [_hash({**shared, "rows": [asdict(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
+    return [_hash({**shared, "rows": [_row(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
 
 
 def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, str]:
@@ -38,6 +37,10 @@ def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dic
         "moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": _text(hparams), **settings
     }  # fmt: skip
     return {layer: _hash({**shared, "layer": layer}) for layer in hparams.layers}
+
+
+def _row(prompt: EncodedPrompt) -> dict[str, Any]:
+    return {"ids": prompt.ids, "lookup": prompt.lookup, "targets": prompt.targets}
 
 
 def _tokenizer(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ state gives the same edits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,13 @@ class EncodedPrompt:
 
     ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
     targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
+    context: how many of the first ids, none of them at or behind `lookup`, every prompt in the same template has.
     """
 
     ids: tuple[int, ...]
     lookup: int
     targets: tuple[int, ...] = ()
+    context: int = 0
 
     @property
     def to_lookup(self) -> tuple[int, ...]:
@@ -58,7 +60,8 @@ def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positi
     rewrites = []
     for template in templates:
         before = template.index(SLOT)
-        rewrites.append(_encode(tokenizer, template.replace(SLOT, text), before + end, fact.target_new))
+        row = _encode(tokenizer, template.replace(SLOT, text), before + end, fact.target_new)
+        rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, template[:before]))))
     essence = _encode(tokenizer, f"{fact.subject} is a", len(fact.subject.rstrip()), None)
     longest = max(len(row.ids) for row in rewrites)
     if max_positions is not None and longest > max_positions:
@@ -129,6 +132,12 @@ def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -
     if prompt_ids[: lookup + 1] != own_ids[: lookup + 1]:  # the subject's last token would merge with the target
         prompt_ids, target_ids = own_ids, _alone(tokenizer, target)
     return EncodedPrompt((*prompt_ids, *target_ids[:-1]), lookup, tuple(target_ids))
+
+
+def _alike(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids two rows have in common before they first differ."""
+    pairs = zip(ids, others, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others)))
 
 
 def _token_at(tokenizer: Any, text: str, end: int) -> int:

@@ -17,42 +17,16 @@ final norm and head are the model's own code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 from transformers.utils.generic import ModelOutput
 
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.prompts import EncodedPrompt, pad_right
-
-
-class _FixedCache(DynamicCache):
-    """A prefix's keys and values: `update` puts the new ones behind them and keeps neither."""
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
-        super().__init__()
-        self._keys, self._values = keys, values
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        keys = torch.cat([self._keys[layer_idx], key_states], dim=-2)
-        values = torch.cat([self._values[layer_idx], value_states], dim=-2)
-        return keys, values
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._keys[layer_idx].shape[-2]
-
-    def get_mask_sizes(self, query: Tensor | int, layer_idx: int = 0) -> tuple[int, int]:
-        new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
-        return self.get_seq_length(layer_idx) + new, 0
-
-    def keep(self, rows: Tensor) -> None:
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
+from nse_plugin.models.past import Growing, Past, behind, grown
+from nse_plugin.models.prompts import EncodedPrompt
 
 
 class SuffixReplay:
@@ -65,26 +39,13 @@ class SuffixReplay:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`."""
         self._layout = layout
         self._upper = list(layout.layers)[layer + 1 :]
-        device = layout.device
-        prefixes = [prompt.ids[: prompt.lookup] for prompt in prompts]
+        contexts = Contexts(prompts)
+        nothing = Past.nothing(len(contexts.different), layout.device)
+        shared = grown(layout, nothing, contexts.different).of_rows(contexts.of_row)
+        self._past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
-        self._cache = _prefix_cache(layout, prefixes, device) if any(prefixes) else None
-        ids, mask = pad_right(suffixes, device)
-        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
-        positions = lengths[:, None] + torch.arange(ids.shape[1], device=device)
-        if self._cache is not None:
-            past = torch.arange(self._cache.get_seq_length(), device=device)
-            mask = torch.cat([(past >= len(past) - lengths[:, None]).long(), mask], dim=1)
-        limit = layout.max_positions
-        with torch.no_grad(), _recorded(layout, layer) as record:
-            layout.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions if limit is None else positions.clamp(max=limit - 1),  # padding only
-                past_key_values=self._cache,
-                use_cache=self._cache is not None,
-                logits_to_keep=1,
-            )
+        with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
+            layout.model(**behind(layout, self._past, suffixes), logits_to_keep=1)
         self.start: Tensor = record.output
         self._calls = record.calls
         self._tail, self._stack_output = record.tail, record.stack_output
@@ -95,8 +56,7 @@ class SuffixReplay:
         taken: dict[int, Tensor] = {}
         self._calls = [_take((args, kwargs), rows, batch, taken) for args, kwargs in self._calls]
         self.start = self.start[rows]
-        if self._cache is not None:
-            self._cache.keep(rows)
+        self._past.keep(rows)
 
     def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Next-token logits with `delta` added at the subject's last token.
@@ -135,13 +95,22 @@ class SpanReplay:
 
     def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt], tokens_per_batch: int):
         """Run the layers below `layers[0]` once, in batches of at most `tokens_per_batch` padded tokens."""
-        self._layers = list(layers)
-        self._span = range(layers[0], layers[-1] + 1)
-        self._modules = {layer: layout.layers[layer] for layer in self._span}
+        self._layout, self._layers = layout, list(layers)
         self._writers = layout.output_matrices(layers)
-        rows = [prompt.to_lookup for prompt in prompts]
+        span = range(layers[0], layers[-1] + 1)
+        contexts = Contexts(prompts)
+        nothing = Past.nothing(len(contexts.different), layout.device)
+        self._contexts, shared = None, nothing
+        if any(contexts.different):
+            growing = Growing(nothing, contexts.different)
+            self._contexts = _Chunk(layout, span, growing, contexts.different)
+            shared = growing.grown
+        rows = [prompt.ids[prompt.context : prompt.lookup + 1] for prompt in prompts]
         self._order = batches_by_length([len(row) for row in rows], tokens_per_batch)
-        self._chunks = [_Chunk(layout, self._span, [rows[i] for i in chosen]) for chosen in self._order]
+        self._chunks = [
+            _Chunk(layout, span, shared.of_rows([contexts.of_row[i] for i in chosen]), [rows[i] for i in chosen])
+            for chosen in self._order
+        ]
 
     def run(self, start: int | None = None) -> tuple[dict[int, Tensor], Tensor]:
         """Run the edited layers from `start` (an edited layer; None: the first) to l_0.
@@ -151,6 +120,8 @@ class SpanReplay:
         """
         start = self._layers[0] if start is None else start
         edited = [layer for layer in self._layers if layer >= start]
+        if self._contexts is not None:  # first: their keys and values are what the others see
+            self._run_chunk(self._contexts, start, edited)
         parts = [self._run_chunk(chunk, start, edited) for chunk in self._chunks]
         inverse = torch.tensor([i for chosen in self._order for i in chosen]).argsort()
         keys = {
@@ -167,12 +138,12 @@ class SpanReplay:
         ]
         try:
             with torch.no_grad():
-                for layer in range(start, self._span.stop):
+                for layer in range(start, self._layers[-1] + 1):
                     # The next update starts at the edited layer after `start`, from this input.
                     if len(edited) > 1 and layer == edited[1]:
                         chunk.remember(layer, hidden)
                     args, kwargs = chunk.calls[layer]
-                    hidden = _first(self._modules[layer](hidden, *args, **kwargs))
+                    hidden = _first(self._layout.layers[layer](hidden, *args, **kwargs))
         finally:
             for handle in handles:
                 handle.remove()
@@ -182,22 +153,18 @@ class SpanReplay:
 class _Chunk:
     """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
 
-    def __init__(self, layout: Layout, span: range, rows: list[tuple[int, ...]]) -> None:
-        device = layout.device
-        ids, mask = pad_right(rows, device)
-        self.lookup = mask.sum(1) - 1
+    def __init__(self, layout: Layout, span: range, past: Past, rows: Sequence[tuple[int, ...]]) -> None:
+        self.lookup = torch.tensor([max(len(row), 1) - 1 for row in rows], device=layout.device)
         self.calls: dict[int, Any] = {}
         self.inputs: dict[int, Tensor] = {}
         self._first = span[0]
-        positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
-        handles = []
-        for layer in span:
-            handles.append(
-                layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
-            )
+        handles = [
+            layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
+            for layer in span
+        ]
         try:
-            with torch.no_grad():
-                layout.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            with torch.no_grad(), _passed_over([layout.layers[layer] for layer in span[1:]], layout.layers[span[0]]):
+                layout.model(**behind(layout, past, rows))
         except _Enough:
             pass
         finally:
@@ -217,6 +184,18 @@ class _Chunk:
     def remember(self, layer: int, hidden: Tensor) -> None:
         """Keep the input of `layer`, beside that of the first layer, and drop any other."""
         self.inputs = {self._first: self.inputs[self._first], layer: hidden}
+
+
+class Contexts:
+    """The beginnings of rows that come from a template: alike for all facts, so each different one is run once.
+
+    different: their tokens, one of them maybe empty. of_row: for each row, which of them it begins with.
+    """
+
+    def __init__(self, prompts: Sequence[EncodedPrompt]) -> None:
+        places: dict[tuple[int, ...], int] = {}
+        self.of_row = [places.setdefault(prompt.ids[: prompt.context], len(places)) for prompt in prompts]
+        self.different = list(places)
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
@@ -280,36 +259,6 @@ def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
             handle.remove()
 
 
-def _prefix_cache(layout: Layout, prefixes: Sequence[Sequence[int]], device: torch.device) -> _FixedCache:
-    """Keys and values of the prefixes, each row's tokens right-aligned.
-
-    The pass pads on the right, where causal attention needs no care and an empty prefix leaves no row without a
-    key; the rows are then rolled to the right, so that distances to the suffix are true for sliding windows too.
-    """
-    ids, mask = pad_right(prefixes, device)
-    width = ids.shape[1]
-    positions = torch.arange(width, device=device).expand(ids.shape)
-    cache = DynamicCache()  # without a config: every layer keeps all positions, sliding windows included
-    with torch.no_grad():
-        layout.model(
-            input_ids=ids,
-            # an empty row attends to its own padding: finite, and never seen
-            attention_mask=mask.clone().index_fill_(1, torch.zeros(1, dtype=torch.long, device=device), 1),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    source = (torch.arange(width, device=device) - (width - mask.sum(1))[:, None]) % width  # [B, P]
-
-    def rolled(states: Tensor) -> Tensor:
-        index = source.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
-        return states.gather(2, index)
-
-    layers: list[Any] = list(cache.layers)
-    return _FixedCache([rolled(layer.keys) for layer in layers], [rolled(layer.values) for layer in layers])
-
-
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = module.__dict__.get("forward")  # an instance's own forward: accelerate's hooks
@@ -321,6 +270,26 @@ def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterato
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = own
+
+
+@contextmanager
+def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None]:
+    """Within, `layers` hand on what they are given, in the form in which the layer before them returns it: their calls
+    can be recorded without their being run."""
+    returned: list[Any] = []
+
+    def passed(*args: Any, **kwargs: Any) -> Any:
+        hidden, output = _split_call(args, kwargs)[0], returned[-1]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = before.register_forward_hook(lambda _, __, output: returned.append(output))
+    try:
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(_forward_replaced(layer, passed))
+            yield
+    finally:
+        handle.remove()
 
 
 def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor) -> Callable[..., None]:

@@ -1,0 +1,135 @@
+"""Keys and values of tokens that were already run, for the tokens that come behind them.
+
+Rows of a past are aligned on the right, behind padding, so that distances to what follows are true for sliding windows
+too. Tokens that are run behind it are padded on the right, where causal attention needs no care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import pad_right
+
+
+class Past(DynamicCache):
+    """What B rows of tokens left behind. New tokens see it, and leave nothing.
+
+    lengths: [B], tokens of each row. width: of the longest. keys, values: {layer: [B, heads, width, head size]}.
+    """
+
+    def __init__(self, lengths: Tensor, width: int) -> None:
+        super().__init__()
+        self.lengths, self.width = lengths, width
+        self._states: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def nothing(cls, rows: int, device: torch.device) -> Past:
+        """The past of rows that are still to begin."""
+        return cls(torch.zeros(rows, dtype=torch.long, device=device), 0)
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, width], 1 where there is a token."""
+        places = torch.arange(self.width, device=self.lengths.device)
+        return (places >= self.width - self.lengths[:, None]).long()
+
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer."""
+        return self._states[layer]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.width:
+            return key_states, value_states
+        keys, values = self.states(layer_idx)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.width
+
+    def get_mask_sizes(self, query: Tensor | int, layer_idx: int = 0) -> tuple[int, int]:
+        new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
+        return self.width + new, 0
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these (indices into the present ones)."""
+        self.lengths = self.lengths[rows.to(self.lengths.device)]
+        self._states = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._states.items()}
+
+    def of_rows(self, rows: Sequence[int]) -> Past:
+        """The past of rows of which several may share one of this past's; what this one learns, they know."""
+        return _Shared(self, torch.tensor(rows, device=self.lengths.device))
+
+
+class _Shared(Past):
+    def __init__(self, source: Past, rows: Tensor) -> None:
+        super().__init__(source.lengths[rows], source.width)
+        self._source, self._rows = source, rows
+
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        keys, values = self._source.states(layer)
+        rows = self._rows.to(keys.device)
+        return keys[rows], values[rows]
+
+    def keep(self, rows: Tensor) -> None:
+        self._rows = self._rows[rows.to(self._rows.device)]
+        self.lengths = self._source.lengths[self._rows]
+
+
+class Growing(Past):
+    """A past as it is while new tokens are run behind it, whose keys and values join it in `grown`."""
+
+    def __init__(self, past: Past, rows: Sequence[Sequence[int]]) -> None:
+        super().__init__(past.lengths, past.width)
+        self._past = past
+        new = torch.tensor([len(row) for row in rows], device=past.lengths.device)
+        width = past.width + max(len(row) for row in rows)
+        self.grown = Past(past.lengths + new, width)
+        places = torch.arange(width, device=new.device)
+        self._source = (places - (width - past.width - new)[:, None]) % width
+
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self._past.states(layer)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, layer_idx)
+        self.grown._states[layer_idx] = self._aligned(keys), self._aligned(values)
+        return keys, values
+
+    def _aligned(self, states: Tensor) -> Tensor:
+        index = self._source.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+        return states.gather(2, index)
+
+
+def behind(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The model's arguments for rows of tokens that come behind `past`, padded on the right; a row may be empty."""
+    ids, mask = pad_right(rows, layout.device)
+    positions = past.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
+    limit = layout.max_positions
+    mask[:, 0] = 1  # an empty row attends to its own padding: finite, and never seen
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([past.mask, mask], dim=1),
+        "position_ids": positions if limit is None else positions.clamp(max=limit - 1),  # padding only
+        "past_key_values": past,
+        "use_cache": True,
+    }
+
+
+def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
+    """`past` with rows of tokens behind it, run through the whole model."""
+    if not any(rows):
+        return past
+    growing = Growing(past, rows)
+    with torch.no_grad():
+        layout.model(**behind(layout, growing, rows), logits_to_keep=1)
+    return growing.grown
