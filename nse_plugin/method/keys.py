@@ -6,6 +6,7 @@ k = (k_bare + mean of k over the generated contexts) / 2        (MEMIT's weighti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -30,6 +31,12 @@ class FactSpan:
         """See the class; `start` as in `SpanReplay.run`."""
         keys, output = self._replay.run(start)
         return {layer: self._mean(rows) for layer, rows in keys.items()}, output[:: self._contexts]
+
+    def part(self, facts: Sequence[int]) -> FactSpan:
+        """The span of some of the facts (indices, ascending), as far as this one has been run."""
+        part = copy(self)
+        part._replay = self._replay.part([fact * self._contexts + i for fact in facts for i in range(self._contexts)])
+        return part
 
     def _mean(self, rows: Tensor) -> Tensor:
         by_fact = rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -57,7 +57,8 @@ def edit_layers(
         with frozen(layout.model), torch.no_grad():
             # What lies below the first edited layer never changes, so one span serves every pass.
             span = FactSpan(layout, hparams.layers, [prompts[i] for i in finite], hparams.tokens_per_batch)
-            keys, residual[finite] = _keys_and_residuals(span, values[finite])
+            keys, h = span.run()
+            residual[finite] = _residuals(values[finite], h)
             sound = residual[finite].isfinite()
             for layer_keys in keys.values():
                 sound &= layer_keys.isfinite().all(dim=1).cpu()
@@ -70,11 +71,13 @@ def edit_layers(
                 going = _facts_of_pass(number, finite, residual, hparams)
                 if not going:
                     break
-                chosen = [prompts[i] for i in going]
-                part = span if going == finite else FactSpan(layout, hparams.layers, chosen, hparams.tokens_per_batch)
-                _one_pass(layout, part, values[going], second_moments, knowledge, hparams)
+                places = [finite.index(i) for i in going]
+                part = span if going == finite else span.part(places)
+                seen = {layer: layer_keys[places] for layer, layer_keys in keys.items()}, h[places]
+                _one_pass(layout, part, seen, values[going], second_moments, knowledge, hparams)
                 passes[going] += 1
-                keys, residual[finite] = _keys_and_residuals(span, values[finite])
+                keys, h = span.run()
+                residual[finite] = _residuals(values[finite], h)
     status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
     sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
     keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
@@ -104,16 +107,19 @@ def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
 def _one_pass(
     layout: Layout,
     span: FactSpan,
+    seen: tuple[dict[int, Tensor], Tensor],
     values: Tensor,
     second_moments: Mapping[int, Tensor],
     knowledge: Knowledge,
     hparams: NSEHyperParams,
 ) -> None:
+    """Update every layer once. seen: what `span` shows on the weights as they are."""
     layers = hparams.layers
+    keys, h = seen
     for i, layer in enumerate(layers):
-        # Start where the last update was made: what lies below it has not changed.
         matrix = layout.output_matrix(layer)
-        keys, h = span.run(layers[max(i - 1, 0)])
+        if i > 0:  # start where the last update was made: what lies below it has not changed
+            keys, h = span.run(layers[i - 1])
         residuals = (values - h.to(values)) / (len(layers) - i)
         if not (keys[layer].isfinite().all() and residuals.isfinite().all()):
             raise UpdateError(
@@ -132,7 +138,7 @@ def _one_pass(
             )
 
 
-def _keys_and_residuals(span: FactSpan, values: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-    """The keys {layer: [n, f]} and norm(z - h) of each fact [n], on the weights as they are."""
-    keys, h = span.run()
-    return keys, (values.to(torch.float64) - h.to(values.device, torch.float64)).norm(dim=1).cpu()
+def _residuals(values: Tensor, h: Tensor) -> Tensor:
+    """norm(z - h) of each fact, [n]."""
+    distance: Tensor = (values.to(torch.float64) - h.to(values.device, torch.float64)).norm(dim=1)
+    return distance.cpu()

@@ -58,10 +58,14 @@ class Past(DynamicCache):
         new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
         return self.width + new, 0
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these (indices into the present ones)."""
-        self.lengths = self.lengths[rows.to(self.lengths.device)]
-        self._states = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._states.items()}
+    def taking(self, rows: Tensor) -> Past:
+        """The past of some of the rows (indices)."""
+        taken = Past(self.lengths[rows.to(self.lengths.device)], self.width)
+        taken._states = {
+            layer: (keys[rows.to(keys.device)], values[rows.to(values.device)])
+            for layer, (keys, values) in self._states.items()
+        }
+        return taken
 
     def of_rows(self, rows: Sequence[int]) -> Past:
         """The past of rows of which several may share one of this past's; what this one learns, they know."""
@@ -78,9 +82,8 @@ class _Shared(Past):
         rows = self._rows.to(keys.device)
         return keys[rows], values[rows]
 
-    def keep(self, rows: Tensor) -> None:
-        self._rows = self._rows[rows.to(self._rows.device)]
-        self.lengths = self._source.lengths[self._rows]
+    def taking(self, rows: Tensor) -> Past:
+        return _Shared(self._source, self._rows[rows.to(self._rows.device)])
 
 
 class Growing(Past):

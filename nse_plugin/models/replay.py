@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -42,10 +43,10 @@ class SuffixReplay:
         contexts = Contexts(prompts)
         nothing = Past.nothing(len(contexts.different), layout.device)
         shared = grown(layout, nothing, contexts.different).of_rows(contexts.of_row)
-        self._past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
+        past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
-            layout.model(**behind(layout, self._past, suffixes), logits_to_keep=1)
+            layout.model(**behind(layout, past, suffixes), logits_to_keep=1)
         self.start: Tensor = record.output
         self._calls = record.calls
         self._tail, self._stack_output = record.tail, record.stack_output
@@ -53,10 +54,9 @@ class SuffixReplay:
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these (indices into the present ones)."""
         batch = len(self.start)
-        taken: dict[int, Tensor] = {}
-        self._calls = [_take((args, kwargs), rows, batch, taken) for args, kwargs in self._calls]
+        taken: dict[int, Any] = {}
+        self._calls = [_take(call, rows, batch, taken) for call in self._calls]
         self.start = self.start[rows]
-        self._past.keep(rows)
 
     def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Next-token logits with `delta` added at the subject's last token.
@@ -129,6 +129,16 @@ class SpanReplay:
         }
         return keys, torch.cat([output for _, output in parts])[inverse.to(parts[0][1].device)]
 
+    def part(self, rows: Sequence[int]) -> SpanReplay:
+        """The replay of some of the rows (indices, ascending), as far as this one has been run."""
+        part = copy(self)
+        place = {row: number for number, row in enumerate(rows)}
+        held = [[at for at, row in enumerate(order) if row in place] for order in self._order]
+        chunks = list(zip(self._chunks, self._order, held, strict=True))
+        part._chunks = [chunk.part(torch.tensor(at)) for chunk, _, at in chunks if at]
+        part._order = [[place[order[i]] for i in at] for _, order, at in chunks if at]
+        return part
+
     def _run_chunk(self, chunk: _Chunk, start: int, edited: list[int]) -> tuple[dict[int, Tensor], Tensor]:
         hidden = chunk.inputs[start]
         keys: dict[int, Tensor] = {}
@@ -180,6 +190,15 @@ class _Chunk:
                 raise _Enough
 
         return record
+
+    def part(self, rows: Tensor) -> _Chunk:
+        """Some of the rows (indices)."""
+        part, batch = copy(self), len(self.lookup)
+        taken: dict[int, Any] = {}
+        part.lookup = self.lookup[rows.to(self.lookup.device)]
+        part.calls = {layer: _take(call, rows, batch, taken) for layer, call in self.calls.items()}
+        part.inputs = {layer: hidden[rows.to(hidden.device)] for layer, hidden in self.inputs.items()}
+        return part
 
     def remember(self, layer: int, hidden: Tensor) -> None:
         """Keep the input of `layer`, beside that of the first layer, and drop any other."""
@@ -313,8 +332,8 @@ def _first(output: Any) -> Tensor:
     return tensor
 
 
-def _take(value: Any, rows: Tensor, batch: int, taken: dict[int, Tensor]) -> Any:
-    """Select rows of every batched tensor inside a call's arguments; tensors that layers share stay shared.
+def _take(value: Any, rows: Tensor, batch: int, taken: dict[int, Any]) -> Any:
+    """Select rows of every batched tensor, and of the past, inside a call's arguments; what layers share stays shared.
 
     One-dimensional tensors (cache positions) and tensors broadcast over the batch are left alone.
     """
@@ -323,6 +342,10 @@ def _take(value: Any, rows: Tensor, batch: int, taken: dict[int, Tensor]) -> Any
             return value
         if id(value) not in taken:
             taken[id(value)] = value[rows.to(value.device)]
+        return taken[id(value)]
+    if isinstance(value, Past):
+        if id(value) not in taken:
+            taken[id(value)] = value.taking(rows)
         return taken[id(value)]
     if isinstance(value, tuple | list):
         return type(value)(_take(item, rows, batch, taken) for item in value)
