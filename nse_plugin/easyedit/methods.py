@@ -320,8 +320,8 @@ class Method:
             return {}
         if self.alg_name == NSE:
             state = nse.state_of(self.model)
-            keys = {} if state is None else state.knowledge.keys
-            return {f"nse.keys.{layer}": tensor.clone() for layer, tensor in keys.items()}
+            protected = {} if state is None else state.knowledge.tensors()
+            return {f"nse.{name}": tensor.clone() for name, tensor in protected.items()}
         if self._apply is grace.apply_grace_to_model:
             codebook = grace.codebook_of(self.model)
             entries = {} if codebook is None else codebook.tensors()
@@ -344,9 +344,9 @@ class Method:
     def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
         """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
         device = Layout.of(self.model).device
-        keys = {int(layer): tensor.to(device) for layer, tensor in _under("nse.keys.", state).items()}
+        knowledge = Knowledge.from_tensors({name: kept.to(device) for name, kept in _under("nse.", state).items()})
         fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
-        return replace(fresh, knowledge=Knowledge(keys))
+        return replace(fresh, knowledge=knowledge)
 
 
 def _algorithms() -> dict[str, Any]:

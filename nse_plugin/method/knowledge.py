@@ -3,28 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 
-@dataclass
-class Knowledge:
-    """The protected keys Kp, one [m, f] matrix a layer, m facts in all; empty at first."""
+@dataclass(frozen=True)
+class Protected:
+    """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
-    keys: dict[int, Tensor] = field(default_factory=dict)
+    keys: [., f], kept one by one while there are fewer than f. square: [f, f] float64, the sum of k k^T over those that
+    are no longer; None: over none. From m = f on it takes them all, and memory grows no more.
+    """
+
+    keys: Tensor
+    square: Tensor | None = None
+    count: int = 0
+
+    @classmethod
+    def of(cls, keys: Tensor) -> Protected:
+        """Keys [m, f] to protect; m may be 0."""
+        return cls(keys[:0]).extended(keys)
+
+    def extended(self, keys: Tensor) -> Protected:
+        """These and a round's keys [n, f]."""
+        whole = replace(self, keys=torch.cat([self.keys.to(keys.device), keys]), count=self.count + len(keys))
+        if whole.count < keys.shape[1]:
+            return whole
+        every_neuron = torch.arange(keys.shape[1], device=keys.device)
+        return replace(whole, keys=keys[:0], square=whole.product(every_neuron))
+
+    def product(self, neurons: Tensor) -> Tensor:
+        """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64."""
+        keys = self.keys.to(neurons.device)[:, neurons].to(torch.float64)
+        product = keys.T @ keys
+        if self.square is not None:
+            product += self.square.to(neurons.device)[neurons][:, neurons]
+        return product
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is protected, by layer; nothing at first."""
+
+    layers: dict[int, Protected] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """m, the number of facts whose keys are protected."""
-        return max((len(keys) for keys in self.keys.values()), default=0)
+        return max((protected.count for protected in self.layers.values()), default=0)
 
-    def of(self, layer: int, like: Tensor) -> Tensor:
-        """Kp of a layer, [m, f]; [0, f] while there is none. like: [., f], for width, dtype and device."""
-        keys = self.keys.get(layer)
-        return like.new_zeros(0, like.shape[1]) if keys is None else keys.to(like.device)
+    def of(self, layer: int, like: Tensor) -> Protected:
+        """Kp of a layer. like: keys [., f] of it."""
+        return self.layers.get(layer) or Protected.of(like[:0])
 
     def extended(self, keys: Mapping[int, Tensor]) -> Knowledge:
-        """This knowledge with a round's keys ({layer: [n, f]}) behind it; neither is changed."""
-        return Knowledge({**self.keys, **{layer: torch.cat([self.of(layer, new), new]) for layer, new in keys.items()}})
+        """This knowledge and a round's keys, {layer: [n, f]}; neither is changed."""
+        return Knowledge({**self.layers, **{layer: self.of(layer, new).extended(new) for layer, new in keys.items()}})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by names that `from_tensors` reads."""
+        tensors: dict[str, Tensor] = {}
+        for layer, protected in self.layers.items():
+            tensors[f"keys.{layer}"] = protected.keys
+            tensors[f"count.{layer}"] = torch.tensor(protected.count)
+            if protected.square is not None:
+                tensors[f"square.{layer}"] = protected.square
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Knowledge:
+        """What `tensors` gave."""
+        layers = [int(name.removeprefix("keys.")) for name in tensors if name.startswith("keys.")]
+        return cls(
+            {n: Protected(tensors[f"keys.{n}"], tensors.get(f"square.{n}"), int(tensors[f"count.{n}"])) for n in layers}
+        )

@@ -10,6 +10,8 @@ import logging
 import torch
 from torch import Tensor
 
+from nse_plugin.method.knowledge import Protected
+
 log = logging.getLogger(__name__)
 
 
@@ -18,19 +20,18 @@ class UpdateError(ArithmeticError):
 
 
 def solve_update(
-    keys: Tensor, residuals: Tensor, second_moment: Tensor, protected: Tensor, weight: float, neurons: Tensor
+    keys: Tensor, residuals: Tensor, second_moment: Tensor, protected: Protected, weight: float, neurons: Tensor
 ) -> Tensor:
     """The change of the selected columns of `W_out`.
 
     keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. second_moment: [f, f], C0.
-    protected: [m, f], keys of earlier rounds (m may be 0). weight: lambda. neurons: [s], indices into f.
+    protected: the keys of earlier rounds. weight: lambda. neurons: [s], indices into f.
     Returns [d, s], float64, by Cholesky; by LU, as the peers do, when rounding in a float32 C0 leaves the matrix
     not positive definite. Raises UpdateError when there is no finite solution.
     """
     k = keys[:, neurons].to(torch.float64)
-    kp = protected[:, neurons].to(k)
     matrix = weight * second_moment.index_select(0, neurons.to(second_moment.device)).to(k.device)[:, neurons].to(k)
-    matrix += kp.T @ kp
+    matrix += protected.product(neurons).to(k.device)
     matrix += k.T @ k
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:

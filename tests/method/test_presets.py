@@ -176,7 +176,7 @@ def test_a_fact_the_model_cannot_compute_fails_and_the_round_goes_on(hparams):
         assert frame["status"].tolist().index("failed") == 1
         assert (frame["status"] == "failed").sum() == 1
         assert session.state.knowledge.count == 3
-        assert all(keys.isfinite().all() for keys in session.state.knowledge.keys.values())
+        assert all(kept.isfinite().all() for kept in session.state.knowledge.tensors().values())
 
 
 def test_a_round_of_which_nothing_is_left_changes_nothing_and_forgets_nothing(hparams):

@@ -1,0 +1,67 @@
+"""Protected keys: one by one or as their square, whatever the rounds they came in."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nse_plugin.method.knowledge import Knowledge, Protected
+
+F = 6
+
+
+def keys(count, seed=0):
+    return torch.randn(count, F, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rounds=st.lists(st.integers(0, 9), min_size=1, max_size=6), neurons=st.sets(st.integers(0, F - 1), min_size=1))
+def test_rounds_add_up_to_the_product_of_all_keys(rounds, neurons):
+    everything = keys(sum(rounds))
+    chosen = torch.tensor(sorted(neurons))
+    protected = Protected.of(everything[:0])
+    for new in everything.split(rounds):
+        protected = protected.extended(new)
+    expected = everything[:, chosen].T @ everything[:, chosen]
+    assert torch.allclose(protected.product(chosen), expected, rtol=1e-12, atol=1e-12)
+    assert protected.count == len(everything)
+
+
+def test_memory_grows_until_there_are_as_many_keys_as_neurons():
+    """5 of 6 keys are kept as they are; the sixth and all that follow are in the square alone."""
+    protected = Protected.of(keys(5))
+    assert (len(protected.keys), protected.square) == (5, None)
+    for _ in range(3):
+        protected = protected.extended(keys(1))
+        assert (len(protected.keys), protected.square.shape) == (0, (F, F))
+    assert protected.count == 8
+    assert len(protected.extended(keys(2)).keys) == 0
+
+
+def test_neither_the_old_nor_the_new_knowledge_changes_the_other():
+    old = Knowledge().extended({3: keys(4)})
+    before = old.of(3, keys(0)).product(torch.arange(F)).clone()
+    new = old.extended({3: keys(5, seed=1)})
+    assert torch.equal(old.of(3, keys(0)).product(torch.arange(F)), before)
+    assert (old.count, new.count) == (4, 9)
+
+
+def test_it_comes_back_from_its_tensors():
+    for count in (2, 7):
+        knowledge = Knowledge().extended({1: keys(count), 2: keys(count, seed=1)})
+        again = Knowledge.from_tensors(knowledge.tensors())
+        assert again.count == count
+        for layer in (1, 2):
+            product = knowledge.of(layer, keys(0)).product(torch.arange(F))
+            assert torch.equal(again.of(layer, keys(0)).product(torch.arange(F)), product)
+
+
+def test_squares_are_summed_in_float64():
+    """Thousands of rounds add up without loss, whatever the model's dtype."""
+    everything = keys(3000)
+    protected = Protected.of(everything[:0].float())
+    for new in everything.float().split(7):
+        protected = protected.extended(new)
+    exact = everything.float().double()
+    assert torch.allclose(protected.square, exact.T @ exact, rtol=1e-12, atol=1e-10)
