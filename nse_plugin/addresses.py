@@ -15,6 +15,7 @@ from typing import Any
 
 from nse_plugin.corpora import SELF_WRITTEN
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.solvers import CONTEXTS, STEPS
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 1  # raise it whenever method/values.py computes other values than before
@@ -26,6 +27,8 @@ MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype", "tokens_per_batch")
 def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[str]:
     """The address of every fact's z. model: `model_fingerprint` of the unedited model."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
+    if hparams.solver != "exact":
+        settings["solver"] = [hparams.solver, CONTEXTS, STEPS]
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
     return [_hash({**shared, "rows": [_row(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
 

@@ -33,6 +33,7 @@ _FOUND_BY_STRUCTURE: dict[str, Any] = {
 }  # fmt: skip
 _ALIASES = {"neuron_threshold": "p", "alg": "alg_name"}
 PRESETS = ("paper", "released")
+SOLVERS = ("exact", "fast")
 MOMENT_DTYPES = ("float32", "float64")
 
 
@@ -58,6 +59,8 @@ class NSEHyperParams:
         v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: delta is kept within this many norm(h).
+        solver: `exact`, as published; `fast`: in fewer contexts and in fewer, longer steps (`method/solvers.py`). In a
+            file it may also stand as `values: {solver: fast}`.
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.
@@ -88,6 +91,7 @@ class NSEHyperParams:
     v_weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
+    solver: str = "exact"
 
     mom2_dataset: str = "self"
     mom2_n_samples: int = 160
@@ -136,6 +140,7 @@ class NSEHyperParams:
             _require(_is_int(value) and value > 0, name, value, "use an integer above 0")
         _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "use an integer, 0 or more")
         _require(self.preset in PRESETS, "preset", self.preset, f"use one of {', '.join(PRESETS)}")
+        _require(self.solver in SOLVERS, "solver", self.solver, f"use one of {', '.join(SOLVERS)}")
         ok = self.mom2_dtype in MOMENT_DTYPES
         _require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
         ok = isinstance(self.mom2_dataset, str) and self.mom2_dataset != ""
@@ -328,7 +333,10 @@ def _known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[
     names = {spec.name for spec in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     spelt: dict[str, str] = {}
-    for key, value in config.items():
+    given = list(config.items())
+    if isinstance(config.get("values"), Mapping):  # the value step's own may stand under one heading
+        given = [(key, value) for key, value in given if key != "values"] + list(config["values"].items())
+    for key, value in given:
         name = _ALIASES.get(key, key)
         if name in _FOUND_BY_STRUCTURE:
             right = _FOUND_BY_STRUCTURE[name]

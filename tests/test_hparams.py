@@ -102,6 +102,18 @@ def test_settings_nse_does_not_have_are_not_ignored(key, value, tmp_path):
         NSEHyperParams.from_hparams(path)
 
 
+def test_the_value_steps_solver_may_stand_under_values(tmp_path):
+    file = tmp_path / "nse.yaml"
+    file.write_text("layers: [1]\nalpha: 2\nvalues: {solver: fast}\n")
+    assert NSEHyperParams.from_hparams(file).solver == "fast"
+    file.write_text("layers: [1]\nalpha: 2\nvalues: {solvr: fast}\n")
+    with pytest.raises(HyperParamsError, match="'solvr'.*solver"):
+        NSEHyperParams.from_hparams(file)
+    file.write_text("layers: [1]\nalpha: 2\nsolver: exact\nvalues: {solver: fast}\n")
+    with pytest.raises(HyperParamsError, match="solver.*one of them"):
+        NSEHyperParams.from_hparams(file)
+
+
 def test_scientific_notation_is_a_number(tmp_path):
     """YAML 1.1 reads 1e-1 and 5e2 as strings."""
     path = tmp_path / "some.yaml"
@@ -239,6 +251,7 @@ def test_a_model_nobody_tuned_needs_layers_and_alpha():
         ("v_num_grad_steps", 0), ("batch_size", 0), ("mom2_n_samples", 0), ("tokens_per_batch", 0),
         ("seed", "x"), ("seed", -1),
         ("preset", "papers"), ("rewind", "yes"), ("accumulate", 1), ("fact_token", "last"), ("upper_bound", 0),
+        ("solver", "quick"),
         ("rewrite_module_tmp", "model.layers.5"), ("rewrite_module_tmp", 5), ("mom2_dtype", "bfloat16"),
         ("mom2_dataset", ""), ("mom2_dataset", None), ("stats_dir", 5), ("alg_name", "MEMIT"),
     ],

@@ -59,7 +59,7 @@ def test_what_z_does_not_depend_on_does_not_matter(hparams):
     "change",
     [
         {"layers": [1, 3]}, {"v_lr": 0.2}, {"v_num_grad_steps": 7}, {"v_weight_decay": 0.1}, {"kl_factor": 0.5},
-        {"clamp_norm_factor": 4.0},
+        {"clamp_norm_factor": 4.0}, {"solver": "fast"},
     ],
 )  # fmt: skip
 def test_every_setting_of_the_value_step_is_another_address(hparams, change):

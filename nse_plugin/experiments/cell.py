@@ -151,7 +151,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     try:
         values = None
         if hparams.rewind:
-            settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "layers", "seed")}
+            settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "solver", "layers", "seed")}
             with nullcontext() if plan.store is None else _alone(plan.out, "values", settings):
                 with timed(seconds, "moments"):
                     _ = session.moments

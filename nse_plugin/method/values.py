@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.solvers import as_solved
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
@@ -35,6 +36,7 @@ def optimize_values(
     prompts: n facts. on_done: called with the number of facts just finished.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
+    prompts, hparams = as_solved(prompts, hparams)
     values: list[Tensor | None] = [None] * len(prompts)
     with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model):
         for chosen in _batches(prompts, hparams.tokens_per_batch):
