@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.evaluation.hidden_drift import Plane, hidden_drift, hidden_states
-from nse_plugin.evaluation.multiple_choice import ALL, answer_questions, kept
+from nse_plugin.evaluation.multiple_choice import ALL, kept
 from nse_plugin.evaluation.next_token_drift import NextTokenReference, next_token_drift, next_token_reference
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.evaluation.weight_change import weight_change
@@ -44,8 +44,8 @@ class Instrument(Protocol):
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError for facts that it cannot be used with."""
 
-    def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> dict[str, Tensor]:
-        """What must be kept of the unedited model."""
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
+        """The unedited model: what must be kept of it, and its own reading."""
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
         """A model against it."""
@@ -63,12 +63,17 @@ class Ability:
     def check(self, facts: Sequence[Fact]) -> None:
         """Questions have nothing to do with facts."""
 
-    def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> dict[str, Tensor]:
-        given = {name: answer_questions(model, tokenizer, own) for name, own in self._examination.questions.items()}
-        return {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in given.items()}
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
+        scores, answers = self._examination.scores(model, tokenizer)
+        kept = {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in answers.items()}
+        return kept, self._reading(scores, answers, kept)
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
-        scores, answers = self._examination.scores(model, tokenizer)
+        return self._reading(*self._examination.scores(model, tokenizer), reference)
+
+    def _reading(
+        self, scores: pd.DataFrame, answers: Mapping[str, pd.DataFrame], reference: Mapping[str, Tensor]
+    ) -> Reading:
         overall: dict[str, float] = {}
         together = set(scores.loc[scores["subject"] == ALL, "task"])
         for row in scores.to_dict("records"):
@@ -108,13 +113,17 @@ class Drift:
             given = "the facts have no locality prompts" if self._prompts is None else "the file has fewer"
             raise PlanError(f"metrics.drift.prompts needs two different prompts, and {given}: give a file of prompts.")
 
-    def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> dict[str, Tensor]:
-        kept = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
+        words = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
         states = hidden_states(model, tokenizer, self._asked(facts))
-        return {_STATES: states} | {_LOGITS + n: t for n, t in vars(kept).items()}
+        kept = {_STATES: states} | {_LOGITS + n: t for n, t in vars(words).items()}
+        return kept, self._reading(model, states, kept)
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
-        before, states = reference[_STATES], hidden_states(model, tokenizer, self._asked(facts))
+        return self._reading(model, hidden_states(model, tokenizer, self._asked(facts)), reference)
+
+    def _reading(self, model: Any, states: Tensor, reference: Mapping[str, Tensor]) -> Reading:
+        before = reference[_STATES]
         kept = {name.removeprefix(_LOGITS): t for name, t in reference.items() if name.startswith(_LOGITS)}
         overall = {**hidden_drift(before, states), "next_token_kl": next_token_drift(NextTokenReference(**kept), model)}
         points = pd.DataFrame(Plane.of(before).points(states).numpy(), columns=["x", "y"])

@@ -22,7 +22,7 @@ from nse_plugin.evaluation.families import FAMILIES, Generation, Measured, measu
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
 from nse_plugin.evaluation.teacher_forcing import Predictions
-from nse_plugin.experiments.instruments import Instrument, held_out_text, instruments
+from nse_plugin.experiments.instruments import Instrument, Reading, held_out_text, instruments
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, made, positive
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
@@ -110,20 +110,38 @@ class Yardstick:
         if self.generation.judge is not None:
             self.generation.judge.check()
 
-    def reference(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> Reference:
-        """Of the unedited model."""
-        locality = locality_reference(model, tokenizer, facts)
-        read = {name: one.reference(model, tokenizer, facts) for name, one in self.instruments.items()}
-        if EASYEDIT not in self.metrics:
-            return Reference(locality, [], read)
-        from nse_plugin.easyedit.evaluator import easyedit_reference  # importing EasyEdit takes ten seconds
+    def begin(
+        self, model: Any, tokenizer: Any, facts: Sequence[Fact]
+    ) -> tuple[Reference, Measured, dict[str, pd.DataFrame]]:
+        """The unedited model: what others are compared with, and what `measure` gives of it."""
+        locality = locality_reference(model, tokenizer, facts) if "locality" in self.metrics else {}
+        begun = {name: one.begin(model, tokenizer, facts) for name, one in self.instruments.items()}
+        easyedit: list[Any] = []
+        if EASYEDIT in self.metrics:
+            from nse_plugin.easyedit.evaluator import easyedit_reference  # importing EasyEdit takes ten seconds
 
-        return Reference(locality, easyedit_reference(model, tokenizer, facts), read)
+            easyedit = easyedit_reference(model, tokenizer, facts)
+        reference = Reference(locality, easyedit, {name: kept for name, (kept, _) in begun.items()})
+        readings = {name: reading for name, (_, reading) in begun.items()}
+        return reference, *self._measured(model, tokenizer, facts, reference, readings, None)
 
     def measure(
         self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Reference, edits: int | None = None
     ) -> tuple[Measured, dict[str, pd.DataFrame]]:
         """The first `edits` facts (None: all) on the model as it is now, and the instruments' tables."""
+        kept = reference.instruments
+        readings = {name: one.read(model, tokenizer, facts, kept[name]) for name, one in self.instruments.items()}
+        return self._measured(model, tokenizer, facts, reference, readings, edits)
+
+    def _measured(
+        self,
+        model: Any,
+        tokenizer: Any,
+        facts: Sequence[Fact],
+        reference: Reference,
+        readings: Mapping[str, Reading],
+        edits: int | None,
+    ) -> tuple[Measured, dict[str, pd.DataFrame]]:
         settings = self.metrics.get("perplexity", {})
         measured = measure(
             model,
@@ -140,8 +158,7 @@ class Yardstick:
         )
         frame, overall = measured.facts, dict(measured.overall)
         tables: dict[str, pd.DataFrame] = {}
-        for name, instrument in self.instruments.items():
-            reading = instrument.read(model, tokenizer, facts, reference.instruments[name])
+        for reading in readings.values():
             overall |= reading.overall
             tables |= reading.tables
         if EASYEDIT in self.metrics:
@@ -158,9 +175,8 @@ def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: 
     yardstick.generation.check(tokenizer)
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
-        reference = yardstick.reference(model, tokenizer, facts)
-        reference.save(record)
-        measured, tables = yardstick.measure(model, tokenizer, facts, reference)
+        reference, measured, tables = yardstick.begin(model, tokenizer, facts)
+    reference.save(record)
     frame = pd.concat([told(facts), measured.facts], axis="columns")
     costs = {"seconds": seconds, "peak_memory_mib": peak_memory(yardstick.model.device)}
     record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)

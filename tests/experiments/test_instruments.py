@@ -14,6 +14,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation.multiple_choice import QuestionError
+from nse_plugin.experiments import ability
 from nse_plugin.experiments.instruments import held_out_text, instruments
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before
 from nse_plugin.experiments.plan import ModelChoice, PlanError
@@ -72,6 +73,14 @@ def test_the_unedited_model_has_not_moved(record):
     assert len(tables["states"]) == len({prompt for fact in FACTS for prompt, _ in fact.locality_prompts})
 
 
+def test_the_unedited_model_is_asked_once(yardstick, saved, tmp_path, monkeypatch):
+    asked = []
+    answer_questions = ability.answer_questions
+    monkeypatch.setattr(ability, "answer_questions", lambda *args: asked.append(1) or answer_questions(*args))
+    measure_before(yardstick, Record(tmp_path / "again"), saved, tiny_tokenizer(), FACTS)
+    assert len(asked) == 1
+
+
 def test_an_edited_model_has(record, yardstick, saved):
     edited = copy.deepcopy(saved)
     with torch.no_grad():
@@ -89,7 +98,7 @@ def test_an_edited_model_has(record, yardstick, saved):
 
 def test_what_was_kept_is_read_back(record, yardstick, saved):
     kept = Reference.load(record)
-    fresh = yardstick.reference(saved, tiny_tokenizer(), FACTS)
+    fresh, *_ = yardstick.begin(saved, tiny_tokenizer(), FACTS)
     assert kept.instruments.keys() == fresh.instruments.keys() == {"ability", "drift"}
     for name, tensors in fresh.instruments.items():
         assert all(torch.equal(kept.instruments[name][key], tensor) for key, tensor in tensors.items())
@@ -99,7 +108,7 @@ def test_prompts_of_ones_own(tmp_path, saved):
     (tmp_path / "known.json").write_text(json.dumps([{"prompt": "Lima is in"}, "we saw France", "Paris is in"]))
     settings = {"drift": {"prompts": str(tmp_path / "known.json"), "limit": 2, "positions": 4}}
     (drift,) = instruments(settings, ModelChoice("m", str(tmp_path / "model"))).values()
-    states = drift.reference(saved, tiny_tokenizer(), [])["states"]
+    states = drift.begin(saved, tiny_tokenizer(), [])[0]["states"]
     assert states.shape == (2, saved.config.hidden_size)
 
 
@@ -129,7 +138,7 @@ def test_drift_needs_prompts():
 
 def test_a_limit_holds_for_the_facts_prompts_too(saved, tmp_path):
     (drift,) = instruments({"drift": {"limit": 2, "positions": 4}}, ModelChoice("m", str(tmp_path / "model"))).values()
-    assert len(drift.reference(saved, tiny_tokenizer(), FACTS)["states"]) == 2
+    assert len(drift.begin(saved, tiny_tokenizer(), FACTS)[0]["states"]) == 2
 
 
 def test_a_method_that_wraps_a_layer_has_no_weight_change(record, yardstick, saved):
