@@ -22,7 +22,6 @@ from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.models.replay import SuffixReplay
 
 STOP_BELOW = 0.05
-PADDING = 0.2
 
 
 def optimize_values(
@@ -47,23 +46,18 @@ def optimize_values(
 
 
 def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int) -> list[list[int]]:
-    """Facts with suffixes of like length together: the suffix is what every step runs, so little of it may be padding.
-
-    Within a batch, rows x longest row stay within `tokens_per_batch`, padding within `PADDING` of the suffix tokens.
-    """
+    """Facts that are optimised together, those with suffixes of like length: rows x longest row stay within
+    `tokens_per_batch`."""
     rows = [len(_rows(fact)) for fact in prompts]
     longest = [max(len(row.ids) for row in fact.rewrites) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: suffix[i]):
-        if batches:
-            together = [*batches[-1], i]
-            size = sum(rows[j] for j in together)
-            fits = size * max(longest[j] for j in together) <= tokens_per_batch
-            if fits and size * suffix[i] * (1 - PADDING) <= sum(rows[j] * suffix[j] for j in together):
-                batches[-1].append(i)
-                continue
-        batches.append([i])
+        together = [*batches[-1], i] if batches else [i]
+        if batches and sum(rows[j] for j in together) * max(longest[j] for j in together) <= tokens_per_batch:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
     return batches
 
 
@@ -117,11 +111,11 @@ class _Batch:
         self._prompts = list(prompts)
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)])
         self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
-        start = self._replay.start
+        start = self._replay.at_lookup
         self._dtype = torch.promote_types(start.dtype, torch.float32)
         self._device = start.device
         self._place()
-        self.h = start[self._first_row, 0].to(self._dtype)
+        self.h = start[self._first_row].to(self._dtype)
 
     def _place(self) -> None:
         """Find every fact's rows, every target token's row and position, and its share in its fact's mean."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,14 +27,14 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.past import Growing, Past, behind, grown
+from nse_plugin.models.past import Growing, Past, behind, grown, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
 
 
 class SuffixReplay:
     """The upper part of a model, ready to be run again and again on fixed prompts with a changing delta.
 
-    start: [B, S, d], the output of layer l_0 at every suffix position (position 0 is the subject's last token).
+    at_lookup: [B, d], the output of layer l_0 at every row's subject's last token.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt]) -> None:
@@ -45,18 +46,28 @@ class SuffixReplay:
         shared = grown(layout, nothing, contexts.different).of_rows(contexts.of_row)
         past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
-        with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
-            layout.model(**behind(layout, past, suffixes), logits_to_keep=1)
-        self.start: Tensor = record.output
-        self._calls = record.calls
+        self._packs = []
+        for pack in packs_by_length([len(suffix) for suffix in suffixes]):
+            rows = torch.tensor(pack)
+            with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
+                layout.model(**behind(layout, past.taking(rows), [suffixes[i] for i in pack]), logits_to_keep=1)
+            self._packs.append(_Pack(rows, record.output, record.calls))
         self._tail, self._stack_output = record.tail, record.stack_output
+        self._find()
+
+    def _find(self) -> None:
+        """In which pack each row is, where in it, and what it shows at the lookup."""
+        order = torch.cat([pack.rows for pack in self._packs]).argsort()
+        sizes = [len(pack.rows) for pack in self._packs]
+        self._pack_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
+        self._place_in = torch.cat([torch.arange(size) for size in sizes])[order]
+        starts = torch.cat([pack.start[:, 0] for pack in self._packs])
+        self.at_lookup: Tensor = starts[order.to(starts.device)]
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these (indices into the present ones)."""
-        batch = len(self.start)
-        taken: dict[int, Any] = {}
-        self._calls = [_take(call, rows, batch, taken) for call in self._calls]
-        self.start = self.start[rows]
+        """Forget all rows but these (indices into the present ones, ascending)."""
+        self._packs = [part for pack in self._packs if (part := pack.taking(rows)) is not None]
+        self._find()
 
     def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Next-token logits with `delta` added at the subject's last token.
@@ -64,11 +75,22 @@ class SuffixReplay:
         delta: [B, d], one vector a row. rows, positions: [m], which suffix positions' logits are wanted.
         Returns [m, vocabulary], differentiable in delta.
         """
-        first = self.start[:, :1] + delta[:, None].to(self.start)
-        hidden = torch.cat([first, self.start[:, 1:]], dim=1)
-        for module, (args, kwargs) in zip(self._upper, self._calls, strict=True):
+        states, wanted = [], []
+        for number, pack in enumerate(self._packs):
+            hidden = self._run(pack, delta)
+            own = (self._pack_of[rows] == number).nonzero()[:, 0]
+            states.append(hidden[self._place_in[rows[own]].to(hidden.device), positions[own].to(hidden.device)])
+            wanted.append(own)
+        together = torch.cat(states)
+        return self._head(together[torch.cat(wanted).argsort().to(together.device)])
+
+    def _run(self, pack: _Pack, delta: Tensor) -> Tensor:
+        """Output of the last layer at a pack's suffixes, [rows, S, d]."""
+        first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
+        hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
+        for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
             hidden = _first(module(hidden, *args, **kwargs))
-        return self._head(hidden[rows.to(hidden.device), positions.to(hidden.device)])
+        return hidden
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
@@ -85,6 +107,29 @@ class SuffixReplay:
             ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
             logits: Tensor = model(input_ids=ids, use_cache=False).logits
         return logits[0]
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """Rows of a `SuffixReplay` with suffixes of like length.
+
+    rows: which they are, [B]. start: the output of l_0, [B, S, d]. calls: what the layers above are called with.
+    """
+
+    rows: Tensor
+    start: Tensor
+    calls: list[Any]
+
+    def taking(self, rows: Tensor) -> _Pack | None:
+        """What is left of it when only these rows of the replay stay, under their new numbers."""
+        number = {row: new for new, row in enumerate(rows.tolist())}
+        held = torch.tensor([at for at, row in enumerate(self.rows.tolist()) if row in number], dtype=torch.long)
+        if not len(held):
+            return None
+        taken: dict[int, Any] = {}
+        calls = [_take(call, held, len(self.rows), taken) for call in self.calls]
+        renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
+        return _Pack(renumbered, self.start[held.to(self.start.device)], calls)
 
 
 class SpanReplay:
