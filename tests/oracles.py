@@ -49,8 +49,9 @@ def rows(tokenizer, fact, templates):
         yield whole, subject_end(tokenizer, prompt, end), whole.shape[1] - ids_of(tokenizer, prompt).shape[1]
 
 
-def value(model, tokenizer, fact, templates, hparams):
-    """z by plain autograd through the full model."""
+def value(model, tokenizer, fact, templates, hparams, lengths=None):
+    """z by plain autograd through the full model. lengths: of steps along the gradient with momentum 0.5, in norm(h);
+    None: Adam's."""
     layer = hparams.layers[-1]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -63,7 +64,8 @@ def value(model, tokenizer, fact, templates, hparams):
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
     delta = torch.zeros_like(h, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hparams.v_lr)
-    for step in range(hparams.v_num_grad_steps):
+    evaluations, momentum = hparams.v_num_grad_steps if lengths is None else len(lengths) + 1, 0
+    for step in range(evaluations):
         losses = []
         for ids, lookup, count in contexts:
             logits, _ = run(model, ids, layer, lookup, delta)
@@ -73,12 +75,16 @@ def value(model, tokenizer, fact, templates, hparams):
         kl = (now.exp() * (now - before)).sum()
         decay = delta.norm() / h.norm() ** 2
         loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+        if loss < 0.05 or step == evaluations - 1:
             break
         adam.zero_grad()
         loss.backward()
-        adam.step()
+        if lengths is None:
+            adam.step()
         with torch.no_grad():
+            if lengths is not None:
+                momentum = 0.5 * momentum + delta.grad / delta.grad.norm()
+                delta -= lengths[step] * h.norm() * momentum / momentum.norm()
             longest = hparams.clamp_norm_factor * h.norm()
             if delta.norm() > longest:
                 delta *= longest / delta.norm()

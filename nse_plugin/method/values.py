@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import as_solved
+from nse_plugin.method.solvers import contexts_of, walk_from
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
@@ -35,7 +35,7 @@ def optimize_values(
     prompts: n facts. on_done: called with the number of facts just finished.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
-    prompts, hparams = as_solved(prompts, hparams)
+    prompts = contexts_of(prompts, hparams)
     values: list[Tensor | None] = [None] * len(prompts)
     with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model):
         for chosen in _batches(prompts, hparams.tokens_per_batch):
@@ -65,14 +65,12 @@ def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSE
     batch = _Batch(layout, hparams.layers[-1], prompts)
     h = batch.h
     norm = h.norm(dim=1)
-    deltas = [torch.zeros_like(row, requires_grad=True) for row in h]
-    optimizer = torch.optim.Adam(deltas, lr=hparams.v_lr)
+    walk = walk_from(h, hparams)
     active = list(range(len(prompts)))
     failed: set[int] = set()
 
-    # The authors evaluate the loss v_num_grad_steps times and step after all but the last.
-    for _ in range(hparams.v_num_grad_steps - 1):
-        delta = torch.stack([deltas[fact] for fact in active])
+    for _ in range(walk.updates):
+        delta = walk.delta[active].requires_grad_()
         nll, kl = batch.nll_and_kl(delta)
         decay = delta.norm(dim=1) / norm[active] ** 2
         loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
@@ -80,20 +78,16 @@ def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSE
         unfinished = (loss >= STOP_BELOW) & loss.isfinite()
         if not unfinished.any():
             break
-        optimizer.zero_grad(set_to_none=True)
-        gradients = torch.autograd.grad(loss[unfinished].sum(), [deltas[fact] for fact in active])
+        (gradient,) = torch.autograd.grad(loss[unfinished].sum(), delta)
         if not unfinished.all():
             batch.keep(unfinished.nonzero()[:, 0])
-        for fact, gradient, goes_on in zip(active, gradients, unfinished.tolist(), strict=True):
-            deltas[fact].grad = gradient if goes_on else None  # Adam passes over a fact without one
         active = [fact for fact, goes_on in zip(active, unfinished.tolist(), strict=True) if goes_on]
-        optimizer.step()
         with torch.no_grad():
-            for fact in active:
-                longest, length = hparams.clamp_norm_factor * norm[fact], deltas[fact].norm()
-                if length > longest:
-                    deltas[fact] *= longest / length
-    z = h + torch.stack(deltas).detach()
+            walk.step(active, gradient[unfinished])
+            moved = walk.delta[active]
+            longest = hparams.clamp_norm_factor * norm[active] / moved.norm(dim=1)
+            walk.delta[active] = moved * longest.clamp(max=1)[:, None]
+    z = h + walk.delta
     z[sorted(failed)] = torch.nan
     return list(z)
 

@@ -40,19 +40,16 @@ def test_values_of_facts_that_stop_early_or_hit_the_clamp(llama, tokenizer, fact
             assert relative(z, oracles.value(llama, tokenizer, fact, templates, changed)) <= 1e-10
 
 
-def test_the_fast_solver_is_the_exact_one_with_fewer_contexts_and_longer_steps(
+def test_the_fast_solver_takes_six_shrinking_steps_in_one_generated_context(
     llama, tokenizer, facts, templates, hparams
 ):
-    """10 updates of 0.5 become 6 of 0.8333, and of the two generated contexts the first is left."""
     moments = tiny_moments(llama, [1, 2])
-    asked = dataclasses.replace(hparams, v_num_grad_steps=11, v_lr=0.5)
-    fast = dataclasses.replace(asked, solver="fast")
-    found = EditSession(llama, tokenizer, fast, moments, templates).values(facts)
-    shorter = dataclasses.replace(asked, v_num_grad_steps=7, v_lr=0.5 / 0.6)
-    for fact, z in zip(facts, found, strict=True):
-        assert relative(z, oracles.value(llama, tokenizer, fact, templates[:2], shorter)) <= 1e-10
-    exact = EditSession(llama, tokenizer, asked, moments, templates).values(facts)
-    assert relative(found, exact) > 1e-3
+    lengths = [0.25, 0.21, 0.17, 0.13, 0.09, 0.05]
+    for asked, taken in ((11, lengths), (4, [0.25, 0.15, 0.05])):  # never more than the exact one would
+        fast = dataclasses.replace(hparams, v_num_grad_steps=asked, solver="fast")
+        found = EditSession(llama, tokenizer, fast, moments, templates).values(facts)
+        for fact, z in zip(facts, found, strict=True):
+            assert relative(z, oracles.value(llama, tokenizer, fact, templates[:2], fast, taken)) <= 1e-10
 
 
 def test_small_batches_give_the_same_values(llama, tokenizer, facts, templates, hparams):
