@@ -4,7 +4,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo compare mend test test-old lint clean
+.PHONY: demo compare mend bench test test-old lint clean
 
 demo: .venv/installed
 	.venv/bin/nse demo
@@ -16,6 +16,10 @@ compare: .venv/installed
 mend: .venv/installed
 	.venv/bin/nse train-mend --model smollm2-135m --data demo --skip 20 --train 35 --val 5
 
+# CPU seconds beside the peers', on an idle core; AUTHORS_NSE=<clone> adds the authors' own code.
+bench: .venv/installed
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks
+
 # Ray's tests by themselves: it wants both cores, and gives up where others take them.
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster
@@ -23,7 +27,7 @@ test: .venv/installed
 
 # The core on the older transformers; EasyEdit, the baselines and the demo are tested by `make test`.
 test-old: .venv-old/installed
-	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/test_examples.py
+	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/benchmarks --ignore tests/test_examples.py
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -1,0 +1,1 @@
+"""How long NSE takes here, beside the peers' ways: `python -m benchmarks`."""

@@ -1,0 +1,39 @@
+"""EasyEdit's MEMIT on ten facts in one batch, from start to end, against the same done here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from benchmarks.clock import Seconds, cpu_seconds, in_turns
+from benchmarks.comparisons.rounds import change
+from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
+from benchmarks.facts import make_facts
+from benchmarks.peers.easyedit import AS_MEMIT, EasyEditMemit
+from benchmarks.setting import Setting
+from nse_plugin.facts import Fact
+
+FACTS, CHECKED = 10, 2
+TOLERANCE = 1e-2  # each side has its own z here, and in float32 those of one fact may be far apart
+
+
+def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
+    """Stage `whole`. Raises NotHere where there is no EasyEdit."""
+    memit = EasyEditMemit(setting)
+    facts = make_facts(*plan.counts(FACTS))
+    found, expected = (change(setting, partial(edit, facts[:CHECKED])) for edit in (_our_edit(setting), memit.edit))
+    difference = agree(found, expected, TOLERANCE, "weight change, EasyEdit's MEMIT")
+    runs = {
+        memit.name: partial(_seconds, setting, memit.edit, facts),
+        OURS: partial(_seconds, setting, _our_edit(setting), facts),
+    }
+    yield Row.of("easyedit", "whole", len(facts), 3, memit.name, in_turns(runs, plan.repeats), difference)
+
+
+def _our_edit(setting: Setting) -> Callable[[Sequence[Fact]], object]:
+    return lambda facts: setting.session(**AS_MEMIT).edit(facts)
+
+
+def _seconds(setting: Setting, edit: Callable[[Sequence[Fact]], object], facts: Sequence[Fact]) -> Seconds:
+    with setting.restored():
+        return {"whole": cpu_seconds(edit, facts)}

@@ -1,0 +1,39 @@
+"""One layer's system, with the keys of a hundred earlier facts in it: with every neuron, and with 80% of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from benchmarks.clock import in_turns, stage
+from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
+from benchmarks.facts import make_facts
+from benchmarks.peers.standin import StandIn
+from benchmarks.setting import Setting
+from nse_plugin.method.keys import FactSpan
+from nse_plugin.method.knowledge import Protected
+from nse_plugin.method.update import solve_update
+
+PROTECTED = 100
+TOLERANCE = 1e-3  # of a badly conditioned system
+
+
+def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
+    """Stages `solve, p = 1` and `solve, p = 0.8`."""
+    peer, hparams = StandIn(setting), setting.hparams
+    layer = hparams.layers[0]
+    moment = setting.moments[layer]
+    for n in plan.counts(1, 10, 50):
+        facts = setting.encoded([*make_facts(n), *make_facts(PROTECTED, relation=1)])
+        every, h = FactSpan(setting.layout, hparams.layers, facts, hparams.tokens_per_batch).run()
+        keys, earlier, residuals = every[layer][:n], every[layer][n:], h[:n]
+        protected, gram = Protected.of(earlier), earlier.double().T @ earlier.double()
+        for p in (1.0, 0.8):
+            neurons = torch.arange(round(p * len(moment)))
+            ours = (keys, residuals, moment, protected, hparams.mom2_update_weight, neurons)
+            theirs = (keys, residuals, moment, gram, neurons)
+            name = f"solve, p = {p:g}"
+            difference = agree(solve_update(*ours).flatten(), peer.solve(*theirs).flatten(), TOLERANCE, name)
+            runs = {peer.name: stage(name, peer.solve, *theirs), OURS: stage(name, solve_update, *ours)}
+            yield Row.of("solve", name, n, None, peer.name, in_turns(runs, plan.repeats), difference)

@@ -1,0 +1,80 @@
+"""Peak memory of one round, each side in a process of its own.
+
+The peak is the resident set's (VmHWM of Linux), counted from after model and second moments are there; the model's
+own 540 MB are in it. Values take three steps and the update one pass: more take no more memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.comparisons.row import OURS, Peer, Plan
+from benchmarks.facts import make_facts
+from benchmarks.peers.authors import AuthorsNSE
+from benchmarks.peers.standin import StandIn
+from benchmarks.setting import Setting
+
+STEPS = 3
+MB = 1e6
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure(peers: Sequence[str], plan: Plan) -> list[dict[str, Any]]:
+    """{side, facts, loaded_mb, peak_mb} of a round of 20 facts of each peer, and of 5, 20 and 100 of ours."""
+    rounds = [(peer, facts) for peer in peers for facts in plan.counts(20)]
+    rounds += [(OURS, facts) for facts in plan.counts(5, 20, 100)]
+    return [_in_its_own_process(side, facts) for side, facts in rounds]
+
+
+def _in_its_own_process(side: str, facts: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.memory", side, str(facts)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"side": side, "facts": facts, **found}
+
+
+def peak_of(work: Callable[[], object]) -> tuple[float, float]:
+    """Resident megabytes before `work`, and the most while it ran."""
+    _CLEAR.write_text("5")  # the peak starts again from what is resident now
+    before = resident("VmRSS")
+    work()
+    return before, resident("VmHWM")
+
+
+def resident(field: str) -> float:
+    """VmRSS or VmHWM of this process, in megabytes."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024 / MB
+
+
+def run_once(setting: Setting, side: str, count: int) -> None:
+    """One round of values and update."""
+    facts = make_facts(count)
+    setting = dataclasses.replace(setting, hparams=dataclasses.replace(setting.hparams, max_iterations=2))
+    if side == OURS:
+        setting.session(v_num_grad_steps=STEPS).edit(facts)
+        return
+    peer: Peer = AuthorsNSE(setting) if side == AuthorsNSE.name else StandIn(setting)
+    z = peer.value(facts[0], STEPS)  # fact by fact: the next takes as much again, not more
+    peer.edit(facts, z.expand(len(facts), -1))
+
+
+def main(side: str, count: str) -> None:
+    torch.set_num_threads(1)
+    setting = Setting.smollm2()
+    before, peak = peak_of(lambda: run_once(setting, side, int(count)))
+    print(json.dumps({"loaded_mb": before, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

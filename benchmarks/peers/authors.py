@@ -1,0 +1,220 @@
+"""The authors' NSE (github.com/jianghoucheng/NSE), run where the variable AUTHORS_NSE names a clone of it.
+
+The clone is imported as it is and not changed. It is written for CUDA, for three models and for an older transformers;
+within `_at_work`, "cuda" means the CPU, decoder layers hand out tuples as they used to, and what it would read from
+files or generate is given to it: second moments, contexts, and in `edit` the values z.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from benchmarks.peers import NotHere
+from benchmarks.peers.names import layer_in, module_names
+from benchmarks.setting import Setting
+from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.facts import Fact
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.prompts import continuation
+
+HOME = "AUTHORS_NSE"
+
+
+class AuthorsNSE:
+    """Raises NotHere where AUTHORS_NSE is not set, or names no clone. setting: its model is edited in place."""
+
+    name = "authors"
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._main, self._z, self._ks, self._nethook = _imported()
+        ours, layout = setting.hparams, setting.layout
+        conv1d = isinstance(layout.output_matrix(ours.layers[0]).module, Conv1D)
+        self._hparams: Any = importlib.import_module("nse.nse_hparams").NSEHyperParams(
+            **module_names(layout, ours.layers[0]),
+            model_name="gpt2-xl" if conv1d else "Llama3-8B",  # of its three, the one whose weights lie as these do
+            layers=ours.layers,
+            layer_selection="all",
+            fact_token="subject_last",
+            v_num_grad_steps=ours.v_num_grad_steps,
+            v_lr=ours.v_lr,
+            v_loss_layer=len(layout.layers) - 1,
+            v_weight_decay=ours.v_weight_decay,
+            clamp_norm_factor=ours.clamp_norm_factor,
+            kl_factor=ours.kl_factor,
+            mom2_adjustment=True,
+            mom2_update_weight=ours.mom2_update_weight,
+            mom2_dataset="",
+            mom2_n_samples=1,
+            mom2_dtype="float32",
+            alpha=ours.alpha,
+            upper_bound=float("inf"),
+            max_iterations=ours.max_iterations,
+            neuron_threshold=1.001,  # at 1.0 rounding in its float32 sum drops some of the neurons
+        )
+
+    @property
+    def _contexts(self) -> list[list[str]]:
+        contexts = list(self._setting.contexts)
+        return [contexts[:1], contexts[1:]]
+
+    def value(self, fact: Fact, steps: int | None = None, lr: float | None = None) -> Tensor:
+        """z of one fact, [d], on the weights as they are. steps, lr: in place of the hyperparameters'."""
+        own = self._hparams.v_num_grad_steps, self._hparams.v_lr
+        self._hparams.v_num_grad_steps, self._hparams.v_lr = steps or own[0], lr or own[1]
+        try:
+            with self._at_work():
+                z: Tensor = self._z.compute_z(
+                    self._setting.model, self._setting.tokenizer, _request(fact, 0), self._hparams,
+                    self._hparams.layers[-1], self._contexts,
+                )  # fmt: skip
+                return z.detach()
+        finally:
+            self._hparams.v_num_grad_steps, self._hparams.v_lr = own
+
+    def keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
+        """The keys of one layer, [n, f]."""
+        requests = [_request(fact, number) for number, fact in enumerate(facts)]
+        with self._at_work():
+            keys: Tensor = self._ks.compute_ks(
+                self._setting.model, self._setting.tokenizer, requests, self._hparams, layer, self._contexts
+            )
+            return keys
+
+    def outputs(self, facts: Sequence[Fact]) -> Tensor:
+        """h: the output of l_0 after the bare prompts, [n, d]."""
+        with self._at_work():
+            output: Tensor = self._z.get_module_input_output_at_words(
+                self._setting.model,
+                self._setting.tokenizer,
+                self._hparams.layers[-1],
+                context_templates=[fact.prompt for fact in facts],
+                words=[fact.subject for fact in facts],
+                module_template=self._hparams.layer_module_tmp,
+                fact_token_strategy=self._hparams.fact_token,
+            )[1]
+            return output
+
+    def edit(self, facts: Sequence[Fact], values: Tensor) -> None:
+        """Write z [n, d] into the model."""
+        requests = [_request(fact, number) for number, fact in enumerate(facts)]
+        size = next(iter(self._setting.moments.values())).shape[0]
+        known = torch.zeros(len(self._hparams.layers), size, size, dtype=values.dtype)
+        with (
+            self._at_work(),
+            replaced(self._main, "compute_z", lambda _, __, request, *___: values[request["case_id"]]),
+        ):
+            self._main.apply_nse_to_model(
+                self._setting.model, self._setting.tokenizer, requests, self._hparams, cache_c=known
+            )
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        moments, contexts = self._setting.moments, self._contexts
+        layers = set(self._setting.layout.layers)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(frozen(self._setting.model))
+            stack.enter_context(replaced(self._nethook, "Trace", _tuples_seen(self._nethook.Trace, layers)))
+            stack.enter_context(
+                replaced(self._main, "get_cov", lambda _, __, name, *___, **____: moments[layer_in(name)])
+            )
+            stack.enter_context(replaced(self._main, "get_context_templates", lambda *_: contexts))
+            stack.enter_context(_CudaMeansCpu())
+            yield
+
+
+def _imported() -> tuple[Any, Any, Any, Any]:
+    """The clone's modules: nse_main, compute_z, compute_ks, util.nethook."""
+    home = os.environ.get(HOME)
+    if not home:
+        raise NotHere(f"The authors' NSE is left out: set {HOME} to a clone of github.com/jianghoucheng/NSE.")
+    folder = Path(home).expanduser().resolve()
+    if not (folder / "nse" / "nse_main.py").is_file():
+        raise NotHere(f"The authors' NSE is left out: {HOME} is {home!r}, and there is no nse/nse_main.py in it.")
+    # Its measuring of second moments wants libraries and data that nothing here needs.
+    unused = ModuleType("rome.layer_stats")
+    unused.layer_stats = None  # type: ignore[attr-defined]
+    sys.modules.setdefault("rome.layer_stats", unused)
+    names = ("nse.nse_main", "nse.compute_z", "nse.compute_ks", "util.nethook")
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.chdir(folder):  # it reads globals.yml from where it is started
+            for name in names:
+                importlib.import_module(name)
+    except ImportError as error:
+        raise NotHere(f"The authors' NSE is left out: it could not be imported ({error}).") from error
+    finally:
+        sys.path.remove(str(folder))
+    main, z, ks, nethook = (sys.modules[name] for name in names)
+    return main, z, ks, nethook
+
+
+def _request(fact: Fact, number: int) -> dict[str, Any]:
+    """A fact in CounterFact's form, the target with the space that the authors' pre-pass forgets."""
+    return {
+        "prompt": fact.prompt,
+        "subject": fact.subject,
+        "target_new": {"str": continuation(fact.target_new)},
+        "case_id": number,
+    }
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Every "cuda" in a torch call is read as the CPU."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        kwargs = {name: _read(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_read, args), **kwargs)
+
+
+def _read(value: Any) -> Any:
+    return "cpu" if isinstance(value, str) and value == "cuda" else value
+
+
+def _tuples_seen(trace: Any, layers: set[nn.Module]) -> Any:
+    """Its `Trace`, shown the decoder layers' outputs as tuples: since transformers 4.54 they are the tensors."""
+
+    class Trace(trace):  # type: ignore[misc]
+        def __init__(self, module: nn.Module, layer: str, *args: Any, edit_output: Any = None, **kwargs: Any) -> None:
+            self._is_layer = module.get_submodule(layer) in layers
+            super().__init__(module, layer, *args, edit_output=edit_output and self._edited(edit_output), **kwargs)
+
+        def _edited(self, edit: Callable[..., Any]) -> Callable[..., Any]:
+            def edited(output: Any, layer: str) -> Any:
+                if self._is_layer and isinstance(output, Tensor):
+                    return edit((output,), layer)[0]
+                return edit(output, layer)
+
+            return edited
+
+        @property
+        def output(self) -> Any:
+            return (self._output,) if self._is_layer and isinstance(self._output, Tensor) else self._output
+
+        @output.setter
+        def output(self, output: Any) -> None:
+            self._output = output
+
+    return Trace

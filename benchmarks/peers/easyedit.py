@@ -1,0 +1,86 @@
+"""EasyEdit's MEMIT on the setting's model, contexts and second moments.
+
+With all of NSE's own steps switched off (`AS_MEMIT`) this package computes the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.peers import NotHere
+from benchmarks.peers.names import layer_in, module_names
+from benchmarks.setting import Setting
+from nse_plugin.facts import Fact
+
+AS_MEMIT: dict[str, Any] = {
+    "preset": "paper", "rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False,
+}  # fmt: skip
+
+
+class EasyEditMemit:
+    """Raises NotHere where there is no EasyEdit. setting: its model is edited in place."""
+
+    name = "EasyEdit"
+
+    def __init__(self, setting: Setting) -> None:
+        if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
+            raise NotHere("EasyEdit's MEMIT is left out: `pip install --no-deps easyeditor==0.0.1.dev0` brings it.")
+        from nse_plugin.easyedit import register, wheel
+
+        register()
+        self._setting = setting
+        self._wheel = wheel
+        self._easyeditor = importlib.import_module("easyeditor")
+        self._memit: Any = importlib.import_module("easyeditor.models.memit.memit_main")
+        self._is_wheel = wheel.is_wheel(importlib.import_module("easyeditor.editors.editor"))
+        self._hparams = self._as_memit()
+
+    def edit(self, facts: Sequence[Fact]) -> None:
+        """One call of MEMIT's own apply function for all the facts."""
+        requests = [
+            {"prompt": fact.prompt, "subject": fact.subject, "target_new": fact.target_new, "case_id": number}
+            for number, fact in enumerate(facts)
+        ]
+        setting = self._setting
+        moments, contexts = setting.moments, list(setting.contexts)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if self._is_wheel:
+                stack.enter_context(self._wheel.device_meant(self._hparams))
+                stack.enter_context(self._wheel.layers_in_tuples(setting.layout.layers))
+            # What it would read from files and generate is given to it: that is no part of the comparison.
+            self._memit.get_cov = lambda model, tok, name, *_, **__: moments[layer_in(name)]
+            self._memit.get_context_templates = lambda *_: [contexts[:1], contexts[1:]]
+            self._memit.apply_memit_to_model(setting.model, setting.tokenizer, requests, self._hparams, copy=False)
+
+    def _as_memit(self) -> Any:
+        ours = self._setting.hparams
+        layout = self._setting.layout
+        return self._easyeditor.MEMITHyperParams(
+            **module_names(layout, ours.layers[0]),
+            layers=ours.layers,
+            layer_selection="all",
+            fact_token="subject_last",
+            v_num_grad_steps=ours.v_num_grad_steps,
+            v_lr=ours.v_lr,
+            v_loss_layer=len(layout.layers) - 1,
+            v_weight_decay=ours.v_weight_decay,
+            clamp_norm_factor=ours.clamp_norm_factor,
+            kl_factor=ours.kl_factor,
+            mom2_adjustment=True,
+            mom2_update_weight=ours.mom2_update_weight,
+            mom2_dataset="",
+            mom2_n_samples=1,
+            mom2_dtype="float32",
+            alg_name="MEMIT",
+            device="cpu",
+            model_name="",
+            stats_dir="",
+            batch_size=100,
+        )

@@ -1,0 +1,96 @@
+"""What every way works with: one model, its tokenizer, contexts, second moments and hyperparameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.facts import CONTEXTS, check_lengths
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.loading import load
+from nse_plugin.models.moments import measure_moments
+from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.session import EditSession
+
+# Every fact takes part in both passes, and every neuron in the solve. With fewer, a neuron at the edge of the chosen
+# set, or a fact at the edge of alpha, would be in or out by the last digit, and two ways would do different things.
+SAME_WORK: dict[str, Any] = {"preset": "released", "p": 1.0, "alpha": 1e-9, "upper_bound": None, "max_iterations": 3}
+WINDOWS, WINDOW = 64, 128  # of the text that second moments are taken of
+
+
+@dataclass
+class Setting:
+    """moments: C0 by edited layer, [f, f]."""
+
+    model: Any
+    tokenizer: Any
+    hparams: NSEHyperParams
+    contexts: Sequence[str]
+    moments: dict[int, Tensor]
+
+    @classmethod
+    def smollm2(cls) -> Setting:
+        """SmolLM2-135M in float32 with its preset, as in `hparams/NSE/smollm2-135m.yaml`, but for `SAME_WORK`."""
+        model, tokenizer = load("embedded")
+        check_lengths(tokenizer)
+        hparams = dataclasses.replace(NSEHyperParams.from_hparams("smollm2-135m"), **SAME_WORK)
+        layout = Layout.of(model)
+        sums = measure_moments(layout, hparams.layers, [text_windows(model, WINDOWS)])
+        moments = {layer: total / sums.tokens for layer, total in sums.sums.items()}
+        return cls(model, tokenizer, hparams, CONTEXTS, moments)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.model)
+
+    def encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
+        """The facts as token ids, in every context."""
+        return [encode_fact(self.tokenizer, fact, self.contexts, self.layout.max_positions) for fact in facts]
+
+    def session(self, **changed: Any) -> EditSession:
+        """Ours, on the weights as they are now. changed: hyperparameters."""
+        hparams = dataclasses.replace(self.hparams, **changed)
+        return EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
+
+    @contextmanager
+    def restored(self) -> Iterator[OriginalWeights]:
+        """Within, the model may be edited: yields its weights as they were, and puts them back afterwards."""
+        matrices = self.layout.output_matrices(self.hparams.layers)
+        originals = OriginalWeights.of(matrices)
+        try:
+            yield originals
+        finally:
+            originals.restore(matrices)
+
+    def change_since(self, originals: OriginalWeights) -> Tensor:
+        """What was added to the edited matrices, all in one vector, float64."""
+        matrices = self.layout.output_matrices(self.hparams.layers)
+        return torch.cat(
+            [
+                (matrices[layer].weight.data.double() - old.double()).flatten()
+                for layer, old in originals.tensors.items()
+            ]
+        )
+
+
+def text_windows(model: Any, count: int, length: int = WINDOW) -> list[list[int]]:
+    """Rows of token ids drawn at random, always the same: second moments of such a text cost what others cost."""
+    generator = torch.Generator().manual_seed(0)
+    size = model.get_input_embeddings().weight.shape[0]
+    rows: list[list[int]] = torch.randint(size, (count, length), generator=generator).tolist()
+    return rows
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """norm(found - expected) / norm(expected), the largest over the rows where they are matrices."""
+    found, expected = found.double(), expected.double()
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
