@@ -15,7 +15,7 @@ from typing import Any
 
 from nse_plugin.corpora import SELF_WRITTEN
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import CONTEXTS, LONGEST, MOMENTUM, SHORTEST, UPDATES
+from nse_plugin.method.solvers import BETAS, CONTEXTS, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 1  # raise it whenever method/values.py computes other values than before
@@ -28,7 +28,7 @@ def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHype
     """The address of every fact's z. model: `model_fingerprint` of the unedited model."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
-        settings["solver"] = [hparams.solver, CONTEXTS, UPDATES, LONGEST, SHORTEST, MOMENTUM]
+        settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
     return [_hash({**shared, "rows": [_row(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
 

@@ -49,9 +49,8 @@ def rows(tokenizer, fact, templates):
         yield whole, subject_end(tokenizer, prompt, end), whole.shape[1] - ids_of(tokenizer, prompt).shape[1]
 
 
-def value(model, tokenizer, fact, templates, hparams, lengths=None):
-    """z by plain autograd through the full model. lengths: of steps along the gradient with momentum 0.5, in norm(h);
-    None: Adam's."""
+def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999)):
+    """z by plain autograd through the full model."""
     layer = hparams.layers[-1]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -63,9 +62,8 @@ def value(model, tokenizer, fact, templates, hparams, lengths=None):
     h = run(model, bare, layer)[1][bare_at].detach()
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
     delta = torch.zeros_like(h, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=hparams.v_lr)
-    evaluations, momentum = hparams.v_num_grad_steps if lengths is None else len(lengths) + 1, 0
-    for step in range(evaluations):
+    adam = torch.optim.Adam([delta], lr=hparams.v_lr, betas=betas)
+    for step in range(hparams.v_num_grad_steps):
         losses = []
         for ids, lookup, count in contexts:
             logits, _ = run(model, ids, layer, lookup, delta)
@@ -75,16 +73,12 @@ def value(model, tokenizer, fact, templates, hparams, lengths=None):
         kl = (now.exp() * (now - before)).sum()
         decay = delta.norm() / h.norm() ** 2
         loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        if loss < 0.05 or step == evaluations - 1:
+        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
             break
         adam.zero_grad()
         loss.backward()
-        if lengths is None:
-            adam.step()
+        adam.step()
         with torch.no_grad():
-            if lengths is not None:
-                momentum = 0.5 * momentum + delta.grad / delta.grad.norm()
-                delta -= lengths[step] * h.norm() * momentum / momentum.norm()
             longest = hparams.clamp_norm_factor * h.norm()
             if delta.norm() > longest:
                 delta *= longest / delta.norm()

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import contexts_of, walk_from
+from nse_plugin.method.solvers import Walk, contexts_of
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.models.replay import SuffixReplay
 
 STOP_BELOW = 0.05
+GRADIENT = 4  # a token that is differentiated through takes the memory of so many that are only run
 
 
 def optimize_values(
@@ -46,15 +47,18 @@ def optimize_values(
 
 
 def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int) -> list[list[int]]:
-    """Facts that are optimised together, those with suffixes of like length: rows x longest row stay within
-    `tokens_per_batch`."""
+    """Facts that are optimised together, those with suffixes of like length: `GRADIENT` x rows x longest row stay
+    within `tokens_per_batch`."""
     rows = [len(_rows(fact)) for fact in prompts]
     longest = [max(len(row.ids) for row in fact.rewrites) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: suffix[i]):
         together = [*batches[-1], i] if batches else [i]
-        if batches and sum(rows[j] for j in together) * max(longest[j] for j in together) <= tokens_per_batch:
+        if (
+            batches
+            and GRADIENT * sum(rows[j] for j in together) * max(longest[j] for j in together) <= tokens_per_batch
+        ):
             batches[-1].append(i)
         else:
             batches.append([i])
@@ -65,7 +69,7 @@ def _optimize_batch(layout: Layout, prompts: Sequence[FactPrompts], hparams: NSE
     batch = _Batch(layout, hparams.layers[-1], prompts)
     h = batch.h
     norm = h.norm(dim=1)
-    walk = walk_from(h, hparams)
+    walk = Walk(h, hparams)
     active = list(range(len(prompts)))
     failed: set[int] = set()
 
