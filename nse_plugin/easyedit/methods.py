@@ -344,7 +344,10 @@ class Method:
     def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
         """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
         device = Layout.of(self.model).device
-        knowledge = Knowledge.from_tensors({name: kept.to(device) for name, kept in _under("nse.", state).items()})
+        kept = _under("nse.", state)
+        knowledge = Knowledge.from_tensors(
+            {name: tensor.to(device) if name.startswith("keys.") else tensor for name, tensor in kept.items()}
+        )
         fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
         return replace(fresh, knowledge=knowledge)
 

@@ -65,8 +65,8 @@ class Ability:
 
     def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
         scores, answers = self._examination.scores(model, tokenizer)
-        kept = {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in answers.items()}
-        return kept, self._reading(scores, answers, kept)
+        reference = {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in answers.items()}
+        return reference, self._reading(scores, answers, reference)
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
         return self._reading(*self._examination.scores(model, tokenizer), reference)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-# Where Kp Kp^T made anew from m keys costs an eighth of the f^3 FLOP that solving costs a third of.
-FEW = 16
+# Kp Kp^T made anew from m keys costs 2 m f^2 FLOP for every update, solving f^3 / 3. The square of a large model takes
+# gigabytes, eight times its keys at m = f / 4: before that it is not worth them.
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Protected:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
     keys: [., f], kept one by one while m < f / `FEW`. square: [f, f] float64, the sum of k k^T over those that are no
-    longer; None: over none. From there on it takes them all, and neither memory nor the cost of an update grows.
+    longer; None: over none. From there on it takes them all, and neither memory nor the cost of an update grows. It
+    lies in main memory, as C0 does.
     """
 
     keys: Tensor
@@ -31,18 +33,22 @@ class Protected:
 
     def extended(self, keys: Tensor) -> Protected:
         """These and a round's keys [n, f]."""
+        if not len(keys):
+            return self
         whole = replace(self, keys=torch.cat([self.keys.to(keys.device), keys]), count=self.count + len(keys))
         if whole.count * FEW < keys.shape[1]:
             return whole
-        every_neuron = torch.arange(keys.shape[1], device=keys.device)
-        return replace(whole, keys=keys[:0], square=whole.product(every_neuron))
+        new = whole.keys.to(torch.float64)
+        square = (new.T @ new).cpu()
+        return replace(whole, keys=keys[:0], square=square if self.square is None else square.add_(self.square))
 
     def product(self, neurons: Tensor) -> Tensor:
         """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64."""
         keys = self.keys.to(neurons.device)[:, neurons].to(torch.float64)
         product = keys.T @ keys
         if self.square is not None:
-            product += self.square.to(neurons.device)[neurons][:, neurons]
+            chosen = neurons.to(self.square.device)
+            product += self.square[chosen][:, chosen].to(product.device)
         return product
 
 
@@ -78,7 +84,10 @@ class Knowledge:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Knowledge:
         """What `tensors` gave."""
-        layers = [int(name.removeprefix("keys.")) for name in tensors if name.startswith("keys.")]
-        return cls(
-            {n: Protected(tensors[f"keys.{n}"], tensors.get(f"square.{n}"), int(tensors[f"count.{n}"])) for n in layers}
-        )
+        layers: dict[int, Protected] = {}
+        for name, keys in tensors.items():
+            kind, _, layer = name.partition(".")
+            if kind == "keys":
+                count = tensors.get(f"count.{layer}", len(keys))  # an earlier version kept keys alone
+                layers[int(layer)] = Protected(keys, tensors.get(f"square.{layer}"), int(count))
+        return cls(layers)

@@ -17,15 +17,16 @@ from transformers.cache_utils import DynamicCache
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
 
-PASS = (
-    16  # tokens, for the time of which a batch-less pass reads a layer's weights (SmolLM2 on a core: 81 ms at 5.2 each)
-)
+# One more pass through the layers costs as much as so many more tokens in one: their weights are read again. On
+# SmolLM2, one core: 81 ms for the first token forwards and backwards, 5.2 for each of many. On a GPU, where each layer
+# is also launched again, a guess.
+PASS, PASS_ON_GPU = 16, 256
 
 
 class Past(DynamicCache):
     """What B rows of tokens left behind. New tokens see it, and leave nothing.
 
-    lengths: [B], tokens of each row. width: of the longest. keys, values: {layer: [B, heads, width, head size]}.
+    lengths: [B], tokens of each row. width: no less than the longest.
     """
 
     def __init__(self, lengths: Tensor, width: int) -> None:
@@ -76,6 +77,20 @@ class Past(DynamicCache):
             for layer, (keys, values) in self._states.items()
         }
         return taken
+
+    def trimmed(self) -> Past:
+        """As wide as its longest row."""
+        width = int(self.lengths.max())
+        narrow = Past(self.lengths, width)
+        for layer in self.layers_run if width else []:
+            keys, values = self.states(layer)
+            narrow._states[layer] = keys[:, :, self.width - width :], values[:, :, self.width - width :]
+        return narrow
+
+    def forget(self, layers: range) -> None:
+        """Let go of what these layers left."""
+        for layer in layers:
+            self._states.pop(layer, None)
 
     def of_rows(self, rows: Sequence[int]) -> Past:
         """The past of rows of which several may share one of this past's; what this one learns, they know."""
@@ -144,7 +159,7 @@ def behind(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> dict[st
 
 def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
     """`past` with rows of tokens behind it, run through the whole model."""
-    packs = packs_by_length([len(row) for row in rows])
+    packs = packs_by_length([len(row) for row in rows], layout.device)
     parts = []
     for pack in packs:
         part, own = past.taking(torch.tensor(pack)), [rows[i] for i in pack]
@@ -157,12 +172,13 @@ def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
     return _joined(parts, torch.tensor([row for pack in packs for row in pack]).argsort())
 
 
-def packs_by_length(lengths: Sequence[int]) -> list[list[int]]:
+def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     """Indices of rows that are run together: those of like length, where apart they save more than `PASS` tokens."""
+    price = PASS if device.type == "cpu" else PASS_ON_GPU
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     packs = [order[:1]]
     for i in order[1:]:
-        if len(packs[-1]) * (lengths[i] - lengths[packs[-1][-1]]) > PASS:
+        if len(packs[-1]) * (lengths[i] - lengths[packs[-1][-1]]) > price:
             packs.append([])
         packs[-1].append(i)
     return packs

@@ -22,7 +22,7 @@ class EncodedPrompt:
 
     ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
     targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
-    context: how many of the first ids, none of them at or behind `lookup`, every prompt in the same template has.
+    context: how many of the first ids, none of them at or behind `lookup`, are the template's own.
     """
 
     ids: tuple[int, ...]

@@ -47,10 +47,12 @@ class SuffixReplay:
         past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         self._packs = []
-        for pack in packs_by_length([len(suffix) for suffix in suffixes]):
+        for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
             rows = torch.tensor(pack)
+            own = past.taking(rows).trimmed()
             with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
-                layout.model(**behind(layout, past.taking(rows), [suffixes[i] for i in pack]), logits_to_keep=1)
+                layout.model(**behind(layout, own, [suffixes[i] for i in pack]), logits_to_keep=1)
+            own.forget(range(layer + 1))  # no step runs them again
             self._packs.append(_Pack(rows, record.output, record.calls))
         self._tail, self._stack_output = record.tail, record.stack_output
         self._find()
@@ -169,10 +171,8 @@ class SpanReplay:
             self._run_chunk(self._contexts, start, edited)
         parts = [self._run_chunk(chunk, start, edited) for chunk in self._chunks]
         inverse = torch.tensor([i for chosen in self._order for i in chosen]).argsort()
-        keys = {
-            layer: torch.cat([keys[layer] for keys, _ in parts])[inverse.to(parts[0][1].device)] for layer in edited
-        }
-        return keys, torch.cat([output for _, output in parts])[inverse.to(parts[0][1].device)]
+        keys = {layer: torch.cat([keys[layer] for keys, _ in parts])[inverse] for layer in edited}
+        return keys, torch.cat([output for _, output in parts])[inverse]
 
     def part(self, rows: Sequence[int]) -> SpanReplay:
         """The replay of some of the rows (indices, ascending), as far as this one has been run."""
@@ -218,7 +218,10 @@ class _Chunk:
             for layer in span
         ]
         try:
-            with torch.no_grad(), _passed_over([layout.layers[layer] for layer in span[1:]], layout.layers[span[0]]):
+            # the layer below tells in which form layers return; where there is none, the first itself
+            first = max(span[0], 1)
+            over = [layout.layers[layer] for layer in range(first, span.stop)]
+            with torch.no_grad(), _passed_over(over, layout.layers[first - 1]):
                 layout.model(**behind(layout, past, rows))
         except _Enough:
             pass

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+from nse_plugin.evaluation import multiple_choice
 from nse_plugin.evaluation.multiple_choice import QuestionError
-from nse_plugin.experiments import ability
 from nse_plugin.experiments.instruments import held_out_text, instruments
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before
 from nse_plugin.experiments.plan import ModelChoice, PlanError
@@ -73,10 +73,10 @@ def test_the_unedited_model_has_not_moved(record):
     assert len(tables["states"]) == len({prompt for fact in FACTS for prompt, _ in fact.locality_prompts})
 
 
-def test_the_unedited_model_is_asked_once(yardstick, saved, tmp_path, monkeypatch):
+def test_the_unedited_model_is_asked_its_questions_once(yardstick, saved, tmp_path, monkeypatch):
     asked = []
-    answer_questions = ability.answer_questions
-    monkeypatch.setattr(ability, "answer_questions", lambda *args: asked.append(1) or answer_questions(*args))
+    predict_tokens = multiple_choice.predict_tokens
+    monkeypatch.setattr(multiple_choice, "predict_tokens", lambda *args: asked.append(1) or predict_tokens(*args))
     measure_before(yardstick, Record(tmp_path / "again"), saved, tiny_tokenizer(), FACTS)
     assert len(asked) == 1
 

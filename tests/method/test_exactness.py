@@ -56,7 +56,7 @@ def test_the_fast_solver_takes_fewer_and_longer_steps_in_one_generated_context(
 def test_rows_in_packs_of_like_length_give_the_same_values(
     model, tokenizer, facts, templates, hparams, tokens, monkeypatch
 ):
-    """Tiny rounds never make more than one pack: lift the price of one."""
+    """Where a pack costs little, there is one for every length."""
     settings = dataclasses.replace(hparams, v_lr=2.0, v_num_grad_steps=9, clamp_norm_factor=4.0)  # some stop early
     expected = [oracles.value(model, tokenizer, fact, templates, settings) for fact in facts]
     monkeypatch.setattr(past, "PASS", tokens)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nse_plugin.method.knowledge import Knowledge, Protected
 
-F = 96
+F = 24
 
 
 def keys(count, seed=0):
@@ -28,8 +28,8 @@ def test_rounds_add_up_to_the_product_of_all_keys(rounds, neurons):
     assert protected.count == len(everything)
 
 
-def test_memory_grows_until_there_is_a_key_for_every_sixteen_neurons():
-    """5 keys of 96 neurons are kept as they are; the sixth and all that follow are in the square alone."""
+def test_memory_grows_until_there_is_a_key_for_every_four_neurons():
+    """5 keys of 24 neurons are kept as they are; the sixth and all that follow are in the square alone."""
     protected = Protected.of(keys(5))
     assert (len(protected.keys), protected.square) == (5, None)
     for _ in range(3):
@@ -40,11 +40,19 @@ def test_memory_grows_until_there_is_a_key_for_every_sixteen_neurons():
 
 
 def test_neither_the_old_nor_the_new_knowledge_changes_the_other():
-    old = Knowledge().extended({3: keys(4)})
-    before = old.of(3, keys(0)).product(torch.arange(F)).clone()
-    new = old.extended({3: keys(5, seed=1)})
-    assert torch.equal(old.of(3, keys(0)).product(torch.arange(F)), before)
-    assert (old.count, new.count) == (4, 9)
+    for few_or_many in (2, 9):
+        old = Knowledge().extended({3: keys(few_or_many)})
+        before = old.of(3, keys(0)).product(torch.arange(F)).clone()
+        new = old.extended({3: keys(5, seed=1)})
+        assert torch.equal(old.of(3, keys(0)).product(torch.arange(F)), before)
+        assert (old.count, new.count) == (few_or_many, few_or_many + 5)
+        assert old.extended({3: keys(0)}).of(3, keys(0)) is old.of(3, keys(0))
+
+
+def test_keys_alone_as_an_earlier_version_kept_them_are_read():
+    again = Knowledge.from_tensors({"keys.3": keys(2)})
+    assert again.count == 2
+    assert torch.equal(again.of(3, keys(0)).keys, keys(2))
 
 
 def test_it_comes_back_from_its_tensors():

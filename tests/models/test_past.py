@@ -1,0 +1,79 @@
+"""What was run before is not run again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
+
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
+from nse_plugin.models.prompts import encode_fact
+from nse_plugin.models.replay import SpanReplay, SuffixReplay
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_rows_part_where_their_padding_would_cost_more_than_a_pass():
+    assert PASS == 16
+    assert packs_by_length([5, 3, 5, 3], CPU) == [[1, 3, 0, 2]]  # two rows by two tokens
+    assert packs_by_length([3] * 9 + [5] * 9, CPU) == [list(range(9)), list(range(9, 18))]  # nine by two
+    assert packs_by_length([3] * 9 + [5] * 9, GPU) == [list(range(18))]
+    assert packs_by_length([1] * (PASS_ON_GPU + 1) + [2], GPU)[1:] == [[PASS_ON_GPU + 1]]
+
+
+@pytest.fixture
+def rows():
+    tokenizer = tiny_tokenizer()
+    return [row for fact in tiny_facts() for row in encode_fact(tokenizer, fact, TEMPLATES).rewrites]
+
+
+@pytest.fixture
+def seen():
+    """A tiny Llama's layout, and how many tokens each layer has been given."""
+    layout = Layout.of(tiny_model("llama"))
+    tokens = [0] * len(layout.layers)
+
+    def count(number):
+        def hook(_, args, __):
+            tokens[number] += args[0].shape[0] * args[0].shape[1]
+
+        return hook
+
+    for number, layer in enumerate(layout.layers):
+        layer.mlp.register_forward_hook(count(number))  # of what a layer does, not of its calls
+    with frozen(layout.model):
+        yield layout, tokens
+
+
+def contexts(rows):
+    return {row.ids[: row.context] for row in rows}
+
+
+def padded(lengths):
+    return len(lengths) * max(lengths)
+
+
+def test_templates_are_run_once_for_all_facts_and_recorded_layers_not_at_all(seen, rows):
+    layout, tokens = seen
+    replay = SpanReplay(layout, [2, 3], rows, 4096)
+    assert len(contexts(rows)) <= 2 * len(TEMPLATES) - 1 < len(rows)  # a space may stay with the template or not
+    shared = padded([len(context) for context in contexts(rows)])
+    own = padded([row.lookup + 1 - row.context for row in rows])
+    assert tokens == [shared + own, shared + own, 0, 0]
+    replay.run()
+    assert tokens[2:] == [shared + own, shared + own]
+    replay.part([0, 4]).run(3)  # layer 2 is as it was
+    assert tokens[2] == shared + own
+    assert shared + own < tokens[3] < 2 * (shared + own)
+
+
+def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
+    layout, tokens = seen
+    replay = SuffixReplay(layout, 1, rows)
+    assert tokens[0] == tokens[1] > tokens[2] == tokens[3] > 0
+    below, above = tokens[1], tokens[3]
+    replay.logits(torch.zeros(len(rows), 16, dtype=torch.float64), torch.tensor([0]), torch.tensor([0]))
+    assert tokens[:2] == [below, below]
+    assert tokens[3] - above == below - above  # the suffixes, no more and no less
