@@ -54,7 +54,8 @@ def make_facts(count: int, relation: int = 3, neighbours: int = 0) -> list[Fact]
                 new,
                 target_true=true,
                 rephrase_prompts=tuple(text.format(prompt.format(subject)) for text in _REPHRASED if neighbours),
-                locality_prompts=tuple((prompt.format(other), true) for other in others),
+                # in pairs: a prompt that facts share is asked once
+                locality_prompts=tuple((prompt.format(f"{other} and {subject}"), true) for other in others),
                 case_id=number,
             )
         )

@@ -156,7 +156,7 @@ def test_a_session_computes_each_value_once(store, hparams, monkeypatch):
     more = [*facts, dataclasses.replace(facts[0], subject="Italy")]
     again.values(more)
     assert computed == [1]
-    assert torch.allclose(plain.values(facts), first.values(facts), rtol=1e-5)
+    assert torch.allclose(plain.values(facts), first.values(facts), rtol=1e-5, atol=1e-5)  # float32, in other batches
     for layer in (1, 2):
         name = f"model.layers.{layer}.mlp.down_proj.weight"
         found, expected = (one.model.get_parameter(name) for one in (first, plain))
