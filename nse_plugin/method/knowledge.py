@@ -8,16 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-# Kp Kp^T made anew from m keys costs 2 m f^2 FLOP for every update, solving f^3 / 3. The square of a large model takes
-# gigabytes, eight times its keys at m = f / 4: before that it is not worth them.
-FEW = 4
-
 
 @dataclass(frozen=True)
 class Protected:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
-    keys: [., f], kept one by one while m < f / `FEW`. square: [f, f] float64, the sum of k k^T over those that are no
+    keys: [., f], kept one by one while m < f. square: [f, f] float64, the sum of k k^T over those that are no
     longer; None: over none. From there on it takes them all, and neither memory nor the cost of an update grows. It
     lies in main memory, as C0 does.
     """
@@ -36,7 +32,7 @@ class Protected:
         if not len(keys):
             return self
         whole = replace(self, keys=torch.cat([self.keys.to(keys.device), keys]), count=self.count + len(keys))
-        if whole.count * FEW < keys.shape[1]:
+        if whole.count < keys.shape[1]:
             return whole
         new = whole.keys.to(torch.float64)
         square = (new.T @ new).cpu()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nse_plugin.method.knowledge import Knowledge, Protected
 
-F = 24
+F = 6
 
 
 def keys(count, seed=0):
@@ -28,8 +28,8 @@ def test_rounds_add_up_to_the_product_of_all_keys(rounds, neurons):
     assert protected.count == len(everything)
 
 
-def test_memory_grows_until_there_is_a_key_for_every_four_neurons():
-    """5 keys of 24 neurons are kept as they are; the sixth and all that follow are in the square alone."""
+def test_memory_grows_until_there_are_as_many_keys_as_neurons():
+    """5 keys of 6 neurons are kept as they are; the sixth and all that follow are in the square alone."""
     protected = Protected.of(keys(5))
     assert (len(protected.keys), protected.square) == (5, None)
     for _ in range(3):
