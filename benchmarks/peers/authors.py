@@ -18,19 +18,20 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks.peers import NotHere
-from benchmarks.peers.names import layer_in, module_names
+from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
 from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.easyedit.wheel import DeviceName, layers_in_tuples
 from nse_plugin.facts import Fact
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import continuation
 
 HOME = "AUTHORS_NSE"
+NETHOOK = "util.nethook"  # of the clone
 
 
 class AuthorsNSE:
@@ -40,26 +41,12 @@ class AuthorsNSE:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._main, self._z, self._ks, self._nethook = _imported()
+        self._main, self._z, self._ks = _imported()
         ours, layout = setting.hparams, setting.layout
         conv1d = isinstance(layout.output_matrix(ours.layers[0]).module, Conv1D)
         self._hparams: Any = importlib.import_module("nse.nse_hparams").NSEHyperParams(
-            **module_names(layout, ours.layers[0]),
+            **memit_fields(layout, ours),
             model_name="gpt2-xl" if conv1d else "Llama3-8B",  # of its three, the one whose weights lie as these do
-            layers=ours.layers,
-            layer_selection="all",
-            fact_token="subject_last",
-            v_num_grad_steps=ours.v_num_grad_steps,
-            v_lr=ours.v_lr,
-            v_loss_layer=len(layout.layers) - 1,
-            v_weight_decay=ours.v_weight_decay,
-            clamp_norm_factor=ours.clamp_norm_factor,
-            kl_factor=ours.kl_factor,
-            mom2_adjustment=True,
-            mom2_update_weight=ours.mom2_update_weight,
-            mom2_dataset="",
-            mom2_n_samples=1,
-            mom2_dtype="float32",
             alpha=ours.alpha,
             upper_bound=float("inf"),
             max_iterations=ours.max_iterations,
@@ -124,11 +111,10 @@ class AuthorsNSE:
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
         moments, contexts = self._setting.moments, self._contexts
-        layers = set(self._setting.layout.layers)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             stack.enter_context(frozen(self._setting.model))
-            stack.enter_context(replaced(self._nethook, "Trace", _tuples_seen(self._nethook.Trace, layers)))
+            stack.enter_context(layers_in_tuples(self._setting.layout.layers, NETHOOK))
             stack.enter_context(
                 replaced(self._main, "get_cov", lambda _, __, name, *___, **____: moments[layer_in(name)])
             )
@@ -137,8 +123,8 @@ class AuthorsNSE:
             yield
 
 
-def _imported() -> tuple[Any, Any, Any, Any]:
-    """The clone's modules: nse_main, compute_z, compute_ks, util.nethook."""
+def _imported() -> tuple[Any, Any, Any]:
+    """The clone's modules: nse_main, compute_z, compute_ks."""
     home = os.environ.get(HOME)
     if not home:
         raise NotHere(f"The authors' NSE is left out: set {HOME} to a clone of github.com/jianghoucheng/NSE.")
@@ -149,7 +135,7 @@ def _imported() -> tuple[Any, Any, Any, Any]:
     unused = ModuleType("rome.layer_stats")
     unused.layer_stats = None  # type: ignore[attr-defined]
     sys.modules.setdefault("rome.layer_stats", unused)
-    names = ("nse.nse_main", "nse.compute_z", "nse.compute_ks", "util.nethook")
+    names = ("nse.nse_main", "nse.compute_z", "nse.compute_ks", NETHOOK)
     sys.path.insert(0, str(folder))
     try:
         with contextlib.chdir(folder):  # it reads globals.yml from where it is started
@@ -159,8 +145,8 @@ def _imported() -> tuple[Any, Any, Any, Any]:
         raise NotHere(f"The authors' NSE is left out: it could not be imported ({error}).") from error
     finally:
         sys.path.remove(str(folder))
-    main, z, ks, nethook = (sys.modules[name] for name in names)
-    return main, z, ks, nethook
+    main, z, ks = (sys.modules[name] for name in names[:3])
+    return main, z, ks
 
 
 def _request(fact: Fact, number: int) -> dict[str, Any]:
@@ -173,8 +159,11 @@ def _request(fact: Fact, number: int) -> dict[str, Any]:
     }
 
 
-class _CudaMeansCpu(TorchFunctionMode):
-    """Every "cuda" in a torch call is read as the CPU."""
+class _CudaMeansCpu(DeviceName):
+    """Every "cuda" in a torch call is read as the CPU, and `.cuda()` moves nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda", torch.device("cpu"))
 
     def __torch_function__(
         self,
@@ -183,38 +172,4 @@ class _CudaMeansCpu(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.Tensor.cuda:
-            return args[0]
-        kwargs = {name: _read(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_read, args), **kwargs)
-
-
-def _read(value: Any) -> Any:
-    return "cpu" if isinstance(value, str) and value == "cuda" else value
-
-
-def _tuples_seen(trace: Any, layers: set[nn.Module]) -> Any:
-    """Its `Trace`, shown the decoder layers' outputs as tuples: since transformers 4.54 they are the tensors."""
-
-    class Trace(trace):  # type: ignore[misc]
-        def __init__(self, module: nn.Module, layer: str, *args: Any, edit_output: Any = None, **kwargs: Any) -> None:
-            self._is_layer = module.get_submodule(layer) in layers
-            super().__init__(module, layer, *args, edit_output=edit_output and self._edited(edit_output), **kwargs)
-
-        def _edited(self, edit: Callable[..., Any]) -> Callable[..., Any]:
-            def edited(output: Any, layer: str) -> Any:
-                if self._is_layer and isinstance(output, Tensor):
-                    return edit((output,), layer)[0]
-                return edit(output, layer)
-
-            return edited
-
-        @property
-        def output(self) -> Any:
-            return (self._output,) if self._is_layer and isinstance(self._output, Tensor) else self._output
-
-        @output.setter
-        def output(self, output: Any) -> None:
-            self._output = output
-
-    return Trace
+        return args[0] if func is torch.Tensor.cuda else super().__torch_function__(func, types, args, kwargs)

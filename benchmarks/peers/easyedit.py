@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.peers import NotHere
-from benchmarks.peers.names import layer_in, module_names
+from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
+from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.facts import Fact
 
 AS_MEMIT: dict[str, Any] = {
@@ -55,29 +56,16 @@ class EasyEditMemit:
                 stack.enter_context(self._wheel.device_meant(self._hparams))
                 stack.enter_context(self._wheel.layers_in_tuples(setting.layout.layers))
             # What it would read from files and generate is given to it: that is no part of the comparison.
-            self._memit.get_cov = lambda model, tok, name, *_, **__: moments[layer_in(name)]
-            self._memit.get_context_templates = lambda *_: [contexts[:1], contexts[1:]]
+            for name, given in (
+                ("get_cov", lambda model, tok, name, *_, **__: moments[layer_in(name)]),
+                ("get_context_templates", lambda *_: [contexts[:1], contexts[1:]]),
+            ):
+                stack.enter_context(replaced(self._memit, name, given))
             self._memit.apply_memit_to_model(setting.model, setting.tokenizer, requests, self._hparams, copy=False)
 
     def _as_memit(self) -> Any:
-        ours = self._setting.hparams
-        layout = self._setting.layout
         return self._easyeditor.MEMITHyperParams(
-            **module_names(layout, ours.layers[0]),
-            layers=ours.layers,
-            layer_selection="all",
-            fact_token="subject_last",
-            v_num_grad_steps=ours.v_num_grad_steps,
-            v_lr=ours.v_lr,
-            v_loss_layer=len(layout.layers) - 1,
-            v_weight_decay=ours.v_weight_decay,
-            clamp_norm_factor=ours.clamp_norm_factor,
-            kl_factor=ours.kl_factor,
-            mom2_adjustment=True,
-            mom2_update_weight=ours.mom2_update_weight,
-            mom2_dataset="",
-            mom2_n_samples=1,
-            mom2_dtype="float32",
+            **memit_fields(self._setting.layout, self._setting.hparams),
             alg_name="MEMIT",
             device="cpu",
             model_name="",

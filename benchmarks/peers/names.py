@@ -1,10 +1,34 @@
-"""A model's parts by name, as the hyperparameter files of MEMIT and the authors' NSE want them."""
+"""The hyperparameters that MEMIT and the authors' NSE share, a model's parts by name among them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
+
+
+def memit_fields(layout: Layout, ours: NSEHyperParams) -> dict[str, Any]:
+    """The fields both have, with our values; second moments are given to them, so those fields name nothing."""
+    return {
+        **module_names(layout, ours.layers[0]),
+        "layers": ours.layers,
+        "layer_selection": "all",
+        "fact_token": "subject_last",
+        "v_num_grad_steps": ours.v_num_grad_steps,
+        "v_lr": ours.v_lr,
+        "v_loss_layer": len(layout.layers) - 1,
+        "v_weight_decay": ours.v_weight_decay,
+        "clamp_norm_factor": ours.clamp_norm_factor,
+        "kl_factor": ours.kl_factor,
+        "mom2_adjustment": True,
+        "mom2_update_weight": ours.mom2_update_weight,
+        "mom2_dataset": "",
+        "mom2_n_samples": 1,
+        "mom2_dtype": "float32",
+    }
 
 
 def module_names(layout: Layout, layer: int) -> dict[str, str]:

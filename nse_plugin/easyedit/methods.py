@@ -343,13 +343,8 @@ class Method:
 
     def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
         """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
-        device = Layout.of(self.model).device
-        kept = _under("nse.", state)
-        knowledge = Knowledge.from_tensors(
-            {name: tensor.to(device) if name.startswith("keys.") else tensor for name, tensor in kept.items()}
-        )
         fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
-        return replace(fresh, knowledge=knowledge)
+        return replace(fresh, knowledge=Knowledge.from_tensors(_under("nse.", state)))
 
 
 def _algorithms() -> dict[str, Any]:

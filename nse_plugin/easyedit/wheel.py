@@ -168,10 +168,10 @@ def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
     meant = torch.device(written if str(device).isdigit() else device)
     if meant.type == "cuda" and not torch.cuda.is_available():
         meant = torch.device("cpu")
-    return contextlib.nullcontext() if str(meant) == written else _DeviceName(written, meant)
+    return contextlib.nullcontext() if str(meant) == written else DeviceName(written, meant)
 
 
-class _DeviceName(TorchFunctionMode):
+class DeviceName(TorchFunctionMode):
     """Read the string `name` as `device` in every torch call.
 
     A scope around the editor's methods rather than a change of torch for the whole process: nobody else
@@ -198,13 +198,14 @@ class _DeviceName(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def layers_in_tuples(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, the wheel's `Trace` shows the decoder layers' outputs as tuples.
+def layers_in_tuples(layers: Iterable[nn.Module], nethook_name: str = "easyeditor.util.nethook") -> Iterator[None]:
+    """Within, the wheel's `Trace`, or that of another code with ROME's nethook, shows the decoder layers' outputs as
+    tuples.
 
-    Its MEMIT takes `output[0]` for the hidden states [B, S, d]. That is how decoder layers returned them until
+    MEMIT takes `output[0]` for the hidden states [B, S, d]. That is how decoder layers returned them until
     transformers 4.53; since then they return the hidden states themselves, and `[0]` would be the first row.
     """
-    nethook: Any = importlib.import_module("easyeditor.util.nethook")
+    nethook: Any = importlib.import_module(nethook_name)
     own, decoder_layers = nethook.Trace, set(layers)
 
     class Trace(own):  # type: ignore[misc,valid-type]

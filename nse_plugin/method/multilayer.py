@@ -73,7 +73,7 @@ def edit_layers(
                     break
                 places = [finite.index(i) for i in going]
                 part = span if going == finite else span.part(places)
-                seen = {layer: layer_keys[places] for layer, layer_keys in keys.items()}, h[places]
+                seen = keys[hparams.layers[0]][places], h[places]
                 _one_pass(layout, part, seen, values[going], second_moments, knowledge, hparams)
                 passes[going] += 1
                 keys, h = span.run()
@@ -107,29 +107,30 @@ def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
 def _one_pass(
     layout: Layout,
     span: FactSpan,
-    seen: tuple[dict[int, Tensor], Tensor],
+    seen: tuple[Tensor, Tensor],
     values: Tensor,
     second_moments: Mapping[int, Tensor],
     knowledge: Knowledge,
     hparams: NSEHyperParams,
 ) -> None:
-    """Update every layer once. seen: what `span` shows on the weights as they are."""
+    """Update every layer once. seen: the first layer's keys and h as `span` shows them on the weights as they are."""
     layers = hparams.layers
     keys, h = seen
     for i, layer in enumerate(layers):
         matrix = layout.output_matrix(layer)
         if i > 0:  # start where the last update was made: what lies below it has not changed
-            keys, h = span.run(layers[i - 1])
+            by_layer, h = span.run(layers[i - 1])
+            keys = by_layer[layer]
         residuals = (values - h.to(values)) / (len(layers) - i)
-        if not (keys[layer].isfinite().all() and residuals.isfinite().all()):
+        if not (keys.isfinite().all() and residuals.isfinite().all()):
             raise UpdateError(
                 f"The model is not finite at layer {layer} after the updates below ({matrix.weight.dtype}): load it in "
                 "bfloat16 or float32, or lower clamp_norm_factor."
             )
-        neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
-        protected = knowledge.of(layer, keys[layer])
+        neurons = select_neurons(keys, hparams.p, hparams.preset)
+        protected = knowledge.of(layer, keys)
         weight = hparams.mom2_update_weight
-        delta = solve_update(keys[layer], residuals, second_moments[layer], protected, weight, neurons)
+        delta = solve_update(keys, residuals, second_moments[layer], protected, weight, neurons)
         matrix.add_columns(neurons, delta)
         if not matrix.matrix[:, neurons].isfinite().all():
             raise UpdateError(
