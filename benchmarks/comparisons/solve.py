@@ -13,7 +13,7 @@ from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.knowledge import Protected
-from nse_plugin.method.update import solve_update
+from nse_plugin.method.update import System, solve_update
 
 PROTECTED = 100
 TOLERANCE = 1e-3  # of a badly conditioned system
@@ -31,7 +31,7 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
         protected, gram = Protected.of(earlier), earlier.double().T @ earlier.double()
         for p in (1.0, 0.8):
             neurons = torch.arange(round(p * len(moment)))
-            ours = (keys, residuals, moment, protected, hparams.mom2_update_weight, neurons)
+            ours = (keys, residuals, System(moment, protected, hparams.mom2_update_weight), neurons)
             theirs = (keys, residuals, moment, gram, neurons)
             name = f"solve, p = {p:g}"
             difference = agree(solve_update(*ours).flatten(), peer.solve(*theirs).flatten(), TOLERANCE, name)

@@ -17,29 +17,55 @@ from nse_plugin.models.replay import SpanReplay
 
 
 class FactSpan:
-    """The edited layers replayed for a set of facts in all their contexts.
+    """The edited layers replayed for n facts: in the bare prompt for keys and h, in generated contexts for keys alone.
 
-    `run(start)` gives ({layer: keys [n, f]} from layer `start` on, h [n, d]): h is l_0's output for the bare prompt.
+    h: [n, d], l_0's output for the bare prompt.
     """
 
     def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[FactPrompts], tokens_per_batch: int):
-        rows = [row for fact in prompts for row in fact.rewrites]
-        self._replay = SpanReplay(layout, layers, rows, tokens_per_batch)
-        self._contexts = len(prompts[0].rewrites)
+        bare = [fact.rewrites[0] for fact in prompts]
+        behind = [row for fact in prompts for row in fact.rewrites[1:]]
+        self._layers = list(layers)
+        self._contexts = len(prompts[0].rewrites) - 1
+        self._bare = SpanReplay(layout, layers, bare, tokens_per_batch)
+        self._behind = SpanReplay(layout, layers, behind, tokens_per_batch) if behind else None
 
-    def run(self, start: int | None = None) -> tuple[dict[int, Tensor], Tensor]:
-        """See the class; `start` as in `SpanReplay.run`."""
-        keys, output = self._replay.run(start)
-        return {layer: self._mean(rows) for layer, rows in keys.items()}, output[:: self._contexts]
+    def run(self) -> tuple[dict[int, Tensor], Tensor]:
+        """({layer: keys [n, f]}, h) on the weights as they are."""
+        keys, h = self._bare.run()
+        return self._means(keys, {} if self._behind is None else self._behind.keys()), h
+
+    def outputs(self) -> Tensor:
+        """h alone."""
+        return self._bare.run()[1]
+
+    def after(self, layer: int) -> tuple[Tensor | None, Tensor]:
+        """What an update of an edited layer leaves to be found: the next one's keys [n, f] (None: it was the last), h.
+
+        The layers below it must not have changed since they were run last.
+        """
+        keys, h = self._bare.run(layer)
+        if layer == self._layers[-1]:
+            return None, h
+        following = self._layers[self._layers.index(layer) + 1]
+        behind = {} if self._behind is None else self._behind.keys(layer, following)
+        return self._means({following: keys[following]}, behind)[following], h
 
     def part(self, facts: Sequence[int]) -> FactSpan:
         """The span of some of the facts (indices, ascending), as far as this one has been run."""
         part = copy(self)
-        part._replay = self._replay.part([fact * self._contexts + i for fact in facts for i in range(self._contexts)])
+        part._bare = self._bare.part(facts)
+        if self._behind is not None:
+            contexts = range(self._contexts)
+            part._behind = self._behind.part([fact * self._contexts + i for fact in facts for i in contexts])
         return part
 
-    def _mean(self, rows: Tensor) -> Tensor:
-        by_fact = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        by_fact = by_fact.view(-1, self._contexts, rows.shape[1])
-        bare = by_fact[:, 0]
-        return (bare + by_fact[:, 1:].mean(dim=1)) / 2 if self._contexts > 1 else bare
+    def _means(self, bare: dict[int, Tensor], behind: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Of each layer's keys: bare [n, f], behind [n x contexts, f] (or nothing)."""
+        means = {}
+        for layer, keys in bare.items():
+            means[layer] = keys.to(torch.promote_types(keys.dtype, torch.float32))
+            if behind:
+                by_fact = behind[layer].to(means[layer].dtype).view(-1, self._contexts, keys.shape[1])
+                means[layer] = (means[layer] + by_fact.mean(dim=1)) / 2
+        return means

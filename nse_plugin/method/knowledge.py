@@ -39,12 +39,13 @@ class Protected:
         return replace(whole, keys=keys[:0], square=square if self.square is None else square.add_(self.square))
 
     def product(self, neurons: Tensor) -> Tensor:
-        """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64."""
+        """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64, the caller's to change."""
         keys = self.keys.to(neurons.device)[:, neurons].to(torch.float64)
         product = keys.T @ keys
         if self.square is not None:
             chosen = neurons.to(self.square.device)
-            product += self.square[chosen][:, chosen].to(product.device)
+            every = len(chosen) == len(self.square)
+            product += (self.square if every else self.square[chosen][:, chosen]).to(product.device)
         return product
 
 

@@ -12,7 +12,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.neurons import select_neurons
-from nse_plugin.method.update import UpdateError, solve_update
+from nse_plugin.method.update import System, UpdateError, solve_update
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
@@ -67,17 +67,31 @@ def edit_layers(
                 values = values.index_fill(0, failed, torch.nan)
                 return edit_layers(layout, prompts, values, second_moments, knowledge, hparams)
             residual_before = residual.clone()
+            systems = {
+                layer: System(
+                    second_moments[layer],
+                    knowledge.of(layer, keys[layer]),
+                    hparams.mom2_update_weight,
+                    kept=hparams.passes > 1,
+                )
+                for layer in hparams.layers
+            }
+            first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited
+            everyone = True
             for number in range(hparams.passes):
                 going = _facts_of_pass(number, finite, residual, hparams)
                 if not going:
                     break
+                everyone = going == finite
                 places = [finite.index(i) for i in going]
-                part = span if going == finite else span.part(places)
-                seen = keys[hparams.layers[0]][places], h[places]
-                _one_pass(layout, part, seen, values[going], second_moments, knowledge, hparams)
+                part = span if everyone else span.part(places)
+                keys, h = _one_pass(layout, part, (first[places], h[places]), values[going], systems, hparams)
                 passes[going] += 1
-                keys, h = span.run()
+                if not everyone:
+                    h = span.outputs()
                 residual[finite] = _residuals(values[finite], h)
+            if not everyone:
+                keys, _ = span.run()
     status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
     sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
     keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
@@ -109,34 +123,36 @@ def _one_pass(
     span: FactSpan,
     seen: tuple[Tensor, Tensor],
     values: Tensor,
-    second_moments: Mapping[int, Tensor],
-    knowledge: Knowledge,
+    systems: Mapping[int, System],
     hparams: NSEHyperParams,
-) -> None:
-    """Update every layer once. seen: the first layer's keys and h as `span` shows them on the weights as they are."""
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Update every layer once. seen: the first layer's keys and h as `span` shows them on the weights as they are.
+
+    Returns ({layer: keys}, h) on the new weights. Keys of a layer depend on the layers below it alone, so those that
+    its update was made from stay what they are.
+    """
     layers = hparams.layers
-    keys, h = seen
+    keys, h = {layers[0]: seen[0]}, seen[1]
     for i, layer in enumerate(layers):
         matrix = layout.output_matrix(layer)
-        if i > 0:  # start where the last update was made: what lies below it has not changed
-            by_layer, h = span.run(layers[i - 1])
-            keys = by_layer[layer]
         residuals = (values - h.to(values)) / (len(layers) - i)
-        if not (keys.isfinite().all() and residuals.isfinite().all()):
+        if not (keys[layer].isfinite().all() and residuals.isfinite().all()):
             raise UpdateError(
                 f"The model is not finite at layer {layer} after the updates below ({matrix.weight.dtype}): load it in "
                 "bfloat16 or float32, or lower clamp_norm_factor."
             )
-        neurons = select_neurons(keys, hparams.p, hparams.preset)
-        protected = knowledge.of(layer, keys)
-        weight = hparams.mom2_update_weight
-        delta = solve_update(keys, residuals, second_moments[layer], protected, weight, neurons)
+        neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
+        delta = solve_update(keys[layer], residuals, systems[layer], neurons)
         matrix.add_columns(neurons, delta)
         if not matrix.matrix[:, neurons].isfinite().all():
             raise UpdateError(
                 f"The update of layer {layer} is too large for {matrix.weight.dtype}: load the model in bfloat16 or "
                 "float32, or lower clamp_norm_factor."
             )
+        following, h = span.after(layer)
+        if following is not None:
+            keys[layers[i + 1]] = following
+    return keys, h
 
 
 def _residuals(values: Tensor, h: Tensor) -> Tensor:

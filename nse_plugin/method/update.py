@@ -1,11 +1,15 @@
 """The closed-form update of the selected neurons (arXiv 2410.04045, eq. 9).
 
-Delta[:, I] = R K_I^T (lambda C0_II + Kp_I Kp_I^T + K_I K_I^T)^-1        with K, Kp as columns
+Delta[:, I] = R K_I^T (A + K_I K_I^T)^-1,   A = lambda C0_II + Kp_I Kp_I^T        with K, Kp as columns
+
+A is the same in every pass of a round, so its Cholesky factor serves them all, and the keys join by Woodbury's
+identity: (A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,20 +23,74 @@ class UpdateError(ArithmeticError):
     """The update has no finite solution; the model is as it was before the round."""
 
 
-def solve_update(
-    keys: Tensor, residuals: Tensor, second_moment: Tensor, protected: Protected, weight: float, neurons: Tensor
-) -> Tensor:
+@dataclass
+class System:
+    """A of one layer, through the passes of a round.
+
+    second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda.
+    kept: whether another pass may want its factor. A GPU factors anew sooner than it has the memory to spare.
+    """
+
+    second_moment: Tensor
+    protected: Protected
+    weight: float
+    kept: bool = False
+    _factored: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def matrix(self, neurons: Tensor) -> Tensor:
+        """A of the neurons I (indices), [s, s] float64."""
+        chosen = neurons.to(self.second_moment.device)
+        c0 = self.second_moment
+        if len(neurons) < len(c0):
+            c0 = c0.index_select(0, chosen).to(neurons.device)[:, neurons]
+        product = self.protected.product(neurons)
+        return product.add_(c0.to(product), alpha=self.weight)
+
+    def factor(self, neurons: Tensor) -> Tensor | None:
+        """A's Cholesky factor; None where A is not positive definite within rounding."""
+        if self._factored is not None and torch.equal(self._factored[0], neurons):
+            return self._factored[1]
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(self.matrix(neurons))
+        if failed:
+            return None
+        self._factored = (neurons, factor) if self.kept and factor.device.type == "cpu" else None
+        return factor
+
+
+def solve_update(keys: Tensor, residuals: Tensor, system: System, neurons: Tensor) -> Tensor:
     """The change of the selected columns of `W_out`.
 
-    keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. second_moment: [f, f], C0.
-    protected: the keys of earlier rounds. weight: lambda. neurons: [s], indices into f.
+    keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. neurons: [s], indices into f.
     Returns [d, s], float64, by Cholesky; by LU, as the peers do, when rounding in a float32 C0 leaves the matrix
     not positive definite. Raises UpdateError when there is no finite solution.
     """
     k = keys[:, neurons].to(torch.float64)
-    matrix = weight * second_moment.index_select(0, neurons.to(second_moment.device)).to(k.device)[:, neurons].to(k)
-    matrix += protected.product(neurons).to(k.device)
-    matrix += k.T @ k
+    solution = _with_many(k, system, neurons) if len(k) >= len(neurons) else _with_few(k, system, neurons)
+    delta: Tensor = residuals.to(k).T @ solution.T
+    if not bool(delta.isfinite().all()):
+        raise UpdateError(
+            "The update is not finite: C0 is singular or holds non-finite numbers. Measure the second moments from "
+            f"more tokens (at least 10 for each of the {keys.shape[1]} neurons), or raise mom2_update_weight."
+        )
+    return delta
+
+
+def _with_few(k: Tensor, system: System, neurons: Tensor) -> Tensor:
+    """(A + K K^T)^-1 K [s, n], for fewer keys than neurons."""
+    factor = system.factor(neurons)
+    if factor is None:
+        return _with_many(k, system, neurons)
+    alone = torch.cholesky_solve(k.T, factor)
+    share = torch.eye(len(k)).to(k) + k @ alone
+    together: Tensor = torch.linalg.solve_ex(share, alone, left=False).result
+    return together
+
+
+def _with_many(k: Tensor, system: System, neurons: Tensor) -> Tensor:
+    """The same for any number of keys."""
+    matrix = system.matrix(neurons).addmm_(k.T, k)
+    solution: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         log.warning("C0 + keys is not positive definite within rounding: solved by LU. More second-moment tokens help.")
@@ -42,10 +100,4 @@ def solve_update(
             solution = torch.full_like(k.T, torch.nan)
     else:
         solution = torch.cholesky_solve(k.T, factor)
-    delta: Tensor = residuals.to(k).T @ solution.T
-    if not bool(delta.isfinite().all()):
-        raise UpdateError(
-            "The update is not finite: C0 is singular or holds non-finite numbers. Measure the second moments from "
-            f"more tokens (at least 10 for each of the {second_moment.shape[0]} neurons), or raise mom2_update_weight."
-        )
-    return delta
+    return solution

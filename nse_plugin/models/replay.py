@@ -165,14 +165,25 @@ class SpanReplay:
         Returns ({layer: keys [n, f]} for the edited layers from `start` on, output of l_0 [n, d]). Layers below
         `start` must not have changed since the run from the edited layer before it.
         """
+        parts = self._run_chunks(start, None)
+        return self._by_row([keys for keys, _ in parts]), self._in_order([output for _, output in parts])
+
+    def keys(self, start: int | None = None, until: int | None = None) -> dict[int, Tensor]:
+        """The keys alone, to those of the edited layer `until` (None: l_0), which is run up to its `W_out`."""
+        until = self._layers[-1] if until is None else until
+        return self._by_row([keys for keys, _ in self._run_chunks(start, until)])
+
+    def _run_chunks(self, start: int | None, until: int | None) -> list[tuple[dict[int, Tensor], Tensor]]:
         start = self._layers[0] if start is None else start
-        edited = [layer for layer in self._layers if layer >= start]
         if self._contexts is not None:  # first: their keys and values are what the others see
-            self._run_chunk(self._contexts, start, edited)
-        parts = [self._run_chunk(chunk, start, edited) for chunk in self._chunks]
-        inverse = torch.tensor([i for chosen in self._order for i in chosen]).argsort()
-        keys = {layer: torch.cat([keys[layer] for keys, _ in parts])[inverse] for layer in edited}
-        return keys, torch.cat([output for _, output in parts])[inverse]
+            self._run_chunk(self._contexts, start, until)
+        return [self._run_chunk(chunk, start, until) for chunk in self._chunks]
+
+    def _by_row(self, parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:
+        return {layer: self._in_order([keys[layer] for keys in parts]) for layer in parts[0]}
+
+    def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))[torch.tensor([i for chosen in self._order for i in chosen]).argsort()]
 
     def part(self, rows: Sequence[int]) -> SpanReplay:
         """The replay of some of the rows (indices, ascending), as far as this one has been run."""
@@ -184,11 +195,15 @@ class SpanReplay:
         part._order = [[place[order[i]] for i in at] for _, order, at in chunks if at]
         return part
 
-    def _run_chunk(self, chunk: _Chunk, start: int, edited: list[int]) -> tuple[dict[int, Tensor], Tensor]:
+    def _run_chunk(self, chunk: _Chunk, start: int, until: int | None) -> tuple[dict[int, Tensor], Tensor]:
+        """Keys by layer, and the output of the last layer that was run whole."""
         hidden = chunk.inputs[start]
+        edited = [layer for layer in self._layers if start <= layer and (until is None or layer <= until)]
         keys: dict[int, Tensor] = {}
         handles = [
-            self._writers[layer].module.register_forward_pre_hook(_keep_keys(keys, layer, chunk.lookup))
+            self._writers[layer].module.register_forward_pre_hook(
+                _keep_keys(keys, layer, chunk.lookup, enough=layer == until)
+            )
             for layer in edited
         ]
         try:
@@ -199,6 +214,8 @@ class SpanReplay:
                         chunk.remember(layer, hidden)
                     args, kwargs = chunk.calls[layer]
                     hidden = _first(self._layout.layers[layer](hidden, *args, **kwargs))
+        except _Enough:
+            pass
         finally:
             for handle in handles:
                 handle.remove()
@@ -359,9 +376,13 @@ def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[Non
         handle.remove()
 
 
-def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor) -> Callable[..., None]:
+def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor, enough: bool) -> Callable[..., None]:
+    """A hook of `W_out`. enough: nothing behind these keys is wanted."""
+
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         keys[layer] = args[0][torch.arange(len(lookup), device=args[0].device), lookup.to(args[0].device)]
+        if enough:
+            raise _Enough
 
     return keep
 

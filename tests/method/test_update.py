@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nse_plugin.method.knowledge import Protected
 from nse_plugin.method.neurons import select_neurons
-from nse_plugin.method.update import UpdateError, solve_update
+from nse_plugin.method.update import System, UpdateError, solve_update
 
 
 def problem(n, d, f, m, seed=0, dtype=torch.float64):
@@ -43,7 +43,7 @@ def relative(a, b):
 def test_it_is_the_normal_equations_solution(n, d, f, m, p, weight, seed):
     keys, residuals, c0, protected = problem(n, d, f, m, seed)
     neurons = select_neurons(keys, p)
-    delta = solve_update(keys, residuals, c0, Protected.of(protected), weight, neurons)
+    delta = solve_update(keys, residuals, System(c0, Protected.of(protected), weight), neurons)
     expected = oracles.update(list(keys), list(residuals), c0, list(protected), weight, neurons.tolist())
     assert delta.dtype == torch.float64
     assert delta.shape == (d, len(neurons))
@@ -56,7 +56,7 @@ def test_it_is_the_best_compromise(n, m, weight, seed):
     """Delta minimises |Delta K - R|^2 + |Delta Kp|^2 + weight * tr(Delta C0 Delta^T): the gradient is zero there."""
     keys, residuals, c0, protected = problem(n, 3, 7, m, seed)
     neurons = torch.tensor([0, 2, 3, 6])
-    delta = solve_update(keys, residuals, c0, Protected.of(protected), weight, neurons).requires_grad_()
+    delta = solve_update(keys, residuals, System(c0, Protected.of(protected), weight), neurons).requires_grad_()
     k, kp, c = keys[:, neurons].T, protected[:, neurons].T, c0[neurons][:, neurons]
     loss = (
         (delta @ k - residuals.T).square().sum() + (delta @ kp).square().sum() + weight * (delta @ c @ delta.T).trace()
@@ -70,7 +70,21 @@ def test_every_neuron_is_the_full_solve():
     everyone = select_neurons(keys, 1.0)
     matrix = 2.0 * c0 + protected.T @ protected + keys.T @ keys
     full = residuals.T @ torch.linalg.solve(matrix, keys.T).T
-    assert relative(solve_update(keys, residuals, c0, Protected.of(protected), 2.0, everyone), full) <= 1e-12
+    assert relative(solve_update(keys, residuals, System(c0, Protected.of(protected), 2.0), everyone), full) <= 1e-12
+
+
+def test_one_factor_serves_every_pass_with_the_same_neurons(monkeypatch):
+    """The keys of a pass differ from those of the one before: they are no part of what is factored."""
+    factored = []
+    own = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: factored.append(matrix) or own(matrix))
+    _, residuals, c0, protected = problem(3, 4, 9, 5)
+    system = System(c0, Protected.of(protected), 2.0, kept=True)
+    for number, neurons in enumerate((torch.arange(9), torch.arange(9), torch.arange(8), torch.arange(8))):
+        keys = problem(3, 4, 9, 5, seed=number)[0]
+        expected = oracles.update(list(keys), list(residuals), c0, list(protected), 2.0, neurons.tolist())
+        assert relative(solve_update(keys, residuals, system, neurons), expected) <= 1e-12
+    assert [len(matrix) for matrix in factored] == [9, 8]
 
 
 def test_nothing_protected_is_memits_update():
@@ -78,15 +92,15 @@ def test_nothing_protected_is_memits_update():
     neurons = torch.arange(9)
     empty = keys.new_zeros(0, 9)
     memit = torch.linalg.solve(2.0 * c0 + keys.T @ keys, keys.T @ residuals).T
-    assert relative(solve_update(keys, residuals, c0, Protected.of(empty), 2.0, neurons), memit) <= 1e-12
+    assert relative(solve_update(keys, residuals, System(c0, Protected.of(empty), 2.0), neurons), memit) <= 1e-12
 
 
 def test_protected_keys_keep_their_answers():
     """The more a protected key weighs, the less Delta moves what it says; the new key still gets its residual."""
     keys, residuals, c0, protected = problem(1, 4, 9, 2)
     neurons = torch.arange(9)
-    free = solve_update(keys, residuals, 1e-6 * c0, Protected.of(protected[:0]), 1.0, neurons)
-    kept = solve_update(keys, residuals, 1e-6 * c0, Protected.of(1e3 * protected), 1.0, neurons)
+    free = solve_update(keys, residuals, System(1e-6 * c0, Protected.of(protected[:0]), 1.0), neurons)
+    kept = solve_update(keys, residuals, System(1e-6 * c0, Protected.of(1e3 * protected), 1.0), neurons)
     assert (kept @ protected.T).norm() < 1e-3 * (free @ protected.T).norm()
     assert torch.allclose(kept @ keys.T, residuals.T, rtol=1e-3)
 
@@ -96,9 +110,9 @@ def test_low_precision_input_is_solved_in_float64(dtype):
     keys, residuals, c0, protected = problem(3, 4, 9, 5, dtype=dtype)
     c0 = c0.float()
     neurons = torch.arange(9)
-    double = [tensor.double() for tensor in (keys, residuals, c0)]
-    exact = solve_update(*double, Protected.of(protected.double()), 2.0, neurons)
-    assert torch.equal(solve_update(keys, residuals, c0, Protected.of(protected), 2.0, neurons), exact)
+    system = System(c0.double(), Protected.of(protected.double()), 2.0)
+    exact = solve_update(keys.double(), residuals.double(), system, neurons)
+    assert torch.equal(solve_update(keys, residuals, System(c0, Protected.of(protected), 2.0), neurons), exact)
 
 
 def nearly_indefinite(f=60, tokens=20):
@@ -113,7 +127,7 @@ def test_a_c0_that_is_not_quite_positive_definite_is_solved_all_the_same(caplog)
     assert torch.linalg.eigvalsh(c0.double()).min() < 0
     keys, residuals, _, protected = problem(2, 4, 60, 3)
     with caplog.at_level(logging.WARNING):
-        delta = solve_update(keys, residuals, c0, Protected.of(protected), 1e4, torch.arange(60))
+        delta = solve_update(keys, residuals, System(c0, Protected.of(protected), 1e4), torch.arange(60))
     assert "not positive definite" in caplog.text
     matrix = 1e4 * c0.double() + protected.T @ protected + keys.T @ keys
     assert relative(delta @ matrix, residuals.T @ keys) <= 1e-6
@@ -121,7 +135,7 @@ def test_a_c0_that_is_not_quite_positive_definite_is_solved_all_the_same(caplog)
 
 def test_a_good_c0_warns_of_nothing(caplog):
     keys, residuals, c0, protected = problem(2, 4, 9, 3)
-    solve_update(keys, residuals, c0, Protected.of(protected), 1.0, torch.arange(9))
+    solve_update(keys, residuals, System(c0, Protected.of(protected), 1.0), torch.arange(9))
     assert caplog.text == ""
 
 
@@ -130,4 +144,4 @@ def test_no_finite_solution(bad):
     keys, residuals, c0, protected = problem(1, 4, 6, 0)
     keys[:] = torch.tensor([1.0, 0, 0, 0, 0, 0])
     with pytest.raises(UpdateError, match=r"not finite.*second moments.*6 neurons.*mom2_update_weight"):
-        solve_update(keys, residuals, torch.full_like(c0, bad), Protected.of(protected), 1.0, torch.arange(6))
+        solve_update(keys, residuals, System(torch.full_like(c0, bad), Protected.of(protected), 1.0), torch.arange(6))

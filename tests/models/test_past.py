@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 
+from nse_plugin.method.keys import FactSpan
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
@@ -67,6 +68,21 @@ def test_templates_are_run_once_for_all_facts_and_recorded_layers_not_at_all(see
     replay.part([0, 4]).run(3)  # layer 2 is as it was
     assert tokens[2] == shared + own
     assert shared + own < tokens[3] < 2 * (shared + own)
+
+
+def test_after_an_update_only_the_bare_prompt_is_run_to_the_end(seen):
+    """The next layer's keys want generated contexts up to its W_out; h wants none of them."""
+    layout, tokens = seen
+    span = FactSpan(layout, [2, 3], [encode_fact(tiny_tokenizer(), fact, TEMPLATES) for fact in tiny_facts()], 4096)
+    keys, h = span.run()
+    before = list(tokens)
+    following, now = span.after(2)
+    assert torch.allclose(following, keys[3], rtol=1e-12)
+    assert torch.allclose(now, h, rtol=1e-12)
+    whole, bare = tokens[2] - before[2], tokens[3] - before[3]
+    assert 0 < bare < whole / 2
+    assert span.after(3)[0] is None
+    assert tokens == [*before[:2], before[2] + whole, before[3] + 2 * bare]
 
 
 def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
