@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.models.enough import Enough
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
@@ -77,10 +78,6 @@ def _square(k: Tensor) -> Tensor:
     return product
 
 
-class _Enough(Exception):
-    """Ends a forward pass after the last edited layer."""
-
-
 def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """The inputs of `W_out` at all real tokens, {layer: [tokens, f]}."""
     ids, mask = pad_right(rows, layout.device)
@@ -92,14 +89,14 @@ def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Seque
             k = args[0][mask.to(args[0].device).bool()]
             keys[layer] = k.to(torch.promote_types(k.dtype, torch.float32))
             if layer == last:
-                raise _Enough
+                raise Enough
 
         return hook
 
     handles = [module.register_forward_pre_hook(keep(layer)) for layer, module in writers.items()]
     try:
         layout.model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except _Enough:
+    except Enough:
         pass
     finally:
         for handle in handles:

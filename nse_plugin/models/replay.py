@@ -17,7 +17,7 @@ final norm and head are the model's own code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
+from nse_plugin.models.enough import Enough
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import Growing, Past, behind, grown, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
@@ -37,21 +38,18 @@ class SuffixReplay:
     at_lookup: [B, d], the output of layer l_0 at every row's subject's last token.
     """
 
-    def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt]) -> None:
-        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`."""
+    def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt], contexts: ContextStates) -> None:
+        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
         self._layout = layout
         self._upper = list(layout.layers)[layer + 1 :]
-        contexts = Contexts(prompts)
-        nothing = Past.nothing(len(contexts.different), layout.device)
-        shared = grown(layout, nothing, contexts.different).of_rows(contexts.of_row)
-        past = grown(layout, shared, [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
+        past = grown(layout, contexts.of(prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         self._packs = []
         for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
             rows = torch.tensor(pack)
             own = past.taking(rows).trimmed()
             with torch.no_grad(), _recorded(layout, layer) as record, _passed_over(self._upper, layout.layers[layer]):
-                layout.model(**behind(layout, own, [suffixes[i] for i in pack]), logits_to_keep=1)
+                layout.model(**behind(layout, own, [suffixes[i] for i in pack]))
             own.forget(range(layer + 1))  # no step runs them again
             self._packs.append(_Pack(rows, record.output, record.calls))
         self._tail, self._stack_output = record.tail, record.stack_output
@@ -145,17 +143,19 @@ class SpanReplay:
         self._layout, self._layers = layout, list(layers)
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
-        contexts = Contexts(prompts)
-        nothing = Past.nothing(len(contexts.different), layout.device)
+        contexts, place = different_contexts(prompts)
+        nothing = Past.nothing(len(contexts), layout.device)
         self._contexts, shared = None, nothing
-        if any(contexts.different):
-            growing = Growing(nothing, contexts.different)
-            self._contexts = _Chunk(layout, span, growing, contexts.different)
+        if any(contexts):
+            growing = Growing(nothing, contexts)
+            self._contexts = _Chunk(layout, span, growing, contexts)
             shared = growing.grown
         rows = [prompt.ids[prompt.context : prompt.lookup + 1] for prompt in prompts]
         self._order = batches_by_length([len(row) for row in rows], tokens_per_batch)
         self._chunks = [
-            _Chunk(layout, span, shared.of_rows([contexts.of_row[i] for i in chosen]), [rows[i] for i in chosen])
+            _Chunk(
+                layout, span, shared.of_rows([place[_context(prompts[i])] for i in chosen]), [rows[i] for i in chosen]
+            )
             for chosen in self._order
         ]
 
@@ -214,7 +214,7 @@ class SpanReplay:
                         chunk.remember(layer, hidden)
                     args, kwargs = chunk.calls[layer]
                     hidden = _first(self._layout.layers[layer](hidden, *args, **kwargs))
-        except _Enough:
+        except Enough:
             pass
         finally:
             for handle in handles:
@@ -240,7 +240,7 @@ class _Chunk:
             over = [layout.layers[layer] for layer in range(first, span.stop)]
             with torch.no_grad(), _passed_over(over, layout.layers[first - 1]):
                 layout.model(**behind(layout, past, rows))
-        except _Enough:
+        except Enough:
             pass
         finally:
             for handle in handles:
@@ -252,7 +252,7 @@ class _Chunk:
             if layer == span[0]:
                 self.inputs[layer] = hidden
             if layer == span[-1]:
-                raise _Enough
+                raise Enough
 
         return record
 
@@ -270,16 +270,31 @@ class _Chunk:
         self.inputs = {self._first: self.inputs[self._first], layer: hidden}
 
 
-class Contexts:
-    """The beginnings of rows that come from a template: alike for all facts, so each different one is run once.
+class ContextStates:
+    """Keys and values of all layers for the beginnings of rows that come from a template.
 
-    different: their tokens, one of them maybe empty. of_row: for each row, which of them it begins with.
+    They are alike for all facts, so each different one is run once, on the weights as they are.
     """
 
-    def __init__(self, prompts: Sequence[EncodedPrompt]) -> None:
-        places: dict[tuple[int, ...], int] = {}
-        self.of_row = [places.setdefault(prompt.ids[: prompt.context], len(places)) for prompt in prompts]
-        self.different = list(places)
+    def __init__(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> None:
+        contexts, self._place = different_contexts(prompts)
+        self._past = grown(layout, Past.nothing(len(contexts), layout.device), contexts)
+
+    def of(self, prompts: Sequence[EncodedPrompt]) -> Past:
+        """What these rows begin with; they are among those it was made for."""
+        return self._past.of_rows([self._place[_context(prompt)] for prompt in prompts])
+
+
+def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int, ...]], dict[tuple[int, ...], int]]:
+    """The different contexts, one of them maybe empty, and each one's place among them."""
+    place: dict[tuple[int, ...], int] = {}
+    for prompt in prompts:
+        place.setdefault(_context(prompt), len(place))
+    return list(place), place
+
+
+def _context(prompt: EncodedPrompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.context]
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
@@ -291,10 +306,6 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[lis
         else:
             batches.append([i])
     return batches
-
-
-class _Enough(Exception):
-    """Ends a forward pass once everything wanted was seen."""
 
 
 class _Record:
@@ -310,7 +321,7 @@ class _Record:
 
 @contextmanager
 def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
-    """Record a forward pass of the model (see `_Record`)."""
+    """Record a forward pass of the model (see `_Record`), which ends before the head."""
     record = _Record()
 
     def keep_output(_: nn.Module, __: Any, output: Any) -> None:
@@ -328,6 +339,7 @@ def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
 
     def keep_kind(_: nn.Module, __: Any, output: ModelOutput) -> None:
         record.stack_output = type(output)
+        raise Enough  # before the head
 
     handles = [layout.layers[layer].register_forward_hook(keep_output), layout.stack.register_forward_hook(keep_kind)]
     for module in list(layout.layers)[layer + 1 :]:
@@ -337,7 +349,8 @@ def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
         if child is not layout.layers:
             handles.append(child.register_forward_pre_hook(keep_tail))
     try:
-        yield record
+        with suppress(Enough):
+            yield record
     finally:
         for handle in handles:
             handle.remove()
@@ -382,7 +395,7 @@ def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor, enough: bool
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         keys[layer] = args[0][torch.arange(len(lookup), device=args[0].device), lookup.to(args[0].device)]
         if enough:
-            raise _Enough
+            raise Enough
 
     return keep
 

@@ -11,16 +11,16 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.replay import SpanReplay, SuffixReplay
+from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_rows_part_where_their_padding_would_cost_more_than_a_pass():
-    assert PASS == 16
+    assert PASS == 24
     assert packs_by_length([5, 3, 5, 3], CPU) == [[1, 3, 0, 2]]  # two rows by two tokens
-    assert packs_by_length([3] * 9 + [5] * 9, CPU) == [list(range(9)), list(range(9, 18))]  # nine by two
-    assert packs_by_length([3] * 9 + [5] * 9, GPU) == [list(range(18))]
+    assert packs_by_length([3] * 13 + [5] * 9, CPU) == [list(range(13)), list(range(13, 22))]  # thirteen by two
+    assert packs_by_length([3] * 13 + [5] * 9, GPU) == [list(range(22))]
     assert packs_by_length([1] * (PASS_ON_GPU + 1) + [2], GPU)[1:] == [[PASS_ON_GPU + 1]]
 
 
@@ -87,9 +87,9 @@ def test_after_an_update_only_the_bare_prompt_is_run_to_the_end(seen):
 
 def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
     layout, tokens = seen
-    replay = SuffixReplay(layout, 1, rows)
-    assert tokens[0] == tokens[1] > tokens[2] == tokens[3] > 0
-    below, above = tokens[1], tokens[3]
+    replay = SuffixReplay(layout, 1, rows, ContextStates(layout, rows))
+    assert tokens[0] == tokens[1] > tokens[2] > tokens[3] == 0  # of the last layer, only keys and values are wanted
+    below, above = tokens[1], tokens[2]
     replay.logits(torch.zeros(len(rows), 16, dtype=torch.float64), torch.tensor([0]), torch.tensor([0]))
     assert tokens[:2] == [below, below]
-    assert tokens[3] - above == below - above  # the suffixes, no more and no less
+    assert tokens[2] - above == tokens[3] == below - above  # the suffixes, no more and no less
