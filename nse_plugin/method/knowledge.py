@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from nse_plugin.models.gram import gram
+
+# Of f: so many keys wait until they join the square in one go. A square made anew every round would cost more than they
+# do, and leave holes in memory that the next one does not fit.
+WAITING = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -14,13 +20,14 @@ class Protected:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
     keys: [., f], kept one by one while m < f. square: [f, f] float64, the sum of k k^T over those that are no
-    longer; None: over none. From there on it takes them all, and neither memory nor the cost of an update grows. It
-    lies in main memory, as C0 does.
+    longer, all but the last few; None: over none. From there on neither memory nor the cost of an update grows. It lies
+    in main memory, as C0 does.
     """
 
     keys: Tensor
     square: Tensor | None = None
     count: int = 0
+    _rows: _Rows | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, keys: Tensor) -> Protected:
@@ -31,17 +38,19 @@ class Protected:
         """These and a round's keys [n, f]."""
         if not len(keys):
             return self
-        whole = replace(self, keys=torch.cat([self.keys.to(keys.device), keys]), count=self.count + len(keys))
-        if whole.count < keys.shape[1]:
-            return whole
-        new = whole.keys.to(torch.float64)
-        square = (new.T @ new).cpu()
-        return replace(whole, keys=keys[:0], square=square if self.square is None else square.add_(self.square))
+        rows = (self._rows or _Rows(self.keys)).extended(len(self.keys), keys)
+        held = rows.memory[: rows.filled]
+        f = keys.shape[1]
+        if len(held) < (f if self.square is None else WAITING * f):
+            return Protected(held, self.square, self.count + len(keys), rows)
+        square = gram(held.to(torch.float64)).cpu()
+        if self.square is not None:
+            square += self.square
+        return Protected(keys[:0], square, self.count + len(keys))
 
     def product(self, neurons: Tensor) -> Tensor:
         """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64, the caller's to change."""
-        keys = self.keys.to(neurons.device)[:, neurons].to(torch.float64)
-        product = keys.T @ keys
+        product = gram(self.keys.to(neurons.device)[:, neurons].to(torch.float64))
         if self.square is not None:
             chosen = neurons.to(self.square.device)
             every = len(chosen) == len(self.square)
@@ -88,3 +97,20 @@ class Knowledge:
                 count = tensors.get(f"count.{layer}", len(keys))  # an earlier version kept keys alone
                 layers[int(layer)] = Protected(keys, tensors.get(f"square.{layer}"), int(count))
         return cls(layers)
+
+
+class _Rows:
+    """Rows in memory that grows by doubling; what is appended disturbs nobody who has the rows before."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory, self.filled = memory, len(memory)
+
+    def extended(self, count: int, new: Tensor) -> _Rows:
+        """The first `count` rows and `new` ones behind them: in place, unless others are there or the room is not."""
+        rows, end = self, count + len(new)
+        if self.filled != count or len(self.memory) < end or self.memory.device != new.device:
+            rows = _Rows(new.new_empty(max(2 * count, end), new.shape[1]))
+            rows.memory[:count] = self.memory[:count]
+        rows.memory[count:end] = new
+        rows.filled = end
+        return rows

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from nse_plugin.models.enough import Enough
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.gram import gram
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
 
 WINDOW = 1024
-BLOCKS = 4
 TOKENS_PER_NEURON = 10  # below this C0 is a poor estimate
 
 
@@ -55,7 +54,7 @@ def measure_moments(
         for rows in batches:
             keys = _keys_of(layout, {layer: matrix.module for layer, matrix in matrices.items()}, rows)
             for layer, k in keys.items():
-                product = _square(k)
+                product = gram(k)
                 done.sums[layer] = product.add_(done.sums[layer].to(product)) if layer in done.sums else product
             done.tokens += sum(len(row) for row in rows)
             done.batches += 1
@@ -63,19 +62,6 @@ def measure_moments(
     if done.tokens == 0:
         raise MomentsError("The text for the second moments has no tokens: give a text with at least some sentences.")
     return done
-
-
-def _square(k: Tensor) -> Tensor:
-    """k^T k, [f, f]; block by block on and above the diagonal, which is little more than half the work."""
-    product = k.new_empty(k.shape[1], k.shape[1])
-    edges = torch.linspace(0, k.shape[1], BLOCKS + 1, dtype=torch.long).tolist()
-    spans = [slice(first, last) for first, last in pairwise(edges)]
-    for place, row in enumerate(spans):
-        for column in spans[place:]:
-            block = k[:, row].T @ k[:, column]
-            product[column, row] = block.T
-            product[row, column] = block
-    return product
 
 
 def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:

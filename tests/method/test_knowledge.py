@@ -39,6 +39,18 @@ def test_memory_grows_until_there_are_as_many_keys_as_neurons():
     assert len(protected.extended(keys(2)).keys) == 0
 
 
+def test_later_keys_join_the_square_a_few_at_a_time():
+    f = 64
+    everything = torch.randn(f + 9, f, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    protected = Protected.of(everything[:f])
+    waiting = []
+    for key in everything[f:].split(1):
+        protected = protected.extended(key)
+        waiting.append(len(protected.keys))
+    assert waiting == [1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert torch.allclose(protected.product(torch.arange(f)), everything.T @ everything, rtol=1e-12, atol=1e-10)
+
+
 def test_neither_the_old_nor_the_new_knowledge_changes_the_other():
     for few_or_many in (2, 9):
         old = Knowledge().extended({3: keys(few_or_many)})
@@ -47,6 +59,15 @@ def test_neither_the_old_nor_the_new_knowledge_changes_the_other():
         assert torch.equal(old.of(3, keys(0)).product(torch.arange(F)), before)
         assert (old.count, new.count) == (few_or_many, few_or_many + 5)
         assert old.extended({3: keys(0)}).of(3, keys(0)) is old.of(3, keys(0))
+
+
+def test_two_that_go_on_from_the_same_keys_do_not_meet():
+    old = Protected.of(keys(1)).extended(keys(1, seed=1))
+    first = old.extended(keys(1, seed=2))
+    second = old.extended(keys(1, seed=3))
+    for branch, seed in ((first, 2), (second, 3)):
+        assert torch.equal(branch.keys, torch.cat([keys(1), keys(1, seed=1), keys(1, seed=seed)]))
+    assert first.extended(keys(1)).keys.data_ptr() == first.keys.data_ptr()  # there was room
 
 
 def test_keys_alone_as_an_earlier_version_kept_them_are_read():
