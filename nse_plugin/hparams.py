@@ -68,7 +68,8 @@ class NSEHyperParams:
         stats_dir: where EasyEdit's npz files lie and new ones go; None: in the store, or the user's cache folder.
     Running
         store: a folder where z, and second moments without a stats_dir, are kept for other runs (`Store`); None: none.
-        tokens_per_batch: upper bound on the tokens of one forward pass.
+        tokens_per_batch: upper bound on the tokens of one forward pass; those that gradients go through count many
+            times. Lower it for less memory: results differ by rounding alone.
         seed: of everything sampled (context templates, self-written text).
         rewrite_module_tmp: the edited matrix by name with `{}` for the layer; None: found by structure.
         The rest is read by EasyEdit itself.
