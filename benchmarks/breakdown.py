@@ -68,7 +68,10 @@ def _watched(layout: Layout) -> Iterator[_Watch]:
         for module in (*layout.layers, head):
             stack.callback(module.register_forward_pre_hook(watch.start).remove)
         for layer in layout.layers:
-            in_layer = layer.register_forward_hook(lambda *_: watch.stop(FORWARD if torch.is_grad_enabled() else ONCE))
+            in_layer = layer.register_forward_hook(
+                lambda *_: watch.stop(FORWARD if torch.is_grad_enabled() else ONCE),
+                always_call=True,  # some runs end within a layer, with an exception
+            )
             stack.callback(in_layer.remove)
         stack.callback(head.register_forward_hook(lambda *_: watch.stop(HEAD)).remove)
         for owner, name, part in (

@@ -118,11 +118,11 @@ class EditSession:
         try:
             with timed(seconds, "update"):
                 result = self._write(prompts, values, moments)
+            knowledge = self.state.knowledge.extended(result.keys if self.hparams.accumulate else {})
         except BaseException:
             before.restore(self._matrices)
             raise
-        if self.hparams.accumulate:
-            self.state.knowledge = self.state.knowledge.extended(result.keys)
+        self.state.knowledge = knowledge
         read = self.values_from_store - read_before
         report = _report(facts, result, time.monotonic() - started, seconds, read)
         self.state.reports.append(report)

@@ -66,5 +66,5 @@ class EditState:
         return sorted(self.originals.tensors)
 
     def branched(self) -> EditState:
-        """A state that goes on separately. Tensors are shared: none is ever changed in place."""
+        """A state that goes on separately. Tensors are shared: what a state sees of them is never changed."""
         return dataclasses.replace(self, reports=list(self.reports))

@@ -169,7 +169,7 @@ POINTS = {
     "after the prefix": (SuffixReplay, "__init__", 1),
     "in the head": (SuffixReplay, "_head", 2),
     "before the first update": (SpanReplay, "run", 1),
-    "between two layers": (SpanReplay, "run", 3),
+    "between two layers": (SpanReplay, "run", 2),
     "after the first update": (OutputMatrix, "add_columns", 1),
     "in the second pass": (OutputMatrix, "add_columns", 3),
     "in the solver": (nse_plugin.method.multilayer, "solve_update", 2),

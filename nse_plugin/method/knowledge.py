@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nse_plugin.models.gram import gram
 
-# Of f: so many keys wait until they join the square in one go. A square made anew every round would cost more than they
-# do, and leave holes in memory that the next one does not fit.
+# Share of f: that many keys are collected before they are added to the square. A square made anew every round would
+# cost more than multiplying the few keys does, and leave holes in the heap that the next square does not fit.
 WAITING = 1 / 16
 
 
@@ -19,9 +19,9 @@ WAITING = 1 / 16
 class Protected:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
-    keys: [., f], kept one by one while m < f. square: [f, f] float64, the sum of k k^T over those that are no
-    longer, all but the last few; None: over none. From there on neither memory nor the cost of an update grows. It lies
-    in main memory, as C0 does.
+    keys: [., f]; all m while m < f, afterwards only those not yet in the square, fewer than `WAITING` x f.
+    square: [f, f] float64, the sum of k k^T over the others, in main memory as C0 is; None: there are none. From there
+    on neither memory nor the cost of an update grows. _rows: where `keys` lies, with room behind it.
     """
 
     keys: Tensor
@@ -108,8 +108,12 @@ class _Rows:
     def extended(self, count: int, new: Tensor) -> _Rows:
         """The first `count` rows and `new` ones behind them: in place, unless others are there or the room is not."""
         rows, end = self, count + len(new)
-        if self.filled != count or len(self.memory) < end or self.memory.device != new.device:
-            rows = _Rows(new.new_empty(max(2 * count, end), new.shape[1]))
+        alike = self.memory.device == new.device and self.memory.dtype == new.dtype
+        changeable = torch.is_inference_mode_enabled() or not self.memory.is_inference()
+        if not (alike and changeable and self.filled == count and end <= len(self.memory)):
+            room = max(min(2 * count, new.shape[1]), end)  # more than f rows never wait
+            dtype = torch.promote_types(self.memory.dtype, new.dtype)
+            rows = _Rows(new.new_empty(room, new.shape[1], dtype=dtype))
             rows.memory[:count] = self.memory[:count]
         rows.memory[count:end] = new
         rows.filled = end

@@ -72,7 +72,6 @@ def edit_layers(
                     second_moments[layer],
                     knowledge.of(layer, keys[layer]),
                     hparams.mom2_update_weight,
-                    kept=hparams.passes > 1,
                 )
                 for layer in hparams.layers
             }
@@ -83,6 +82,8 @@ def edit_layers(
                 if not going:
                     break
                 everyone = going == finite
+                for system in systems.values():
+                    system.kept = number + 1 < hparams.passes
                 places = [finite.index(i) for i in going]
                 part = span if everyone else span.part(places)
                 keys, h = _one_pass(layout, part, (first[places], h[places]), values[going], systems, hparams)

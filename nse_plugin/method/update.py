@@ -16,6 +16,10 @@ from torch import Tensor
 
 from nse_plugin.method.knowledge import Protected
 
+# Woodbury's identity loses as many digits as K^T A^-1 K has: beyond this (C0 all but silent where the keys are loud)
+# the keys are added to A before it is factored.
+LOUD = 1e6
+
 log = logging.getLogger(__name__)
 
 
@@ -28,14 +32,15 @@ class System:
     """A of one layer, through the passes of a round.
 
     second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda.
-    kept: whether another pass may want its factor. A GPU factors anew sooner than it has the memory to spare.
+    kept: whether another pass may want its factor, [s, s] float64. Only in main memory: on a GPU memory is scarcer than
+    the time to factor again.
     """
 
     second_moment: Tensor
     protected: Protected
     weight: float
     kept: bool = False
-    _factored: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _factored: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # neurons, factor
 
     def matrix(self, neurons: Tensor) -> Tensor:
         """A of the neurons I (indices), [s, s] float64."""
@@ -50,11 +55,13 @@ class System:
         """A's Cholesky factor; None where A is not positive definite within rounding."""
         if self._factored is not None and torch.equal(self._factored[0], neurons):
             return self._factored[1]
+        self._factored = None  # its memory serves the next one
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(self.matrix(neurons))
         if failed:
             return None
-        self._factored = (neurons, factor) if self.kept and factor.device.type == "cpu" else None
+        if self.kept and factor.device.type == "cpu":
+            self._factored = neurons, factor
         return factor
 
 
@@ -81,10 +88,12 @@ def _with_few(k: Tensor, system: System, neurons: Tensor) -> Tensor:
     factor = system.factor(neurons)
     if factor is None:
         return _with_many(k, system, neurons)
-    alone = torch.cholesky_solve(k.T, factor)
-    share = torch.eye(len(k)).to(k) + k @ alone
-    together: Tensor = torch.linalg.solve_ex(share, alone, left=False).result
-    return together
+    a_inverse_k = torch.cholesky_solve(k.T, factor)
+    core = torch.eye(len(k)).to(k) + k @ a_inverse_k
+    if not core.diagonal().max() < LOUD:
+        return _with_many(k, system, neurons)
+    solution: Tensor = torch.linalg.solve_ex(core, a_inverse_k, left=False).result
+    return solution
 
 
 def _with_many(k: Tensor, system: System, neurons: Tensor) -> Tensor:

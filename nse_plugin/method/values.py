@@ -25,7 +25,8 @@ from nse_plugin.models.replay import ContextStates, SuffixReplay
 STOP_BELOW = 0.05
 # A token that is differentiated through takes the memory of so many that are only run: activations of all upper layers,
 # keys and values spelled out for every head, its share of the logits. On a CPU more facts together are hardly faster
-# (SmolLM2: 4 at a time take 8% longer than 9); a GPU wants more, and weights fill its memory, not these.
+# (SmolLM2: 4 at a time take 8% longer than 9); a GPU needs more of them at a time to be busy, and its memory is filled
+# by weights rather than by activations.
 GRADIENT, GRADIENT_ON_GPU = 64, 8
 
 
@@ -54,7 +55,7 @@ def optimize_values(
 
 def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torch.device) -> list[list[int]]:
     """Facts that are optimised together, those with suffixes of like length: their tokens, those of suffixes counted
-    `GRADIENT` times, stay within `tokens_per_batch`."""
+    `GRADIENT` (on a GPU `GRADIENT_ON_GPU`) times, stay within `tokens_per_batch`."""
     price = GRADIENT if device.type == "cpu" else GRADIENT_ON_GPU
     weight = [sum(price * (len(row.ids) - row.lookup) + row.lookup for row in _rows(fact)) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]

@@ -173,7 +173,7 @@ def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
         if any(own):
             growing = Growing(part, own, enough=len(layout.layers) - 1)
             with torch.no_grad(), suppress(Enough):
-                layout.model(**behind(layout, growing, own))
+                layout.model(**behind(layout, growing, own), logits_to_keep=1)
             part = growing.grown
         parts.append(part)
     return _joined(parts, torch.tensor([row for pack in packs for row in pack]).argsort())

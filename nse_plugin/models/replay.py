@@ -8,7 +8,7 @@ again, and the head at the rows asked for.
 
 `SpanReplay` serves the layer updates. Keys and residuals depend only on the tokens up to the subject's last one and
 on the layers up to l_0, so the layers below the first edited one are run once, and each update runs the edited
-layers from the one it changed.
+layers from the one it changed: to l_0 for the output, to the next edited layer's `W_out` for its keys alone.
 
 Nothing here knows an architecture: layers are called with the arguments that the model itself gave them, and the
 final norm and head are the model's own code.
@@ -196,7 +196,7 @@ class SpanReplay:
         return part
 
     def _run_chunk(self, chunk: _Chunk, start: int, until: int | None) -> tuple[dict[int, Tensor], Tensor]:
-        """Keys by layer, and the output of the last layer that was run whole."""
+        """Keys by layer, and the output of l_0; where `until` ends the run before, that means nothing."""
         hidden = chunk.inputs[start]
         edited = [layer for layer in self._layers if start <= layer and (until is None or layer <= until)]
         keys: dict[int, Tensor] = {}

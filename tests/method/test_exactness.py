@@ -11,6 +11,7 @@ from tiny import tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.facts import Fact
 from nse_plugin.method.keys import FactSpan
+from nse_plugin.method.values import GRADIENT, _batches, _rows, optimize_values
 from nse_plugin.models import past
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
@@ -91,6 +92,62 @@ def test_keys_and_outputs_equal_full_forwards(model, tokenizer, facts, templates
             key, output = oracles.key_and_output(model, tokenizer, fact, templates, layer, layers[-1])
             assert relative(keys[layer][i], key) <= 1e-10
             assert relative(outputs[i], output) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"p": 1.0, "layers": [0, 1, 3]}, {"layers": [2]}, {"alpha": 1e-9}],
+    ids=lambda settings: str(settings),
+)
+@pytest.mark.parametrize("contexts", [1, None], ids=["bare", "contexts"])
+def test_other_layers_and_contexts_equal_the_oracle(llama, tokenizer, facts, templates, hparams, settings, contexts):
+    """Gaps, one layer, no generated contexts, all facts in every pass."""
+    changed, some = dataclasses.replace(hparams, **settings), templates[:contexts]
+    twin, moments = tiny_model("llama"), tiny_moments(llama, changed.layers)
+    session = EditSession(llama, tokenizer, changed, moments, some)
+    values = session.values(facts)
+    session.edit_with_values(facts, values)
+    keys, _ = oracles.edit_round(twin, tokenizer, facts, some, values, moments, {}, changed)
+    for layer in changed.layers:
+        found, expected = (Layout.of(model).output_matrix(layer).matrix for model in (llama, twin))
+        assert relative(found, expected) <= 1e-9
+        protected = session.state.knowledge.of(layer, found[:0]).keys
+        assert relative(protected, torch.stack(keys[layer])) <= 1e-7
+
+
+def test_a_round_factors_every_system_once(llama, tokenizer, facts, templates, hparams, monkeypatch):
+    factored = []
+    own = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: factored.append(matrix) or own(matrix))
+    twice = dataclasses.replace(hparams, p=1.0, alpha=1e-9, max_iterations=2)
+    report = EditSession(llama, tokenizer, twice, tiny_moments(llama, [1, 2]), templates).edit(facts)
+    assert report.frame["passes"].tolist() == [2] * len(facts)
+    assert len(factored) == 2  # two layers, two passes
+
+
+def test_batches_are_bounded_by_what_gradients_take(tokenizer, facts, templates):
+    prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
+    weight = [sum(GRADIENT * (len(row.ids) - row.lookup) + row.lookup for row in _rows(fact)) for fact in prompts]
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert sorted(sum(_batches(prompts, max(weight), cpu), [])) == list(range(len(facts)))
+    for batch in _batches(prompts, 2 * max(weight), cpu):
+        assert sum(weight[i] for i in batch) <= 2 * max(weight)
+    assert len(_batches(prompts, 1, cpu)) == len(facts)
+    assert len(_batches(prompts, sum(weight), cpu)) == 1
+    assert len(_batches(prompts, sum(weight) // 4, gpu)) == 1
+
+
+def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templates, hparams):
+    """One pass of whole layers more for each further batch's own tokens, none for the contexts, and no head."""
+    tokens = []
+    llama.model.embed_tokens.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape))
+    prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
+    alone = dataclasses.replace(hparams, tokens_per_batch=1)
+    optimize_values(Layout.of(llama), prompts, alone)
+    contexts = {row.ids[: row.context] for fact in prompts for row in fact.rewrites}
+    assert len(contexts) > 1
+    assert [shape[0] for shape in tokens].count(len(contexts)) >= 1
+    assert sum(rows for rows, width in tokens if width == max(len(context) for context in contexts)) <= len(contexts)
 
 
 def test_rounds_equal_the_oracle(architecture, tokenizer, facts, templates, hparams):

@@ -70,6 +70,24 @@ def test_two_that_go_on_from_the_same_keys_do_not_meet():
     assert first.extended(keys(1)).keys.data_ptr() == first.keys.data_ptr()  # there was room
 
 
+def test_keys_that_wait_are_saved_beside_the_square():
+    f = 64
+    everything = torch.randn(f + 2, f, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    knowledge = Knowledge().extended({1: everything[:f]}).extended({1: everything[f:]})
+    tensors = knowledge.tensors()
+    assert (len(tensors["keys.1"]), tensors["square.1"].shape) == (2, (f, f))
+    again = Knowledge.from_tensors(tensors).extended({1: everything[:1]}).of(1, everything[:0])
+    assert again.count == f + 3
+    whole = torch.cat([everything, everything[:1]])
+    assert torch.allclose(again.product(torch.arange(f)), whole.T @ whole, rtol=1e-12, atol=1e-10)
+
+
+def test_rounds_in_and_out_of_inference_mode():
+    with torch.inference_mode():
+        protected = Protected.of(keys(1)).extended(keys(1))
+    assert len(protected.extended(keys(1)).extended(keys(1)).keys) == 4
+
+
 def test_keys_alone_as_an_earlier_version_kept_them_are_read():
     again = Knowledge.from_tensors({"keys.3": keys(2)})
     assert again.count == 2

@@ -87,6 +87,16 @@ def test_one_factor_serves_every_pass_with_the_same_neurons(monkeypatch):
     assert [len(matrix) for matrix in factored] == [9, 8]
 
 
+@pytest.mark.parametrize("variance", [1e-8, 1e-16, 1e-30])
+def test_a_neuron_that_the_text_never_woke(variance):
+    """K^T A^-1 K is huge there, and Woodbury's identity worth nothing: the result must not be."""
+    keys, residuals, c0, protected = problem(3, 4, 20, 0)
+    c0[0], c0[:, 0], c0[0, 0] = 0, 0, variance
+    delta = solve_update(keys, residuals, System(c0, Protected.of(protected), 100.0), torch.arange(20))
+    matrix = 100.0 * c0 + keys.T @ keys
+    assert relative(delta @ matrix, residuals.T @ keys) <= 1e-9
+
+
 def test_nothing_protected_is_memits_update():
     keys, residuals, c0, _ = problem(3, 4, 9, 0)
     neurons = torch.arange(9)
