@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.solvers import Walk, contexts_of
+from nse_plugin.models.attention import shared_heads
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
@@ -35,16 +36,19 @@ def optimize_values(
     prompts: Sequence[FactPrompts],
     hparams: NSEHyperParams,
     on_done: Callable[[int], None] = lambda count: None,
+    contexts: ContextStates | None = None,
 ) -> Tensor:
     """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
 
-    prompts: n facts. on_done: called with the number of facts just finished.
+    prompts: n facts. on_done: called with the number of facts just finished. contexts: those of earlier calls on the
+    same weights, which learn this call's; None: begun here.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
     prompts = contexts_of(prompts, hparams)
     values: list[Tensor | None] = [None] * len(prompts)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model):
-        contexts = ContextStates(layout, [row for fact in prompts for row in _rows(fact)])
+    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), shared_heads():
+        contexts = ContextStates(layout) if contexts is None else contexts
+        contexts.of([row for fact in prompts for row in _rows(fact)])  # those of all batches in one go
         for chosen in _batches(prompts, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [prompts[i] for i in chosen], contexts)
             for i, z in zip(chosen, _optimize(batch, hparams), strict=True):

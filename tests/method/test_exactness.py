@@ -8,11 +8,12 @@ import oracles
 import pytest
 import torch
 from tiny import tiny_model, tiny_moments, tiny_tokenizer
+from transformers.integrations import sdpa_attention
 
 from nse_plugin.facts import Fact
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.values import GRADIENT, _batches, _rows, optimize_values
-from nse_plugin.models import past
+from nse_plugin.models import past, replay
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session import EditSession
@@ -137,17 +138,24 @@ def test_batches_are_bounded_by_what_gradients_take(tokenizer, facts, templates)
     assert len(_batches(prompts, sum(weight) // 4, gpu)) == 1
 
 
-def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templates, hparams):
-    """One pass of whole layers more for each further batch's own tokens, none for the contexts, and no head."""
-    tokens = []
-    llama.model.embed_tokens.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape))
+def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templates, hparams, monkeypatch):
+    run, own = [], replay.grown
+    monkeypatch.setattr(replay, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows))
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
-    alone = dataclasses.replace(hparams, tokens_per_batch=1)
-    optimize_values(Layout.of(llama), prompts, alone)
+    optimize_values(Layout.of(llama), prompts, dataclasses.replace(hparams, tokens_per_batch=1))
     contexts = {row.ids[: row.context] for fact in prompts for row in fact.rewrites}
     assert len(contexts) > 1
-    assert [shape[0] for shape in tokens].count(len(contexts)) >= 1
-    assert sum(rows for rows, width in tokens if width == max(len(context) for context in contexts)) <= len(contexts)
+    for context in contexts:
+        assert run.count([context]) == 1
+    assert len(run) == len(contexts) + len(facts)
+
+
+def test_heads_that_share_keys_and_values_do_not_copy_them(llama, tokenizer, facts, templates, hparams, monkeypatch):
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", None)
+    own = sdpa_attention.use_gqa_in_sdpa
+    prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
+    optimize_values(Layout.of(llama), prompts, hparams)
+    assert sdpa_attention.use_gqa_in_sdpa is own
 
 
 def test_rounds_equal_the_oracle(architecture, tokenizer, facts, templates, hparams):
