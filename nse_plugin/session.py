@@ -20,6 +20,7 @@ from nse_plugin.method.values import optimize_values
 from nse_plugin.models.fingerprint import model_fingerprint
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
+from nse_plugin.models.replay import ContextStates
 from nse_plugin.models.writing import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.second_moments import check_moments, second_moments
@@ -62,6 +63,7 @@ class EditSession:
         self._matrices = self._layout.output_matrices(hparams.layers)
         self.state = state or EditState.fresh(self._layout, hparams.layers)
         self.values_from_store = 0
+        self._contexts = ContextStates(self._layout)  # on the original weights
         if moments is not None:
             self.state.moments = check_moments(moments, self._matrices)
         if templates is not None:
@@ -143,15 +145,20 @@ class EditSession:
             if not self.hparams.rewind:
                 return optimize_values(self._layout, prompts, self.hparams, advance)
             with self.state.originals.rewound(self._matrices):
-                if self.hparams.store is None:
-                    return optimize_values(self._layout, prompts, self.hparams, advance)
                 if _is_hooked(self.model):
-                    log.warning(
-                        "store %s is not used: this model has forward hooks, which may change what it computes.",
-                        self.hparams.store,
-                    )
+                    if self.hparams.store is not None:
+                        log.warning(
+                            "store %s is not used: this model has forward hooks, which may change what it computes.",
+                            self.hparams.store,
+                        )
                     return optimize_values(self._layout, prompts, self.hparams, advance)
+                if self.hparams.store is None:
+                    return self._computed(prompts, advance)
                 return self._kept_values(Store(self.hparams.store), prompts, advance)
+
+    def _computed(self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+        """The values, on the original weights, with what earlier rounds know of the templates."""
+        return optimize_values(self._layout, prompts, self.hparams, on_done, self._contexts)
 
     def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
         """What the store has of the values, the rest computed and put there; on the original weights."""
@@ -162,7 +169,7 @@ class EditSession:
         on_done(len(prompts) - len(missing))
         for first in range(0, len(missing), KEPT_AT_ONCE):
             places = missing[first : first + KEPT_AT_ONCE]
-            computed = optimize_values(self._layout, [prompts[place] for place in places], self.hparams, on_done)
+            computed = self._computed([prompts[place] for place in places], on_done)
             for place, value in zip(places, computed, strict=True):
                 values[place] = value
             store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))

@@ -21,6 +21,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.models.replay import ContextStates
 from nse_plugin.models.writing import context_templates
 
 
@@ -46,6 +47,7 @@ class Worker:
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
         self._fingerprint = model_fingerprint(self._model)
+        self._contexts = ContextStates(self._layout)
         return socket.gethostname(), os.getpid()
 
     def encode(self, facts: Sequence[Fact]) -> tuple[list[str], list[FactPrompts]]:
@@ -59,7 +61,7 @@ class Worker:
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
         """z of some facts [n, d]. addresses: where they are to be kept, as another worker's `encode` says."""
         self._require_same(value_addresses(self._fingerprint, prompts, self._hparams) == addresses)
-        return optimize_values(self._layout, prompts, self._hparams).cpu()
+        return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
 
     def moments(self, text: range | list[Batch], layers: Sequence[int], fingerprint: str) -> MomentSums:
         """Sums over a part of the text: batches of token rows, or numbers of batches that the model is to write.

@@ -96,12 +96,13 @@ class Past(DynamicCache):
 
     def of_rows(self, rows: Sequence[int]) -> Past:
         """The past of rows of which several may share one of this past's; what this one learns, they know."""
-        return _Shared(self, torch.tensor(rows, device=self.lengths.device))
+        places = torch.tensor(rows, device=self.lengths.device)
+        return _Shared(self, places, int(self.lengths[places].max()))
 
 
 class _Shared(Past):
-    def __init__(self, source: Past, rows: Tensor) -> None:
-        super().__init__(source.lengths[rows], source.width)
+    def __init__(self, source: Past, rows: Tensor, width: int) -> None:
+        super().__init__(source.lengths[rows], width)
         self._source, self._rows = source, rows
 
     @property
@@ -110,11 +111,11 @@ class _Shared(Past):
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
         keys, values = self._source.states(layer)
-        rows = self._rows.to(keys.device)
-        return keys[rows], values[rows]
+        rows, before = self._rows.to(keys.device), self._source.width - self.width
+        return keys[rows, :, before:], values[rows, :, before:]
 
     def taking(self, rows: Tensor) -> Past:
-        return _Shared(self._source, self._rows[rows.to(self._rows.device)])
+        return _Shared(self._source, self._rows[rows.to(self._rows.device)], self.width)
 
 
 class Growing(Past):
@@ -176,7 +177,7 @@ def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
                 layout.model(**behind(layout, growing, own), logits_to_keep=1)
             part = growing.grown
         parts.append(part)
-    return _joined(parts, torch.tensor([row for pack in packs for row in pack]).argsort())
+    return joined(parts).taking(torch.tensor([row for pack in packs for row in pack]).argsort())
 
 
 def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
@@ -191,18 +192,17 @@ def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[i
     return packs
 
 
-def _joined(parts: Sequence[Past], order: Tensor) -> Past:
-    """Parts one behind the other, then row by row in `order`."""
+def joined(parts: Sequence[Past]) -> Past:
+    """The rows of all parts, one part behind the other."""
     width = max(part.width for part in parts)
-    whole = Past(torch.cat([part.lengths for part in parts])[order.to(parts[0].lengths.device)], width)
+    whole = Past(torch.cat([part.lengths for part in parts]), width)
     layers = next((part.layers_run for part in parts if part.width == width), [])
     for layer in layers if width else []:
         like = next(part for part in parts if part.width == width).states(layer)
         states = [part.states(layer) if part.width else _none(like, len(part.lengths)) for part in parts]
-        keys, values = (
+        whole._states[layer] = tuple(
             torch.cat([pad(one[which], (0, 0, width - one[which].shape[2], 0)) for one in states]) for which in (0, 1)
         )
-        whole._states[layer] = keys[order.to(keys.device)], values[order.to(values.device)]
     return whole
 
 

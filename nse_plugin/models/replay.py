@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from nse_plugin.models.enough import Enough
+from nse_plugin.models.fingerprint import appearance
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.past import Growing, Past, behind, grown, packs_by_length
+from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
 
 
@@ -273,15 +274,26 @@ class _Chunk:
 class ContextStates:
     """Keys and values of all layers for the beginnings of rows that come from a template.
 
-    They are alike for all facts, so each different one is run once, on the weights as they are.
+    They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
+    met before does not change a bit of it. Where the model is no longer what it was, all are forgotten.
     """
 
-    def __init__(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> None:
-        contexts, self._place = different_contexts(prompts)
-        self._past = grown(layout, Past.nothing(len(contexts), layout.device), contexts)
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._place: dict[tuple[int, ...], int] = {}
+        self._past = Past.nothing(0, layout.device)
+        self._looks: list[Any] = []
 
     def of(self, prompts: Sequence[EncodedPrompt]) -> Past:
-        """What these rows begin with; they are among those it was made for."""
+        """What these rows begin with, on the weights as they are."""
+        device, looks = self._layout.device, appearance(self._layout.model)
+        if looks != self._looks:
+            self._place, self._past, self._looks = {}, Past.nothing(0, device), looks
+        new = [context for context in different_contexts(prompts)[0] if context not in self._place]
+        if new:
+            alone = [grown(self._layout, Past.nothing(1, device), [context]) for context in new]
+            self._past = joined([self._past, *alone])
+            self._place |= {context: number for number, context in enumerate(new, len(self._place))}
         return self._past.of_rows([self._place[_context(prompt)] for prompt in prompts])
 
 
