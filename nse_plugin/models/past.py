@@ -200,9 +200,10 @@ def joined(parts: Sequence[Past]) -> Past:
     for layer in layers if width else []:
         like = next(part for part in parts if part.width == width).states(layer)
         states = [part.states(layer) if part.width else _none(like, len(part.lengths)) for part in parts]
-        whole._states[layer] = tuple(
+        keys, values = (
             torch.cat([pad(one[which], (0, 0, width - one[which].shape[2], 0)) for one in states]) for which in (0, 1)
         )
+        whole._states[layer] = keys, values
     return whole
 
 
