@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
 from nse_plugin.facts import Fact, FactError
+from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import RoundResult, edit_layers
@@ -125,6 +126,8 @@ class EditSession:
             before.restore(self._matrices)
             raise
         self.state.knowledge = knowledge
+        del before
+        give_back()
         read = self.values_from_store - read_before
         report = _report(facts, result, time.monotonic() - started, seconds, read)
         self.state.reports.append(report)

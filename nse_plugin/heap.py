@@ -1,0 +1,19 @@
+"""The memory that a round has freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+
+def give_back() -> None:
+    """Return the free pages of the C library's heap; where that is not glibc, do nothing.
+
+    glibc keeps what lies between two pieces in use. A round frees dozens of pieces of 1 to 20 MB, of sizes that differ
+    from round to round: without this, 200 rounds end with 300 MB of holes.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
