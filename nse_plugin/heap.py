@@ -10,7 +10,7 @@ def give_back() -> None:
     """Return the free pages of the C library's heap; where that is not glibc, do nothing.
 
     glibc keeps what lies between two pieces in use. A round frees dozens of pieces of 1 to 20 MB, of sizes that differ
-    from round to round: without this, 200 rounds end with 300 MB of holes.
+    from round to round: without this, 200 rounds end with 200 MB of holes.
     """
     if sys.platform != "linux":
         return

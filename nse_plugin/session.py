@@ -42,6 +42,9 @@ class EditSession:
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded.
     values_from_store: how many of the values so far were read and not computed.
 
+    Between rounds the model must go on computing what it computed before the first: begin another session after
+    switching an adapter, replacing a forward method or anything else that weights do not show.
+
     Raises HyperParamsError, LayoutError, MomentsError or ValueError for what cannot be used; the model is untouched.
     """
 
@@ -64,7 +67,7 @@ class EditSession:
         self._matrices = self._layout.output_matrices(hparams.layers)
         self.state = state or EditState.fresh(self._layout, hparams.layers)
         self.values_from_store = 0
-        self._contexts = ContextStates(self._layout)  # on the original weights
+        self._fingerprint = ""
         if moments is not None:
             self.state.moments = check_moments(moments, self._matrices)
         if templates is not None:
@@ -126,11 +129,11 @@ class EditSession:
             before.restore(self._matrices)
             raise
         self.state.knowledge = knowledge
-        del before
-        give_back()
         read = self.values_from_store - read_before
         report = _report(facts, result, time.monotonic() - started, seconds, read)
         self.state.reports.append(report)
+        del before
+        give_back()
         return report
 
     def _encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
@@ -161,12 +164,15 @@ class EditSession:
 
     def _computed(self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
         """The values, on the original weights, with what earlier rounds know of the templates."""
-        return optimize_values(self._layout, prompts, self.hparams, on_done, self._contexts)
+        return optimize_values(self._layout, prompts, self.hparams, on_done, self.state.contexts)
 
     def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
         """What the store has of the values, the rest computed and put there; on the original weights."""
         # each time: what others did to layers that are not edited here is not noticed otherwise
-        addresses = value_addresses(model_fingerprint(self.model), prompts, self.hparams)
+        fingerprint = model_fingerprint(self.model)
+        if fingerprint != self._fingerprint:  # which notices more than the contexts themselves do
+            self._fingerprint, self.state.contexts = fingerprint, ContextStates()
+        addresses = value_addresses(fingerprint, prompts, self.hparams)
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]
         on_done(len(prompts) - len(missing))

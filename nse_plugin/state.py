@@ -14,6 +14,7 @@ from torch import Tensor
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.layout import Layout
+from nse_plugin.models.replay import ContextStates
 
 if TYPE_CHECKING:
     import pandas
@@ -46,7 +47,8 @@ class EditState:
     """Everything that lasts from round to round.
 
     originals: the edited matrices before the first edit. knowledge: the protected keys Kp. reports: one a round.
-    templates, moments: measured on the original weights when first needed, then kept; {layer: [f, f]}.
+    templates, moments: measured on the original weights when first needed, then kept; {layer: [f, f]}. contexts: the
+    templates' keys and values on the original weights, kept as long as the model looks the same.
     """
 
     originals: OriginalWeights
@@ -54,6 +56,7 @@ class EditState:
     reports: list[RoundReport] = field(default_factory=list)
     templates: list[str] | None = None
     moments: dict[int, Tensor] | None = None
+    contexts: ContextStates = field(default_factory=ContextStates, repr=False)
 
     @classmethod
     def fresh(cls, layout: Layout, layers: list[int]) -> EditState:

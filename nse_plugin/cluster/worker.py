@@ -47,7 +47,7 @@ class Worker:
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
         self._fingerprint = model_fingerprint(self._model)
-        self._contexts = ContextStates(self._layout)
+        self._contexts = ContextStates()
         return socket.gethostname(), os.getpid()
 
     def encode(self, facts: Sequence[Fact]) -> tuple[list[str], list[FactPrompts]]:

@@ -25,7 +25,7 @@ from nse_plugin.models.replay import ContextStates, SuffixReplay
 
 STOP_BELOW = 0.05
 # A token that is differentiated through takes the memory of so many that are only run: activations of all upper layers,
-# keys and values spelled out for every head, its share of the logits. On a CPU more facts together are hardly faster
+# keys and values of what it sees, its share of the logits. On a CPU more facts together are hardly faster
 # (SmolLM2: 4 at a time take 8% longer than 9); a GPU needs more of them at a time to be busy, and its memory is filled
 # by weights rather than by activations.
 GRADIENT, GRADIENT_ON_GPU = 64, 8
@@ -47,8 +47,7 @@ def optimize_values(
     prompts = contexts_of(prompts, hparams)
     values: list[Tensor | None] = [None] * len(prompts)
     with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), shared_heads():
-        contexts = ContextStates(layout) if contexts is None else contexts
-        contexts.of([row for fact in prompts for row in _rows(fact)])  # those of all batches in one go
+        contexts = contexts or ContextStates()
         for chosen in _batches(prompts, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [prompts[i] for i in chosen], contexts)
             for i, z in zip(chosen, _optimize(batch, hparams), strict=True):

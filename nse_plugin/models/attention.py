@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 from transformers.integrations import sdpa_attention
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 
 @contextmanager
@@ -14,12 +15,14 @@ def shared_heads() -> Iterator[None]:
     """Within, heads that share keys and values read them where they are, also under a mask.
 
     transformers copies them for each head and keeps the copies for the backward pass, where there is a mask: on a GPU
-    only slow kernels know both. On a CPU the fast one does, with the same result; elsewhere nothing changes here.
+    only slow kernels know both. On a CPU the fast one does (from torch 2.9 on), with the same result; elsewhere nothing
+    changes here. It is for the whole process: of two threads the last to leave may leave it on.
     """
     own = sdpa_attention.use_gqa_in_sdpa
+    fast = is_torch_greater_or_equal("2.9")
 
     def shared(attention_mask: Tensor | None, key: Tensor) -> bool:
-        return key.device.type == "cpu" or own(attention_mask, key)
+        return (fast and key.device.type == "cpu") or own(attention_mask, key)
 
     sdpa_attention.use_gqa_in_sdpa = shared
     try:

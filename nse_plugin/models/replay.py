@@ -43,7 +43,9 @@ class SuffixReplay:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
         self._layout = layout
         self._upper = list(layout.layers)[layer + 1 :]
-        past = grown(layout, contexts.of(prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts])
+        past = grown(
+            layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
+        )
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         self._packs = []
         for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
@@ -275,25 +277,27 @@ class ContextStates:
     """Keys and values of all layers for the beginnings of rows that come from a template.
 
     They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
-    met before does not change a bit of it. Where the model is no longer what it was, all are forgotten.
+    met before does not change a bit of it. Where the model no longer looks as it did, all are forgotten. Holds no
+    reference to the model.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self) -> None:
         self._place: dict[tuple[int, ...], int] = {}
-        self._past = Past.nothing(0, layout.device)
-        self._looks: list[Any] = []
+        self._past = Past.nothing(0, torch.device("cpu"))
+        self._looks: Tensor | None = None
 
-    def of(self, prompts: Sequence[EncodedPrompt]) -> Past:
+    def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> Past:
         """What these rows begin with, on the weights as they are."""
-        device, looks = self._layout.device, appearance(self._layout.model)
-        if looks != self._looks:
+        looks = appearance(layout.model)
+        device = layout.device
+        if self._looks is None or device != self._past.lengths.device or not torch.equal(looks, self._looks):
             self._place, self._past, self._looks = {}, Past.nothing(0, device), looks
         new = [context for context in different_contexts(prompts)[0] if context not in self._place]
         if new:
-            alone = [grown(self._layout, Past.nothing(1, device), [context]) for context in new]
+            first = len(self._past.lengths)
+            alone = [grown(layout, Past.nothing(1, device), [context]) for context in new]
             self._past = joined([self._past, *alone])
-            self._place |= {context: number for number, context in enumerate(new, len(self._place))}
+            self._place |= {context: number for number, context in enumerate(new, first)}
         return self._past.of_rows([self._place[_context(prompt)] for prompt in prompts])
 
 

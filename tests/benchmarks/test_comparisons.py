@@ -21,7 +21,7 @@ EXPECTED = {
     ],
     keys: [(stage, n, 3) for n in (1, 3) for stage in ("keys", "residuals")],
     solve: [(stage, n, None) for n in (1, 3) for stage in ("solve, p = 1", "solve, p = 0.8")],
-    moments: [("moments", 0, None)],
+    moments: [("moments", 0, None), ("moments, deeper", 0, None)],
     evaluation: [("evaluation", 3, 3)],
     rounds: [
         ("z whole", 1, 3), ("z whole, fast", 1, 3), ("z whole", 3, 3), ("z whole, fast", 3, 3), ("update", 3, 3),

@@ -87,43 +87,43 @@ def test_after_an_update_only_the_bare_prompt_is_run_to_the_end(seen):
 
 def test_a_template_is_run_once_whatever_was_met_before(seen, rows):
     layout, tokens = seen
-    states, others = ContextStates(layout), ContextStates(layout)
-    whole = states.of(rows)
+    states, others = ContextStates(), ContextStates()
+    whole = states.of(layout, rows)
     assert tokens[0] == sum(len(context) for context in contexts(rows))  # one by one: no padding
-    others.of(rows[3:])
-    ours, before = others.of(rows), tokens[0]
+    others.of(layout, rows[3:])
+    ours, before = others.of(layout, rows), tokens[0]
     for layer in whole.layers_run:
         for found, expected in zip(ours.states(layer), whole.states(layer), strict=True):
             assert torch.equal(found, expected)
-    states.of(rows)
-    others.of(rows[::-1])
+    states.of(layout, rows)
+    others.of(layout, rows[::-1])
     assert tokens[0] == before
     short = min(rows, key=lambda row: row.context)
-    assert others.of([short]).width == short.context  # no padding for others' sake
+    assert others.of(layout, [short]).width == short.context  # no padding for others' sake
 
 
 @pytest.mark.parametrize("how", ["in place", "through data", "another tensor"])
 def test_templates_are_run_again_on_other_weights(seen, rows, how):
     layout, _ = seen
-    states = ContextStates(layout)
-    before = states.of(rows)
+    states = ContextStates()
+    before = states.of(layout, rows)
     weight = layout.layers[0].self_attn.k_proj.weight
     with torch.no_grad():
         if how == "in place":
-            weight[3] *= 2  # of few numbers torch's count alone may tell
+            weight[1, 1] *= 2  # torch's count alone can tell
         elif how == "through data":
-            weight.data *= 2
+            weight.data[:, 3] *= 2  # a neuron's column
         else:
             weight.data = weight * 2
-    for states_now in (states, ContextStates(layout)):
-        now = states_now.of(rows)
+    for states_now in (states, ContextStates()):
+        now = states_now.of(layout, rows)
         assert not torch.allclose(now.states(0)[0], before.states(0)[0])
-        assert torch.equal(now.states(0)[0], ContextStates(layout).of(rows).states(0)[0])
+        assert torch.equal(now.states(0)[0], ContextStates().of(layout, rows).states(0)[0])
 
 
 def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
     layout, tokens = seen
-    replay = SuffixReplay(layout, 1, rows, ContextStates(layout))
+    replay = SuffixReplay(layout, 1, rows, ContextStates())
     assert tokens[0] == tokens[1] > tokens[2] > tokens[3] == 0  # of the last layer, only keys and values are wanted
     below, above = tokens[1], tokens[2]
     replay.logits(torch.zeros(len(rows), 16, dtype=torch.float64), torch.tensor([0]), torch.tensor([0]))
