@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from benchmarks.clock import Seconds, cpu_seconds, in_turns
-from benchmarks.comparisons.rounds import change
-from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
+from benchmarks.comparisons.rounds import FAST, SOLVERS, change
+from benchmarks.comparisons.row import Peer, Plan, Row, agree
 from benchmarks.facts import make_facts
 from benchmarks.peers.easyedit import AS_MEMIT, EasyEditMemit
 from benchmarks.setting import Setting
@@ -18,20 +18,21 @@ TOLERANCE = 1e-2  # each side has its own z here, and in float32 those of one fa
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stage `whole`. Raises NotHere where there is no EasyEdit."""
+    """Stage `whole`, and `whole, fast` with `solver: fast`. Raises NotHere where there is no EasyEdit."""
     memit = EasyEditMemit(setting)
     facts = make_facts(*plan.counts(FACTS))
-    found, expected = (change(setting, partial(edit, facts[:CHECKED])) for edit in (_our_edit(setting), memit.edit))
+    edits = _our_edit(setting, "exact"), memit.edit
+    found, expected = (change(setting, partial(edit, facts[:CHECKED])) for edit in edits)
     difference = agree(found, expected, TOLERANCE, "weight change, EasyEdit's MEMIT")
-    runs = {
-        memit.name: partial(_seconds, setting, memit.edit, facts),
-        OURS: partial(_seconds, setting, _our_edit(setting), facts),
-    }
-    yield Row.of("easyedit", "whole", len(facts), 3, memit.name, in_turns(runs, plan.repeats), difference)
+    runs = {memit.name: partial(_seconds, setting, memit.edit, facts)}
+    runs |= {name: partial(_seconds, setting, _our_edit(setting, solver), facts) for name, solver in SOLVERS.items()}
+    times = in_turns(runs, plan.repeats)
+    yield Row.of("easyedit", "whole", len(facts), 3, memit.name, times, difference)
+    yield Row.of("easyedit", "whole, fast", len(facts), 3, memit.name, times, None, FAST, "whole")
 
 
-def _our_edit(setting: Setting) -> Callable[[Sequence[Fact]], object]:
-    return lambda facts: setting.session(**AS_MEMIT).edit(facts)
+def _our_edit(setting: Setting, solver: str) -> Callable[[Sequence[Fact]], object]:
+    return lambda facts: setting.session(**AS_MEMIT, solver=solver).edit(facts)
 
 
 def _seconds(setting: Setting, edit: Callable[[Sequence[Fact]], object], facts: Sequence[Fact]) -> Seconds:
