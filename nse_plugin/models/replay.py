@@ -32,7 +32,6 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
 
-
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
 SHARE = 1 / 4
