@@ -67,7 +67,6 @@ class EditSession:
         self._matrices = self._layout.output_matrices(hparams.layers)
         self.state = state or EditState.fresh(self._layout, hparams.layers)
         self.values_from_store = 0
-        self._fingerprint = ""
         if moments is not None:
             self.state.moments = check_moments(moments, self._matrices)
         if templates is not None:
@@ -170,8 +169,8 @@ class EditSession:
         """What the store has of the values, the rest computed and put there; on the original weights."""
         # each time: what others did to layers that are not edited here is not noticed otherwise
         fingerprint = model_fingerprint(self.model)
-        if fingerprint != self._fingerprint:  # which notices more than the contexts themselves do
-            self._fingerprint, self.state.contexts = fingerprint, ContextStates()
+        if fingerprint != self.state.contexts.fingerprint:  # which notices more than the contexts themselves do
+            self.state.contexts = ContextStates(fingerprint)
         addresses = value_addresses(fingerprint, prompts, self.hparams)
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]

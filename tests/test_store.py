@@ -169,6 +169,19 @@ def test_without_rewinding_values_are_of_this_moment_and_not_kept(store, hparams
     assert store.entries() == []
 
 
+def test_sessions_that_share_a_state_share_what_they_know_of_the_templates(store, hparams):
+    one = session(hparams, store=str(store.folder))
+    one.edit(tiny_facts()[:1])
+    known = one.state.contexts
+    another = EditSession(one.model, one.tokenizer, one.hparams, state=one.state.branched())
+    another.edit(tiny_facts()[1:2])
+    assert another.state.contexts is known
+    with torch.no_grad():
+        one.model.model.layers[0].self_attn.o_proj.weight.mul_(1.5)
+    another.values(tiny_facts()[2:3])
+    assert another.state.contexts is not known
+
+
 def test_what_others_did_to_other_layers_is_another_model(store, hparams):
     one, plain = session(hparams, store=str(store.folder)), session(hparams)
     one.edit(tiny_facts()[:1])

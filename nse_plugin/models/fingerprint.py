@@ -1,4 +1,4 @@
-"""A fingerprint of tensors and models: has anyone changed these weights? Exact, and computed where the weights are."""
+"""Has anyone changed these weights? A fingerprint, exact and computed where they are; and a quick look."""
 
 from __future__ import annotations
 

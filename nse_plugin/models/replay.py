@@ -283,9 +283,12 @@ class ContextStates:
     They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
     met before does not change a bit of it. Where the model no longer looks as it did, all are forgotten. Holds no
     reference to the model.
+
+    fingerprint: of the model they are of, where someone has computed it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.fingerprint = fingerprint
         self._place: dict[tuple[int, ...], int] = {}
         self._past = Past.nothing(0, torch.device("cpu"))
         self._looks: Tensor | None = None
