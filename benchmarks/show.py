@@ -30,7 +30,7 @@ def comparison(console: Console, name: str, rows: Sequence[Row], least: Floors) 
     headings = ("stage", "facts", "rel.", "peer", "ours s", "peer s", "ratio", "floor", "differ")
     table = _table(f"{name}: CPU seconds, ours and the peer's", headings, texts=("stage", "peer"))
     for row in rows:
-        floor = least.get((row.stage, row.relation or 0))
+        floor = _floor(row, least)
         table.add_row(
             row.stage,
             str(row.facts or ""),
@@ -138,7 +138,7 @@ def plot(rows: Sequence[Row], least: Floors, file: Path, caption: str) -> None:
     for place, row in enumerate(shown):
         assert row.ratio is not None
         axes.barh(place, row.ratio, color=f"C{peers.index(row.peer)}")
-        floor = least.get((row.stage, row.relation or 0))
+        floor = _floor(row, least)
         if floor is not None:
             axes.plot(
                 [floor, floor], [place - 0.4, place + 0.4], color="black", label="" if marked else "all FLOP allow"
@@ -169,10 +169,14 @@ def _table(title: str, headings: Sequence[str], texts: Sequence[str]) -> Table:
     return table
 
 
+def _floor(row: Row, least: Floors) -> float | None:
+    return least.get((row.stage.removesuffix(", at once"), row.relation or 0))
+
+
 def _label(row: Row) -> str:
     parts = [row.stage if row.stage.startswith(row.case) else f"{row.case}: {row.stage}"]
     if row.facts:
         parts.append("1 fact" if row.facts == 1 else f"{row.facts} facts")
-    if row.relation and row.stage == "z step":
+    if row.relation and row.stage.startswith("z step"):
         parts.append(f"relation {row.relation}")
     return ", ".join(parts)

@@ -26,10 +26,12 @@ from nse_plugin.facts import Fact
 EVALUATIONS = 4  # of the loss; a step follows all but the last
 SLOW = 1e-4
 TOLERANCE = 1e-3
+AT_ONCE, TEN_AT_ONCE = f"{OURS}, at once", 32_768  # tokens_per_batch
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stages `z step` and `prefix`, seconds a fact; 50 facts at the middle length only."""
+    """Stages `z step` and `prefix`, seconds a fact; 50 facts at the middle length only. `z step, at once`: with ten
+    facts and more in a batch, which is faster and takes more memory than the preset's `tokens_per_batch`."""
     for relation in RELATION_LENGTHS:
         counts = plan.counts(1, 10, 50) if relation == 3 else plan.counts(1, 10)
         facts = make_facts(max(counts), relation)
@@ -44,9 +46,16 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
         for n in counts:
             runs: dict[str, Run] = {peer.name: partial(_peer_seconds, peer, two) for peer in peers}
             runs[OURS] = partial(_our_seconds, setting, facts[:n])
+            if n > 1:
+                runs[AT_ONCE] = partial(_our_seconds, setting, facts[:n], tokens_per_batch=TEN_AT_ONCE)
             times = in_turns(runs, plan.repeats)
             for peer in peers:
-                yield Row.of("values", "z step", n, relation, peer.name, times, differences[peer.name])
+                own = differences[peer.name]
+                yield Row.of("values", "z step", n, relation, peer.name, times, own)
+                if n > 1:
+                    yield Row.of(
+                        "values", "z step, at once", n, relation, peer.name, times, own, AT_ONCE, timed="z step"
+                    )
             yield Row.of("values", "prefix", n, relation, peers[0].name, times, None)
 
 
@@ -55,8 +64,8 @@ def _peer_seconds(peer: Peer, facts: Sequence[Fact]) -> Seconds:
     return {"z step": step / len(facts)}
 
 
-def _our_seconds(setting: Setting, facts: Sequence[Fact]) -> Seconds:
-    session = setting.session(v_num_grad_steps=EVALUATIONS, v_lr=SLOW)
+def _our_seconds(setting: Setting, facts: Sequence[Fact], **changed: int) -> Seconds:
+    session = setting.session(v_num_grad_steps=EVALUATIONS, v_lr=SLOW, **changed)
     whole, step = _seconds(partial(session.values, facts))
     return {"z step": step / len(facts), "prefix": (whole - (EVALUATIONS - 1) * step) / len(facts)}
 

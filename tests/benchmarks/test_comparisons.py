@@ -17,7 +17,10 @@ from benchmarks.setting import Setting
 PLAN = Plan(repeats=1, most=3)
 EXPECTED = {
     values: [
-        (stage, n, relation) for relation in (1, 3, 5) for n in (1, 3) for stage in ("z step", "prefix")
+        (stage, n, relation)
+        for relation in (1, 3, 5)
+        for n, stages in ((1, ("z step", "prefix")), (3, ("z step", "z step, at once", "prefix")))
+        for stage in stages
     ],
     keys: [(stage, n, 3) for n in (1, 3) for stage in ("keys", "residuals")],
     solve: [(stage, n, None) for n in (1, 3) for stage in ("solve, p = 1", "solve, p = 0.8")],
