@@ -4,7 +4,7 @@
 can change only: layers above l_0, positions from that token on, and, for the loss, the head at the target rows.
 The tokens before the subject's last one (the prefix) are run once and their keys and values kept; the rest (the
 suffix) is run once to record what every upper layer is called with; each gradient step then calls those layers
-again, and the head at the rows asked for.
+again, the last one's MLP and the head at the rows asked for.
 
 `SpanReplay` serves the layer updates. Keys and residuals depend only on the tokens up to the subject's last one and
 on the layers up to l_0, so the layers below the first edited one are run once, and each update runs the edited
@@ -31,6 +31,7 @@ from nse_plugin.models.fingerprint import appearance
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.models.tokenwise import mlp_of, only_at
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
@@ -47,6 +48,7 @@ class SuffixReplay:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
         self._layout = layout
         self._upper = list(layout.layers)[layer + 1 :]
+        self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
         past = grown(
             layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
         )
@@ -84,20 +86,20 @@ class SuffixReplay:
         """
         states, wanted = [], []
         for number, pack in enumerate(self._packs):
-            hidden = self._run(pack, delta)
             own = (self._pack_of[rows] == number).nonzero()[:, 0]
-            states.append(hidden[self._place_in[rows[own]].to(hidden.device), positions[own].to(hidden.device)])
+            states.append(self._run(pack, delta, self._place_in[rows[own]], positions[own]))
             wanted.append(own)
         together = torch.cat(states)
         return self._head(together[torch.cat(wanted).argsort().to(together.device)])
 
-    def _run(self, pack: _Pack, delta: Tensor) -> Tensor:
-        """Output of the last layer at a pack's suffixes, [rows, S, d]."""
+    def _run(self, pack: _Pack, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Output of the last layer at these places of a pack's suffixes, [m, d]."""
         first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
         hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
-        for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
-            hidden = _first(module(hidden, *args, **kwargs))
-        return hidden
+        with only_at(self._last_mlp, (hidden.shape[0], hidden.shape[1]), rows, positions):
+            for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
+                hidden = _first(module(hidden, *args, **kwargs))
+        return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
