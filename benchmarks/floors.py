@@ -11,8 +11,9 @@ for attention (each of its products has two factors that need one).
 Peers: at each of T evaluations, all layers and the head over all rows, padded to the longest, and the head once more
 over the rewrite rows; T - 1 times backwards through the layers above l_0 and both heads.
 Floor: all layers once over every token (prefix and suffix); then T - 1 times, forwards and backwards, the layers above
-l_0 at the suffix positions and the head where a target token, or the essence, is predicted. Nothing of that can be left
-out by a method that computes the same z fact by fact; what facts share (identical context prefixes) can.
+l_0 at the suffix positions, of the last one all but keys and values, and the head, only where a target token, or what
+follows the essence, is predicted. Nothing of that can be left out by a method that computes the same z fact by fact;
+what facts share (identical context prefixes) can.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Shape:
     @property
     def linear(self) -> int:
         return 2 * (2 * self.d * self.q + 2 * self.d * self.kv + self.mlp * self.d * self.f)
+
+    @property
+    def keys_and_values(self) -> int:
+        """Of `linear`."""
+        return 4 * self.d * self.kv
 
     @property
     def head(self) -> int:
@@ -97,10 +103,12 @@ def peers_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
 def least_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
     """The same of what has to be done."""
     rows = [*zip(tokens.rows, tokens.suffixes, strict=True), (tokens.essence, 1)]
-    linear = shape.linear * sum(suffix for _, suffix in rows)
-    attention = 4 * shape.q * sum(row * suffix for row, suffix in rows)
-    head = shape.head * (tokens.predicted + 1)
-    return shape.upper * (linear + attention) + head, shape.upper * (linear + 2 * attention) + head
+    suffixes, read = sum(suffix for _, suffix in rows), tokens.predicted + 1
+    last = shape.keys_and_values * suffixes + (shape.linear - shape.keys_and_values) * read
+    linear = (shape.upper - 1) * shape.linear * suffixes + last
+    attention = shape.upper * 4 * shape.q * sum(row * suffix for row, suffix in rows)
+    head = shape.head * read
+    return linear + attention + head, linear + 2 * attention + head
 
 
 def peers_run(shape: Shape, tokens: Tokens) -> float:

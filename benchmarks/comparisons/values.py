@@ -26,7 +26,8 @@ from nse_plugin.facts import Fact
 EVALUATIONS = 4  # of the loss; a step follows all but the last
 SLOW = 1e-4
 TOLERANCE = 1e-3
-AT_ONCE, TEN_AT_ONCE = f"{OURS}, at once", 32_768  # tokens_per_batch
+AT_ONCE = f"{OURS}, at once"
+TEN_AT_ONCE = 32_768  # tokens_per_batch
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
@@ -50,12 +51,9 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
                 runs[AT_ONCE] = partial(_our_seconds, setting, facts[:n], tokens_per_batch=TEN_AT_ONCE)
             times = in_turns(runs, plan.repeats)
             for peer in peers:
-                own = differences[peer.name]
-                yield Row.of("values", "z step", n, relation, peer.name, times, own)
+                yield Row.of("values", "z step", n, relation, peer.name, times, differences[peer.name])
                 if n > 1:
-                    yield Row.of(
-                        "values", "z step, at once", n, relation, peer.name, times, own, AT_ONCE, timed="z step"
-                    )
+                    yield Row.of("values", "z step, at once", n, relation, peer.name, times, None, AT_ONCE, "z step")
             yield Row.of("values", "prefix", n, relation, peers[0].name, times, None)
 
 

@@ -144,11 +144,16 @@ class Layout:
         return found[0]
 
 
+def is_attention(module: nn.Module) -> bool:
+    """By the name of its class, which every architecture gives alike."""
+    kind = type(module).__name__.lower()
+    return "attention" in kind or "attn" in kind
+
+
 def _writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
     found: list[nn.Module] = []
     for child in module.children():
-        kind = type(child).__name__.lower()
-        if "attention" in kind or "attn" in kind:
+        if is_attention(child):
             continue
         if isinstance(child, nn.Linear):
             writes = child.out_features == hidden_size and child.in_features != hidden_size

@@ -31,6 +31,7 @@ from nse_plugin.models.fingerprint import appearance
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.models.replaced import forward_replaced
 from nse_plugin.models.tokenwise import mlp_of, only_at
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
@@ -96,8 +97,10 @@ class SuffixReplay:
         """Output of the last layer at these places of a pack's suffixes, [m, d]."""
         first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
         hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
-        with only_at(self._last_mlp, (hidden.shape[0], hidden.shape[1]), rows, positions):
-            for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
+        shape = (hidden.shape[0], hidden.shape[1])
+        for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
+            last = module is self._upper[-1]
+            with only_at(self._last_mlp if last else None, shape, rows, positions):
                 hidden = _first(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
@@ -112,7 +115,7 @@ class SuffixReplay:
             hidden = _first(module(hidden))
         output = self._stack_output(last_hidden_state=hidden)
         model = self._layout.model
-        with _forward_replaced(self._layout.stack, lambda *_, **__: output):
+        with forward_replaced(self._layout.stack, lambda *_, **__: output):
             ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
             logits: Tensor = model(input_ids=ids, use_cache=False).logits
         return logits[0]
@@ -382,19 +385,6 @@ def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own = module.__dict__.get("forward")  # an instance's own forward: accelerate's hooks
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = own
-
-
-@contextmanager
 def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None]:
     """Within, `layers` hand on what they are given, in the form in which the layer before them returns it: their calls
     can be recorded without their being run."""
@@ -408,7 +398,7 @@ def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[Non
     try:
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(_forward_replaced(layer, passed))
+                stack.enter_context(forward_replaced(layer, passed))
             yield
     finally:
         handle.remove()

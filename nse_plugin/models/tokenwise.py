@@ -1,4 +1,4 @@
-"""Run a part of a layer that treats every token by itself, an MLP, at some of the tokens only."""
+"""Run the part of a layer that treats every token by itself, its MLP, at some of the tokens only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.layout import Layout, LayoutError, is_attention
+from nse_plugin.models.replaced import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """What holds a layer's `W_out` and is not the layer itself; None where that cannot be said."""
+    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or cannot be said."""
     try:
-        name = layout.output_matrix(layer).name.removesuffix(".weight")
+        writer = layout.output_matrix(layer).module
     except LayoutError:
         return None
-    holder = layout.model.get_submodule(name.rpartition(".")[0])
-    return None if holder is layout.layers[layer] else holder
+    for child in layout.layers[layer].children():
+        if child is not writer and any(module is writer for module in child.modules()):
+            return None if is_attention(child) else child
+    return None
 
 
 @contextmanager
@@ -32,26 +35,20 @@ def only_at(module: nn.Module | None, shape: tuple[int, int], rows: Tensor, posi
         yield
         return
     places = torch.tensor(sorted(set((rows * shape[1] + positions).tolist())), dtype=torch.long)
+    everywhere = module.forward
 
     def chosen(value: Any) -> Any:
         held = isinstance(value, Tensor) and value.shape[:2] == shape
         return value.flatten(0, 1)[places.to(value.device)][None] if held else value
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return tuple(map(chosen, args)), {name: chosen(value) for name, value in kwargs.items()}
-
-    def after(_: nn.Module, __: Any, output: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = everywhere(*map(chosen, args), **{name: chosen(value) for name, value in kwargs.items()})
         found, *rest = output if isinstance(output, tuple) else (output,)
-        nowhere = found.new_zeros(shape[0] * shape[1], found.shape[-1])
-        everywhere = nowhere.index_copy(0, places.to(found.device), found[0]).unflatten(0, shape)
-        return (everywhere, *rest) if isinstance(output, tuple) else everywhere
+        nothing = found.new_zeros(shape[0] * shape[1], found.shape[-1])
+        # some mixtures of experts return their tokens in one row of rows
+        whole = nothing.index_copy(0, places.to(found.device), found.flatten(0, -2)).unflatten(0, shape)
+        return (whole, *rest) if isinstance(output, tuple) else whole
 
-    handles = [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after),
-    ]
-    try:
+    # not by hooks: those of others still see all tokens
+    with forward_replaced(module, forward):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

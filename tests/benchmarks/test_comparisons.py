@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from benchmarks.comparisons.row import DisagreementError, Plan, agree
 from benchmarks.peers import NotHere
 from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting
+from nse_plugin.method import values as method_values
 
 PLAN = Plan(repeats=1, most=3)
 EXPECTED = {
@@ -48,10 +50,22 @@ def test_comparison(roomy: Setting, comparison: ModuleType, tmp_path, monkeypatc
         assert row.repeats == 1
         if row.stage == "prefix":
             assert row.ratio is None
-        elif not row.stage.endswith("fast"):
+        elif not row.stage.endswith(("fast", "at once")):
             assert row.difference is not None
             assert row.difference < 1e-6
     assert all(torch.equal(weight, before[name]) for name, weight in roomy.model.state_dict().items())
+
+
+def test_at_once_is_one_batch(roomy: Setting, monkeypatch) -> None:
+    batches = []
+    own = method_values._Batch.__init__
+    monkeypatch.setattr(
+        method_values._Batch, "__init__", lambda batch, *rest: (batches.append(len(rest[2])), own(batch, *rest))[1]
+    )
+    roomy = dataclasses.replace(roomy, hparams=dataclasses.replace(roomy.hparams, tokens_per_batch=1))
+    list(values.compare(roomy, [StandIn(roomy)], PLAN))
+    assert batches.count(3) == 3  # a relation length each
+    assert set(batches) == {1, 3}
 
 
 def test_sides_that_differ_are_not_compared(roomy: Setting) -> None:

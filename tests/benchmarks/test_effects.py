@@ -45,8 +45,8 @@ def test_what_a_step_takes_through_the_layers(measured: Effects) -> None:
     """Ten steps in three contexts, where `fast` has six in two."""
     tokens = {name: measured.of(WAYS[name])["tokens"] for name in WAYS}
     assert tokens["fewer, longer steps"] == pytest.approx(0.6 * tokens["exact"])
-    assert tokens["fast"] < tokens["one context"] < tokens["exact"]
-    assert tokens["fast"] == pytest.approx(0.6 * tokens["one context"])
+    assert tokens["fast"] < tokens["one generated context"] < tokens["exact"]
+    assert tokens["fast"] == pytest.approx(0.6 * tokens["one generated context"])
     assert tokens["fast, bfloat16"] == tokens["fast"]
 
 
@@ -55,17 +55,44 @@ def test_a_fact_leaves_when_its_target_is_likely(measured: Effects, monkeypatch)
     assert measured.of(WAYS["stop at probability 0.9"])["tokens"] < measured.of(WAYS["exact"])["tokens"] / 5
 
 
-def test_a_warm_start_is_where_facts_of_the_relation_ended(roomy: Setting, monkeypatch) -> None:
-    """Each fact in a batch of its own, none of them moved: the second has the first's delta from the beginning."""
+def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Setting, monkeypatch) -> None:
+    """Each fact in a batch of its own: the first and that of another relation begin at 0, the second where the first
+    ended, the third between the two."""
     hparams = dataclasses.replace(roomy.hparams, v_num_grad_steps=3, tokens_per_batch=1)
-    fact = FACTS[0]
-    measured = Effects(roomy.model, roomy.tokenizer, hparams, [fact, fact], roomy.moments, roomy.contexts)
-    begun = []
-    own = solvers.Walk.step
-    monkeypatch.setattr(
-        solvers.Walk, "step", lambda walk, *rest: (begun.append(walk.delta.clone()), own(walk, *rest))[1]
-    )
+    alike = [dataclasses.replace(fact, target_new=FACTS[0].target_new) for fact in make_facts(6, neighbours=2)[::2]]
+    facts = [*alike, make_facts(1, relation=5, neighbours=2)[0]]  # the shortest go first
+    measured = Effects(roomy.model, roomy.tokenizer, hparams, facts, roomy.moments, roomy.contexts)
+    walks: list[list[torch.Tensor]] = []
+    begin, step = values.Walk.__init__, values.Walk.step
+
+    def begun(walk, *rest):
+        begin(walk, *rest)
+        walks.append([])
+
+    def stepped(walk, *rest):
+        walks[-1].append(walk.delta[0].clone())
+        step(walk, *rest)
+        walks[-1].append(walk.delta[0])  # as it will be, projected
+
+    monkeypatch.setattr(values.Walk, "__init__", begun)
+    monkeypatch.setattr(values.Walk, "step", stepped)
     measured.of(WAYS["fast, warm start"])
-    steps = len(begun) // 2
-    assert begun[0].norm() == 0
-    assert begun[steps].norm() > 0
+    first, second, third, another = ((walk[0], walk[-1]) for walk in walks)
+    assert not first[0].any()
+    assert not another[0].any()
+    torch.testing.assert_close(second[0], first[1])
+    torch.testing.assert_close(third[0], (first[1] + second[1]) / 2)
+    assert not torch.allclose(first[1], second[1])
+
+
+def test_bfloat16_as_a_processor_has_it(roomy: Setting) -> None:
+    model = roomy.model.to(torch.float32)
+    copy = effects.in_bfloat16(model)
+    assert {weight.dtype for weight in copy.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in copy.buffers()} == {torch.float32}
+    layer = copy.model.layers[0].mlp.gate_proj
+    x = torch.randn(5, 16, dtype=torch.bfloat16)
+    found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, torch.nn.functional.linear(x, layer.weight))
+    assert model.model.layers[0].mlp.gate_proj.weight.dtype == torch.float32

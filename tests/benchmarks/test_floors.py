@@ -59,7 +59,7 @@ def test_the_peers_way(family: str, counted: Setting, fact: Fact) -> None:
 @pytest.mark.parametrize("fact", tiny_facts()[:3], ids=lambda fact: fact.subject)
 def test_ours_is_near_the_floor(family: str, counted: Setting, fact: Fact) -> None:
     """Not below it but by what rows share (a bare prompt that begins with its subject and the essence), not far above
-    but by padding."""
+    but by padding and the last layer's queries."""
     spent = flops(counted.session().values, [fact])
     assert 0.75 <= spent / least_run(TINY[family], tokens(counted, fact)) <= 1.6
     assert spent < 0.7 * flops(StandIn(counted).value, fact)

@@ -43,7 +43,7 @@ def seen():
         return hook
 
     for number, layer in enumerate(layout.layers):
-        layer.mlp.register_forward_hook(count(number))  # of what a layer does, not of its calls
+        layer.mlp.down_proj.register_forward_hook(count(number))  # of what a layer does, not of its calls
     with frozen(layout.model):
         yield layout, tokens
 

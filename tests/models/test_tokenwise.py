@@ -6,17 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, TEMPLATES, VOCABULARY, tiny_facts, tiny_model, tiny_tokenizer
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models import replay
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.tokenwise import mlp_of, only_at
+from nse_plugin.session import EditSession
 
 B, S, D = 3, 4, 16
 
 
 class WithResidual(nn.Module):
-    """As BLOOM's: what the layer adds is handed in, and as a mixture of experts': a tuple comes out."""
+    """As BLOOM's, which is handed what the layer adds to, and as one whose tuple says more than its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,24 +62,82 @@ def test_all_that_is_handed_in_a_token_each_is_chosen_from():
     assert other == "router"
 
 
-def test_hooks_are_taken_away_also_after_an_error():
+def test_what_was_replaced_is_back_also_after_an_error():
     module = nn.Linear(D, D)
     with (
         pytest.raises(RuntimeError, match="on purpose"),
         only_at(module, (B, S), torch.tensor([0]), torch.tensor([0])),
     ):
         raise RuntimeError("on purpose")
-    assert not module._forward_hooks
-    assert not module._forward_pre_hooks
+    assert module(torch.randn(B, S, D)).all()
 
 
 def test_a_layer_without_one_is_run_as_it_is():
+    layout = Layout.of(tiny_model("llama"), "model.layers.{}.self_attn.o_proj")
+    assert mlp_of(layout, 3) is None  # attention is not for each token by itself
     layout = Layout.of(tiny_model("llama"))
-    del layout.layers[3].mlp.down_proj
+    layer = layout.layers[3]
+    del layer.mlp.down_proj
     assert mlp_of(layout, 3) is None
-    layout.layers[3].down_proj = nn.Linear(40, D)  # the layer itself holds it, as OPT's
-    layout.layers[3].mlp = nn.Identity()
-    assert layout.output_matrix(3).module is layout.layers[3].down_proj
+    layer.down_proj, layer.mlp = nn.Linear(40, D), nn.Identity()  # the layer itself holds it, as OPT's
+    assert layout.output_matrix(3).module is layer.down_proj
     assert mlp_of(layout, 3) is None
     with only_at(None, (B, S), torch.tensor([0]), torch.tensor([0])):
-        pass
+        assert layer.down_proj(torch.randn(B, S, 40)).all()
+
+
+def values_of(model, monkeypatch, everywhere):
+    """z where the last MLP runs at all tokens, and where it does not."""
+    hparams = NSEHyperParams(layers=[0], alpha=0.5, v_num_grad_steps=4, v_lr=0.3)
+    layout = Layout.of(model)
+    moments = {0: torch.eye(layout.output_matrix(0).matrix.shape[1], dtype=model.dtype)}
+    with monkeypatch.context() as patch:
+        if everywhere:
+            patch.setattr(replay, "mlp_of", lambda *_: None)
+        session = EditSession(model, tiny_tokenizer(), hparams, moments, list(TEMPLATES))
+        return session.values(tiny_facts())
+
+
+def mixture_of_experts():
+    """Its MLP gives its tokens flattened, and the shared expert in it is `W_out`."""
+    config = AutoConfig.for_model(
+        "llama4_text", hidden_size=D, intermediate_size=40, intermediate_size_mlp=40, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=4, interleave_moe_layer_step=2,
+        max_position_embeddings=64, attention_chunk_size=64, vocab_size=VOCABULARY, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def shared_mlp():
+    model = tiny_model("llama")
+    model.model.layers[2].mlp = model.model.layers[3].mlp
+    return model
+
+
+def row_by_row_steered():
+    """Someone's hook that treats rows and positions differently."""
+    model = tiny_model("llama")
+
+    def steer(_, __, output):
+        return (
+            output
+            * torch.linspace(1, 2, output.shape[0])[:, None, None]
+            * torch.arange(1, output.shape[1] + 1)[:, None]
+        )
+
+    model.model.layers[3].mlp.register_forward_hook(steer)
+    return model
+
+
+@pytest.mark.parametrize("make", [mixture_of_experts, shared_mlp, row_by_row_steered])
+def test_values_are_the_same(make, monkeypatch):
+    model = make()
+    expected, found = (values_of(model, monkeypatch, everywhere) for everywhere in (True, False))
+    tolerance = 1e-4 if model.dtype == torch.float32 else 1e-10
+    assert ((found - expected).norm() / expected.norm()) < tolerance
