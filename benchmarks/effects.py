@@ -222,7 +222,7 @@ def main() -> None:
     table = Table(title=f"{len(facts)} facts in rounds of {ROUND}")
     columns = (*SCORES, "z seconds", "tokens")
     for heading in ("way", *columns):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for name in chosen:
         with console.status(name):
             found = effects.of(WAYS[name])
