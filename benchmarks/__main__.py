@@ -74,7 +74,9 @@ def main() -> int:
                 rows += found
     show.floors_of_models(console, setting)
     if rows and not arguments.quick:
-        console.print(f"Kept in {show.keep(rows, least)}")
+        # some of the comparisons are not put in the place of all
+        name = "benchmark" if chosen == list(COMPARISONS) else "-".join(chosen)
+        console.print(f"Kept in {show.keep(rows, least, name)}")
         for line in trend.record(rows):
             console.print(line)
     return 0

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.clock import cpu_seconds
-from nse_plugin.datasets import load_facts
+from nse_plugin.datasets import DatasetError, load_facts
 from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.evaluation.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
@@ -111,13 +111,12 @@ def warm_start(stack: ExitStack) -> None:
 
 WAYS: Mapping[str, Way] = {
     "exact": Way(),
-    "one generated context": Way("fast", (all_steps,)),
-    "fewer, longer steps": Way("fast", (all_contexts,)),
+    "one-context": Way("fast", (all_steps,)),
+    "fewer-steps": Way("fast", (all_contexts,)),
     "fast": Way("fast"),
-    "stop at probability 0.9": Way("exact", (stop_on_probability,)),
-    "fast, stop at probability 0.9": Way("fast", (stop_on_probability,)),
-    "fast, warm start": Way("fast", (warm_start,)),
-    "fast, bfloat16": Way("fast", bfloat16=True),
+    "stop-at-0.9": Way("exact", (stop_on_probability,)),
+    "fast-warm-start": Way("fast", (warm_start,)),
+    "fast-bfloat16": Way("fast", bfloat16=True),
 }
 
 
@@ -205,18 +204,22 @@ class Effects:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.effects", description=__doc__.splitlines()[0])
-    parser.add_argument("facts", help="CounterFact's JSON, or another file of facts with paraphrases and neighbours")
+    parser.add_argument("facts", help="`counterfact`, or a file of facts with rephrased prompts and neighbours")
     parser.add_argument("--count", type=int, default=300, help="facts; %(default)s")
-    parser.add_argument("--only", default=";".join(WAYS), help="ways, between semicolons; %(default)s")
+    parser.add_argument("--only", default=",".join(WAYS), help="some of %(default)s")
     arguments = parser.parse_args()
-    chosen = arguments.only.split(";")
+    chosen = arguments.only.split(",")
     unknown = [name for name in chosen if name not in WAYS]
     if unknown:
-        parser.error(f"--only {';'.join(unknown)}: choose among {'; '.join(WAYS)}")
+        parser.error(f"--only {','.join(unknown)}: choose among {', '.join(WAYS)}")
+
+    try:
+        facts = load_facts(arguments.facts, limit=arguments.count).facts
+    except DatasetError as error:
+        parser.error(str(error))
 
     torch.set_num_threads(1)
     console = Console()
-    facts = load_facts(arguments.facts).facts[: arguments.count]
     model, tokenizer = load("embedded")
     effects = Effects(model, tokenizer, NSEHyperParams.for_model(model), facts)
     table = Table(title=f"{len(facts)} facts in rounds of {ROUND}")

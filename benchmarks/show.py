@@ -27,7 +27,7 @@ Floors = Mapping[tuple[str, int], float]  # ratio by stage (z step, z whole) and
 
 def comparison(console: Console, name: str, rows: Sequence[Row], least: Floors) -> None:
     """One table a case: a line for each stage, number of facts, relation length and peer."""
-    headings = ("stage", "facts", "rel.", "peer", "ours s", "peer s", "ratio", "floor", "differ")
+    headings = ("stage", "facts", "rel.", "peer", "ours s", "peer s", "ratio", "FLOP", "differ")
     table = _table(f"{name}: CPU seconds, ours and the peer's", headings, texts=("stage", "peer"))
     for row in rows:
         floor = _floor(row, least)
@@ -112,17 +112,17 @@ def shares(console: Console, found: Mapping[str, Mapping[str, float]]) -> None:
     console.print(table)
 
 
-def keep(rows: Sequence[Row], least: Floors, folder: Path = RESULTS) -> Path:
-    """Write benchmark.csv and benchmark.png into the folder."""
+def keep(rows: Sequence[Row], least: Floors, name: str, folder: Path = RESULTS) -> Path:
+    """Write a table, `name`.csv, and a plot, `name`.png, into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     commit, when = commit_here(), now()
-    with (folder / "benchmark.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
             values = {name: getattr(row, name) for name in COLUMNS[2:]}
             writer.writerow({"commit": commit, "when": when, **values})
-    plot(rows, least, folder / "benchmark.png", f"commit {commit}, {when[:10]}")
+    plot(rows, least, folder / f"{name}.png", f"commit {commit}, {when[:10]}")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""How the value step walks: the published way, or one that spends a quarter of it.
+"""How the value step walks: the published way, or one that spends a fifth of it on its steps.
 
 `exact` is Adam in all contexts, as the paper and MEMIT have it. `fast` is an approximation of the same minimum, off
 unless it is asked for (its price in scores stands in benchmarks/README.md): the loss in the bare prompt and the first

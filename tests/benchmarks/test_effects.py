@@ -44,15 +44,15 @@ def test_a_way_is_scored_and_leaves_nothing(measured: Effects, roomy: Setting, n
 def test_what_a_step_takes_through_the_layers(measured: Effects) -> None:
     """Ten steps in three contexts, where `fast` has six in two."""
     tokens = {name: measured.of(WAYS[name])["tokens"] for name in WAYS}
-    assert tokens["fewer, longer steps"] == pytest.approx(0.6 * tokens["exact"])
-    assert tokens["fast"] < tokens["one generated context"] < tokens["exact"]
-    assert tokens["fast"] == pytest.approx(0.6 * tokens["one generated context"])
-    assert tokens["fast, bfloat16"] == tokens["fast"]
+    assert tokens["fewer-steps"] == pytest.approx(0.6 * tokens["exact"])
+    assert tokens["fast"] < tokens["one-context"] < tokens["exact"]
+    assert tokens["fast"] == pytest.approx(0.6 * tokens["one-context"])
+    assert tokens["fast-bfloat16"] == tokens["fast"]
 
 
 def test_a_fact_leaves_when_its_target_is_likely(measured: Effects, monkeypatch) -> None:
     monkeypatch.setattr(effects, "ENOUGH", 1e-9)
-    assert measured.of(WAYS["stop at probability 0.9"])["tokens"] < measured.of(WAYS["exact"])["tokens"] / 5
+    assert measured.of(WAYS["stop-at-0.9"])["tokens"] < measured.of(WAYS["exact"])["tokens"] / 5
 
 
 def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Setting, monkeypatch) -> None:
@@ -76,7 +76,7 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
 
     monkeypatch.setattr(values.Walk, "__init__", begun)
     monkeypatch.setattr(values.Walk, "step", stepped)
-    measured.of(WAYS["fast, warm start"])
+    measured.of(WAYS["fast-warm-start"])
     first, second, third, another = ((walk[0], walk[-1]) for walk in walks)
     assert not first[0].any()
     assert not another[0].any()
@@ -96,3 +96,30 @@ def test_bfloat16_as_a_processor_has_it(roomy: Setting) -> None:
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found, torch.nn.functional.linear(x, layer.weight))
     assert model.model.layers[0].mlp.gate_proj.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["facts.json", "--only", "fast,faster"], "--only faster: choose among exact, one-context, fewer-steps, fast"),
+        (["missing.json"], "missing.json"),
+        (["demo", "--count", "0"], "ask for at least one fact"),
+    ],
+)
+def test_bad_arguments_are_said_before_anything_is_loaded(arguments, said, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["effects", *arguments])
+    monkeypatch.setattr(effects, "load", None)
+    with pytest.raises(SystemExit):
+        effects.main()
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_prints_a_line_for_each_way(measured: Effects, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["effects", "demo", "--count", "4", "--only", "exact,fast"])
+    monkeypatch.setattr(effects, "load", lambda _: (None, None))
+    monkeypatch.setattr(effects.NSEHyperParams, "for_model", lambda _: None)
+    monkeypatch.setattr(effects, "Effects", lambda *_: measured)
+    effects.main()
+    printed = capsys.readouterr().out
+    assert "4 facts in rounds of 50" in printed
+    assert [line.split()[0] for line in printed.splitlines() if line.startswith(("exact", "fast"))] == ["exact", "fast"]

@@ -33,7 +33,7 @@ def test_ratios_stand_beside_their_floors() -> None:
 
 
 def test_files_hold_every_row(tmp_path) -> None:
-    folder = show.keep(ROWS, FLOORS, tmp_path / "results")
+    folder = show.keep(ROWS, FLOORS, "benchmark", tmp_path / "results")
     with (folder / "benchmark.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert tuple(lines[0]) == show.COLUMNS
