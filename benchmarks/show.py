@@ -141,7 +141,7 @@ def plot(rows: Sequence[Row], least: Floors, file: Path, caption: str) -> None:
         floor = _floor(row, least)
         if floor is not None:
             axes.plot(
-                [floor, floor], [place - 0.4, place + 0.4], color="black", label="" if marked else "all FLOP allow"
+                [floor, floor], [place - 0.4, place + 0.4], color="black", label="" if marked else "the FLOP's ratio"
             )
             marked = True
         around = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
