@@ -19,19 +19,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import linear
 
+from benchmarks import show
 from benchmarks.clock import cpu_seconds
+from benchmarks.setting import Setting
 from nse_plugin.datasets import DatasetError, load_facts
 from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.evaluation.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import solvers, values
-from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.replay import SuffixReplay
@@ -153,53 +152,34 @@ def counted() -> Iterator[list[int]]:
         yield tokens
 
 
-class Effects:
-    """One model, its moments and templates, and the facts that every way gets."""
+def measure(setting: Setting, facts: Sequence[Fact], way: Way) -> dict[str, float]:
+    """Scores in percent, CPU seconds of z and `tokens`, each a fact's; the model is put back."""
+    model = in_bfloat16(setting.model) if way.bfloat16 else setting.model
+    found: list[Tensor] = []
+    with ExitStack() as stack:
+        for part in way.parts:
+            part(stack)
+        tokens = stack.enter_context(counted())
+        session = dataclasses.replace(setting, model=model).session(solver=way.solver)
+        seconds = cpu_seconds(lambda: found.append(session.values(facts).to(setting.model.dtype)))
+    with setting.restored():
+        session = setting.session(solver=way.solver)
+        for start in range(0, len(facts), ROUND):
+            written = slice(start, start + ROUND)
+            session.edit_with_values(facts[written], found[0][written])
+        scores = mean_scores(score_facts(setting.model, setting.tokenizer, facts))
+    return {
+        **{name: 100 * scores[name] for name in SCORES},
+        "z seconds": seconds / len(facts),
+        "tokens": tokens[0] / len(facts),
+    }
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        hparams: NSEHyperParams,
-        facts: Sequence[Fact],
-        moments: Mapping[int, Tensor] | None = None,
-        templates: Sequence[str] | None = None,
-    ) -> None:
-        """moments: C0 by edited layer. templates: contexts. None: as a session makes them."""
-        self._model, self._tokenizer, self._hparams, self._facts = model, tokenizer, hparams, facts
-        first = EditSession(model, tokenizer, hparams, moments, templates)
-        self._moments, self._templates = first.moments, first.templates
 
-    def of(self, way: Way) -> dict[str, float]:
-        """Scores in percent, CPU seconds of z and `tokens`, each a fact's; the model is put back."""
-        session = self._session(self._model, way.solver)
-        model = in_bfloat16(self._model) if way.bfloat16 else self._model
-        found: list[Tensor] = []
-        with ExitStack() as stack:
-            for part in way.parts:
-                part(stack)
-            tokens = stack.enter_context(counted())
-            z_session = self._session(model, way.solver)
-            seconds = cpu_seconds(lambda: found.append(z_session.values(self._facts).to(self._model.dtype)))
-        matrices = Layout.of(self._model).output_matrices(session.hparams.layers)
-        originals = OriginalWeights.of(matrices)
-        try:
-            for start in range(0, len(self._facts), ROUND):
-                written = slice(start, start + ROUND)
-                session.edit_with_values(self._facts[written], found[0][written])
-            scores = mean_scores(score_facts(self._model, self._tokenizer, self._facts))
-        finally:
-            originals.restore(matrices)
-        count = len(self._facts)
-        return {
-            **{name: 100 * scores[name] for name in SCORES},
-            "z seconds": seconds / count,
-            "tokens": tokens[0] / count,
-        }
-
-    def _session(self, model: Any, solver: str) -> EditSession:
-        hparams = dataclasses.replace(self._hparams, solver=solver)
-        return EditSession(model, self._tokenizer, hparams, self._moments, self._templates)
+def smollm2() -> Setting:
+    """SmolLM2-135M with its preset, as a user has it: templates and second moments of its own."""
+    model, tokenizer = load("embedded")
+    session = EditSession(model, tokenizer, NSEHyperParams.for_model(model))
+    return Setting(model, tokenizer, session.hparams, session.templates, session.moments)
 
 
 def main() -> None:
@@ -220,19 +200,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     console = Console()
-    model, tokenizer = load("embedded")
-    effects = Effects(model, tokenizer, NSEHyperParams.for_model(model), facts)
-    table = Table(title=f"{len(facts)} facts in rounds of {ROUND}")
-    columns = (*SCORES, "z seconds", "tokens")
-    for heading in ("way", *columns):
-        table.add_column(heading, no_wrap=True)
+    setting = smollm2()
+    measured: dict[str, dict[str, float]] = {}
     for name in chosen:
         with console.status(name):
-            found = effects.of(WAYS[name])
-        line = [name, *(f"{found[column]:.2f}" for column in columns)]
-        console.print("  ".join(line))
-        table.add_row(*line)
-    console.print(table)
+            measured[name] = measure(setting, facts, WAYS[name])
+        console.print(f"{name}  score {measured[name]['score']:.2f}")
+    show.effects(console, f"{len(facts)} facts in rounds of {ROUND}", measured)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ spared most of their z, which go fact by fact: the next takes as much memory aga
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -68,12 +69,16 @@ def run_once(setting: Setting, side: str, count: int) -> None:
     peer.edit(facts, z.expand(len(facts), -1))
 
 
-def main(side: str, count: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="Peak memory of one round, in MB.")
+    parser.add_argument("side", choices=[OURS, StandIn.name, AuthorsNSE.name])
+    parser.add_argument("facts", type=int)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting.smollm2()
-    before, peak = peak_of(lambda: run_once(setting, side, int(count)))
+    before, peak = peak_of(lambda: run_once(setting, arguments.side, arguments.facts))
     print(json.dumps({"loaded_mb": before, "peak_mb": peak}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

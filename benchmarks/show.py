@@ -92,6 +92,15 @@ def memory(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def effects(console: Console, title: str, found: Mapping[str, Mapping[str, float]]) -> None:
+    """found: {way: {column: figure}}, at least one way."""
+    columns = list(next(iter(found.values())))
+    table = _table(title, ("way", *columns), texts=("way",))
+    for way, figures in found.items():
+        table.add_row(way, *(f"{figures[column]:.2f}" for column in columns))
+    console.print(table)
+
+
 def flat(console: Console, growth: Growth) -> None:
     title = f"A round after many: medians of ten rounds from round 2 on, and of the last ten of {growth.rounds}"
     table = _table(title, ("", "early", "late", "late / early"), texts=("",))

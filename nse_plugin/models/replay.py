@@ -98,9 +98,10 @@ class SuffixReplay:
         first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
         hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
         shape = (hidden.shape[0], hidden.shape[1])
-        for module, (args, kwargs) in zip(self._upper, pack.calls, strict=True):
-            last = module is self._upper[-1]
-            with only_at(self._last_mlp if last else None, shape, rows, positions):
+        for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
+            # its module may serve an earlier layer too
+            last_mlp = self._last_mlp if place == len(self._upper) else None
+            with only_at(last_mlp, shape, rows, positions):
                 hidden = _first(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 

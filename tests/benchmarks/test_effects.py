@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import effects
-from benchmarks.effects import WAYS, Effects
+from benchmarks.effects import WAYS, measure
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
 from nse_plugin.method import solvers, values
@@ -19,40 +20,39 @@ FACTS = make_facts(4, neighbours=2)
 
 
 @pytest.fixture
-def measured(roomy: Setting) -> Effects:
-    hparams = dataclasses.replace(roomy.hparams, v_num_grad_steps=11)
-    return Effects(roomy.model, roomy.tokenizer, hparams, FACTS, roomy.moments, roomy.contexts)
+def longer(roomy: Setting) -> Setting:
+    return dataclasses.replace(roomy, hparams=dataclasses.replace(roomy.hparams, v_num_grad_steps=11))
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_way_is_scored_and_leaves_nothing(measured: Effects, roomy: Setting, name: str) -> None:
+def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
     parts = (
         solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, dict(solvers.BETAS), values.Walk, values._optimize,
         values._Batch.nll_and_kl, SuffixReplay._run,
     )  # fmt: skip
-    before = {key: weight.clone() for key, weight in roomy.model.state_dict().items()}
-    found = measured.of(WAYS[name])
+    before = {key: weight.clone() for key, weight in longer.model.state_dict().items()}
+    found = measure(longer, FACTS, WAYS[name])
     assert all(math.isfinite(found[column]) for column in ("score", "z seconds", "tokens"))
     assert found["tokens"] > 0
-    assert all(torch.equal(weight, before[key]) for key, weight in roomy.model.state_dict().items())
+    assert all(torch.equal(weight, before[key]) for key, weight in longer.model.state_dict().items())
     assert parts == (
         solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, solvers.BETAS, values.Walk, values._optimize,
         values._Batch.nll_and_kl, SuffixReplay._run,
     )  # fmt: skip
 
 
-def test_what_a_step_takes_through_the_layers(measured: Effects) -> None:
+def test_what_a_step_takes_through_the_layers(longer: Setting) -> None:
     """Ten steps in three contexts, where `fast` has six in two."""
-    tokens = {name: measured.of(WAYS[name])["tokens"] for name in WAYS}
+    tokens = {name: measure(longer, FACTS, WAYS[name])["tokens"] for name in WAYS}
     assert tokens["fewer-steps"] == pytest.approx(0.6 * tokens["exact"])
     assert tokens["fast"] < tokens["one-context"] < tokens["exact"]
     assert tokens["fast"] == pytest.approx(0.6 * tokens["one-context"])
     assert tokens["fast-bfloat16"] == tokens["fast"]
 
 
-def test_a_fact_leaves_when_its_target_is_likely(measured: Effects, monkeypatch) -> None:
+def test_a_fact_leaves_when_its_target_is_likely(longer: Setting, monkeypatch) -> None:
     monkeypatch.setattr(effects, "ENOUGH", 1e-9)
-    assert measured.of(WAYS["stop-at-0.9"])["tokens"] < measured.of(WAYS["exact"])["tokens"] / 5
+    assert measure(longer, FACTS, WAYS["stop-at-0.9"])["tokens"] < measure(longer, FACTS, WAYS["exact"])["tokens"] / 5
 
 
 def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Setting, monkeypatch) -> None:
@@ -61,7 +61,7 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
     hparams = dataclasses.replace(roomy.hparams, v_num_grad_steps=3, tokens_per_batch=1)
     alike = [dataclasses.replace(fact, target_new=FACTS[0].target_new) for fact in make_facts(6, neighbours=2)[::2]]
     facts = [*alike, make_facts(1, relation=5, neighbours=2)[0]]  # the shortest go first
-    measured = Effects(roomy.model, roomy.tokenizer, hparams, facts, roomy.moments, roomy.contexts)
+    setting = dataclasses.replace(roomy, hparams=hparams)
     walks: list[list[torch.Tensor]] = []
     begin, step = values.Walk.__init__, values.Walk.step
 
@@ -76,7 +76,7 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
 
     monkeypatch.setattr(values.Walk, "__init__", begun)
     monkeypatch.setattr(values.Walk, "step", stepped)
-    measured.of(WAYS["fast-warm-start"])
+    measure(setting, facts, WAYS["fast-warm-start"])
     first, second, third, another = ((walk[0], walk[-1]) for walk in walks)
     assert not first[0].any()
     assert not another[0].any()
@@ -114,11 +114,10 @@ def test_bad_arguments_are_said_before_anything_is_loaded(arguments, said, monke
     assert said in capsys.readouterr().err
 
 
-def test_the_command_prints_a_line_for_each_way(measured: Effects, monkeypatch, capsys) -> None:
+def test_the_command_prints_a_line_for_each_way(longer: Setting, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["effects", "demo", "--count", "4", "--only", "exact,fast"])
-    monkeypatch.setattr(effects, "load", lambda _: (None, None))
-    monkeypatch.setattr(effects.NSEHyperParams, "for_model", lambda _: None)
-    monkeypatch.setattr(effects, "Effects", lambda *_: measured)
+    monkeypatch.setattr(effects, "smollm2", lambda: longer)
+    monkeypatch.setattr(effects, "load_facts", lambda *_, **__: SimpleNamespace(facts=FACTS))
     effects.main()
     printed = capsys.readouterr().out
     assert "4 facts in rounds of 50" in printed

@@ -39,3 +39,12 @@ def test_both_sides_run_their_round(roomy, monkeypatch) -> None:
         memory.run_once(roomy, side, 2)
         assert not torch.equal(roomy.layout.output_matrix(1).weight, before)
         before = roomy.layout.output_matrix(1).weight.clone()
+
+
+@pytest.mark.parametrize("arguments", [["our", "20"], ["ours"], ["ours", "many"]])
+def test_a_misspelt_side_is_said_before_anything_is_loaded(arguments, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["memory", *arguments])
+    monkeypatch.setattr(memory, "Setting", None)
+    with pytest.raises(SystemExit):
+        memory.main()
+    assert "error: " in capsys.readouterr().err
