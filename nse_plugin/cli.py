@@ -152,11 +152,15 @@ def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.easyedit.mend import train_mend
     from nse_plugin.easyedit.method_hparams import load_hparams, preset_path
     from nse_plugin.experiments.comparison import configured_model
+    from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
     from nse_plugin.models.loading import load
 
     preset = preset_path("MEND", arguments.model)
     facts = load_facts(arguments.data, arguments.train + arguments.val, skip=arguments.skip).facts
     choice = configured_model(arguments.model)
+    config = model_config(arguments.source or choice.source, "--source")
+    if tuned_name(config) != arguments.model:
+        raise ValueError(f"--source {arguments.source} is {shape_of(config)}, another shape than {arguments.model}'s.")
     model, tokenizer = load(arguments.source or choice.source, choice.dtype, choice.device)
     hparams = load_hparams("MEND", preset, {}, model)
     trained = train_mend(

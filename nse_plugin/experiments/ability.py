@@ -27,7 +27,8 @@ from nse_plugin.evaluation.multiple_choice import (
     wilson,
 )
 from nse_plugin.evaluation.spacing import evenly_spaced
-from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError, inputs
+from nse_plugin.experiments.record import Record
 from nse_plugin.experiments.tables import ABSENT, TO
 from nse_plugin.home import written_whole
 from nse_plugin.models.loading import load
@@ -116,8 +117,13 @@ def ability(
     items, value, and the 95% interval low to high. Metric `kept`: of a file of questions, the share that the edited
     model answers as the unedited one does. answers.csv: each question of the files with what was answered.
 
-    Returns ability.csv. Raises what loading raises.
+    asked.json: what all that depends on. A folder with results of other models or questions is left as it is: another
+    examination would take their place.
+
+    Returns ability.csv. Raises PlanError for such a folder, and what loading raises.
     """
+    tasks = {task.name: sum(map(len, task.places.values())) for task in examination.tasks}
+    Record(Path(out)).open_for(inputs.of_ability(model, edited, examination.questions, tasks))
     found: list[pd.DataFrame] = []
     answers: list[pd.DataFrame] = []
     reference: dict[str, pd.DataFrame] = {}

@@ -12,7 +12,6 @@ import json
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,79 +19,24 @@ import pandas as pd
 from filelock import FileLock
 
 from nse_plugin.addresses import VALUE_SETTINGS
-from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.datasets import Loaded
 from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
-from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, known, made, positive, read_facts
+from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
+from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
+from nse_plugin.experiments.plan.model import model_config
+from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record
-from nse_plugin.hparams import NSEHyperParams, plain_value
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.loading import easyedit_device, load
+from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
 from nse_plugin.timing import timed
 
-SCORE = "score"
-OBJECTIVES = (*METRICS, SCORE)
+__all__ = ["OBJECTIVES", "SCORE", "CellPlan", "cells", "check_before", "loaded", "run_cell"]
+
+OBJECTIVES = objectives()
 CELLS, LOCKS = "cells", "locks"
-SHARED = ("model", "data", "metrics", "facts", "seed")  # of what was asked, alike for the unedited model and all cells
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """One cell as it was asked for. nse: the fields set over the preset's; the rest as in `conf/sweep.yaml`."""
-
-    model: ModelChoice
-    data: DataChoice
-    metrics: Mapping[str, Mapping[str, Any]]
-    nse: Mapping[str, Any]
-    preset: str | None
-    facts: int
-    round: int
-    seed: int
-    store: str | None
-    objective: tuple[str, ...]
-    out: Path
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> CellPlan:
-        """Read what hydra composed. Raises PlanError."""
-        known("setting", config, [spec.name for spec in fields(cls)])
-        for name in ("facts", "round"):
-            positive(name, config[name])
-        known("metrics", config["metrics"], list(FAMILIES))
-        known("objective", dict.fromkeys(config["objective"]), list(OBJECTIVES))
-        if not config["objective"] or "probability" not in config["metrics"]:
-            raise PlanError("objective is empty, or metrics has no probability: a sweep needs both to find its best.")
-        return cls(
-            model=made(ModelChoice, "model", config["model"]),
-            data=made(DataChoice, "data", config["data"]),
-            metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
-            nse={name: plain_value(name, value) for name, value in config["nse"].items() if value is not None},
-            objective=tuple(config["objective"]),
-            out=Path(config["out"]),
-            **{name: config[name] for name in ("preset", "facts", "round", "seed", "store")},
-        )
-
-    @property
-    def name(self) -> str:
-        """The cell's own, made of what it sets: `alpha=5,p=0.8`."""
-        return ",".join(f"{name}={_short(self.nse[name])}" for name in sorted(self.nse)) or "preset"
-
-    def hparams(self, model: Any) -> NSEHyperParams:
-        """Raises HyperParamsError."""
-        chosen = {"seed": self.seed, **self.nse, **({} if self.store is None else {"store": self.store})}
-        if self.preset is None:
-            whole = NSEHyperParams.for_model(model, **chosen)
-        else:
-            whole = replace(NSEHyperParams.from_hparams(self.preset), **chosen)
-        # what EasyEdit loads by, for the file that the best setting is written to
-        named = whole.model_name or self.model.source
-        return replace(whole, model_name=named, device=easyedit_device(self.model.device))
-
-    def asked(self) -> dict[str, Any]:
-        """All that the results depend on."""
-        config = asdict(self)
-        return {name: config[name] for name in ("model", "data", "metrics", "nse", "preset", "facts", "round", "seed")}
 
 
 def cells(out: Path) -> list[Record]:
@@ -102,24 +46,32 @@ def cells(out: Path) -> list[Record]:
 
 def check_before(plan: CellPlan) -> None:
     """What can be known before any cell is run. Raises PlanError, DatasetError or HyperParamsError."""
-    facts = _facts(plan.data, plan.facts)
+    loaded = facts_of(plan)
+    facts = loaded.facts
     needed = set(METRICS) if SCORE in plan.objective else set(plan.objective)
     for metric, field in (("generalization", "rephrase_prompts"), ("specificity", "locality_prompts")):
         if metric in needed and not any(getattr(fact, field) for fact in facts):
             raise PlanError(f"objective = {list(plan.objective)}: none of the facts of {plan.data.source} has {field}.")
-    if plan.preset is not None:
-        NSEHyperParams.from_hparams(plan.preset)
+    model_config(plan.model.source)
+    check_preset_of_sweep(plan)
     Yardstick(plan.metrics, plan.seed, plan.model).check(facts)
+    asked = inputs.of_sweep(plan, loaded)
     for record in cells(plan.out):
-        record.open_for({name: value for name, value in plan.asked().items() if name != "nse"})
+        record.check_for(asked)
+    Record(plan.out / BEFORE).check_for(inputs.of_reference(plan, loaded))
+    _record(plan).check_for(inputs.of_cell(plan, loaded))
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:
     """Run a cell, or read what it was; None when it failed: its record says why. Raises PlanError."""
-    record = Record(plan.out / CELLS / plan.name)
-    record.open_for(plan.asked())
+    record = _record(plan)
+    record.open_for(inputs.of_cell(plan, facts_of(plan)))
     with FileLock(record.folder / "lock"):  # a sweeper may draw a cell twice
         return _run(plan, record)
+
+
+def _record(plan: CellPlan) -> Record:
+    return Record(plan.out / CELLS / plan.name)
 
 
 def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
@@ -141,7 +93,7 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
 
 def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     model, tokenizer = loaded(plan.model)
-    facts = _facts(plan.data, plan.facts)
+    facts = facts_of(plan).facts
     yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
     reference = _reference(plan, yardstick, model, tokenizer)
     hparams = plan.hparams(model)
@@ -173,24 +125,35 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs, tables), hparams
 
 
-@functools.lru_cache(maxsize=1)
 def loaded(choice: ModelChoice) -> tuple[Any, Any]:
-    """The model and its tokenizer, once a process: cells leave it as it was."""
+    """The model and its tokenizer, once a process, cells leave it as it was; again where its files were changed."""
+    return _loaded(choice, json.dumps(inputs.model_content(choice.source)))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(choice: ModelChoice, _content: str) -> tuple[Any, Any]:
     return load(choice.source, choice.dtype, choice.device)
 
 
+def facts_of(plan: CellPlan) -> Loaded:
+    """The facts, read once a process; again where their files were changed."""
+    files = inputs.files_named({"source": plan.data.source, "snippets": plan.data.snippets})
+    return _facts(plan.data, plan.facts, json.dumps(files))
+
+
 @functools.lru_cache(maxsize=1)
-def _facts(data: DataChoice, count: int) -> list[Any]:
-    return read_facts(data, count).facts
+def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
+    return read_facts(data, count)
 
 
 def _reference(plan: CellPlan, yardstick: Yardstick, model: Any, tokenizer: Any) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with _alone(plan.out, BEFORE, {}):
-        record.open_for({name: value for name, value in plan.asked().items() if name in SHARED})
+        facts = facts_of(plan)
+        record.open_for(inputs.of_reference(plan, facts))
         if not record.is_done:
-            measure_before(yardstick, record, model, tokenizer, _facts(plan.data, plan.facts))
+            measure_before(yardstick, record, model, tokenizer, facts.facts)
     return Reference.load(record)
 
 
@@ -201,7 +164,3 @@ def _alone(out: Path, what: str, settings: Mapping[str, Any]) -> Iterator[None]:
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     with FileLock(out / LOCKS / f"{what}-{mark}"):
         yield
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")).replace('"', "").replace("/", "_")

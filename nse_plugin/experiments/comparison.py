@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -35,7 +34,9 @@ from rich.progress import (
 
 from nse_plugin.experiments.configuration import composed, launched, plain
 from nse_plugin.experiments.measuring import Yardstick
-from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, PlanError, preset_of, read_facts
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
+from nse_plugin.experiments.plan.model import model_config
+from nse_plugin.experiments.plan.presets import check_presets
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
@@ -83,15 +84,16 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     loaded = read_facts(plan.data, plan.facts)
     yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    model_config(plan.model.source)
+    check_presets(plan.methods, plan.model)
     if not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods)):
         yardstick.check(loaded.facts)
-    named = yardstick.files()
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
-    for name in (BEFORE, *plan.methods):
-        files: dict[str, Any] = {"data_sha256": loaded.sha256, **({} if name == BEFORE else _preset(plan, name))}
-        if named:
-            files["metrics_sha256"] = named
-        record_of(plan, name).open_for({**plan.what_decides(name), **files})
+    asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
+    for name in asked:  # nothing is written before all of them fit
+        record_of(plan, name).check_for(asked[name])
+    for name in asked:
+        record_of(plan, name).open_for(asked[name])
     with written_whole(plan.out / PLAN) as path:
         path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
 
@@ -115,14 +117,6 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     show_table(console, plan.out)
     console.print(f"Report: {report}", soft_wrap=True)
     return summary
-
-
-def _preset(plan: Plan, name: str) -> dict[str, str]:
-    """What a method's file of hyperparameters holds, as a hash. Raises HyperParamsError when there is none."""
-    path = preset_of(plan.methods[name], plan.model)
-    if not path.is_file():
-        raise PlanError(f"methods.{name}.preset = {str(path)!r}: there is no such file.")
-    return {"preset_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _run_workers(plan: Plan, names: list[str], bars: _Bars) -> None:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.plan.model import EMBEDDED, is_path
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.spelling import did_you_mean
 
 _CONF = "nse_plugin.experiments.conf"
+_NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
+ConfigStore.instance().store(
+    group="fields",
+    name="nse",
+    node={spec.name: None for spec in dataclasses.fields(NSEHyperParams) if spec.name not in _NOT_SWEPT},
+)
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration `name` with `overrides` on top, as plain values. Raises PlanError."""
     with initialize_config_module(_CONF, version_base="1.3"):
         try:
-            return plain(compose(name, list(overrides)))
+            return plain(compose(name, _with_own_model(overrides)))
         except MissingConfigException as error:
             raise PlanError(_no_such_choice(GlobalHydra.instance().config_loader(), error)) from None
         except HydraException as error:
@@ -33,9 +46,14 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def launched(name: str, arguments: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
-    """Hand `job` to hydra as the application `nse <name>`, with the command line's `arguments`."""
-    sys.argv = [f"nse {name}", *arguments]
-    hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name=name)(job)()
+    """Hand `job` to hydra as the application `nse <name>`, with the command line's `arguments`. Raises PlanError, and
+    what a job raises."""
+    sys.argv = [f"nse {name}", *_with_own_model(arguments)]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are raised, not printed with a trace
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name=name)(job)()
+    except HydraException as error:
+        raise PlanError(" ".join(str(error).split())) from error
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -45,10 +63,29 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _with_own_model(arguments: Sequence[str]) -> list[str]:
+    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for."""
+    there = {Path(file.name).stem for file in (resources.files(_CONF) / "model").iterdir()}
+    told: list[str] = []
+    for word in arguments:
+        key, _, value = word.partition("=")
+        source = value.strip("'\"")
+        if key == "model" and source not in there and _is_source(source):
+            told += ["model=own", 'model.source="{}"'.format(source.replace('"', r"\""))]
+        else:
+            told.append(word)
+    return told
+
+
+def _is_source(value: str) -> bool:
+    return value == EMBEDDED or "/" in value or is_path(value) or Path(value).is_dir()
+
+
 def _no_such_choice(loader: ConfigLoader, error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = loader.get_group_options(group, ObjectType.CONFIG)
-    return f"{group}: {choice!r} is not known; {did_you_mean(choice, options)}"
+    own = " A model of your own is given by its folder or its hub name, OWNER/NAME." if group == "model" else ""
+    return f"{group}: {choice!r} is not known; {did_you_mean(choice, options)}{own}"
 
 
 def _no_such_setting(config: str, error: HydraException) -> str:

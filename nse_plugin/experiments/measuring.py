@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -76,17 +74,6 @@ class Yardstick:
     def text(self) -> str:
         """What perplexity is measured on. Raises PlanError."""
         return held_out_text("metrics.perplexity.text", self.metrics.get("perplexity", {}).get("text"))
-
-    def files(self) -> dict[str, str]:
-        """What the files hold that the metrics name, as hashes."""
-        told = [value for settings in self.metrics.values() for value in settings.values()]
-        paths = [
-            Path(one)
-            for value in told
-            for one in (value if isinstance(value, list) else [value])
-            if isinstance(one, str)
-        ]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
     @property
     def generation(self) -> Generation:

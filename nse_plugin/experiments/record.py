@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.plan.inputs import difference
 from nse_plugin.home import written_whole
 
 STATE = "state.safetensors"
@@ -53,19 +54,29 @@ class Record:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
+    def check_for(self, asked: dict[str, Any]) -> None:
+        """Raise PlanError when what is there was asked for differently. asked: as `plan.inputs` gives it."""
+        path = self.folder / "asked.json"
+        if path.is_file():
+            changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)
+            if changed is not None:
+                raise PlanError(
+                    f"{self.folder} holds results of another comparison ({changed}): choose another `out`, or delete "
+                    "that folder."
+                )
+
     def open_for(self, asked: dict[str, Any]) -> None:
-        """Begin, or go on with what is there. Raises PlanError when that was asked for differently."""
+        """Begin, or go on with what is there. Raises PlanError as `check_for` does, and for a folder that cannot be
+        written to."""
+        self.check_for(asked)
         path = self.folder / "asked.json"
         if not path.is_file():
-            _write_json(path, asked)
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in json.loads(json.dumps(asked)).items():
-            if before.get(name) != value:
+            try:
+                _write_json(path, asked)
+            except OSError as error:
                 raise PlanError(
-                    f"{self.folder} holds results of another comparison ({name} was {before.get(name)!r:.200}, now "
-                    f"{value!r:.200}): choose another `out`, or delete that folder."
-                )
+                    f"out: {self.folder} cannot be written to ({error.strerror}): choose another."
+                ) from None
 
     @property
     def ended(self) -> dict[str, Any] | None:

@@ -6,15 +6,14 @@ The launcher says where the cells run (`hydra/launcher=basic|joblib|submitit_slu
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
@@ -23,14 +22,6 @@ from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, check_before, run_
 from nse_plugin.experiments.configuration import composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.sweep_report import write_sweep
-from nse_plugin.hparams import NSEHyperParams
-
-_NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
-ConfigStore.instance().store(
-    group="fields",
-    name="nse",
-    node={spec.name: None for spec in dataclasses.fields(NSEHyperParams) if spec.name not in _NOT_SWEPT},
-)
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -38,6 +29,8 @@ def sweep(arguments: Sequence[str]) -> None:
 
     Raises PlanError, DatasetError and HyperParamsError for what cannot be run as asked, before any cell is.
     """
+    # a multirun in any case, and hydra wants its options in front of the settings
+    arguments = [word for word in arguments if word not in ("-m", "--multirun")]
     first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
     check_before(first)
     started = time.monotonic()
@@ -72,6 +65,10 @@ def _first_cell(arguments: Sequence[str]) -> list[str]:
             chosen.append(str(override.input_line))
         elif override.is_discrete_sweep():
             chosen.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+        elif override.is_interval_sweep():
+            value = override.value()
+            assert isinstance(value, IntervalSweep)
+            chosen.append(f"{override.get_key_element()}={value.start}")
     return chosen
 
 

@@ -77,7 +77,8 @@ def tune(
         raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
     held_out = min(HELD_OUT, len(available) // 3)
     trials = _Trials(model, DataChoice(facts), round_size, out, len(available) - held_out, tell)
-    check_before(trials.plan("where-8", {}, min(2 * FEWEST, len(available) - held_out)))
+    any_setting = {"layers": [0], "alpha": 1.0}
+    check_before(trials.plan("where-8", any_setting, min(2 * FEWEST, len(available) - held_out)))
     half = time.monotonic() + seconds / 2
     norms = _hidden_norms(*loaded(model), available[:FEWEST])
     windows = _windows(len(norms))

@@ -24,11 +24,12 @@ from filelock import FileLock
 
 from nse_plugin.evaluation.families import measure
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
-from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, preset_of, read_facts
+from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.fingerprint import model_fingerprint
-from nse_plugin.models.loading import load
+from nse_plugin.models.loading import easyedit_device, load
 
 PLAN = "plan.json"
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
@@ -68,7 +69,9 @@ def _run_and_note(plan: Plan, name: str, record: Record, tell: Tell) -> int:
 def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     """Write the plan's facts with one method, round after round, and measure at the checkpoints."""
     _seed(plan.seed)
-    facts = read_facts(plan.data, plan.facts).facts
+    loaded = read_facts(plan.data, plan.facts)
+    record.open_for(inputs.of_method(plan, name, loaded))  # hours may have passed: the files may have changed since
+    facts = loaded.facts
     tell({"doing": "loading the model"})
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
     if name == BEFORE:
@@ -106,7 +109,13 @@ class _Run:
         if choice.alg_name == "NSE":
             own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
             overrides = {**own, **overrides}
-        self._hparams = load_hparams(choice.alg_name, preset_of(choice, plan.model), overrides, model)
+        preset = preset_of(choice, plan.model)
+        if preset is None:
+            self._hparams = NSEHyperParams.for_model(
+                model, **{"model_name": plan.model.source, **overrides, "device": easyedit_device(plan.model.device)}
+            )
+        else:
+            self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
         self._method = Method(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
         self._edited = pd.DataFrame()  # a row per fact edited so far
         self._note: str | None = None

@@ -81,6 +81,26 @@ def test_the_unedited_model_alone_and_a_limit(base, tmp_path, capsys):
     assert list(frame["n"]) == [3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("change", ["questions", "weights", "edited", "limit"])
+def test_results_of_another_examination_are_not_overwritten(base, tmp_path, capsys, change):
+    edited, out, file = saved(tmp_path / "edited", 7), tmp_path / "out", questions_file(tmp_path)
+    arguments = ["--model", base, "--edited", edited, "--questions", str(file), "--out", str(out)]
+    assert main(["ability", *arguments]) == 0
+    assert main(["ability", *arguments]) == 0  # the same once more
+    before = (out / "ability.csv").read_bytes()
+    if change == "questions":
+        file.write_text(file.read_text().replace("the violin", "a violin"))
+    elif change == "limit":
+        arguments += ["--limit", "3"]
+    else:
+        saved(tmp_path / {"weights": "base", "edited": "edited"}[change], 8)
+    assert main(["ability", *arguments]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{out} holds results of another comparison" in said
+    assert {"weights": "content of model.source", "edited": "content of edited"}.get(change, "questions.own") in said
+    assert (out / "ability.csv").read_bytes() == before
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed")
 def test_a_task_of_the_harness_beside_the_same_questions(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

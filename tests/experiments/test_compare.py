@@ -15,6 +15,8 @@ import pytest
 from commands import started
 
 from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.experiments.comparison import compare
+from nse_plugin.experiments.plan import PlanError
 
 if importlib.util.find_spec("easyeditor") is None and not os.environ.get("EASYEDIT_HOME"):
     pytest.skip("needs EasyEdit: the wheel, or a clone named by EASYEDIT_HOME", allow_module_level=True)
@@ -52,6 +54,11 @@ def results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The summary and the facts, without what a clock or the memory says."""
     summary = pd.read_csv(out / "summary.csv")
     return summary[~summary["metric"].isin(TIMINGS)].reset_index(drop=True), pd.read_csv(out / "facts.csv")
+
+
+def folder_of(settings: list[str]) -> str:
+    """The model's."""
+    return next(word.partition("=")[2] for word in settings if word.startswith("model.source="))
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +136,26 @@ def test_facts_without_a_true_target_can_be_compared(settings, tmp_path):
     own = [word for word in settings if not word.startswith(("data.source", "facts", "checkpoints", "metrics"))]
     own = [word for word in own if "one-pass" not in word]
     own += [f"data.source={facts}", "facts=2", "checkpoints=[]", "methods=[NSE]", "metrics=[accuracy]"]
+    own[own.index(f"model.source={folder_of(settings)}")] = f"model={folder_of(settings)}"
     finished(tmp_path / "run", own, tmp_path / "home")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["methods"]["NSE"]["status"] == "done"
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["methods"]["NSE"]["status"] == "done"
+    assert run["model"]["name"] == "model"  # the folder's name
+    hparams = run["methods"]["NSE"]["hparams"]
+    assert (hparams["p"], hparams["mom2_update_weight"]) == (1.0, 15000.0)  # nothing of SmolLM2's
+    assert (hparams["model_name"], hparams["device"]) == (folder_of(settings), "cpu")
+
+
+def test_what_was_measured_of_another_model_is_not_gone_on_with(uninterrupted, settings):
+    for name in ("model.safetensors", "tokenizer_config.json"):
+        path = Path(folder_of(settings)) / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b" ")
+        try:
+            with pytest.raises(PlanError, match=rf"content of model\.source, {name} was .*choose another `out`"):
+                compare(f"out={uninterrupted}", *settings)
+        finally:
+            path.write_bytes(whole)
 
 
 def test_a_second_run_does_nothing_again(uninterrupted, settings):

@@ -172,13 +172,6 @@ def test_a_reference_of_an_earlier_version(record):
     assert Reference.load(record).instruments == {}
 
 
-def test_the_files_that_metrics_name_are_part_of_what_was_asked(yardstick, questions):
-    before = yardstick.files()
-    assert list(before) == [questions]
-    Path(questions).write_text("[]")
-    assert yardstick.files() != before
-
-
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [

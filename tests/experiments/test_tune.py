@@ -147,6 +147,10 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     assert main(command) == 0  # reads what is there
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
 
+    facts.write_text(json.dumps(records[::-1]))
+    assert main(command) == 1
+    assert "content of data.source was" in capsys.readouterr().err
+
 
 def ids(path: Path) -> set[str]:
     return set(pd.read_csv(path)["case_id"].astype(str))

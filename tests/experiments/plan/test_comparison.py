@@ -7,7 +7,8 @@ import json
 import pytest
 from hydra import compose, initialize_config_module
 
-from nse_plugin.experiments.plan import BEFORE, Plan, PlanError
+from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.experiments.plan import BEFORE, METRICS, Plan, PlanError
 
 
 def plan(*overrides: str) -> Plan:
@@ -88,3 +89,13 @@ def test_what_decides() -> None:
     assert one.what_decides(BEFORE) == other.what_decides(BEFORE)
     assert one.what_decides("NSE") != plan("methods=[NSE]", "methods.NSE.round=5").what_decides("NSE")
     assert one.what_decides("NSE") != plan("seed=1").what_decides("NSE")
+
+
+def test_the_names_of_metrics_are_those_that_are_measured() -> None:
+    assert set(METRICS) == {*FAMILIES, "easyedit", "ability", "drift"}
+
+
+def test_ablations_start_from_the_file_that_nse_starts_from() -> None:
+    made = plan("experiment=ablation", "methods.NSE.preset=mine.yaml")
+    assert {choice.preset for choice in made.methods.values()} == {"mine.yaml"}
+    assert {choice.preset for choice in plan("methods=[NSE-one-pass]").methods.values()} == {"NSE"}

@@ -5,31 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nse_plugin.datasets import Loaded, load_facts
-from nse_plugin.evaluation.families import FAMILIES
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
+from nse_plugin.experiments.plan.model import ModelChoice
 
 BEFORE = "before"  # the unedited model's name among the methods
 EASYEDIT, ABILITY, DRIFT = "easyedit", "ability", "drift"
-METRICS = (*FAMILIES, EASYEDIT, ABILITY, DRIFT)
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
-class PlanError(ValueError):
-    """A comparison that cannot be run as asked; the message names the setting, its value and the remedy."""
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """name: names the presets. source: a folder, a hub name, or `embedded`. dtype, device: as torch names them."""
-
-    name: str
-    source: str
-    dtype: str = "float32"
-    device: str = "cpu"
+# Each has a file of settings. (evaluation.families, which has most of them, imports torch.)
+_FILES = (resources.files("nse_plugin.experiments.conf") / "metrics").iterdir()
+METRICS = tuple(sorted(Path(file.name).stem for file in _FILES))
 
 
 @dataclass(frozen=True)
@@ -99,11 +87,8 @@ class Plan:
             positive(f"methods.{name}.round", chosen.round)
             methods[name] = chosen
         known("metrics", config["metrics"], list(METRICS))
-        model = made(ModelChoice, "model", config["model"])
-        if model.dtype not in DTYPES:
-            raise PlanError(f"model.dtype = {model.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
         return cls(
-            model=model,
+            model=ModelChoice.from_config(config["model"]),
             data=made(DataChoice, "data", config["data"]),
             methods=methods,
             metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
@@ -122,7 +107,8 @@ class Plan:
         return {**config, "checkpoints": list(self.checkpoints), "out": str(self.out)}
 
     def what_decides(self, method: str) -> dict[str, Any]:
-        """All that a method's results depend on; the rest (jobs, out, the other methods) may change between runs."""
+        """The settings that a method's results depend on; the rest (jobs, out, the other methods) may change between
+        runs. With what the files hold that they name: `plan.inputs`."""
         config = self.as_config()
         chosen = {key: config[key] for key in ("model", "data", "metrics", "facts", "checkpoints", "seed")}
         return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}
@@ -131,36 +117,6 @@ class Plan:
 def read_facts(data: DataChoice, count: int) -> Loaded:
     """The first `count` facts of what was chosen. Raises DatasetError."""
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
-
-
-def preset_of(choice: MethodChoice, model: ModelChoice) -> Path:
-    """A method's file of hyperparameters for a model. Raises HyperParamsError when none comes with this package."""
-    from nse_plugin.easyedit.method_hparams import preset_path
-
-    return Path(choice.preset) if choice.preset.endswith(".yaml") else preset_path(choice.preset, model.name)
-
-
-def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
-    """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
-    known(where, values, [spec.name for spec in dataclasses.fields(kind)])
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise PlanError(f"{where}: {str(error).split(' ', 1)[-1]}.") from None
-
-
-def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
-    """Raise PlanError for the first name given that is none of `names`."""
-    for name in given:
-        if name not in names:
-            hint = did_you_mean(name, names, f"known are {', '.join(names)}.")
-            raise PlanError(f"{where}: {name!r} is not known; {hint}")
-
-
-def positive(name: str, value: Any) -> None:
-    """Raise PlanError unless the value is an integer above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")
 
 
 def _checkpoints(given: Sequence[Any], facts: int, methods: Mapping[str, MethodChoice]) -> tuple[int, ...]:

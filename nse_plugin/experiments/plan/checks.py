@@ -1,0 +1,36 @@
+"""Checks of single settings; a mistake is one sentence that names the setting, its value and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from nse_plugin.spelling import did_you_mean
+
+
+class PlanError(ValueError):
+    """An experiment that cannot be run as asked; the message names the setting, its value and the remedy."""
+
+
+def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
+    """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
+    known(where, values, [spec.name for spec in dataclasses.fields(kind)])
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise PlanError(f"{where}: {str(error).split(' ', 1)[-1]}.") from None
+
+
+def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
+    """Raise PlanError for the first name given that is none of `names`."""
+    for name in given:
+        if name not in names:
+            hint = did_you_mean(name, names, f"known are {', '.join(names)}.")
+            raise PlanError(f"{where}: {name!r} is not known; {hint}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise PlanError unless the value is an integer above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")

@@ -1,0 +1,256 @@
+"""Everything that a result depends on: the settings that decide it, what the files they name hold, and the versions.
+
+A name in a setting says little: a file of facts, a preset or a model's folder may hold something else tomorrow. So what
+was asked for is kept beside the results with the content of everything it names, and results are read again only where
+all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nse_plugin.experiments.plan.checks import PlanError
+from nse_plugin.experiments.plan.comparison import BEFORE, DataChoice, MethodChoice, Plan
+from nse_plugin.experiments.plan.model import ModelChoice, base_of_adapter, model_config, source_folder, tuned_name
+from nse_plugin.experiments.plan.presets import NSE, preset_of
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.progress import bar
+
+if TYPE_CHECKING:
+    from nse_plugin.datasets import Loaded
+    from nse_plugin.experiments.plan.cell import CellPlan
+
+_OF_THE_UNEDITED = ("model", "data", "metrics", "facts", "seed")
+# What transformers reads of a folder; others write their own files beside it.
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.py", "*_templates/*.jinja")
+_LARGE = 2**30  # bytes, from which on reading a file is shown
+_CHUNK = 2**24
+_SETTLED = 2.0  # seconds after a change; before that another one may go unseen in the file's times
+_HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{32,}\b")
+
+
+# -- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def of_method(plan: Plan, name: str, facts: Loaded) -> dict[str, Any]:
+    """Of one method of a comparison, or of the unedited model. facts: those of the plan, as they were read."""
+    asked = {**plan.what_decides(name), **_shared(plan.model, plan.data, plan.metrics, facts)}
+    asked["version of easyeditor"] = _easyedit()
+    return asked if name == BEFORE else {**asked, **_of_hparams(plan.methods[name], plan.model)}
+
+
+def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+    """What all cells of a sweep have in common."""
+    asked = {**plan.what_decides(), **_shared(plan.model, plan.data, plan.metrics, facts)}
+    del asked["nse"]
+    values = _preset_of_sweep(plan)
+    return {**asked, "values of the preset": values, **_contents("preset", files_named(values))}
+
+
+def of_cell(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+    """Of one cell of a sweep."""
+    return {**of_sweep(plan, facts), "nse": dict(plan.nse), **_contents("nse", files_named(plan.nse))}
+
+
+def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+    """Of the unedited model of a sweep."""
+    settings = {name: value for name, value in plan.what_decides().items() if name in _OF_THE_UNEDITED}
+    return {**settings, **_shared(plan.model, plan.data, plan.metrics, facts)}
+
+
+def of_ability(
+    model: ModelChoice, edited: Mapping[str, Path], questions: Mapping[str, Any], tasks: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of an examination. questions: by the name of their file. tasks: how many items of each."""
+    return {
+        "model": asdict(model),
+        "questions": {name: _hash(repr(asked)) for name, asked in questions.items()},
+        "tasks": dict(tasks),
+        "content of model.source": model_content(model.source),
+        **{f"content of {name}": model_content(str(folder)) for name, folder in edited.items()},
+        **_versions(),
+    }
+
+
+def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, Any], facts: Loaded) -> dict[str, Any]:
+    named = {"model.source": model_content(model.source), "data.source": content(facts.path)}
+    if data.snippets is not None:
+        named["data.snippets"] = content(Path(data.snippets).expanduser())
+    return {
+        **{f"content of {name}": value for name, value in named.items()},
+        **_contents("metrics", files_named(metrics)),
+        **_versions(),
+    }
+
+
+def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
+    """What a method's file of hyperparameters says, and what the files hold that its hyperparameters name."""
+    path = preset_of(choice, model)
+    values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
+    named = files_named({**values, **choice.hparams})
+    if choice.alg_name == "MEND":
+        from nse_plugin.easyedit.mend import archive_path
+
+        given = {"archive": None, "model_name": "", **values, **choice.hparams}
+        archive = archive_path(SimpleNamespace(**given))
+        named |= {"archive": content(archive)} if archive.is_file() else {}
+    return {"values of the preset": values, **_contents("hparams", named)}
+
+
+def _read_preset(choice: MethodChoice, path: Path) -> dict[str, Any]:
+    if choice.alg_name == NSE:
+        return NSEHyperParams.from_hparams(path).to_dict()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise PlanError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise PlanError(f"{path} holds no mapping: write one 'field: value' a line.")
+    return {str(name): value for name, value in values.items()}
+
+
+def _preset_of_sweep(plan: CellPlan) -> dict[str, Any]:
+    """What a sweep's preset resolves to; nothing for a model without one."""
+    if plan.preset is not None:
+        return NSEHyperParams.from_hparams(plan.preset).to_dict()
+    config = model_config(plan.model.source)
+    model = SimpleNamespace(config=config)
+    return {} if tuned_name(config) is None else NSEHyperParams.for_model(model).to_dict()
+
+
+# -- what files hold --------------------------------------------------------------------------------------------------
+
+
+def files_named(settings: Any, name: str = "") -> dict[str, str]:
+    """The contents of all files that settings name, by the setting; those of a list by the file as well."""
+    found: dict[str, str] = {}
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            found |= files_named(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            found |= files_named(value, f"{name} {value}")
+    elif isinstance(settings, str) and (path := Path(settings).expanduser()).is_file():
+        found[name] = content(path)
+    return found
+
+
+def content(path: Path) -> str:
+    """A file's size and SHA-256, as text. Read once a process, and again when the file was changed."""
+    stat = path.stat()
+    state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED
+    return (_content if settled else _content.__wrapped__)(path.resolve(), state)
+
+
+@functools.lru_cache(maxsize=4096)
+def _content(path: Path, state: tuple[int, ...]) -> str:
+    """state: of the file, in which it was read."""
+    hashed = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in _shown(path.name, state[0], iter(lambda: stream.read(_CHUNK), b"")):
+            hashed.update(chunk)
+    return f"{state[0]:,} bytes, sha256 {hashed.hexdigest()}"
+
+
+def _shown(name: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    if size < _LARGE:
+        yield from chunks
+        return
+    with bar(f"checking {name}, bytes", size) as advance:
+        for chunk in chunks:
+            advance(len(chunk))
+            yield chunk
+
+
+def model_content(source: str) -> dict[str, str]:
+    """What a model's folder holds, by file; of one on the hub, the commit."""
+    folder = source_folder(source)
+    if folder is None:
+        return {"commit": _hub_commit(source)}
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    found = {str(path.relative_to(folder)): content(path) for path in files}
+    base = base_of_adapter(folder)
+    return found if base is None else found | {f"base, {name}": value for name, value in model_content(base).items()}
+
+
+def _hub_commit(source: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    model_config(source)  # which has the hub say its newest commit, as loading would
+    config = try_to_load_from_cache(source, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else "unknown"
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def _versions() -> dict[str, str]:
+    return {f"version of {package}": version(package) for package in ("nse-plugin", "torch", "transformers")}
+
+
+def version(package: str) -> str:
+    """An installed package's version, without what names its build (2.13.0+cpu)."""
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _easyedit() -> str:
+    """The version of EasyEdit; of a clone, what its files hold."""
+    clone = os.environ.get("EASYEDIT_HOME")
+    if not clone:
+        return version("easyeditor")
+    files = sorted((Path(clone).expanduser() / "easyeditor").rglob("*.py"))
+    return f"a clone, sha256 {_hash([content(path) for path in files])}"
+
+
+# -- what was asked before, and is asked now --------------------------------------------------------------------------
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first thing in which what is asked now differs from what was asked before, "seed was 0, now 1"; None: there
+    is none. What only `before` has plays no part."""
+    for name, value in json.loads(json.dumps(now)).items():
+        if name not in before:
+            return f"{name} was not noted, now {_told(value)}"
+        if before[name] != value:
+            return _difference(name, before[name], value)
+    return None
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
+        joint = ", " if name.startswith("content") else "."  # of a file's name, of a setting's
+        return _difference(f"{name}{joint}{key}", before.get(key), now.get(key))
+    return f"{name} was {_told(before)}, now {_told(now)}"
+
+
+def _told(value: Any) -> str:
+    """A value for a sentence; of hashes the beginning."""
+    told = _HASH.sub(r"\1", value) if isinstance(value, str) else repr(value)
+    return f"{told:.200}"
+
+
+def _contents(where: str, named: Mapping[str, str]) -> dict[str, str]:
+    return {f"content of {where}.{name}": value for name, value in named.items()}
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

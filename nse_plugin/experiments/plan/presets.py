@@ -1,0 +1,90 @@
+"""Which hyperparameters a method starts from on a model: a file of the user's, or one that comes with this package.
+
+Those that come with this package were made for a few models. They serve any model of the same shape, whatever it is
+called, and none of another shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nse_plugin.experiments.plan.checks import PlanError
+from nse_plugin.experiments.plan.model import ModelChoice, is_bundled, model_config, shape_of, tuned_name
+from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+
+if TYPE_CHECKING:
+    from nse_plugin.experiments.plan.cell import CellPlan
+    from nse_plugin.experiments.plan.comparison import MethodChoice
+
+NSE = "NSE"
+NEEDED = {"layers", "alpha"}  # of NSE's fields, those that have no default
+
+
+def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> None:
+    """Raise PlanError for methods that have nothing to start from on this model: one sentence for all of them."""
+    lacking = [name for name, choice in methods.items() if not _has_start(choice, model)]
+    if not lacking:
+        return
+    remedies = ["give " + " ".join(f"methods.{name}.preset=FILE.yaml" for name in lacking)]
+    of_nse = [name for name in lacking if methods[name].alg_name == NSE]
+    if of_nse:
+        remedies[0] += f" ({_tune(model)} writes NSE's)"
+        remedies.append(
+            f"give {of_nse[0]} layers and alpha, '+methods.{of_nse[0]}.hparams={{layers: [...], alpha: ...}}'"
+        )
+    others = [name for name in lacking if name not in of_nse]
+    if others:
+        remedies.append(f"leave {', '.join(others)} out of methods")
+    raise PlanError(_lacks(lacking, model, remedies))
+
+
+def check_preset_of_sweep(plan: CellPlan) -> None:
+    """Raise PlanError when a sweep's cells have nothing to start from on this model, HyperParamsError for a preset that
+    cannot be used."""
+    if plan.preset is not None:
+        NSEHyperParams.from_hparams(plan.preset)
+    elif tuned_name(model_config(plan.model.source)) is None and not plan.nse.keys() >= NEEDED:
+        remedies = [f"give preset=FILE.yaml ({_tune(plan.model)} writes one)", "nse.layers=[...] and nse.alpha=..."]
+        raise PlanError(_lacks([NSE], plan.model, remedies))
+
+
+def _lacks(names: Sequence[str], model: ModelChoice, remedies: Sequence[str]) -> str:
+    return (
+        f"There are no hyperparameters for {', '.join(names)} on {model.name}, {shape_of(model_config(model.source))}: "
+        f"those that come with this package are of other models; {', or '.join(remedies)}."
+    )
+
+
+def _tune(model: ModelChoice) -> str:
+    return f"`nse tune --model {model.source} --facts FILE`"
+
+
+def preset_of(choice: MethodChoice, model: ModelChoice) -> Path | None:
+    """A method's file of hyperparameters for a model; None: NSE with the layers and alpha that were given, and its
+    defaults. Raises PlanError for a file that is not there, HyperParamsError for a folder that is not in hparams/."""
+    if Path(choice.preset).suffix in (".yaml", ".yml"):
+        path = Path(choice.preset).expanduser()
+        if not path.is_file():
+            raise PlanError(f"preset = {choice.preset!r}: there is no such file.")
+        return path
+    return _bundled_file(choice.preset, model)
+
+
+def _has_start(choice: MethodChoice, model: ModelChoice) -> bool:
+    return preset_of(choice, model) is not None or (choice.alg_name == NSE and choice.hparams.keys() >= NEEDED)
+
+
+def _bundled_file(method: str, model: ModelChoice) -> Path | None:
+    """The file hparams/<method>/<name>.yaml, by the model's own name, or by that of ours that has its shape."""
+    from nse_plugin.easyedit.method_hparams import preset_path
+
+    preset_path(method, TUNED_FOR[0].aliases[0])  # raises where there is no such method
+    for name in (None if is_bundled(model.name) else model.name, tuned_name(model_config(model.source))):
+        try:
+            if name is not None:
+                return preset_path(method, name)
+        except HyperParamsError:
+            continue
+    return None
