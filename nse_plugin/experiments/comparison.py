@@ -32,6 +32,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nse_plugin.experiments import channel
 from nse_plugin.experiments.configuration import composed, launched, plain
 from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
@@ -141,7 +142,7 @@ class _Children:
 
     def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, Any] | None]]) -> None:
         self._plan, self._news = plan, news
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
         self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
 
@@ -151,7 +152,7 @@ class _Children:
         with record.log.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "nse_plugin.experiments.worker", str(self._plan.out), name],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self._environment,
             )  # fmt: skip
         self._processes[name] = process
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
@@ -163,11 +164,13 @@ class _Children:
             cause = f"signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
             record.end(status="failed", error=f"its process ended with {cause}; see {record.log}", note=None)
 
-    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._news.put((name, json.loads(line)))
-        self._news.put((name, None))
+    def _listen(self, name: str, process: subprocess.Popen[Any]) -> None:
+        """None is the last of a worker's news, whatever happened."""
+        try:
+            for told in channel.reports(process):
+                self._news.put((name, told))
+        finally:
+            self._news.put((name, None))
 
     def __enter__(self) -> _Children:
         return self

@@ -2,12 +2,13 @@
 
 A process of its own, because EasyEdit's methods keep state in module globals and change settings for good: each method
 meets the model as it was loaded, its memory is its own, and when it dies the others live. What happens is told on
-standard output, a JSON object a line; whatever the methods print goes to standard error.
+standard output (`channel`); whatever the methods print goes to standard error.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 import sys
@@ -23,6 +24,7 @@ import torch
 from filelock import FileLock
 
 from nse_plugin.evaluation.families import measure
+from nse_plugin.experiments import channel
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
@@ -38,11 +40,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 def main() -> int:
     folder, name = Path(sys.argv[1]), sys.argv[2]
-    heard, sys.stdout = sys.stdout, sys.stderr
-
-    def tell(what: dict[str, Any]) -> None:
-        print(json.dumps(what), file=heard, flush=True)  # fails, and ends this process, when nobody listens any more
-
+    tell = functools.partial(channel.report, channel.own_output())
     plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))
     record = Record(folder / "methods" / name)
     tell({"doing": "waiting for another run's process"})
