@@ -96,9 +96,10 @@ def answer_questions(
     """Have the model answer. A row per question, in their order: subject, answer, chosen (0 to 3), correct (bool), and
     log_probability_A to _D, the natural logarithm of the probability of " A" to " D" after the prompt.
 
-    Of equally likely letters the first is chosen. A question longer than the model's positions loses its beginning, as
-    in lm-evaluation-harness. The tokenizer adds before a text what it adds to any (a BOS, or nothing); its padding
-    plays no part. tokens_per_batch bounds rows x longest row of one forward pass; letters of one token share theirs.
+    Of equally likely letters the first is chosen, and none (-1) where they have no probability. A question longer than
+    the model's positions loses its beginning, as in lm-evaluation-harness. The tokenizer adds before a text what it
+    adds to any (a BOS, or nothing); its padding plays no part. tokens_per_batch bounds rows x longest row of one
+    forward pass; letters of one token share theirs.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     encoded = []
@@ -111,7 +112,7 @@ def answer_questions(
     sums = [prediction.log_probability * len(prediction.target) for prediction in predictions]
     likely = np.array(sums).reshape(len(questions), len(LETTERS))
     frame = pd.DataFrame({name: [getattr(q, name) for q in questions] for name in ("subject", "answer")})
-    frame["chosen"] = likely.argmax(axis=1)
+    frame["chosen"] = np.where(np.isnan(likely).any(axis=1), -1, likely.argmax(axis=1))
     frame["correct"] = frame["chosen"] == frame["answer"]
     return frame.assign(**dict(zip(LOG_PROBABILITIES, likely.T, strict=True)))
 

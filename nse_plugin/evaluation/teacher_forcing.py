@@ -26,7 +26,8 @@ class Prediction:
     """Of one target after one prompt.
 
     log_probability: mean over the target's tokens (natural logarithm), so that targets of different lengths compare.
-    target: the target's token ids. best: at each of them, the token the model holds most likely.
+    target: the target's token ids. best: at each of them, the token the model holds most likely; -1 where its logits
+    are not numbers.
     """
 
     log_probability: float
@@ -85,7 +86,8 @@ def predict_tokens(
                 at_target = logits[row, [column[place] for place in _places(rows[row], target)]].float()
                 following = torch.tensor(target, device=device)[:, None]
                 mean = at_target.log_softmax(dim=-1).gather(1, following).mean()
-                predictions[index] = Prediction(float(mean), tuple(target), tuple(at_target.argmax(dim=-1).tolist()))
+                best = at_target.argmax(dim=-1).masked_fill(at_target.isnan().any(dim=-1), -1)
+                predictions[index] = Prediction(float(mean), tuple(target), tuple(best.tolist()))
     return [predictions[index] for index in range(len(encoded))]
 
 

@@ -6,6 +6,7 @@ An instrument reads the unedited model once, and every edited one against that. 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -94,6 +95,7 @@ class Drift:
     """Hidden states of prompts, next-token distributions of held-out text, and the weights, against the unedited
     model's. Metrics: those of `hidden_drift`, `next_token_kl` (nats), and of the most changed matrix `weight_change`
     (its `relative_norm`) and `weight_rank`; without these two where a method has put modules of its own into the model.
+    NaN where states, distributions or weights are no longer finite.
     """
 
     def __init__(
@@ -133,8 +135,9 @@ class Drift:
         if originals.keys() != dict(model.named_parameters()).keys():  # an adapter that wraps a layer, say
             return Reading(overall, {"states": points})
         changed = weight_change(model, originals.items())
-        most = changed.max(numeric_only=True, skipna=False) if len(changed) else {"relative_norm": 0.0, "rank": 0}
-        overall |= {"weight_change": float(most["relative_norm"]), "weight_rank": float(most["rank"])}
+        for metric, column in (("weight_change", "relative_norm"), ("weight_rank", "rank")):
+            values = changed[column].to_numpy(dtype=float, na_value=math.nan)
+            overall[metric] = float(values.max(initial=0.0))  # NaN where one of them is
         return Reading(overall, {"states": points, "weights": changed})
 
     def _asked(self, facts: Sequence[Fact]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,14 @@ class Yardstick:
             own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
             overall |= {str(name): float(mean) for name, mean in own.mean().dropna().items()}
             frame = pd.concat([frame, own], axis="columns")
-        return dataclasses.replace(measured, facts=frame, overall=overall), tables
+        return dataclasses.replace(
+            measured, facts=_finite(frame), overall=_finite(pd.Series(overall)).to_dict()
+        ), tables
+
+
+def _finite(numbers: Any) -> Any:
+    """A frame or series with NaN for what is infinite: a model that has diverged is measured, without such a number."""
+    return numbers.replace([math.inf, -math.inf], math.nan)
 
 
 def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation import multiple_choice
+from nse_plugin.evaluation.families import FAMILIES
 from nse_plugin.evaluation.multiple_choice import QuestionError
 from nse_plugin.experiments.instruments import held_out_text, instruments
-from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before
+from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, written_texts
 from nse_plugin.experiments.plan import ModelChoice, PlanError
-from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 
 QUESTIONS = [
@@ -94,6 +97,52 @@ def test_an_edited_model_has(record, yardstick, saved):
     before, after = record.load(0).tables["states"], tables["states"]
     assert before.shape == after.shape
     assert not (before[["x", "y"]].to_numpy() == after[["x", "y"]].to_numpy()).any()
+
+
+def infinite_entry(model):
+    model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.inf
+    model.model.layers[2].mlp.down_proj.weight[0, 0] += 1
+
+
+def nan_everywhere(model):
+    for parameter in model.parameters():
+        parameter.fill_(torch.nan)
+
+
+def infinite_logit(model):
+    model.lm_head.weight[5] = torch.inf
+
+
+def certain_of_another(model):
+    """Every logit is finite, and the targets have no probability: log 0."""
+    model.lm_head.weight[5] = 3e38
+
+
+@pytest.mark.parametrize("diverge", [infinite_entry, nan_everywhere, infinite_logit, certain_of_another])
+def test_a_model_that_has_diverged_is_measured(record, questions, saved, tmp_path, diverge):
+    """What has no number is NaN or absent, and everything else, the record and its reading included, goes on."""
+    metrics = {**{family: {} for family in FAMILIES}, "ability": {"questions": [questions]}, "drift": {"positions": 16}}
+    yardstick = Yardstick(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
+    whole = Record(tmp_path / "whole")
+    measure_before(yardstick, whole, saved, tiny_tokenizer(), FACTS)
+    diverged = copy.deepcopy(saved)
+    with torch.no_grad():
+        diverge(diverged)
+    measured, tables = yardstick.measure(diverged, tiny_tokenizer(), FACTS, Reference.load(whole))
+    found = measured.overall
+    assert not any(math.isinf(value) for value in found.values())
+    assert not np.isinf(measured.facts.select_dtypes("number").to_numpy(float)).any()
+    assert math.isnan(found["perplexity"])
+    assert math.isnan(found["next_token_kl"]) or diverge is certain_of_another
+    assert math.isnan(found["weight_change"]) == (diverge is not certain_of_another)
+    assert math.isnan(found["hidden_cosine"]) == (diverge in (infinite_entry, nan_everywhere))
+    assert found["rewrite_accuracy"] == 0.0
+    if diverge is not certain_of_another:
+        assert (found["ability_quiz_sample"], found["ability_quiz_sample_kept"]) == (0.0, 0.0)
+        assert found["locality_agreement"] == 0.0
+    texts = written_texts(FACTS, measured)
+    whole.save(Checkpoint(2, measured.facts, texts, found, {"seconds": {}}, tables), state=None)
+    assert whole.load(2).overall.keys() == found.keys()
 
 
 def test_what_was_kept_is_read_back(record, yardstick, saved):
