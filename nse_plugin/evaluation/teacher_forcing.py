@@ -53,10 +53,30 @@ def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch:
 
     Rows are built from token ids and padded on the right, so the tokenizer's padding side and pad token play no
     part, and batching changes nothing but rounding. tokens_per_batch bounds rows x longest row of one forward pass.
+    Raises ValueError for a pair that takes more tokens than the model has positions.
     """
     unique = list(dict.fromkeys(pairs))
     encoded = [split_target(tokenizer, prompt.rstrip(), target) for prompt, target in unique]
+    for (prompt, target), (before, after) in zip(unique, encoded, strict=True):
+        check_room(
+            prompt, len(before) + len(after) - 1, f" with the target {target!r:.30}", max_positions(model.config)
+        )
     return dict(zip(unique, predict_tokens(model, encoded, tokens_per_batch), strict=True))
+
+
+def max_positions(config: Any) -> int | None:
+    """How many tokens a model reads at once at most; None where its configuration does not say."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text, "max_position_embeddings", None)
+
+
+def check_room(prompt: str, tokens: int, besides: str, positions: int | None) -> None:
+    """Raise ValueError when a prompt, which `besides` makes `tokens` long, does not fit into a model's positions."""
+    if positions is not None and tokens > positions:
+        raise ValueError(
+            f"the prompt {prompt!r:.60}{besides} is {tokens} tokens long, and the model has {positions} positions: "
+            "shorten it, or leave it out."
+        )
 
 
 def predict_tokens(

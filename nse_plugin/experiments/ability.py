@@ -28,7 +28,7 @@ from nse_plugin.evaluation.multiple_choice import (
 )
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError, inputs
-from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.record import Record, check_writable
 from nse_plugin.experiments.tables import ABSENT, TO
 from nse_plugin.home import written_whole
 from nse_plugin.models.loading import load
@@ -123,6 +123,7 @@ def ability(
     Returns ability.csv. Raises PlanError for such a folder, and what loading raises.
     """
     tasks = {task.name: sum(map(len, task.places.values())) for task in examination.tasks}
+    check_writable(Path(out))
     Record(Path(out)).open_for(inputs.of_ability(model, edited, examination.questions, tasks))
     found: list[pd.DataFrame] = []
     answers: list[pd.DataFrame] = []

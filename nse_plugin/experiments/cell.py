@@ -26,7 +26,7 @@ from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanErr
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
-from nse_plugin.experiments.record import Checkpoint, Record
+from nse_plugin.experiments.record import Checkpoint, Record, check_writable
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
@@ -54,12 +54,15 @@ def check_before(plan: CellPlan) -> None:
             raise PlanError(f"objective = {list(plan.objective)}: none of the facts of {plan.data.source} has {field}.")
     model_config(plan.model.source)
     check_preset_of_sweep(plan)
-    Yardstick(plan.metrics, plan.seed, plan.model).check(facts)
+    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    yardstick.check(facts)
+    yardstick.check_lengths(facts)
     asked = inputs.of_sweep(plan, loaded)
     for record in cells(plan.out):
         record.check_for(asked)
     Record(plan.out / BEFORE).check_for(inputs.of_reference(plan, loaded))
     _record(plan).check_for(inputs.of_cell(plan, loaded))
+    check_writable(plan.out)
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:

@@ -38,6 +38,7 @@ from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_presets
+from nse_plugin.experiments.record import check_writable
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
@@ -89,10 +90,12 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     check_presets(plan.methods, plan.model)
     if not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods)):
         yardstick.check(loaded.facts)
+        yardstick.check_lengths(loaded.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
     for name in asked:  # nothing is written before all of them fit
         record_of(plan, name).check_for(asked[name])
+    check_writable(plan.out)
     for name in asked:
         record_of(plan, name).open_for(asked[name])
     with written_whole(plan.out / PLAN) as path:

@@ -45,6 +45,9 @@ class Instrument(Protocol):
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError for facts that it cannot be used with."""
 
+    def prompts(self, facts: Sequence[Fact]) -> list[str]:
+        """What a model must be able to read whole."""
+
     def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
         """The unedited model: what must be kept of it, and its own reading."""
 
@@ -63,6 +66,9 @@ class Ability:
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Questions have nothing to do with facts."""
+
+    def prompts(self, facts: Sequence[Fact]) -> list[str]:
+        return []  # a question that is too long loses its beginning
 
     def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
         scores, answers = self._examination.scores(model, tokenizer)
@@ -111,18 +117,18 @@ class Drift:
         self._text, self._tokens, self._positions = text, tokens, positions
 
     def check(self, facts: Sequence[Fact]) -> None:
-        if len(set(self._asked(facts))) < 2:
+        if len(set(self.prompts(facts))) < 2:
             given = "the facts have no locality prompts" if self._prompts is None else "the file has fewer"
             raise PlanError(f"metrics.drift.prompts needs two different prompts, and {given}: give a file of prompts.")
 
     def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
         words = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
-        states = hidden_states(model, tokenizer, self._asked(facts))
+        states = hidden_states(model, tokenizer, self.prompts(facts))
         kept = {_STATES: states} | {_LOGITS + n: t for n, t in vars(words).items()}
         return kept, self._reading(model, states, kept)
 
     def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
-        return self._reading(model, hidden_states(model, tokenizer, self._asked(facts)), reference)
+        return self._reading(model, hidden_states(model, tokenizer, self.prompts(facts)), reference)
 
     def _reading(self, model: Any, states: Tensor, reference: Mapping[str, Tensor]) -> Reading:
         before = reference[_STATES]
@@ -140,7 +146,7 @@ class Drift:
             overall[metric] = float(values.max(initial=0.0))  # NaN where one of them is
         return Reading(overall, {"states": points, "weights": changed})
 
-    def _asked(self, facts: Sequence[Fact]) -> list[str]:
+    def prompts(self, facts: Sequence[Fact]) -> list[str]:
         every = self._prompts
         if every is None:
             every = list(dict.fromkeys(prompt for fact in facts for prompt, _ in fact.locality_prompts))

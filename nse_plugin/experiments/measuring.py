@@ -7,7 +7,7 @@ import json
 import math
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,16 +17,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nse_plugin.evaluation.families import FAMILIES, Generation, Measured, measure
+from nse_plugin.evaluation.families import FAMILIES, PAIRS, WRITING, Generation, Measured, measure
+from nse_plugin.evaluation.fluency import generation_prompts
+from nse_plugin.evaluation.free_generation import TOKENS
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
-from nse_plugin.evaluation.teacher_forcing import Predictions
+from nse_plugin.evaluation.teacher_forcing import Predictions, check_room, max_positions
 from nse_plugin.experiments.instruments import Instrument, Reading, held_out_text, instruments
-from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, made, positive
+from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, made, positive
+from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.experiments.record import Checkpoint, Record
-from nse_plugin.facts import Fact
+from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import written_whole
 from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.prompts import split_target, without_end
 from nse_plugin.timing import timed
 
 FLUENCY_FACTS = 20
@@ -87,8 +91,14 @@ class Yardstick:
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
-        loaded."""
+        loaded, and nothing of it is read."""
         _ = self.text
+        for family in self._teacher_forced:
+            try:
+                _ = [PAIRS[family](fact) for fact in facts]
+            except FactError as error:
+                besides = f" Or leave {family} out of metrics." if len(self.metrics) > 1 else ""
+                raise PlanError(f"{error}{besides}") from None
         for family in ("generation", "fluency"):
             count = self.metrics.get(family, {}).get("facts")
             if count is not None:
@@ -97,6 +107,38 @@ class Yardstick:
             instrument.check(facts)
         if self.generation.judge is not None:
             self.generation.judge.check()
+
+    def check_lengths(self, facts: Sequence[Fact]) -> None:
+        """Raise PlanError for a prompt that does not fit into the model's positions. The model's tokenizer is read, not
+        its weights."""
+        positions = max_positions(model_config(self.model.source))
+        if positions is None:
+            return
+        asked = dict.fromkeys(row for fact in facts for row in self._asked(fact))
+        asked |= dict.fromkeys((prompt, "", 0) for one in self.instruments.values() for prompt in one.prompts(facts))
+        # A token is a byte or more, and hardly any tokenizer makes a text longer: short ones need not be counted.
+        long = [row for row in asked if len(f"{row[0]} {row[1]}".encode()) + row[2] > positions // 2]
+        tokenizer = model_tokenizer(self.model.source) if long else None
+        for prompt, target, room in long:
+            besides = f" with the target {target!r:.30}" if target else f" with {room} tokens of answer" if room else ""
+            tokens = _tokens(tokenizer, prompt, target) + room
+            try:
+                check_room(prompt, tokens, besides, positions)
+            except ValueError as error:
+                raise PlanError(f"{self.model.name} cannot read {error}") from None
+
+    def _asked(self, fact: Fact) -> Iterator[tuple[str, str, int]]:
+        """Prompts, each with the target that follows it, or how many tokens the model may write after it."""
+        yield fact.text, fact.target_new, 0
+        yield from ((*pair, 0) for family in self._teacher_forced for pair in PAIRS[family](fact))
+        if any(family in self.metrics for family in WRITING):
+            yield from ((prompt, "", 0) for prompt in generation_prompts(fact))
+        if "generation" in self.metrics:
+            yield from ((prompt, "", TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
+
+    @property
+    def _teacher_forced(self) -> list[str]:
+        return [family for family in PAIRS if family in self.metrics]
 
     def begin(
         self, model: Any, tokenizer: Any, facts: Sequence[Fact]
@@ -163,6 +205,14 @@ class Yardstick:
 def _finite(numbers: Any) -> Any:
     """A frame or series with NaN for what is infinite: a model that has diverged is measured, without such a number."""
     return numbers.replace([math.inf, -math.inf], math.nan)
+
+
+def _tokens(tokenizer: Any, prompt: str, target: str) -> int:
+    """How many tokens are read of a prompt and the target that follows it."""
+    if not target:
+        return len(without_end(tokenizer, prompt.rstrip()))
+    before, after = split_target(tokenizer, prompt.rstrip(), target)
+    return len(before) + len(after) - 1
 
 
 def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:

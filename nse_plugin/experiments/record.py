@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,16 @@ class Record:
 
     def _checkpoint(self, edits: int) -> Path:
         return self.folder / f"checkpoint-{edits:06d}"
+
+
+def check_writable(out: Path) -> None:
+    """Make a folder for results where there is none yet. Raises PlanError when nothing can be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise PlanError(f"out = {str(out)!r} cannot be written to ({error.strerror}): choose another folder.") from None
 
 
 def _write_json(path: Path, value: Any) -> None:

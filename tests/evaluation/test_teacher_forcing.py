@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from next_word import NextWord
+from tiny import tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.teacher_forcing import Prediction, predict
+from nse_plugin.evaluation.teacher_forcing import Prediction, max_positions, predict
 
 PAIRS = [
     ("The capital of France is", "Paris"),
@@ -69,3 +70,16 @@ def test_the_model_is_left_as_it_was(model: Any, tokenizer: Any) -> None:
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.eval()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_a_prompt_longer_than_the_models_positions_is_refused(architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture, torch.float32), tiny_tokenizer()
+    room = max_positions(model.config)
+    assert room == 64
+    prompts = ["a" * count for count in range(1, 70)]  # of no word, so a token a letter
+    read = [len(tokenizer(f"{prompt} Paris")["input_ids"]) - 1 for prompt in prompts]
+    fits, over = prompts[read.index(64)], prompts[read.index(65)]
+    assert math.isfinite(predict(model, tokenizer, [(fits, "Paris")])[fits, "Paris"].log_probability)
+    with pytest.raises(ValueError, match=r"aaa.*with the target 'Paris' is 65 tokens long, and the model has 64 pos"):
+        predict(model, tokenizer, [("Rome is", "Italy"), (over, "Paris")])

@@ -20,6 +20,8 @@ from nse_plugin.hparams import TUNED_FOR
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 EMBEDDED = "embedded"
 _CONFIG, _ADAPTER = "config.json", "adapter_config.json"
+# One of them is there in any form of tokenizer; without, transformers makes one up that knows no word.
+_TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ def is_path(source: str) -> bool:
 
 
 def check_source(source: str, named: str = "model") -> None:
-    """Raise PlanError for a path without a model's folder. named: what the user wrote the source behind."""
+    """Raise PlanError for a path that is no folder of a model. named: what the user gave the source as."""
     path = Path(source)
     if path.is_dir():
-        if not any((path / name).is_file() for name in (_CONFIG, _ADAPTER)):
-            raise PlanError(f"{named} {source} holds no model: write one there with `model.save_pretrained`.")
+        for what, names in (("model", (_CONFIG, _ADAPTER)), ("tokenizer", _TOKENIZER)):
+            if not any((path / name).is_file() for name in names):
+                raise PlanError(f"{named} {source} holds no {what}: write one there with `{what}.save_pretrained`.")
     elif path.is_file():
         raise PlanError(f"{named} {source} is a file: give the folder that holds the model.")
     elif is_path(source):
@@ -93,6 +96,19 @@ def model_config(source: str, named: str = "model") -> Any:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise PlanError(f"{named} {source} cannot be read: {' '.join(str(error).split()):.200}") from None
+
+
+def model_tokenizer(source: str, named: str = "model") -> Any:
+    """A model's tokenizer, without its weights. Raises PlanError."""
+    from transformers import AutoTokenizer
+
+    folder = source_folder(source)
+    try:
+        return AutoTokenizer.from_pretrained(source if folder is None else folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise PlanError(
+            f"{named} {source}: its tokenizer cannot be read: {' '.join(str(error).split()):.200}"
+        ) from None
 
 
 @functools.lru_cache(maxsize=8)

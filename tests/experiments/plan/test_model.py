@@ -23,6 +23,7 @@ SMOLLM2 = {
 def shaped(folder: Path, **changed: object) -> Path:
     """A folder that looks like SmolLM2-135M's, but for its weights, which these tests do not read."""
     folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **SMOLLM2, **changed}))
     return folder
 
