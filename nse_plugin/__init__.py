@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from nse_plugin.easyedit import NSE, make_editor, register
     from nse_plugin.facts import Fact, FactError
     from nse_plugin.hparams import HyperParamsError, NSEHyperParams
@@ -40,10 +41,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'nse_plugin' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nse_plugin.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
+
+
+def _version() -> str:
+    """As it was installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nse-plugin")
+    except PackageNotFoundError:  # a folder on the path
+        return "unknown"

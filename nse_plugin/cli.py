@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import nse_plugin
 from nse_plugin.hparams import NSEHyperParams
 
 DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
+LOG_WIDTH = 240  # columns of a table where there is no terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,22 +27,56 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.rest and arguments.run not in (_compare, _sweep):
         parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars would fill a log
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
+    except BrokenPipeError:  # `nse ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
             raise
-        print("nse:", " ".join(str(error).split()), file=sys.stderr)
+        print("nse:", _in_shell_words(" ".join(str(error).split()), arguments), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("nse: stopped.", file=sys.stderr)
+        goes_on = arguments.run in (_compare, _sweep, _tune, _moments, _values)
+        print("nse: stopped" + ("; the same command goes on from there." if goes_on else "."), file=sys.stderr)
         return 130
-    return 0
+
+
+# What Python and hydra call a setting, and the shell an option.
+_SHELL_WORDS = (
+    (r"^limit (?:=|is) (\S+):", r"--limit \1:"),
+    (r", or give None for all\b", ""),
+    (r"^workers = (\S+)", r"--workers \1"),
+    (r"^out = ", "--out "),
+    ("`out`", "`--out`"),
+    (r"\bskip_bad leaves", "--skip-bad leaves"),
+    (r"^objective = \[[^\]]*\]: none of the facts of (\S+) has", r"--facts \1: none of them has"),
+    (r"pass at least layers=\[\.\.\.\] and alpha=\.\.\. yourself", "give --hparams FILE.yaml; `nse tune` writes one"),
+)
+
+
+def _in_shell_words(message: str, arguments: argparse.Namespace) -> str:
+    if arguments.run in (_compare, _sweep):
+        return re.sub(r"\bskip_bad leaves", "data.skip_bad=true leaves", message)
+    if getattr(arguments, "layers", None):
+        message = re.sub(r"^layers = \[[^\]]*\]", f"--layers {arguments.layers}", message)
+    for pattern, words in _SHELL_WORDS:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nse", description="Neuron-level sequential editing of language models.")
+    parser = argparse.ArgumentParser(
+        prog="nse",
+        description="Neuron-level sequential editing of language models.",
+        epilog="Exit code: 0 done; 1 not done as asked, or nothing came of it, or `store verify` found damage; "
+        "2 a wrong command line; 130 stopped by Ctrl-C.",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser.add_argument("--version", action="version", version=f"nse-plugin {nse_plugin.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="edit an embedded model through EasyEdit, and measure it")
@@ -60,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(values)
     values.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     values.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as demo")
+    _add_skip_bad(values)
     values.add_argument("--limit", type=int, help="the first so many facts; default: all")
     values.add_argument(
         "--store", type=Path, required=True, help="the folder, of this machine; workers need not see it"
@@ -75,9 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="NSE under many hyperparameters, z computed once (hydra)", add_help=False)
     sweep.set_defaults(run=_sweep)
 
-    tune = commands.add_parser("tune", help="hyperparameters of NSE for a model that has no preset, as a YAML file")
+    tune = commands.add_parser(
+        "tune",
+        help="hyperparameters of NSE for a model that has no preset, as a YAML file",
+        epilog="What cannot be cut short is done whatever the budget: second moments, one setting at least, and the "
+        "last score on facts that were held out. The same command goes on where it was stopped, and with a larger "
+        "--budget where it had no more time: what lies in --out is read again.",
+    )
     _add_model(tune)
-    tune.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as counterfact")
+    facts = "a .json or .jsonl file, or a known name such as counterfact: 16 facts or more with rephrase and locality "
+    tune.add_argument("--facts", required=True, help=facts + "prompts; a third of them, 40 at most, is held out")
+    _add_skip_bad(tune)
     tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
     tune.add_argument("--out", type=Path, help="folder of the YAML; default: results/tune/<the model's name>")
@@ -100,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     mend.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
     mend.add_argument("--source", help="folder or hub name of that model; default: where `nse compare` takes it from")
     mend.add_argument("--data", default="counterfact", help="facts to learn from: a file or a known name (%(default)s)")
+    _add_skip_bad(mend)
     mend.add_argument("--skip", type=int, default=2000, help="first facts left out, to be edited later (%(default)s)")
     mend.add_argument("--train", type=int, default=500, help="facts to learn from (%(default)s)")
     mend.add_argument("--val", type=int, default=20, help="facts that say which step was best (%(default)s)")
@@ -125,7 +174,11 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
 
 
-def _store(arguments: argparse.Namespace) -> None:
+def _add_skip_bad(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
+
+
+def _store(arguments: argparse.Namespace) -> int | None:
     from nse_plugin.store import Store, StoreError
 
     if arguments.unused_for is not None and (arguments.what != "gc" or arguments.unused_for < 0):
@@ -141,10 +194,12 @@ def _store(arguments: argparse.Namespace) -> None:
         for path in damaged:
             print(f"damaged, put aside: {path}")
         print(f"{sound} sound, {len(damaged)} damaged")
+        return 1 if damaged else 0
     else:
         days = arguments.unused_for
         files, freed = store.gc(None if days is None else days * 86400)
         print(f"{files} files removed, {freed:,} bytes")
+    return None
 
 
 def _train_mend(arguments: argparse.Namespace) -> None:
@@ -156,7 +211,7 @@ def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.loading import load
 
     preset = preset_path("MEND", arguments.model)
-    facts = load_facts(arguments.data, arguments.train + arguments.val, skip=arguments.skip).facts
+    facts = load_facts(arguments.data, arguments.train + arguments.val, arguments.skip_bad, skip=arguments.skip).facts
     choice = configured_model(arguments.model)
     config = model_config(arguments.source or choice.source, "--source")
     if tuned_name(config) != arguments.model:
@@ -172,9 +227,9 @@ def _train_mend(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     """A hydra application: its settings are `nse compare --help`'s and `name=value`."""
-    from nse_plugin.experiments.comparison import application
+    from nse_plugin.experiments.application import compare
 
-    application([*arguments.rest, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
+    compare([*arguments.rest, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -186,11 +241,22 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 def _tune(arguments: argparse.Namespace) -> None:
     from nse_plugin.experiments.plan import ModelChoice
+    from nse_plugin.experiments.plan.model import source_name
     from nse_plugin.experiments.tune import tune
 
-    model = ModelChoice(Path(arguments.model).name, arguments.model, arguments.dtype, arguments.device)
-    seconds, out = _seconds(arguments.budget), arguments.out or Path("results/tune") / model.name
-    written = tune(model, arguments.facts, seconds=seconds, out=out, round_size=arguments.round, tell=_say_at_once)
+    seconds = _seconds(arguments.budget)
+    _check_model(arguments)
+    _check_counts(arguments, "round")
+    model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
+    written = tune(
+        model,
+        arguments.facts,
+        seconds=seconds,
+        out=arguments.out or Path("results/tune") / model.name,
+        round_size=arguments.round,
+        skip_bad=arguments.skip_bad,
+        tell=_say_at_once,
+    )
     print(written)
 
 
@@ -199,13 +265,16 @@ def _ability(arguments: argparse.Namespace) -> None:
 
     from nse_plugin.experiments.ability import Examination, ability, ability_table, edited_folders
     from nse_plugin.experiments.plan import ModelChoice
+    from nse_plugin.experiments.plan.model import source_name
 
-    model = ModelChoice(Path(arguments.model).name, arguments.model, arguments.dtype, arguments.device)
+    _check_model(arguments)
+    model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
     edited = edited_folders(arguments.edited)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     examination = Examination.of(tasks, arguments.questions, arguments.limit)
     frame = ability(model, edited, examination, arguments.out, tell=_say_at_once)
-    Console().print(ability_table(frame))
+    # A log is as wide as it must be.
+    Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(ability_table(frame))
     print(arguments.out / "ability.csv")
 
 
@@ -236,7 +305,10 @@ def _values(arguments: argparse.Namespace) -> None:
     from nse_plugin.datasets import load_facts
     from nse_plugin.store import Store
 
-    facts = load_facts(arguments.facts, arguments.limit).facts
+    _check_counts(arguments, "limit", "workers")
+    if arguments.address is None:  # else the model need not be on this machine
+        _check_model(arguments)
+    facts = load_facts(arguments.facts, arguments.limit, arguments.skip_bad).facts
     hparams = NSEHyperParams.from_hparams(arguments.hparams) if arguments.hparams else None
     count = arguments.workers
     with workers(count, arguments.address, arguments.model, arguments.dtype, arguments.device, hparams) as pool:
@@ -254,10 +326,12 @@ def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.loading import load
     from nse_plugin.second_moments import moments_file, second_moments
 
+    _check_counts(arguments, "samples", "workers")
+    _check_text(arguments.text)
+    hparams = _moments_hparams(arguments, _check_model(arguments))
     spread = arguments.workers is not None or arguments.address is not None
     # This process then needs the model for its fingerprint and names only.
     model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)
-    hparams = _moments_hparams(arguments, model)
     layout = Layout.of(model, hparams.rewrite_module_tmp)
     if spread:
         from nse_plugin.cluster.moments import measure_on
@@ -279,15 +353,45 @@ def _moments(arguments: argparse.Namespace) -> None:
     print(f"Edits find them with {wanted}.", file=sys.stderr)
 
 
+def _check_model(arguments: argparse.Namespace) -> Any:
+    """The model's configuration. Raises PlanError where there is no model."""
+    from nse_plugin.experiments.plan.model import model_config
+
+    return model_config(arguments.model, "--model")
+
+
+def _check_counts(arguments: argparse.Namespace, *options: str) -> None:
+    for option in options:
+        count = getattr(arguments, option)
+        if count is not None and count < 1:
+            raise ValueError(f"--{option} {count}: give a number above 0.")
+
+
+def _check_text(text: str | None) -> None:
+    from nse_plugin.corpora import SELF_WRITTEN, WIKIPEDIA
+
+    if text in (None, SELF_WRITTEN, WIKIPEDIA):
+        return
+    if Path(text).suffix not in (".txt", ".jsonl", ".parquet"):
+        raise ValueError(f"--text {text}: give 'self', 'wikipedia', or a .txt, .jsonl or .parquet file.")
+    if not Path(text).is_file():
+        raise ValueError(f"--text {text}: there is no such file; give its path, or 'self'.")
+
+
 def _numbers(layers: str) -> list[int]:
     try:
-        return [int(layer) for layer in layers.split(",")]
+        numbers = [int(layer) for layer in layers.split(",")]
     except ValueError:
         raise ValueError(f"--layers {layers}: write numbers with commas between them, e.g. 4,5,6.") from None
+    if numbers != sorted(set(numbers)):
+        raise ValueError(f"--layers {layers}: list them ascending, each once.")
+    return numbers
 
 
-def _moments_hparams(arguments: argparse.Namespace, model: object) -> NSEHyperParams:
+def _moments_hparams(arguments: argparse.Namespace, config: Any) -> NSEHyperParams:
+    """config: of the model."""
     from nse_plugin.corpora import SELF_WRITTEN
+    from nse_plugin.experiments.plan.model import shape_of, tuned_name
 
     samples = arguments.samples
     if samples is None and arguments.text not in (None, SELF_WRITTEN):
@@ -301,11 +405,17 @@ def _moments_hparams(arguments: argparse.Namespace, model: object) -> NSEHyperPa
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if arguments.store is not None:
         given.update(store=arguments.store, stats_dir=arguments.stats_dir)  # a preset's stats_dir would come first
-    if arguments.hparams is None:
-        # alpha plays no part here; a model nobody tuned needs only its layers
-        return NSEHyperParams.for_model(model, **({"alpha": 1.0} if "layers" in given else {}), **given)
-    hparams = NSEHyperParams.from_hparams(arguments.hparams)
-    for name, value in given.items():
-        setattr(hparams, name, value)
-    hparams.check()
-    return hparams
+    if arguments.hparams is not None:
+        hparams = NSEHyperParams.from_hparams(arguments.hparams)
+        for name, value in given.items():
+            setattr(hparams, name, value)
+        hparams.check()
+        return hparams
+    if "layers" in given:  # alpha plays no part here
+        return NSEHyperParams.for_model(SimpleNamespace(config=config), **{"alpha": 1.0, **given})
+    if tuned_name(config) is None:
+        raise ValueError(
+            f"--layers is missing, and there are no tuned hyperparameters for {arguments.model}, {shape_of(config)}: "
+            "give the layers to measure, e.g. --layers 4,5,6, or --hparams FILE.yaml (`nse tune` writes one)."
+        )
+    return NSEHyperParams.for_model(SimpleNamespace(config=config), **given)

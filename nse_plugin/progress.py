@@ -1,20 +1,81 @@
-"""One progress bar for everything that takes long; silent where the output is no terminal."""
+"""How far long work is, on standard error: a bar on a terminal, and a plain line now and then where there is none."""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+QUICK = 2.0  # seconds; of work that ends sooner no line is printed
+EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yields `advance(count)`. total: None when it is not known beforehand."""
+    if not sys.stderr.isatty():
+        with _Lines(description, total) as lines:
+            yield lines.advance
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.update(task, advance=count)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+class _Lines:
+    """A line once it is clear that the work takes long, then at most one in `EVERY` seconds, and one at the end."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description, self._total = description, total
+        self._done = 0
+        self._first = 0  # what was done by the first line: the pace is that of the rest
+        self._started = time.monotonic()
+        self._begun = False
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def advance(self, count: int) -> None:
+        self._done += count
+
+    def __enter__(self) -> _Lines:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._over.set()
+        self._ticker.join()
+        if self._begun:
+            took = duration(time.monotonic() - self._started)
+            self._say(f"done in {took}" if kind is None else f"stopped after {took}")
+
+    def _tick(self) -> None:
+        if self._over.wait(QUICK):
+            return
+        self._begun, self._first = True, self._done
+        self._say("begun")
+        while not self._over.wait(EVERY):
+            self._say(self._time_left())
+
+    def _time_left(self) -> str:
+        took = time.monotonic() - self._started - QUICK
+        pace = (self._done - self._first) / took
+        if self._total is None or pace <= 0:
+            return f"{duration(took + QUICK)} so far"
+        return f"about {duration(max(0, self._total - self._done) / pace)} left"
+
+    def _say(self, how: str) -> None:
+        of = "" if self._total is None else f" of {self._total:,}"
+        print(f"{self._description}: {self._done:,}{of}, {how}", file=sys.stderr, flush=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+import nse_plugin
+from nse_plugin import cli
 from nse_plugin.cli import main
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
@@ -56,13 +62,17 @@ def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, cap
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"--model": "/nowhere/at all"}, ["/nowhere/at all"]),
-        ({"--layers": "1,9"}, ["9", "out of range", "0 to 3"]),
+        ({"--model": "/nowhere/at all"}, ["--model /nowhere/at all: there is no such folder."]),
+        ({"--model": "./nosuch"}, ["--model ./nosuch: there is no such folder."]),
+        ({"--model": "/tmp"}, ["--model /tmp holds no model", "save_pretrained"]),
+        ({"--layers": "1,9"}, ["--layers 1,9 is out of range: this model has layers 0 to 3."]),
         ({"--layers": "one"}, ["--layers one", "4,5,6"]),
-        ({"--layers": "2,1"}, ["layers = [2, 1]", "ascending"]),
-        ({"--layers": None}, ["No tuned hyperparameters", "LlamaForCausalLM", "layers"]),
-        ({"--samples": "0"}, ["mom2_n_samples = 0"]),
-        ({"--text": "a.pdf"}, ["mom2_dataset = 'a.pdf'", ".parquet"]),
+        ({"--layers": "2,1"}, ["--layers 2,1: list them ascending"]),
+        ({"--layers": None}, ["--layers is missing", "a llama of 4 layers", "--layers 4,5,6", "`nse tune`"]),
+        ({"--samples": "0"}, ["--samples 0: give a number above 0."]),
+        ({"--workers": "0"}, ["--workers 0: give a number above 0."]),
+        ({"--text": "a.pdf"}, ["--text a.pdf: give", ".parquet"]),
+        ({"--text": "nocorpus.jsonl"}, ["--text nocorpus.jsonl: there is no such file"]),
         ({"--hparams": "llama3-8"}, ["'llama3-8'", "did you mean 'llama3-8b'"]),
         ({"--device": "cuda:0"}, ["device cuda:0", "no CUDA", "use cpu"]),
     ],
@@ -78,17 +88,35 @@ def test_errors_are_one_line(saved, tmp_path, capsys, monkeypatch, change, words
     assert captured.err.endswith(message + "\n")
     assert "Traceback" not in captured.err
     assert all(word in message for word in words), message
+    assert not re.search(r"mom2_|layers=|layers = |alpha", message)  # settings that nobody typed
     assert captured.out == ""
 
 
 @pytest.mark.parametrize("kind", [OSError, ImportError])
-def test_other_peoples_long_errors_are_made_one_line(kind, monkeypatch, capsys):
+def test_other_peoples_long_errors_are_made_one_line(kind, saved, monkeypatch, capsys):
     def refuse(*_, **__):
         raise kind("Cannot load it.\n  Have you\n  logged in?")
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
-    assert main(["moments", "--model", "x"]) == 1
+    assert main(["moments", "--model", saved, "--layers", "1"]) == 1
     assert capsys.readouterr().err == "nse: Cannot load it. Have you logged in?\n"
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("We couldn't connect\nto the hub.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    for command in (
+        ["moments"],
+        ["values", "--facts", "demo", "--store", "s"],
+        ["tune", "--facts", "demo"],
+        ["ability"],
+    ):
+        assert main([*command, "--model", "mymodel"]) == 1
+        assert capsys.readouterr().err == (
+            "nse: --model mymodel: there is no such folder, and from the hub: We couldn't connect to the hub.\n"
+        )
 
 
 def test_a_traceback_on_request(saved):
@@ -96,15 +124,94 @@ def test_a_traceback_on_request(saved):
         main(["--traceback", "moments", "--model", saved, "--layers", "one"])
 
 
-def test_an_interruption_is_no_error_message(monkeypatch, capsys):
-    def stop(*_):
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["moments", "--model", "x"], True),
+        (["compare", "facts=2"], True),
+        (["sweep", "facts=2"], True),
+        (["tune", "--model", "x", "--facts", "demo"], True),
+        (["values", "--model", "x", "--facts", "demo", "--store", "s"], True),
+        (["ability", "--model", "x"], False),
+        (["demo"], False),
+    ],
+)
+def test_an_interruption_is_no_error_message(arguments, goes_on, monkeypatch, capsys):
+    def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nse_plugin.cli._moments_hparams", stop)
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: tiny_model("llama"))
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tiny_tokenizer())
-    assert main(["moments", "--model", "x"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "nse: stopped."
+    command = f"_{arguments[0]}"
+    monkeypatch.setattr(cli, command, stop)
+    assert main(arguments) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == ("nse: stopped; the same command goes on from there." if goes_on else "nse: stopped.")
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"nse-plugin {version('nse-plugin')}\n"
+    assert nse_plugin.__version__ == version("nse-plugin")
+    assert "__version__" in dir(nse_plugin)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--version"], 0, "nse-plugin "),
+        (["compare", "factz=6"], 1, "There is no setting 'factz'; did you mean 'facts'?"),
+        (["compare", "facts=0"], 1, "facts = 0 cannot be used"),
+        (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
+        (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
+        (["compare", "--help"], 0, "metrics: ability, accuracy"),
+        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'alpha'?"),
+        (["sweep", "round=0"], 1, "round = 0 cannot be used"),
+        (["sweep", "--help"], 0, "nse.FIELD"),
+    ],
+)
+def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(arguments, code, words):
+    program = (
+        "import sys\nfrom nse_plugin.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("flag", [["--help"], ["-h"], ["--help", "data=counterfact"], ["-m", "-h"]])
+def test_help_for_a_sweep_loads_nothing_and_says_what_there_is(flag, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("something is loaded, or downloaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nse_plugin.datasets.load_facts", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("nse_plugin.models.loading.load", refuse)
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", *flag])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    for words in ("mom2_update_weight", "max_iterations", "efficacy, generalization, specificity, score"):
+        assert words in said
+    for launcher in ("basic", "joblib", "submitit_slurm", "ray"):
+        assert launcher in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error(saved, tmp_path):
+    """`nse store ls FOLDER | head -1`"""
+    store = Store(tmp_path / "store")
+    store.put("a" * 64, torch.zeros(1), VALUE, "x " * 100_000)
+    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
+    with subprocess.Popen(
+        [*command, "store", "ls", str(store.folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["moments"], ["moments", "--model", "x", "--dtype", "int8"], ["edit"]])
@@ -130,8 +237,10 @@ def test_looking_after_a_store(tmp_path, capsys):
     assert lines[-1].startswith("3 tensors, ")
     broken = sorted(store.folder.glob("*/*.safetensors"))[0]
     broken.write_bytes(b"cut")
-    assert main(["store", "verify", str(store.folder)]) == 0
+    assert main(["store", "verify", str(store.folder)]) == 1
     assert capsys.readouterr().out == f"damaged, put aside: {broken}\n2 sound, 1 damaged\n"
+    assert main(["store", "verify", str(store.folder)]) == 0  # what was damaged is out of the way
+    assert capsys.readouterr().out == "2 sound, 0 damaged\n"
     assert main(["store", "gc", str(store.folder)]) == 0
     assert capsys.readouterr().out == "1 files removed, 3 bytes\n"
     assert main(["store", "gc", str(store.folder), "--unused-for", "0"]) == 0

@@ -9,18 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from nse_plugin.addresses import VALUE_SETTINGS
 from nse_plugin.datasets import Loaded
 from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
@@ -69,7 +70,7 @@ def run_cell(plan: CellPlan) -> Checkpoint | None:
     """Run a cell, or read what it was; None when it failed: its record says why. Raises PlanError."""
     record = _record(plan)
     record.open_for(inputs.of_cell(plan, facts_of(plan)))
-    with FileLock(record.folder / "lock"):  # a sweeper may draw a cell twice
+    with alone(record.folder / "lock", lambda: _say(f"{plan.name}: waiting for another run on this folder")):
         return _run(plan, record)
 
 
@@ -107,7 +108,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
         values = None
         if hparams.rewind:
             settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "solver", "layers", "seed")}
-            with nullcontext() if plan.store is None else _alone(plan.out, "values", settings):
+            with nullcontext() if plan.store is None else alone(_lock(plan.out, "values", settings)):
                 with timed(seconds, "moments"):
                     _ = session.moments
                 with timed(seconds, "values"):
@@ -152,7 +153,7 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
 def _reference(plan: CellPlan, yardstick: Yardstick, model: Any, tokenizer: Any) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
-    with _alone(plan.out, BEFORE, {}):
+    with alone(_lock(plan.out, BEFORE, {})):
         facts = facts_of(plan)
         record.open_for(inputs.of_reference(plan, facts))
         if not record.is_done:
@@ -160,10 +161,11 @@ def _reference(plan: CellPlan, yardstick: Yardstick, model: Any, tokenizer: Any)
     return Reference.load(record)
 
 
-@contextmanager
-def _alone(out: Path, what: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Within, no other cell of the sweep does the same, on whatever host."""
-    (out / LOCKS).mkdir(parents=True, exist_ok=True)
+def _lock(out: Path, what: str, settings: Mapping[str, Any]) -> Path:
+    """The lock of something that several cells need, and one of them makes."""
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    with FileLock(out / LOCKS / f"{what}-{mark}"):
-        yield
+    return out / LOCKS / f"{what}-{mark}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

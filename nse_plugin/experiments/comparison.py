@@ -9,31 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from queue import Queue
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from nse_plugin.experiments import channel
-from nse_plugin.experiments.configuration import composed, launched, plain
+from nse_plugin.experiments.configuration import composed
+from nse_plugin.experiments.follow import Followed, follow
 from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
 from nse_plugin.experiments.plan.model import model_config
@@ -51,23 +40,6 @@ def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
     Returns summary.csv's frame: columns method, edits, metric, value. Raises what `run` raises.
     """
     return run(Plan.from_config(composed("compare", overrides)), console)
-
-
-def application(arguments: Sequence[str]) -> None:
-    """`nse compare <arguments>`, a hydra application. Raises what `run` raises."""
-    if not any(word.startswith("-") for word in arguments):  # --help and its like are hydra's own
-        composed("compare", arguments)
-    failure: list[Exception] = []
-
-    def job(config: DictConfig) -> None:
-        try:
-            run(Plan.from_config(plain(config)), command=shlex.join(["nse", "compare", *arguments]))
-        except Exception as error:  # hydra would print a trace: hand it out instead
-            failure.append(error)
-
-    launched("compare", arguments, job)
-    if failure:
-        raise failure[0]
 
 
 def configured_model(name: str) -> ModelChoice:
@@ -102,18 +74,18 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
         path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
 
     if not record_of(plan, BEFORE).is_done:
-        with _Bars(console, plan) as bars:
-            _run_workers(plan, [BEFORE], bars)
+        with follow(console, plan.facts) as followed:
+            _run_workers(plan, [BEFORE], followed)
         before = record_of(plan, BEFORE)
         if not before.is_done:
             why = (before.ended or {}).get("error")
             raise RuntimeError(f"the unedited model could not be measured: {why}; see {before.log}.")
     open_ones = [name for name in plan.methods if not record_of(plan, name).is_done]
-    with _Bars(console, plan) as bars:
+    with follow(console, plan.facts) as followed:
         for name in plan.methods:
             if name not in open_ones:
-                bars.tell(name, {"doing": "done before", "edits": plan.facts})
-        _run_workers(plan, open_ones, bars)
+                followed.tell(name, {"doing": "done before", "edits": plan.facts})
+        _run_workers(plan, open_ones, followed)
 
     summary = write_tables(plan)
     write_run(plan, started, time.monotonic() - clock, data, command)
@@ -123,7 +95,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     return summary
 
 
-def _run_workers(plan: Plan, names: list[str], bars: _Bars) -> None:
+def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
     """Run the methods, `plan.jobs` at a time, each in its own process."""
     waiting, running = list(names), 0
     news: Queue[tuple[str, dict[str, Any] | None]] = Queue()
@@ -137,7 +109,7 @@ def _run_workers(plan: Plan, names: list[str], bars: _Bars) -> None:
                 running -= 1
                 children.note_death(name)
                 what = {"doing": (record_of(plan, name).ended or {})["status"]}
-            bars.tell(name, what)
+            followed.tell(name, what)
 
 
 class _Children:
@@ -147,7 +119,8 @@ class _Children:
         self._plan, self._news = plan, news
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
-        self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
+        # A worker's standard error is a log, which bars would fill.
+        self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
     def start(self, name: str) -> None:
         record = record_of(self._plan, name)
@@ -183,31 +156,3 @@ class _Children:
             process.kill()
         for process in self._processes.values():
             process.wait()
-
-
-class _Bars:
-    """A bar a method, with what it is doing and how long it may still take."""
-
-    def __init__(self, console: Console, plan: Plan) -> None:
-        columns = (
-            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[doing]}"),
-        )  # fmt: skip
-        self._progress = Progress(*columns, console=console, speed_estimate_period=86_400)  # rounds may take hours
-        self._total = plan.facts
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def tell(self, name: str, what: Mapping[str, Any]) -> None:
-        """what: `doing`, and `edits` once there are some."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=self._total, doing="")
-        self._progress.update(
-            self._tasks[name], **{"completed" if key == "edits" else key: value for key, value in what.items()}
-        )

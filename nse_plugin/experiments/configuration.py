@@ -26,6 +26,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.spelling import did_you_mean
 
 _CONF = "nse_plugin.experiments.conf"
+_SHOWS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 _NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
 ConfigStore.instance().store(
     group="fields",
@@ -54,6 +55,11 @@ def launched(name: str, arguments: Sequence[str], job: Callable[[DictConfig], An
         hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name=name)(job)()
     except HydraException as error:
         raise PlanError(" ".join(str(error).split())) from error
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether hydra is only to show something: settings, groups, its own state."""
+    return any(word.split("=")[0] in _SHOWS for word in arguments)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, check_before, run_cell
-from nse_plugin.experiments.configuration import composed, launched, plain
+from nse_plugin.experiments.configuration import asks_for_help, composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
-from nse_plugin.experiments.sweep_report import write_sweep
+from nse_plugin.experiments.plan.cell import CellPlan
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -31,18 +30,26 @@ def sweep(arguments: Sequence[str]) -> None:
     """
     # a multirun in any case, and hydra wants its options in front of the settings
     arguments = [word for word in arguments if word not in ("-m", "--multirun")]
+    if asks_for_help(arguments):
+        launched("sweep", arguments, cell)
+        return
     first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
+    # These bring torch: a mistake in a setting is told before.
+    from nse_plugin.experiments.cell import check_before
+    from nse_plugin.experiments.sweep_report import write_sweep
+
     check_before(first)
     started = time.monotonic()
     launched("sweep", _on_every_core(arguments, first), cell)
-    if not {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"} & set(arguments):
-        console = Console()
-        console.print(f"All cells run after {time.monotonic() - started:.0f} s.", highlight=False)
-        write_sweep(first.out, first.objective, console)
+    console = Console()
+    console.print(f"All cells run after {time.monotonic() - started:.0f} s.", highlight=False)
+    write_sweep(first.out, first.objective, console)
 
 
 def cell(config: DictConfig) -> float | tuple[float, ...]:
     """One of hydra's jobs. Returns the objectives, for a sweeper that learns; 0 of a cell that failed."""
+    from nse_plugin.experiments.cell import OBJECTIVES, run_cell
+
     plan = CellPlan.from_config(plain(config))
     checkpoint = run_cell(plan)
     overall: dict[str, Any] = {} if checkpoint is None else checkpoint.overall

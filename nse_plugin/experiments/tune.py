@@ -28,6 +28,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
+from nse_plugin.progress import bar, duration
 from nse_plugin.second_moments import second_moments
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
@@ -48,6 +49,11 @@ SHARES = (1.0, 0.8, 0.6)
 RESIDUALS = (0.1, 0.2, 0.05)  # alpha, of the norm of the hidden states
 FEWEST, MOST, HELD_OUT = 4, 64, 40  # facts of a first rung, of any, and of the last score
 KEPT = 3  # one setting of so many goes on
+ONLY_FIRST = "only the first guess was tried"
+# What takes time, in forward passes of one prompt (as measured on SmolLM2-135M and a CPU): the text for the second
+# moments is written and read; a fact's z is optimised, the fact written and scored.
+PROMPTS_OF_THE_MOMENTS = 1000
+PROMPTS_OF_A_FACT = 40
 
 
 @dataclass(frozen=True)
@@ -64,33 +70,45 @@ def tune(
     seconds: float,
     out: Path,
     round_size: int = 10,
+    skip_bad: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
 
-    facts: a file or a known name, as `load_facts` reads. seconds: the budget; what cannot be tried within it is not
-    (the last score, on held-out facts, comes on top). round_size: facts written at a time.
+    facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
+    budget. The second moments, one setting of each stage and the last score, on held-out facts, take what they take;
+    what that is, about, is told first, and the search has what is left. round_size: facts written at a time. tell:
+    takes a line at a time.
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
-    available = load_facts(facts).facts
+    end = time.monotonic() + seconds
+    available = load_facts(facts, skip_bad=skip_bad).facts
     if len(available) < 4 * FEWEST:
         raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
     held_out = min(HELD_OUT, len(available) // 3)
-    trials = _Trials(model, DataChoice(facts), round_size, out, len(available) - held_out, tell)
+    data = DataChoice(facts, skip_bad=skip_bad)
+    trials = _Trials(model, data, round_size, out, len(available) - held_out, tell)
     any_setting = {"layers": [0], "alpha": 1.0}
-    check_before(trials.plan("where-8", any_setting, min(2 * FEWEST, len(available) - held_out)))
-    half = time.monotonic() + seconds / 2
-    norms = _hidden_norms(*loaded(model), available[:FEWEST])
+    check_before(trials.plan("where-8", any_setting, trials.fewest))
+    loaded_model, tokenizer = loaded(model)
+    _ = _hidden_norms(loaded_model, tokenizer, available[:1])  # the first forward pass is slower than others
+    started = time.monotonic()
+    norms = _hidden_norms(loaded_model, tokenizer, available[:FEWEST])
+    prompt = (time.monotonic() - started) / FEWEST
+    trials.seconds_per_fact = PROMPTS_OF_A_FACT * prompt
     windows = _windows(len(norms))
-    _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
-    steep = {window[-1]: _rate(norms[window[-1]], loaded(model)[0]) for window in windows}
-    tell(f"{len(windows)} windows of layers, {len(LEARNING_RATES)} learning rates")
-
+    steep = {window[-1]: _rate(norms[window[-1]], loaded_model) for window in windows}
     places = [
         {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
         for share, window in itertools.product(LEARNING_RATES, windows)  # all windows before another rate
     ]
+    _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), tell)
+
+    _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
+    tell(f"where: {len(places)} settings (windows of layers: {len(windows)}, learning rates: {len(LEARNING_RATES)})")
     fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
+    now = time.monotonic()
+    half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
 
     chosen = where[0].setting
@@ -98,9 +116,12 @@ def tune(
         {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
         for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
     ]
-    how = trials.halved("how", ways, half + seconds / 2)
+    last = held_out * trials.seconds_per_fact  # as measured by now
+    tell(f"how: {len(ways)} settings (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
+    how = trials.halved("how", ways, end - last)
 
     best = how[0].setting
+    tell(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
     score = trials.score("held-out", best, held_out, skip=len(available) - held_out)
     why = {
         "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
@@ -112,11 +133,33 @@ def tune(
         f"NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
         "score: the harmonic mean of efficacy, generalization and specificity.",
     ]
+    if len(where) == len(how) == 1:
+        found.append(f"No search: {ONLY_FIRST}. A larger --budget goes on from here.")
+        tell(found[-1])
     hparams = NSEHyperParams(**best, model_name=model.source, device=easyedit_device(model.device))
     preset = out / f"{model.name}.yaml"
     with written_whole(preset) as path:
         path.write_text(preset_text(hparams.to_dict(), found, why), encoding="utf-8")
     return preset
+
+
+def _announce(
+    budget: float, moments: float, trials: _Trials, held_out: int, settings: int, tell: Callable[[str], None]
+) -> None:
+    """Say what the budget must hold in any case, and what a search takes."""
+    setting, last = trials.fewest * trials.seconds_per_fact, held_out * trials.seconds_per_fact
+    needed = moments + setting + last
+    tell(
+        f"Budget: {duration(budget)}. This cannot be cut short, about {duration(needed)}: the second moments where "
+        f"they are not kept yet ({duration(moments)}), a setting on {trials.fewest} facts ({duration(setting)}), the "
+        f"last score on {held_out} held-out facts ({duration(last)})."
+    )
+    if budget < needed + setting:
+        search = duration(needed + 2 * settings * setting)
+        tell(
+            f"That leaves no time for a search: only the first guess is tried; among all {settings} it would take "
+            f"about {search}."
+        )
 
 
 class _Trials:
@@ -128,18 +171,22 @@ class _Trials:
         self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
         self._available = available
         self.store = str(out / "store")
+        self.seconds_per_fact = 0.0  # of a setting whose z are not there yet: an estimate until the first was tried
+
+    @property
+    def fewest(self) -> int:
+        """The facts of the first rung."""
+        return min(FEWEST * 2, self._available)
 
     def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[_Trial]:
         """All settings, the best first: those that went further before those that did not."""
-        started, count = time.monotonic(), min(FEWEST * 2, self._available)
+        started, count = time.monotonic(), self.fewest
         going, out_of_it = list(settings), list[_Trial]()
         while True:
-            rung: list[_Trial] = []
-            for setting in going:
-                if rung and time.monotonic() > deadline:
-                    self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts")
-                    break
-                rung.append(_Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
+            rung = self._rung(stage, going, count, deadline)
+            if len(rung) < len(going):
+                only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
+                self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}")
             rung.sort(key=lambda trial: trial.score, reverse=True)
             if rung[0].score == 0.0:
                 raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
@@ -153,6 +200,18 @@ class _Trials:
             out_of_it += reversed(rung[kept:])
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
+    def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[_Trial]:
+        """The settings, in their order, on so many facts: the first in any case, the rest while there is time."""
+        rung: list[_Trial] = []
+        left = duration(max(0.0, deadline - time.monotonic()))
+        with bar(f"{stage}: settings on {count} facts, {left} at most", len(settings)) as advance:
+            for setting in settings:
+                if rung and time.monotonic() > deadline:
+                    break
+                rung.append(_Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
+                advance(1)
+        return rung
+
     def _why(self, stage: str, count: int) -> str:
         errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
         told = [error for error in errors if error]
@@ -161,6 +220,9 @@ class _Trials:
     def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
         """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
         checkpoint = run_cell(self.plan(folder, setting, facts, skip))
+        if checkpoint is not None and not checkpoint.costs["values_from_store"]:
+            seconds = checkpoint.costs["seconds"]
+            self.seconds_per_fact = sum(seconds[part] for part in ("values", "update", "measure")) / facts
         overall = {} if checkpoint is None else checkpoint.overall
         return {name: overall.get(name, 0.0) for name in OBJECTIVES}
 

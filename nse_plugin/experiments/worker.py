@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from nse_plugin.evaluation.families import measure
 from nse_plugin.experiments import channel
+from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
@@ -43,8 +43,8 @@ def main() -> int:
     tell = functools.partial(channel.report, channel.own_output())
     plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))
     record = Record(folder / "methods" / name)
-    tell({"doing": "waiting for another run's process"})
-    with FileLock(record.folder / "lock"):  # one whose parent was killed lives until it next has something to tell
+    # another run on the same folder, or one whose parent was killed: it lives until it next has something to report
+    with alone(record.folder / "lock", lambda: tell({"doing": "waiting for another run on this folder"})):
         return _run_and_note(plan, name, record, tell)
 
 

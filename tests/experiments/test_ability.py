@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -72,6 +73,17 @@ def test_before_and_after(base, tmp_path, capsys):
     assert of_all["other", "accuracy"] == pytest.approx(expected[7]["correct"].mean(), abs=1e-5)
 
 
+def test_a_log_is_as_wide_as_its_table(base, tmp_path, capsys):
+    edited = saved(tmp_path / "a_folder_with_a_name_that_is_longer_than_a_narrow_column", 7)
+    file = tmp_path / "questions_about_everything_that_a_model_may_know.json"
+    file.write_bytes(questions_file(tmp_path).read_bytes())
+    arguments = ["--model", base, "--edited", edited, "--questions", str(file), "--out", str(tmp_path / "out")]
+    assert main(["ability", *arguments]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line and "all" not in line]
+    assert file.stem in row
+    assert Path(edited).name in row
+
+
 def test_the_unedited_model_alone_and_a_limit(base, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--model", base, "--questions", str(questions_file(tmp_path)), "--limit", "3", "--out", str(out)]
@@ -97,6 +109,7 @@ def test_results_of_another_examination_are_not_overwritten(base, tmp_path, caps
     assert main(["ability", *arguments]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{out} holds results of another comparison" in said
+    assert "choose another `--out`" in said
     assert {"weights": "content of model.source", "edited": "content of edited"}.get(change, "questions.own") in said
     assert (out / "ability.csv").read_bytes() == before
 
@@ -131,7 +144,7 @@ def test_what_the_paper_asks(monkeypatch):
         (["--questions", "nowhere.json"], ["nowhere.json cannot be read"]),
         (["--questions", "three.json"], ["three.json, entry 0: choices", "are 3: give four"]),
         (["--questions", "own.json", "deeper/own.json"], ["Two files", "'own'", "rename one"]),
-        (["--questions", "own.json", "--limit", "0"], ["limit = 0", "one item"]),
+        (["--questions", "own.json", "--limit", "0"], ["--limit 0: ask one item"]),
         (["--questions", "own.json", "--edited", "nowhere"], ["--edited nowhere holds no model", "save_pretrained"]),
         (["--questions", "own.json", "--edited", "bare"], ["--edited bare holds no tokenizer", "save_pretrained"]),
         (["--questions", "own.json", "--edited", "base", "deeper/base"], ["'base' is taken", "rename it"]),

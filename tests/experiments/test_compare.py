@@ -120,7 +120,7 @@ def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path,
     said, _ = process.communicate(timeout=100)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "nse: stopped." in said
+        assert "nse: stopped; the same command goes on from there." in said
     kept = {path: path.stat().st_mtime_ns for path in out.glob("methods/*/checkpoint-*/facts.csv")}
     assert first / "facts.csv" in kept
     finished(out, settings, home)
@@ -175,6 +175,16 @@ def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
     assert written["NSE-one-pass"]["status"] == "failed"
     assert "99" in written["NSE-one-pass"]["error"]
     assert "failed" in said
+    lines = said.splitlines()  # there is no terminal
+    for line in (
+        "before: loading the model",
+        "NSE: editing, 0 of 2 facts",
+        "NSE-one-pass: failed",
+        "NSE: done, 2 of 2 facts",
+    ):
+        assert line in lines
+    logs = "".join(path.read_text() for path in (tmp_path / "run").glob("methods/*/log.txt"))
+    assert "Loading weights" not in said + logs
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +17,22 @@ from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin import second_moments
 from nse_plugin.cli import main
+from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments import tune as module
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.progress import duration
+
+UNRELATED = [["The wind is", "cold"], ["He plays the", "violin"], ["She speaks", "French"]]
+RECORDS = [
+    {
+        "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,
+        "rephrase_prompts": [f"We know {subject} is in"], "locality_prompts": UNRELATED,
+    }
+    for prompt in ("The capital of {} is", "{} is in", "{} stands in", "The town {} is")
+    for subjects, new, true in ((("France", "Lyon"), "Rome", "Paris"), (("Berlin", "Japan"), "Paris", "Rome"))
+    for subject in subjects
+]  # fmt: skip
 
 
 class Known(module._Trials):
@@ -72,7 +87,9 @@ def test_time_that_is_up_ends_it_with_the_best_so_far(known):
     assert len(trials.asked) == 5
     assert found[0].setting["p"] == max(asked for _, asked in trials.asked)  # 7 is not reached
     assert any("out of time after" in line for line in trials.lines)
-    assert known(seconds=5.0).halved("where", settings(3), -1.0)[0].setting["p"] == 0  # one at least
+    hurried = known(seconds=5.0)
+    assert hurried.halved("where", settings(3), -1.0)[0].setting["p"] == 0  # one at least
+    assert hurried.lines[0] == "where: out of time after 1 of 3 settings on 8 facts; only the first guess was tried"
 
 
 @pytest.mark.parametrize("layers", [4, 6, 12, 28, 30, 32, 48, 80])
@@ -109,17 +126,7 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     tiny_model("qwen3", torch.float32).save_pretrained(folder)
     tiny_tokenizer(bos=True).save_pretrained(folder)
     facts, out = tmp_path / "facts.json", tmp_path / "out"
-    unrelated = [["The wind is", "cold"], ["He plays the", "violin"], ["She speaks", "French"]]
-    records = [
-        {
-            "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,
-            "rephrase_prompts": [f"We know {subject} is in"], "locality_prompts": unrelated,
-        }
-        for prompt in ("The capital of {} is", "{} is in", "{} stands in", "The town {} is")
-        for subjects, new, true in ((("France", "Lyon"), "Rome", "Paris"), (("Berlin", "Japan"), "Paris", "Rome"))
-        for subject in subjects
-    ]  # fmt: skip
-    facts.write_text(json.dumps(records))
+    facts.write_text(json.dumps(RECORDS))
     command = ["tune", "--model", str(folder), "--facts", str(facts), "--budget", "25s", "--out", str(out)]
     assert main(command) == 0
     printed = Path(capsys.readouterr().out.strip())
@@ -147,13 +154,71 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     assert main(command) == 0  # reads what is there
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
 
-    facts.write_text(json.dumps(records[::-1]))
+    facts.write_text(json.dumps(RECORDS[::-1]))
     assert main(command) == 1
     assert "content of data.source was" in capsys.readouterr().err
 
 
 def ids(path: Path) -> set[str]:
     return set(pd.read_csv(path)["case_id"].astype(str))
+
+
+@pytest.fixture
+def experiment(tmp_path) -> list[str]:
+    """Options of `nse tune` on a tiny model and 16 facts."""
+    tiny_model("qwen3", torch.float32).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(bos=True).save_pretrained(tmp_path / "model")
+    (tmp_path / "facts.json").write_text(json.dumps(RECORDS))
+    return ["--model", str(tmp_path / "model"), "--facts", str(tmp_path / "facts.json"), "--out", str(tmp_path / "out")]
+
+
+def test_a_budget_for_no_more_than_the_first_guess_is_told_before_and_after(experiment, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "_hidden_norms", lambda *_: [5.0] * 4)  # whose times are the estimates
+    ticks = itertools.count(0, 100.0)  # a clock that every look moves
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    assert main(["tune", *experiment, "--budget", "1s"]) == 0
+    said = capsys.readouterr()
+    cannot, no_search, *_ = (line for line in said.err.splitlines() if not line.startswith("Loading") and line)
+    prompt = 100.0 / module.FEWEST
+    moments, setting, last = 1000 * prompt, 8 * 40 * prompt, 5 * 40 * prompt
+    assert cannot == (
+        f"Budget: 1 s. This cannot be cut short, about {duration(moments + setting + last)}: the second moments where "
+        f"they are not kept yet ({duration(moments)}), a setting on 8 facts ({duration(setting)}), the last score on 5 "
+        f"held-out facts ({duration(last)})."
+    )
+    assert no_search.startswith("That leaves no time for a search: only the first guess is tried; among all 3 ")
+    for stage in ("where", "how"):
+        assert re.search(rf"{stage}: out of time after 1 of \d+ settings on 8 facts; only the first guess", said.err)
+    text = (tmp_path / "out" / "model.yaml").read_text()
+    assert "# No search: only the first guess was tried. A larger --budget goes on from here." in text
+    assert len(list((tmp_path / "out").glob("where-8/cells/*"))) == 1
+
+
+def test_the_last_score_has_its_share_of_the_budget(experiment, monkeypatch):
+    """Neither stage may run into it, by the cost of a fact that was measured."""
+    deadlines = {}
+    halved = module._Trials.halved
+
+    def follow(trials, stage, settings, deadline):
+        deadlines[stage] = deadline - time.monotonic(), trials.seconds_per_fact
+        if stage == "where":
+            trials.seconds_per_fact = 2.0
+        return halved(trials, stage, settings[:1], deadline)
+
+    monkeypatch.setattr(module._Trials, "halved", follow)
+    monkeypatch.setattr(module, "_measure_moments", lambda *_: None)
+    monkeypatch.setattr(module._Trials, "score", lambda *_, **__: dict.fromkeys((*METRICS, "score"), 0.5))
+    assert main(["tune", *experiment, "--budget", "100s"]) == 0
+    assert deadlines["where"][0] == pytest.approx((100 - 5 * deadlines["where"][1]) / 2, abs=2)
+    assert deadlines["how"] == (pytest.approx(100 - 5 * 2.0, abs=2), 2.0)
+
+
+def test_help_says_what_is_needed_and_how_to_go_on(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("16 facts or more", "is held out", "The same command goes on", "with a larger --budget"):
+        assert words in said
 
 
 @pytest.mark.parametrize("budget", ["30", "m", "0s", "infh", "3d"])

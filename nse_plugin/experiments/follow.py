@@ -1,0 +1,99 @@
+"""How far the methods of a comparison are, as their workers report it: a bar each on a terminal, else plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nse_plugin.progress import EVERY, duration
+
+
+class Followed(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+        """name: of a method. what: `doing`, and `edits` once there are some."""
+
+
+def follow(console: Console, facts: int) -> Followed:
+    """On this console; facts: how many every method writes."""
+    return _Bars(console, facts) if console.is_terminal else _Lines(facts)
+
+
+class _Bars:
+    """A bar a method, with what it is doing and how long it may still take."""
+
+    def __init__(self, console: Console, facts: int) -> None:
+        columns = (
+            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[doing]}"),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=console, speed_estimate_period=86_400)  # rounds may take hours
+        self._facts = facts
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=self._facts, doing="")
+        self._progress.update(
+            self._tasks[name], **{"completed" if key == "edits" else key: value for key, value in what.items()}
+        )
+
+
+class _Lines:
+    """A line on standard error whenever a method does something else, and now and then while it writes facts."""
+
+    def __init__(self, facts: int) -> None:
+        self._facts = facts
+        self._doing: dict[str, str] = {}
+        self._said: dict[str, float] = {}  # when
+        self._first: dict[str, tuple[float, int]] = {}  # when the first edits of this run were reported, and how many
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+        now, doing, edits = time.monotonic(), what["doing"], what.get("edits")
+        same = self._doing.get(name) == doing
+        self._doing[name] = doing
+        if edits is not None:
+            self._first.setdefault(name, (now, edits))
+        if same and now - self._said[name] < EVERY:
+            return
+        self._said[name] = now
+        far = "" if edits is None else f", {edits} of {self._facts} facts{self._left(name, now, edits)}"
+        print(f"{name}: {doing}{far}", file=sys.stderr, flush=True)
+
+    def _left(self, name: str, now: float, edits: int) -> str:
+        began, first = self._first[name]
+        if not first < edits < self._facts:
+            return ""
+        return f", about {duration((now - began) / (edits - first) * (self._facts - edits))} left"
