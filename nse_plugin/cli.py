@@ -318,6 +318,7 @@ def _values(arguments: argparse.Namespace) -> None:
     print(
         f"{len(facts)} values: {filled.computed} computed by {count} workers in {filled.seconds:.1f} s after "
         f"{filled.seconds_loading:.1f} s of loading, {filled.read} read from the store."
+        + (f" {filled.repeated} facts are there more than once." if filled.repeated else "")
     )
 
 

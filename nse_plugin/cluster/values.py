@@ -23,7 +23,7 @@ FACTS_PER_SHARD = 10  # enough for one batch, few enough to lose
 
 @dataclass(frozen=True)
 class Filled:
-    """How a store got its values.
+    """How a store got its values: computed and read, of different facts; repeated: how many facts are there again.
 
     failed: facts, in words, whose optimisation was not finite; they are not kept. seconds: of the values;
     seconds_loading: before, until the first worker had its model and contexts.
@@ -31,6 +31,7 @@ class Filled:
 
     computed: int
     read: int
+    repeated: int
     failed: list[str]
     seconds: float
     seconds_loading: float
@@ -42,7 +43,8 @@ def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
     started = time.monotonic()
     [(_, (addresses, prompts))] = pool.each("encode", [(facts,)])
     ready = time.monotonic()
-    missing = {a: fact for a, fact in zip(addresses, prompts, strict=True) if store.get(a) is None}
+    different = dict(zip(addresses, prompts, strict=True))
+    missing = {address: fact for address, fact in different.items() if store.get(address) is None}
     # Facts of like length run well in one batch; the longest go first, so that no worker ends with one.
     ordered = sorted(missing, key=lambda address: _replayed(missing[address]), reverse=True)
     shards = [ordered[first : first + FACTS_PER_SHARD] for first in range(0, len(ordered), FACTS_PER_SHARD)]
@@ -60,7 +62,8 @@ def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
                 except (OSError, SafetensorError) as error:
                     raise StoreError(f"store {store.folder} cannot be written to ({error}): give another.") from error
             advance(len(shards[number]))
-    return Filled(len(missing), len(facts) - len(missing), failed, time.monotonic() - ready, ready - started)
+    read, repeated = len(different) - len(missing), len(facts) - len(different)
+    return Filled(len(missing), read, repeated, failed, time.monotonic() - ready, ready - started)
 
 
 def _replayed(fact: FactPrompts) -> int:

@@ -11,9 +11,7 @@ A later run finds what is there and goes on behind it.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.inputs import difference
-from nse_plugin.home import written_whole
+from nse_plugin.home import folder_written_whole, written_whole
 
 STATE = "state.safetensors"
 
@@ -106,21 +104,13 @@ class Record:
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Tensor] | None) -> None:
         """Write a checkpoint; the state of the one before is dropped after it."""
-        folder = self._checkpoint(checkpoint.edits)
-        temporary = folder.with_name(f".{uuid.uuid4().hex}")
-        temporary.mkdir(parents=True)
-        try:
+        with folder_written_whole(self._checkpoint(checkpoint.edits)) as folder:
             for name, frame in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
-                frame.to_csv(temporary / f"{name}.csv", index=False)
-            _write_json(temporary / "overall.json", {"overall": checkpoint.overall, "costs": checkpoint.costs})
+                frame.to_csv(folder / f"{name}.csv", index=False)
+            measured = {"overall": checkpoint.overall, "costs": checkpoint.costs}
+            (folder / "overall.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
             if state is not None:
-                save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary / STATE
-                )
-            shutil.rmtree(folder, ignore_errors=True)  # measured before, by a process that was killed right after
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / STATE)
         for edits in self.edits:
             if edits < checkpoint.edits:
                 (self._checkpoint(edits) / STATE).unlink(missing_ok=True)

@@ -31,7 +31,10 @@ from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device, load
+from nse_plugin.second_moments import second_moments
+from nse_plugin.timing import timed
 
 PLAN = "plan.json"
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
@@ -120,6 +123,8 @@ class _Run:
         self._measuring = 0.0  # seconds
 
     def to_the_end(self) -> None:
+        if self._plan.jobs > 1:
+            self._measure_moments()
         for start in range(self._resumed(), len(self._facts), self._choice.round):
             self._tell({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
@@ -139,13 +144,26 @@ class _Run:
         note = " ".join(notes) or None
         self._record.end(status="done", error=None, note=note, hparams=_plain(self._hparams))
 
+    def _measure_moments(self) -> None:
+        """One worker at a time, before any round: methods that run side by side need the same, and find them then."""
+        wait = {"doing": "waiting for the second moments that another method measures"}
+        with alone(self._plan.out / "methods" / "moments.lock", lambda: self._tell(wait)):
+            if self._choice.alg_name == "NSE":
+                with timed(self._method.seconds, "moments"):
+                    layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
+                    second_moments(layout, self._tokenizer, self._hparams)
+            else:
+                self._method.prepare()
+
     def _resumed(self) -> int:
-        """Put the method where its last checkpoint left it; returns how many facts are written by then."""
+        """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose
+        state cannot be kept begins anew, unless it was through."""
         for edits in reversed(self._record.edits):
             state = self._record.state(edits)
-            if state is not None:
+            if state is not None or edits == len(self._facts):
                 checkpoint = self._record.load(edits)
-                self._method.resume(state)
+                if state is not None:
+                    self._method.resume(state)
                 self._method.seconds.update(checkpoint.costs["seconds"])
                 self._measuring = self._method.seconds.pop("measure")
                 self._note = checkpoint.costs["note"]

@@ -71,6 +71,21 @@ def test_values_with_a_ray_of_its_own(command, saved, tmp_path, hparams_file, ca
     assert len(store.entries()) == 4
 
 
+def test_facts_that_are_there_twice_are_not_counted_as_read(ray_here, command, tmp_path, capsys):
+    arguments = command(workers=1)
+    records = json.loads((tmp_path / "facts.json").read_text())
+    (tmp_path / "facts.json").write_text(json.dumps([*records[:2], *records[:2]]))
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 values: 2 computed by 1 workers in ")
+    assert said.endswith(" 0 read from the store. 2 facts are there more than once.\n")
+    (tmp_path / "facts.json").write_text(json.dumps(records))
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 values: 2 computed")
+    assert said.endswith(" 2 read from the store.\n")
+
+
 def test_moments_into_a_store(ray_here, saved, hparams_file, tmp_path, capsys):
     given = ["moments", "--model", saved, "--hparams", hparams_file, "--dtype", "float64"]
     assert main([*given, "--store", str(tmp_path / "there"), "--workers", "1"]) == 0
@@ -87,7 +102,8 @@ def test_moments_into_a_store(ray_here, saved, hparams_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"workers": 0}, ["workers = 0", "at least one"]),
+        ({"workers": 0}, ["--workers 0: give a number above 0."]),
+        ({"model": "./nosuch"}, ["--model ./nosuch: there is no such folder."]),
         ({"device": "cuda"}, ["device cuda", "no GPU", "use cpu"]),
         ({"facts": "long.json"}, ["tokens long", "64 positions"]),
         ({"limit": 9}, ["has 4 facts", "9 are asked for"]),

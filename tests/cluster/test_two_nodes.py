@@ -122,7 +122,7 @@ def test_the_workers_are_on_both_nodes(pool):
 def test_values_are_those_of_one_process(pool, store, alone):
     facts = many_facts()
     filled = fill_store(store, [*facts, facts[0]], pool)
-    assert (filled.computed, filled.read, filled.failed) == (36, 1, [])
+    assert (filled.computed, filled.read, filled.repeated, filled.failed) == (36, 0, 1, [])
     assert_as_one_process(store, alone, facts)
 
 
