@@ -4,4 +4,4 @@
 #   examples/sweep_p_alpha.sh model=gpt-j-6B hydra/launcher=submitit_slurm
 #   examples/sweep_p_alpha.sh data.source=counterfact.json out=results/mine
 set -euo pipefail
-nse sweep -m nse.p=0.5,0.6,0.7,0.8,0.9,1.0 nse.alpha=1,2,5,10,20 facts=100 round=10 "$@"
+nse sweep nse.p=0.5,0.6,0.7,0.8,0.9,1.0 nse.alpha=1,2,5,10,20 facts=100 round=10 "$@"
