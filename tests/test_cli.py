@@ -88,7 +88,7 @@ def test_errors_are_one_line(saved, tmp_path, capsys, monkeypatch, change, words
     assert captured.err.endswith(message + "\n")
     assert "Traceback" not in captured.err
     assert all(word in message for word in words), message
-    assert not re.search(r"mom2_|layers=|layers = |alpha", message)  # settings that nobody typed
+    assert not re.search(r"mom2_|layers=|layers = |alpha", message)  # settings that were not typed
     assert captured.out == ""
 
 

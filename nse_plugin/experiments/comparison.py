@@ -84,7 +84,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     with follow(console, plan.facts) as followed:
         for name in plan.methods:
             if name not in open_ones:
-                followed.tell(name, {"doing": "done before", "edits": plan.facts})
+                followed.update(name, {"doing": "done before", "edits": plan.facts})
         _run_workers(plan, open_ones, followed)
 
     summary = write_tables(plan)
@@ -109,7 +109,7 @@ def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
                 running -= 1
                 children.note_death(name)
                 what = {"doing": (record_of(plan, name).ended or {})["status"]}
-            followed.tell(name, what)
+            followed.update(name, what)
 
 
 class _Children:
@@ -143,8 +143,8 @@ class _Children:
     def _listen(self, name: str, process: subprocess.Popen[Any]) -> None:
         """None is the last of a worker's news, whatever happened."""
         try:
-            for told in channel.reports(process):
-                self._news.put((name, told))
+            for report in channel.reports(process):
+                self._news.put((name, report))
         finally:
             self._news.put((name, None))
 

@@ -72,15 +72,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def _with_own_model(arguments: Sequence[str]) -> list[str]:
     """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for."""
     there = {Path(file.name).stem for file in (resources.files(_CONF) / "model").iterdir()}
-    told: list[str] = []
+    settings: list[str] = []
     for word in arguments:
         key, _, value = word.partition("=")
         source = value.strip("'\"")
         if key == "model" and source not in there and _is_source(source):
-            told += ["model=own", 'model.source="{}"'.format(source.replace('"', r"\""))]
+            settings += ["model=own", 'model.source="{}"'.format(source.replace('"', r"\""))]
         else:
-            told.append(word)
-    return told
+            settings.append(word)
+    return settings
 
 
 def _is_source(value: str) -> bool:

@@ -29,7 +29,7 @@ class Followed(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+    def update(self, name: str, what: Mapping[str, Any]) -> None:
         """name: of a method. what: `doing`, and `edits` once there are some."""
 
 
@@ -57,7 +57,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+    def update(self, name: str, what: Mapping[str, Any]) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=self._facts, doing="")
         self._progress.update(
@@ -80,7 +80,7 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+    def update(self, name: str, what: Mapping[str, Any]) -> None:
         now, doing, edits = time.monotonic(), what["doing"], what.get("edits")
         same = self._doing.get(name) == doing
         self._doing[name] = doing

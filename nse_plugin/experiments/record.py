@@ -54,9 +54,10 @@ class Record:
         return self.folder / "log.txt"
 
     def check_for(self, asked: dict[str, Any]) -> None:
-        """Raise PlanError when what is there was asked for differently. asked: as `plan.inputs` gives it."""
+        """Raise PlanError when what is there was asked for differently. asked: as `plan.inputs` gives it. A method that
+        failed without any result may be asked anew, with what it lacked."""
         path = self.folder / "asked.json"
-        if path.is_file():
+        if path.is_file() and not self._came_to_nothing:
             changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)
             if changed is not None:
                 raise PlanError(
@@ -65,17 +66,15 @@ class Record:
                 )
 
     def open_for(self, asked: dict[str, Any]) -> None:
-        """Begin, or go on with what is there. Raises PlanError as `check_for` does, and for a folder that cannot be
-        written to."""
+        """Begin, or go on with what is there. Raises PlanError as `check_for` does."""
         self.check_for(asked)
         path = self.folder / "asked.json"
-        if not path.is_file():
-            try:
-                _write_json(path, asked)
-            except OSError as error:
-                raise PlanError(
-                    f"out: {self.folder} cannot be written to ({error.strerror}): choose another."
-                ) from None
+        if not path.is_file() or self._came_to_nothing:
+            _write_json(path, asked)
+
+    @property
+    def _came_to_nothing(self) -> bool:
+        return self.ended is not None and not self.is_done and not self.edits
 
     @property
     def ended(self) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ def sweep(arguments: Sequence[str]) -> None:
         launched("sweep", arguments, cell)
         return
     first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
-    # These bring torch: a mistake in a setting is told before.
+    # These import torch: a mistake in a setting is found before.
     from nse_plugin.experiments.cell import check_before
     from nse_plugin.experiments.sweep_report import write_sweep
 

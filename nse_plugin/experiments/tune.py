@@ -76,9 +76,9 @@ def tune(
     """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
 
     facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
-    budget. The second moments, one setting of each stage and the last score, on held-out facts, take what they take;
-    what that is, about, is told first, and the search has what is left. round_size: facts written at a time. tell:
-    takes a line at a time.
+    budget. The second moments, one setting of each stage and the last score, on held-out facts, are not cut short: an
+    estimate of their time is given first, and the search has the rest. round_size: facts written at a time. tell:
+    called with a line of progress at a time.
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
     end = time.monotonic() + seconds
@@ -201,7 +201,7 @@ class _Trials:
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
     def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[_Trial]:
-        """The settings, in their order, on so many facts: the first in any case, the rest while there is time."""
+        """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
         rung: list[_Trial] = []
         left = duration(max(0.0, deadline - time.monotonic()))
         with bar(f"{stage}: settings on {count} facts, {left} at most", len(settings)) as advance:

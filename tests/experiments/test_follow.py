@@ -21,13 +21,13 @@ def clock(monkeypatch):
 
 def test_lines_without_a_terminal(clock, capsys):
     with follow(Console(force_terminal=False), 100) as followed:
-        followed.tell("NSE", {"doing": "loading the model"})
+        followed.update("NSE", {"doing": "loading the model"})
         for edits in range(0, 60, 10):  # a round in 12 seconds
-            followed.tell("NSE", {"doing": "editing", "edits": edits})
+            followed.update("NSE", {"doing": "editing", "edits": edits})
             clock.seconds += 12
-        followed.tell("MEMIT", {"doing": "waiting for another run on this folder"})
-        followed.tell("NSE", {"doing": "measuring", "edits": 60})
-        followed.tell("NSE", {"doing": "failed"})
+        followed.update("MEMIT", {"doing": "waiting for another run on this folder"})
+        followed.update("NSE", {"doing": "measuring", "edits": 60})
+        followed.update("NSE", {"doing": "failed"})
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
@@ -42,16 +42,16 @@ def test_lines_without_a_terminal(clock, capsys):
 
 def test_time_left_is_by_the_pace_of_this_run(clock, capsys):
     followed = follow(Console(force_terminal=False), 100)
-    followed.tell("NSE", {"doing": "editing", "edits": 80})  # the rest is of an earlier run
+    followed.update("NSE", {"doing": "editing", "edits": 80})  # the rest is of an earlier run
     clock.seconds = 60.0
-    followed.tell("NSE", {"doing": "editing", "edits": 90})
+    followed.update("NSE", {"doing": "editing", "edits": 90})
     assert capsys.readouterr().err.splitlines()[-1] == "NSE: editing, 90 of 100 facts, about 60 s left"
 
 
 def test_bars_on_a_terminal(capsys):
     console = Console(force_terminal=True, width=120)
     with follow(console, 10) as followed:
-        followed.tell("NSE", {"doing": "editing", "edits": 5})
+        followed.update("NSE", {"doing": "editing", "edits": 5})
     said = capsys.readouterr()
     assert "5/10" in said.out
     assert said.err == ""

@@ -19,12 +19,12 @@ with alone(Path(sys.argv[1])):
 
 
 def test_the_first_is_told_nothing(tmp_path):
-    told: list[int] = []
-    with alone(tmp_path / "deep" / "lock", lambda: told.append(1)):
+    waits: list[int] = []
+    with alone(tmp_path / "deep" / "lock", lambda: waits.append(1)):
         pass
-    with alone(tmp_path / "deep" / "lock", lambda: told.append(1)):
+    with alone(tmp_path / "deep" / "lock", lambda: waits.append(1)):
         pass
-    assert told == []
+    assert waits == []
 
 
 def test_the_second_says_that_it_waits(tmp_path):

@@ -1,4 +1,4 @@
-"""What cannot be measured is told before a model is loaded, and leaves nothing behind."""
+"""What cannot be measured is refused before a model is loaded, and leaves no folder."""
 
 from __future__ import annotations
 

@@ -60,6 +60,17 @@ def test_measured_again_after_a_kill_in_front_of_the_end(tmp_path) -> None:
     assert Record(tmp_path).load(2).overall == {"perplexity": 30.25}
 
 
+def test_a_method_that_failed_without_a_result_may_be_asked_anew(tmp_path) -> None:
+    record = Record(tmp_path)
+    record.open_for({"content of hparams.archive": "of old"})
+    record.end(status="failed", error="there is no archive")
+    record.check_for({"content of hparams.archive": "new"})
+    record.open_for({"content of hparams.archive": "new"})
+    record.save(checkpoint(2), state=None)  # which is of the new one
+    with pytest.raises(PlanError, match="content of hparams.archive was new, now of old"):
+        record.open_for({"content of hparams.archive": "of old"})
+
+
 def test_another_comparison_is_not_mixed_in(tmp_path) -> None:
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})

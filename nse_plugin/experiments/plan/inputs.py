@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
@@ -120,7 +119,8 @@ def _read_preset(choice: MethodChoice, path: Path) -> dict[str, Any]:
         raise PlanError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise PlanError(f"{path} holds no mapping: write one 'field: value' a line.")
-    return {str(name): value for name, value in values.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _preset_of_sweep(plan: CellPlan) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     is none. What only `before` has plays no part."""
     for name, value in json.loads(json.dumps(now)).items():
         if name not in before:
-            return f"{name} was not noted, now {_told(value)}"
+            return f"{name} was not noted, now {_shortened(value)}"
         if before[name] != value:
             return _difference(name, before[name], value)
     return None
@@ -239,13 +239,13 @@ def _difference(name: str, before: Any, now: Any) -> str:
         key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
         joint = ", " if name.startswith("content") else "."  # of a file's name, of a setting's
         return _difference(f"{name}{joint}{key}", before.get(key), now.get(key))
-    return f"{name} was {_told(before)}, now {_told(now)}"
+    return f"{name} was {_shortened(before)}, now {_shortened(now)}"
 
 
-def _told(value: Any) -> str:
+def _shortened(value: Any) -> str:
     """A value for a sentence; of hashes the beginning."""
-    told = _HASH.sub(r"\1", value) if isinstance(value, str) else repr(value)
-    return f"{told:.200}"
+    text = _HASH.sub(r"\1", value) if isinstance(value, str) else repr(value)
+    return f"{text:.200}"
 
 
 def _contents(where: str, named: Mapping[str, str]) -> dict[str, str]:

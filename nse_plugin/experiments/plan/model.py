@@ -40,8 +40,11 @@ class ModelChoice:
         name, source = config.get("name"), config.get("source")
         if not isinstance(source, str) or source in ("", "???"):
             raise PlanError(f"model.source = {source!r} cannot be used: give a folder, a hub name, or `embedded`.")
+        source = os.path.expanduser(source)
         own = name is None or _bundled().get(name, source) != source
-        choice: ModelChoice = made(cls, "model", {**config, "name": source_name(source) if own else name})
+        choice: ModelChoice = made(
+            cls, "model", {**config, "source": source, "name": source_name(source) if own else name}
+        )
         if choice.dtype not in DTYPES:
             raise PlanError(f"model.dtype = {choice.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
         return choice
@@ -119,8 +122,8 @@ def _hub_config(source: str, named: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        told = " ".join(str(error).split())
-        raise PlanError(f"{named} {source}: there is no such folder, and from the hub: {told:.200}") from None
+        reason = " ".join(str(error).split())
+        raise PlanError(f"{named} {source}: there is no such folder, and from the hub: {reason:.200}") from None
 
 
 def base_of_adapter(folder: Path) -> str | None:

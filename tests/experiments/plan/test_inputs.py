@@ -153,6 +153,13 @@ def test_an_archive_of_mend_is_a_part_of_its_result(folder):
     assert "content of hparams.archive was 3 bytes" in str(inputs.difference(before, asked(plan, "MEND")))
 
 
+def test_a_preset_may_hold_whatever_yaml_does(folder):
+    (folder / "rome.yaml").write_text("alg_name: ROME\nlayers: [1]\ntried: 2026-11-27\n5: five\n")
+    plan = comparison(folder)
+    before = json.loads(json.dumps(asked(plan, "ROME")))
+    assert inputs.difference(before, asked(plan, "ROME")) is None
+
+
 def test_another_version_is_another_comparison(folder, monkeypatch):
     plan = comparison(folder)
     before = asked(plan)

@@ -48,6 +48,11 @@ def test_a_folder_or_a_name_on_the_hub_is_a_model(tmp_path, monkeypatch, command
     assert composed(command, ["model=./with space, and='quote"])["model"]["source"] == "./with space, and='quote"
 
 
+def test_a_source_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plan("model=~/mine").model == ModelChoice("mine", str(tmp_path / "mine"))
+
+
 def test_a_source_of_ones_own_is_not_called_by_a_presets_name(tmp_path):
     made = plan(f"model.source={tmp_path}", "model=gpt2-xl").model
     assert (made.name, made.device) == (tmp_path.name, "cuda:0")
@@ -61,7 +66,6 @@ def test_a_source_of_ones_own_is_not_called_by_a_presets_name(tmp_path):
     ("source", "words"),
     [
         ("./nosuch", "model ./nosuch: there is no such folder."),
-        ("~/nosuch", "there is no such folder"),
         ("/no/such/folder", "there is no such folder"),
         ("empty", "model empty holds no model: write one there with `model.save_pretrained`."),
         ("file.bin", "is a file: give the folder that holds the model"),
