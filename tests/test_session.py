@@ -19,7 +19,7 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 import nse_plugin.method.multilayer
 import nse_plugin.method.values
-import nse_plugin.session
+import nse_plugin.session.session
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import OutputMatrix
@@ -73,6 +73,8 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
         tokens[-1] += args[0].shape[0] * args[0].shape[1]
 
     def of_values(session):
+        tokens.append(0)
+        session._check_model()
         tokens.append(0)
         session.values([NEW])
         return tokens[-1]
@@ -201,7 +203,7 @@ POINTS = {
     "after the first update": (OutputMatrix, "add_columns", 1),
     "in the second pass": (OutputMatrix, "add_columns", 3),
     "in the solver": (nse_plugin.method.multilayer, "solve_update", 2),
-    "after the last residuals": (nse_plugin.session, "edit_layers", 1),
+    "after the last residuals": (nse_plugin.session.session, "edit_layers", 1),
 }
 INTERRUPTED = "in the second pass"
 
@@ -292,7 +294,7 @@ def test_a_left_padded_tokenizer_gives_the_same_weights(bos, hparams, weights_of
 def test_a_round_gives_its_memory_back_when_all_is_done(llama, hparams, monkeypatch):
     session = session_on(llama, hparams)
     rounds = []
-    monkeypatch.setattr(nse_plugin.session, "give_back", lambda: rounds.append(len(session.state.reports)))
+    monkeypatch.setattr(nse_plugin.session.session, "give_back", lambda: rounds.append(len(session.state.reports)))
     session.edit(ROUNDS[0])
     session.edit(ROUNDS[1])
     assert rounds == [1, 2]

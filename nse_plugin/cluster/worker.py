@@ -16,7 +16,7 @@ from nse_plugin.corpora import Batch, token_batches
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.values import optimize_values
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
@@ -46,7 +46,7 @@ class Worker:
         self._hparams = self._given or NSEHyperParams.for_model(self._model)
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
-        self._fingerprint = model_fingerprint(self._model)
+        self._fingerprint = ModelIdentity(self._model).full()
         self._contexts = ContextStates()
         return socket.gethostname(), os.getpid()
 

@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
-from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +37,12 @@ from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
-from nse_plugin.models.fingerprint import fingerprint
-from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.second_moments import second_moments
-from nse_plugin.state import EditState
+from nse_plugin.session.state import EditState
 from nse_plugin.timing import timed
 
 from . import wheel
@@ -172,12 +171,12 @@ class Method:
                     f"{self.alg_name}: the state has {name} {tuple(saved.shape)}, and this model has not."
                 )
         self._prepare()
-        remembered = self._as_nse_remembers(state) if self.alg_name == NSE else None
+        unedited = EditState.fresh(self._edited_matrices()) if self.alg_name == NSE else None
         with torch.no_grad():
             for name, saved in weights.items():
                 parameters[name].copy_(saved)
-        if remembered is not None:
-            nse.adopt(self.model, remembered, self.hparams)
+        if unedited is not None:
+            nse.adopt(self.model, unedited, Knowledge.from_tensors(_under("nse.", state)), self.hparams)
         codebook = _under("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
@@ -341,10 +340,8 @@ class Method:
         assert state is not None
         return state
 
-    def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
-        """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
-        fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
-        return replace(fresh, knowledge=Knowledge.from_tensors(_under("nse.", state)))
+    def _edited_matrices(self) -> dict[int, OutputMatrix]:
+        return Layout.of(self.model, self.hparams.rewrite_module_tmp).output_matrices(self.hparams.layers)
 
 
 def _algorithms() -> dict[str, Any]:
@@ -459,7 +456,7 @@ class _ToLog(io.TextIOBase):
         return len(text)
 
 
-def _fingerprints(model: nn.Module) -> dict[str, int]:
+def _fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
 
 

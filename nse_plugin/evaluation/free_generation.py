@@ -17,8 +17,8 @@ import torch
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.prompts import without_end
-from nse_plugin.models.replay import batches_by_length
 from nse_plugin.models.writing import write
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")

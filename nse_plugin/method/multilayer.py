@@ -93,7 +93,8 @@ def edit_layers(
                 residual[finite] = _residuals(values[finite], h)
             if not everyone:
                 keys, _ = span.run()
-    status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
+    taking_part = set(finite)
+    status = [_status(i in taking_part, float(residual[i]), int(passes[i]), hparams) for i in range(len(prompts))]
     sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
     keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
     return RoundResult(status, residual_before, residual, passes, keys)
@@ -111,12 +112,13 @@ def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
     return bounded and residual >= float(hparams.upper_bound or 0)
 
 
-def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
+def _status(finite: bool, residual: float, passes: int, hparams: NSEHyperParams) -> str:
+    """passes: updates that the fact took part in: one that was written at all was not skipped."""
     if not finite or not residual < float("inf"):
         return FAILED
     if residual <= hparams.alpha:
         return DONE
-    return SKIPPED if _beyond(residual, hparams) else OFF_TARGET
+    return SKIPPED if passes == 0 and _beyond(residual, hparams) else OFF_TARGET
 
 
 def _one_pass(

@@ -48,11 +48,17 @@ class FactPrompts:
     text: str = ""
 
 
-def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positions: int | None = None) -> FactPrompts:
+def encode_fact(
+    tokenizer: Any,
+    fact: Fact,
+    templates: Sequence[str],
+    max_positions: int | None = None,
+    vocabulary: int | None = None,
+) -> FactPrompts:
     """Tokenise a fact in every context template.
 
-    templates: strings with one `{}`, the first of them "{}" itself.
-    Raises FactError when a row is longer than the model's positions.
+    templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: of the model; None: any.
+    Raises FactError when a row is longer than the model's positions, or has a token that the model does not know.
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
@@ -69,7 +75,19 @@ def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positi
             f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has "
             f"{max_positions} positions: shorten the prompt or the target."
         )
+    if vocabulary is not None:
+        _check_known(tokenizer, fact, [*rewrites, essence], vocabulary)
     return FactPrompts(tuple(rewrites), essence, f"{text}{continuation(fact.target_new)}")
+
+
+def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:
+    largest = max(token for row in rows for token in (*row.ids, *row.targets))
+    if largest >= vocabulary:
+        raise FactError(
+            f"fact {fact.text!r:.60} has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), and the "
+            f"model has embeddings for {vocabulary} tokens: give its own tokenizer, or resize its embeddings "
+            "(model.resize_token_embeddings)."
+        )
 
 
 def check_round(facts: Sequence[Fact]) -> None:

@@ -11,7 +11,7 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay
+from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, batched_arguments
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -58,6 +58,8 @@ def padded(lengths):
 
 def test_templates_are_run_once_for_all_facts_and_recorded_layers_not_at_all(seen, rows):
     layout, tokens = seen
+    batched_arguments(layout, rows)
+    tokens[:] = [0] * len(tokens)
     replay = SpanReplay(layout, [2, 3], rows, 4096)
     assert len(contexts(rows)) <= 2 * len(TEMPLATES) - 1 < len(rows)  # a space may stay with the template or not
     shared = padded([len(context) for context in contexts(rows)])
