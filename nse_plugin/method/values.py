@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.solvers import Walk, contexts_of
+from nse_plugin.models.attention import shared_heads
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.models.replay import ContextStates, SuffixReplay
-from nse_plugin.models.transformers_private import native_grouped_queries
 
 STOP_BELOW = 0.05
 # A token that is differentiated through takes the memory of so many that are only run: activations of all upper layers,
@@ -46,7 +46,7 @@ def optimize_values(
     """
     prompts = contexts_of(prompts, hparams)
     values: list[Tensor | None] = [None] * len(prompts)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), native_grouped_queries():
+    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), shared_heads():
         contexts = contexts or ContextStates()
         for chosen in _batches(prompts, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [prompts[i] for i in chosen], contexts)

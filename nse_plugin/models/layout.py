@@ -273,7 +273,10 @@ def _text_config(model: nn.Module) -> Any:
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    return one.device == other.device and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    if one is other:
+        return True
+    plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
+    return plain and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _out_features(module: nn.Module) -> int:

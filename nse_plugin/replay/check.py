@@ -58,14 +58,15 @@ def check_replay(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
         raise
     except _UNSUITED as error:
         raise LayoutError(
-            f"{kind} cannot be edited: its layers cannot be run again after a cached prefix ({type(error).__name__}: "
-            f"{' '.join(str(error).split()):.160}). NSE needs layers that see earlier tokens through attention alone."
+            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
+            f"tokens through attention alone, and fails here ({type(error).__name__}: "
+            f"{' '.join(str(error).split()).rstrip('.'):.160})."
         ) from error
     if not worst <= _allowed(layout.model):
         raise LayoutError(
-            f"{kind} cannot be edited: its layers, run again after a cached prefix, give other outputs than the model "
-            f"itself ({worst:.1%} off). Attention to later tokens, positions that the model counts by itself, state "
-            "kept outside the cache, or a hook that mixes tokens would do that."
+            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
+            f"outputs than the model itself ({worst:.1%} off), as with attention to later tokens, positions that a "
+            "model counts by itself, state kept outside the cache, or a hook that mixes tokens."
         )
 
 
