@@ -22,7 +22,7 @@ from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.replay import ContextStates
-from nse_plugin.models.writing import context_templates
+from nse_plugin.models.templates import context_templates
 
 
 class ClusterError(RuntimeError):

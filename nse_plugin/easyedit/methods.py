@@ -7,8 +7,8 @@ to the bit, and a sequence that can go on from a file. So around every call:
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `Method`;
 - second moments are NSE's (`nse_plugin.second_moments`), measured on the unedited model: no Wikipedia, one pass;
-- context templates are sampled by `nse_plugin.models.writing`: EasyEdit's sampler passes the wrong attention mask to a
-  current transformers;
+- context templates are sampled by `nse_plugin.models.generation`: EasyEdit's sampler passes the wrong attention mask
+  to a current transformers;
 - what the algorithm prints goes to the log, at DEBUG.
 """
 
@@ -37,10 +37,10 @@ from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
+from nse_plugin.models.generation import continue_texts
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
-from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.second_moments import second_moments
 from nse_plugin.session.state import EditState
 from nse_plugin.timing import timed
@@ -406,11 +406,11 @@ def _writer(seed: int) -> Callable[..., list[str]]:
         top_k: int = 5,
         max_out_len: int = 200,
     ) -> list[str]:
-        rows = [tok(prompt)["input_ids"] for prompt in prompts for _ in range(n_gen_per_prompt)]
+        every = [prompt for prompt in prompts for _ in range(n_gen_per_prompt)]
         # texts of different length shall not begin alike
-        draws = uniform_draws(seed, (1000 * max_out_len + row for row in range(len(rows))), max_out_len - 1)
-        texts = write(model, rows, draws, never=tok.all_special_ids, top_k=top_k)
-        return [" ".join(tok.decode(row[:max_out_len], skip_special_tokens=True).split()) for row in texts]
+        places = range(1000 * max_out_len, 1000 * max_out_len + len(every))
+        texts = continue_texts(model, tok, every, total_tokens=max_out_len, top_k=top_k, seed=seed, places=places)
+        return [" ".join(text.split()) for text in texts]
 
     return generate
 

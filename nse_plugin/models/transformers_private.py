@@ -16,7 +16,6 @@ Checked with transformers 4.57.6, 5.5.4 and 5.24.0 (torch 2.13.0). When a new re
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -59,7 +58,6 @@ def cache_argument(model: nn.Module) -> str:
     return _CACHE_NAMES[-1]
 
 
-def cache_of(output: ModelOutput) -> Any:
-    """The cache in a model's output."""
-    fields = {field.name for field in dataclasses.fields(output)}  # type: ignore[arg-type]
-    return getattr(output, next(name for name in _CACHE_NAMES if name in fields))
+def cache_of(output: Any) -> Any:
+    """The cache in a model's output; from 5.24.0 on its old name is there too, and warns."""
+    return output.cache if hasattr(output, "cache") else output.past_key_values

@@ -23,7 +23,7 @@ from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
-from nse_plugin.models.writing import check_templates, context_templates
+from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_replay
 from nse_plugin.second_moments import check_moments, second_moments

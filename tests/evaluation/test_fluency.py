@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_a_fact_writes_after_its_own_prompts_or_else_after_its_prompt() -> None:
 def written_without_batch_or_cache(model: Any, tokenizer: Any, place: int, tokens: int, seed: int) -> str:
     """The definition: at each step the `draw` quantile of the five most likely words, most likely first."""
     ids = tokenizer(PROMPTS[place])["input_ids"]
-    for draw in np.random.default_rng((seed, place)).random(tokens):
+    for draw in np.random.default_rng((seed, place)).random(tokens - len(ids)):
         logits = model(torch.tensor([ids])).logits[0, -1].detach().numpy()
         logits[tokenizer.all_special_ids] = -np.inf
         five = np.argsort(-logits)[:5]
@@ -83,4 +84,13 @@ def test_more_tokens_begin_with_the_same_text(model: Any, tokenizer: Any) -> Non
 
 def test_special_tokens_are_never_drawn(model: Any, tokenizer: Any) -> None:
     [text] = continuations(model, tokenizer, ["Peru"], tokens=40)
-    assert len(text.split()) == 41
+    assert len(text.split()) == 40
+
+
+def test_texts_are_as_long_as_the_papers_with_their_prompts(model: Any, tokenizer: Any) -> None:
+    """ROME's and MEMIT's evaluation: 100 tokens in all; fewer where the model has fewer positions."""
+    assert inspect.signature(continuations).parameters["tokens"].default == 100
+    prompts = ["a city", " ".join(["Peru"] * 20), " ".join(["Peru"] * 50)]
+    for tokens, lengths in ((30, [30, 30, 50]), (100, [64, 64, 64])):
+        assert [len(text.split()) for text in continuations(model, tokenizer, prompts, tokens=tokens)] == lengths
+    assert continuations(model, tokenizer, prompts[2:], tokens=30) == prompts[2:]

@@ -1,0 +1,37 @@
+"""Attention with fewer key heads than query heads, without a copy of keys and values for every query head."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from nse_plugin.models.transformers_private import native_grouped_queries_are_fast, sdpa_attention
+
+_replacing = threading.Lock()
+
+
+@contextmanager
+def shared_heads() -> Iterator[None]:
+    """Within, attention on a CPU reads keys and values that several heads share where they are, also under a mask.
+
+    With a mask, transformers copies them for every query head and keeps the copies for the backward pass, because on a
+    GPU only slow kernels take both. On a CPU the fast kernel takes both, with the same result; elsewhere nothing
+    changes. The switch is global: while one thread uses it, others do without, which costs them memory alone.
+    """
+    if not native_grouped_queries_are_fast() or not _replacing.acquire(blocking=False):
+        yield
+        return
+    own = sdpa_attention.use_gqa_in_sdpa
+
+    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: Tensor) -> bool:
+        return key.device.type == "cpu" or own(attention_mask, key, *others)
+
+    sdpa_attention.use_gqa_in_sdpa = on_the_cpu_always
+    try:
+        yield
+    finally:
+        sdpa_attention.use_gqa_in_sdpa = own
+        _replacing.release()
