@@ -52,17 +52,18 @@ def continuations(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     seed: int = 0,
     rows_per_batch: int = 64,
 ) -> list[str]:
-    """What the model writes after each prompt: texts of `tokens` tokens in all, the prompt's own included, each drawn
-    from the 5 most likely.
+    """What the model writes after each prompt, each token drawn from the 5 most likely.
 
+    tokens: how many to write; None: until a text has `TOKENS` with its prompt, as the papers' Fluency is taken.
     Every draw depends on the seed, the prompt's place in the list and the token's place in the text, on nothing else:
     batching and torch's global generator leave the texts as they are. Special tokens are never drawn: an end of text
     would make texts of different lengths, whose entropies do not compare.
 
     Returns the texts, each with its prompt. Raises ValueError for a prompt longer than the model's positions.
     """
-    return continue_texts(model, tokenizer, prompts, total_tokens=tokens, seed=seed, rows_per_batch=rows_per_batch)
+    length = {"total_tokens": TOKENS} if tokens is None else {"new_tokens": tokens}
+    return continue_texts(model, tokenizer, prompts, **length, seed=seed, rows_per_batch=rows_per_batch)

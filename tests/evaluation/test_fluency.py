@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -48,7 +47,7 @@ def test_a_fact_writes_after_its_own_prompts_or_else_after_its_prompt() -> None:
 def written_without_batch_or_cache(model: Any, tokenizer: Any, place: int, tokens: int, seed: int) -> str:
     """The definition: at each step the `draw` quantile of the five most likely words, most likely first."""
     ids = tokenizer(PROMPTS[place])["input_ids"]
-    for draw in np.random.default_rng((seed, place)).random(tokens - len(ids)):
+    for draw in np.random.default_rng((seed, place)).random(tokens):
         logits = model(torch.tensor([ids])).logits[0, -1].detach().numpy()
         logits[tokenizer.all_special_ids] = -np.inf
         five = np.argsort(-logits)[:5]
@@ -84,13 +83,14 @@ def test_more_tokens_begin_with_the_same_text(model: Any, tokenizer: Any) -> Non
 
 def test_special_tokens_are_never_drawn(model: Any, tokenizer: Any) -> None:
     [text] = continuations(model, tokenizer, ["Peru"], tokens=40)
-    assert len(text.split()) == 40
+    assert len(text.split()) == 41
 
 
-def test_texts_are_as_long_as_the_papers_with_their_prompts(model: Any, tokenizer: Any) -> None:
+def test_texts_are_as_long_as_the_papers_with_their_prompts(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
     """ROME's and MEMIT's evaluation: 100 tokens in all; fewer where the model has fewer positions."""
-    assert inspect.signature(continuations).parameters["tokens"].default == 100
     prompts = ["a city", " ".join(["Peru"] * 20), " ".join(["Peru"] * 50)]
-    for tokens, lengths in ((30, [30, 30, 50]), (100, [64, 64, 64])):
-        assert [len(text.split()) for text in continuations(model, tokenizer, prompts, tokens=tokens)] == lengths
-    assert continuations(model, tokenizer, prompts[2:], tokens=30) == prompts[2:]
+    assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [64] * 3
+    monkeypatch.setattr(model.config, "max_position_embeddings", 200)
+    assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [100] * 3
+    monkeypatch.setattr("nse_plugin.evaluation.fluency.TOKENS", 30)
+    assert continuations(model, tokenizer, prompts[2:]) == prompts[2:]

@@ -34,7 +34,7 @@ def reading(model):
 
 
 WRITERS = {
-    "fluency": lambda model, tokenizer: continuations(model, tokenizer, PROMPTS, tokens=20),
+    "fluency": lambda model, tokenizer: continuations(model, tokenizer, PROMPTS),
     "templates": lambda model, tokenizer: context_templates(model, tokenizer, seed=0),
     "free answers": lambda model, tokenizer: answers(model, tokenizer, PROMPTS, tokens=5),
     "other people's templates": lambda model, tokenizer: _writer(0)(model, tokenizer, PROMPTS, 2, max_out_len=12),
