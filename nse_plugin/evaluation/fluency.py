@@ -65,5 +65,7 @@ def continuations(
 
     Returns the texts, each with its prompt. Raises ValueError for a prompt longer than the model's positions.
     """
-    length = {"total_tokens": TOKENS} if tokens is None else {"new_tokens": tokens}
-    return continue_texts(model, tokenizer, prompts, **length, seed=seed, rows_per_batch=rows_per_batch)
+    total = TOKENS if tokens is None else None
+    return continue_texts(
+        model, tokenizer, prompts, new_tokens=tokens, total_tokens=total, seed=seed, rows_per_batch=rows_per_batch
+    )

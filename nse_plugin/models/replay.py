@@ -49,6 +49,7 @@ class SuffixReplay:
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt], contexts: ContextStates) -> None:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
+        check_once(layout, [layer], prompts)
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
         self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
@@ -164,6 +165,7 @@ class SpanReplay:
 
     def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt], tokens_per_batch: int):
         """Run the layers below `layers[0]` once, in batches of at most `SHARE` x `tokens_per_batch` padded tokens."""
+        check_once(layout, layers, prompts)
         self._layout, self._layers, self._prompts = layout, list(layers), prompts
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
@@ -332,6 +334,14 @@ def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int
 
 def _context(prompt: EncodedPrompt) -> tuple[int, ...]:
     return prompt.ids[: prompt.context]
+
+
+def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt]) -> None:
+    """The first time that a layout's layers are replayed, check that they can be. Raises LayoutError."""
+    if layers[-1] not in layout.checked:
+        from nse_plugin.replay.check import check_replay  # which replays them
+
+        check_replay(layout, layers, next(prompt.ids for prompt in prompts))
 
 
 def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> BatchedArguments:

@@ -39,10 +39,20 @@ _UNSUITED = (
 _MATMUL = {"highest": 2.0**-23, "high": 2.0**-10, "medium": 2.0**-8}  # rounding of float32 products, as torch is set
 
 
-def check_replay(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
+    """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
+    model does not go with."""
+    ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
+    if not ids:
+        raise LayoutError(f"The model knows none of the tokens that the tokenizer makes of {_TEXT!r}: give its own.")
+    check_replay(layout, layers, ids)
+
+
+def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int]) -> None:
     """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model.
 
-    layers: the layers to be edited, ascending. The model may be edited already. It costs a few passes of 24 tokens.
+    layers: the layers to be edited, ascending. ids: some tokens, repeated where they are few. The model may be edited
+    already. It costs a few passes of 24 tokens, and is noted in `layout.checked`.
     """
     kind = type(layout.model).__name__
     adapter: Any = getattr(layout.model, "active_peft_config", None)
@@ -51,9 +61,19 @@ def check_replay(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
             f"{kind} puts virtual tokens before every text ({adapter.peft_type.value}): edit its base model, "
             "model.get_base_model(), instead."
         )
+    layout.checked.add(layers[-1])  # now, or the replays below would ask for it
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
-            worst = float(torch.tensor(_errors(layout, list(layers), _rows(layout, tokenizer))).max())
+            _compare(layout, list(layers), _rows(layout, ids))
+    except BaseException:
+        layout.checked.discard(layers[-1])
+        raise
+
+
+def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> None:
+    kind = type(layout.model).__name__
+    try:
+        worst = float(torch.tensor(_errors(layout, layers, rows)).max())
     except (LayoutError, torch.OutOfMemoryError):
         raise
     except _UNSUITED as error:
@@ -70,17 +90,13 @@ def check_replay(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
         )
 
 
-def _rows(layout: Layout, tokenizer: Any) -> list[EncodedPrompt]:
+def _rows(layout: Layout, ids: Sequence[int]) -> list[EncodedPrompt]:
     """Rows of one length with different lookups, so that their prefixes and suffixes are padded."""
-    ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
     length = min(_LENGTH, layout.max_positions or _LENGTH)
-    if not ids or length <= max(_LOOKUPS):
-        raise LayoutError(
-            f"The model has {layout.max_positions} positions and knows {len(ids)} of the tokens that the tokenizer "
-            f"makes of {_TEXT!r}: give a model and its own tokenizer."
-        )
-    ids = ids * length
-    return [EncodedPrompt(tuple(ids[start : start + length]), lookup) for start, lookup in enumerate(_LOOKUPS)]
+    if length <= max(_LOOKUPS):
+        raise LayoutError(f"The model has {layout.max_positions} positions: NSE needs {max(_LOOKUPS) + 1} at least.")
+    ids = tuple(ids) * _LENGTH
+    return [EncodedPrompt(ids[start : start + length], lookup) for start, lookup in enumerate(_LOOKUPS)]
 
 
 def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:

@@ -25,7 +25,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
-from nse_plugin.replay.check import check_replay
+from nse_plugin.replay.check import check_model
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport
@@ -207,8 +207,9 @@ class EditSession:
         """Refuse a model whose layers cannot be replayed, before anything is computed; again when it gets hooks."""
         unseen = ModelIdentity(self.model).unseen
         if unseen not in self.state.checked:
-            check_replay(self._layout, self.hparams.layers, self.tokenizer)
+            check_model(self._layout, self.hparams.layers, self.tokenizer)
             self.state.checked.add(unseen)
+        self._layout.checked.add(self.hparams.layers[-1])
 
     # -- one round ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, batched_arguments
+from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, batched_arguments, check_once
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -58,6 +58,7 @@ def padded(lengths):
 
 def test_templates_are_run_once_for_all_facts_and_recorded_layers_not_at_all(seen, rows):
     layout, tokens = seen
+    check_once(layout, [3], rows)
     batched_arguments(layout, rows)
     tokens[:] = [0] * len(tokens)
     replay = SpanReplay(layout, [2, 3], rows, 4096)
@@ -125,6 +126,8 @@ def test_templates_are_run_again_on_other_weights(seen, rows, how):
 
 def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
     layout, tokens = seen
+    check_once(layout, [1], rows)
+    tokens[:] = [0] * len(tokens)
     replay = SuffixReplay(layout, 1, rows, ContextStates())
     assert tokens[0] == tokens[1] > tokens[2] > tokens[3] == 0  # of the last layer, only keys and values are wanted
     below, above = tokens[1], tokens[2]
