@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import second_moments as moments_module
@@ -205,9 +206,92 @@ def test_hooks_that_transformers_leaves_behind_only_look(store, hparams):
     assert second.values_from_store == len(tiny_facts())
 
 
-def test_a_model_with_hooks_keeps_its_values_to_itself(store, hparams):
+def switched_off(wrapped):
+    wrapped.base_model.disable_adapter_layers()
+
+
+def with_another_scale(wrapped):
+    for module in wrapped.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 3.0)
+
+
+def with_another_buffer(wrapped):
+    wrapped.get_base_model().model.layers[0].correction.fill_(2)
+
+
+def with_another_rotary_angle(wrapped):
+    wrapped.get_base_model().model.rotary_emb.inv_freq.mul_(2)
+
+
+@pytest.mark.parametrize("change", [switched_off, with_another_scale, with_another_buffer, with_another_rotary_angle])
+@pytest.mark.parametrize("new_session", [True, False])
+def test_a_store_never_hands_out_another_models_values(change, new_session, store, hparams):
+    """Whatever a model computes with is in the address: also adapters and buffers."""
+    model = tiny_model("llama")
+    model.model.layers[0].register_buffer("correction", torch.zeros(3))
+    model.model.layers[0].register_forward_hook(adds_correction)
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+
+    def begin(**settings):
+        chosen = dataclasses.replace(hparams, **settings)
+        moments = tiny_moments(tiny_model("llama"), [1, 2])
+        return EditSession(wrapped.get_base_model(), tiny_tokenizer(), chosen, moments, TEMPLATES)
+
+    one = begin(store=str(store.folder))
+    one.values(tiny_facts()[:1])
+    change(wrapped)
+    again = begin(store=str(store.folder)) if new_session else one
+    found = again.values(tiny_facts()[:1])
+    assert again.values_from_store == 0
+    assert torch.equal(found, begin().values(tiny_facts()[:1]))
+    if new_session:
+        assert again.values(tiny_facts()[:1]) is not None
+        assert again.values_from_store == 1
+
+
+def adds_correction(layer, _, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    changed = hidden + layer.correction.sum()
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+adds_correction.__module__ = "transformers.models"  # a part of the model, as it were
+
+
+def test_under_autocast_a_model_has_values_of_its_own(store, hparams):
+    one = EditSession(
+        tiny_model("llama", torch.float32), tiny_tokenizer(), dataclasses.replace(hparams, store=str(store.folder)),
+        tiny_moments(tiny_model("llama"), [1, 2]), TEMPLATES,
+    )  # fmt: skip
+    plain = one.values(tiny_facts()[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(one.values(tiny_facts()[:1]), plain)
+    assert one.values_from_store == 0
+    assert torch.equal(one.values(tiny_facts()[:1]), plain)
+
+
+def test_the_whole_model_is_hashed_once_while_it_looks_the_same(store, hparams, monkeypatch):
+    hashed, own = [], ModelIdentity.full
+    monkeypatch.setattr(ModelIdentity, "full", lambda self, dtype=None: hashed.append(1) or own(self, dtype))
     one = session(hparams, store=str(store.folder))
-    one.model.model.layers[0].register_forward_hook(lambda *_: None)
+    for fact in tiny_facts():
+        one.edit([fact])
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("change", ["hook", "forward"])
+def test_a_model_with_hooks_keeps_its_values_to_itself(change, store, hparams):
+    one = session(hparams, store=str(store.folder))
+    layer = one.model.model.layers[0]
+    if change == "hook":
+        layer.register_forward_hook(lambda *_: None)
+    else:
+        layer.mlp.forward = lambda x: 1.1 * type(layer.mlp).forward(layer.mlp, x)
     assert one.values(tiny_facts()[:1]).isfinite().all()
     assert store.entries() == []
 

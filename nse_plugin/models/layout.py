@@ -56,8 +56,8 @@ class OutputMatrix:
         """
         if inputs.shape[:-1].numel() != rows * tokens:
             raise LayoutError(
-                f"{self.name} is given {inputs.shape[:-1].numel()} of {rows * tokens} tokens, as a routed expert is: "
-                "name a matrix that every token passes with rewrite_module_tmp."
+                f"{self.name} is given {inputs.shape[:-1].numel()} tokens where the model is given {rows * tokens}, as "
+                "a routed expert would be: name a matrix that every token passes once with rewrite_module_tmp."
             )
         return inputs.reshape(rows, tokens, inputs.shape[-1])
 

@@ -8,7 +8,8 @@ break it. So a few tokens are run both ways, and a model that differs is refused
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from nse_plugin.models.prompts import EncodedPrompt, without_end
 from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, output_of
 
 _TEXT = "The old river runs through the town because of rain and wind."
-_LENGTH = 8  # tokens of each row
-_LOOKUPS = (4, 1, 2)  # where in each row delta is added
+# Lengths of the rows, and where delta is added to each: the first two have suffixes of one length after prefixes of
+# different lengths, the last one another suffix, so that both are padded.
+_ROWS = ((8, 4), (5, 1), (8, 2))
 _LEFT = [0, 2]  # rows that go on when the other has left
 _COARSEST = 1 / 16  # relative error that is never taken for rounding
 _FINEST = 1e-4  # relative error that always is
@@ -79,8 +81,7 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
     except _UNSUITED as error:
         raise LayoutError(
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
-            f"tokens through attention alone, and fails here ({type(error).__name__}: "
-            f"{' '.join(str(error).split()).rstrip('.'):.160})."
+            f"tokens through attention alone, and fails here ({_in_short(error)})."
         ) from error
     if not worst <= _allowed(layout.model):
         raise LayoutError(
@@ -91,93 +92,124 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
 
 
 def _rows(layout: Layout, ids: Sequence[int]) -> list[EncodedPrompt]:
-    """Rows of one length with different lookups, so that their prefixes and suffixes are padded."""
-    length = min(_LENGTH, layout.max_positions or _LENGTH)
-    if length <= max(_LOOKUPS):
-        raise LayoutError(f"The model has {layout.max_positions} positions: NSE needs {max(_LOOKUPS) + 1} at least.")
-    ids = tuple(ids) * _LENGTH
-    return [EncodedPrompt(ids[start : start + length], lookup) for start, lookup in enumerate(_LOOKUPS)]
+    """`_ROWS` of these tokens."""
+    needed = max(length for length, _ in _ROWS)
+    if layout.max_positions is not None and layout.max_positions < needed:
+        raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {needed} at least.")
+    ids = tuple(ids) * needed
+    return [EncodedPrompt(ids[place : place + length], lookup) for place, (length, lookup) in enumerate(_ROWS)]
 
 
 def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:
     """Relative errors of replayed keys, hidden states and logits, of all rows together and of some that were left."""
-    ids = torch.tensor([row.ids for row in rows], device=layout.device)
-    lookups = torch.tensor([row.lookup for row in rows])
-    keys, h = _own_keys(layout, layers, ids, lookups)
-    span = SpanReplay(layout, layers, rows, tokens_per_batch=4096)
-    errors = [_relative(found, expected) for found, expected in _pairs(span.run(), (keys, h))]
-    left = span.part(_LEFT).run()
-    errors += [_relative(found, expected[_LEFT]) for found, expected in _pairs(left, (keys, h))]
-
+    plain = _own_passes(layout, layers, rows)
+    h = torch.stack([one.h for one in plain])
     delta = torch.randn(h.shape, generator=torch.Generator().manual_seed(0)).to(h)
     delta *= h.norm(dim=1, keepdim=True) / (2 * delta.norm(dim=1, keepdim=True))
-    own = _own_logits(layout, layers[-1], ids, lookups, delta)
+    moved = _own_passes(layout, layers, rows, delta)
+    _check_reach(layout, layers[-1], rows, plain, moved)
+
+    span = SpanReplay(layout, layers, rows, tokens_per_batch=4096)
+    errors = _errors_of_span(span.run(), plain) + _errors_of_span(
+        span.part(_LEFT).run(), [plain[place] for place in _LEFT]
+    )
     replay = SuffixReplay(layout, layers[-1], rows, ContextStates())
-    errors.append(_error_of_logits(replay, delta, own, lookups))
+    errors.append(_error_of_logits(replay, delta, rows, moved))
     replay.keep(torch.tensor(_LEFT))
-    errors.append(_error_of_logits(replay, delta[_LEFT], own[_LEFT], lookups[_LEFT]))
-    return errors
+    left = [rows[place] for place in _LEFT], [moved[place] for place in _LEFT]
+    return [*errors, _error_of_logits(replay, delta[_LEFT], *left)]
 
 
-def _own_keys(layout: Layout, layers: Sequence[int], ids: Tensor, lookups: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-    """({layer: keys [n, f]}, l_0's output [n, d]) at the lookups, by the model's own forward pass."""
-    seen: dict[int, Tensor] = {}
-    outputs: list[Tensor] = []
+@dataclass
+class _Pass:
+    """What the model's own forward pass of one row shows: keys [f] by layer and l_0's output [d] at the lookup, and
+    logits [S, vocabulary]."""
+
+    keys: dict[int, Tensor]
+    h: Tensor
+    logits: Tensor
+
+
+def _own_passes(
+    layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt], delta: Tensor | None = None
+) -> list[_Pass]:
+    """The model's own forward pass of each row by itself. delta: [n, d], added to l_0's output at the lookups."""
+    try:
+        return [
+            _own_pass(layout, layers, row, None if delta is None else delta[place]) for place, row in enumerate(rows)
+        ]
+    except (LayoutError, torch.OutOfMemoryError):
+        raise
+    except _UNSUITED as error:
+        raise LayoutError(f"{type(layout.model).__name__} does not run on plain text: {_in_short(error)}.") from error
+
+
+def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: Tensor | None) -> _Pass:
     matrices = layout.output_matrices(layers)
-    places = torch.arange(len(ids)), lookups
+    keys: dict[int, Tensor] = {}
+    h: list[Tensor] = []
 
     def keep(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[layer] = matrices[layer].keys(args[0], *ids.shape)[places]
+            keys[layer] = matrices[layer].keys(args[0], 1, len(row.ids))[0, row.lookup]
 
         return hook
 
+    def move(_: nn.Module, __: Any, output: Any) -> Any:
+        hidden = output_of(output)
+        h.append(hidden[0, row.lookup])
+        if delta is None:
+            return None
+        hidden = hidden.clone()
+        hidden[0, row.lookup] += delta
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
-    last = layout.layers[layers[-1]]
-    handles.append(last.register_forward_hook(lambda _, __, output: outputs.append(output_of(output)[places])))
+    handles.append(layout.layers[layers[-1]].register_forward_hook(move))
     try:
-        _check_logits(layout, layout.model(input_ids=ids), ids)
+        output = layout.model(input_ids=torch.tensor([row.ids], device=layout.device))
     finally:
         for handle in handles:
             handle.remove()
-    return seen, outputs[0]
-
-
-def _own_logits(layout: Layout, layer: int, ids: Tensor, lookups: Tensor, delta: Tensor) -> Tensor:
-    """[n, S, vocabulary], with delta added to a layer's output at the lookups, by the model's own forward pass."""
-
-    def add(_: nn.Module, __: Any, output: Any) -> Any:
-        hidden = output_of(output).clone()
-        hidden[torch.arange(len(ids)), lookups] += delta
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handle = layout.layers[layer].register_forward_hook(add)
-    try:
-        logits: Tensor = layout.model(input_ids=ids).logits
-    finally:
-        handle.remove()
-    return logits
-
-
-def _check_logits(layout: Layout, output: Any, ids: Tensor) -> None:
     logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != ids.shape:
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != (1, len(row.ids)):
         raise LayoutError(
             f"{type(layout.model).__name__} does not predict a next token for every token (a base model without its "
             "head, or a classifier): load it with AutoModelForCausalLM."
         )
+    return _Pass(keys, h[0], logits[0])
 
 
-def _error_of_logits(replay: SuffixReplay, delta: Tensor, own: Tensor, lookups: Tensor) -> float:
-    places = [(row, at) for row, lookup in enumerate(lookups.tolist()) for at in range(own.shape[1] - lookup)]
-    rows, positions = torch.tensor(places).T
-    return _relative(replay.logits(delta, rows, positions), own[rows, lookups[rows] + positions])
+def _check_reach(
+    layout: Layout, layer: int, rows: Sequence[EncodedPrompt], plain: Sequence[_Pass], moved: Sequence[_Pass]
+) -> None:
+    """Raise LayoutError when delta changes no later token's logits.
+
+    No layer above l_0 looks at its output then, and the gradient that z would be made of is rounding noise.
+    """
+    reached = any(
+        not torch.equal(with_delta.logits[row.lookup + 1 :], without.logits[row.lookup + 1 :])
+        for row, without, with_delta in zip(rows, plain, moved, strict=True)
+    )
+    if not reached:
+        raise LayoutError(
+            f"layers ends with {layer}, and no layer of this {type(layout.model).__name__} above it looks at what an "
+            "earlier token has become there: end with a lower layer."
+        )
 
 
-def _pairs(
-    found: tuple[Mapping[int, Tensor], Tensor], expected: tuple[Mapping[int, Tensor], Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    return [(found[1], expected[1]), *((found[0][layer], expected[0][layer]) for layer in expected[0])]
+def _errors_of_span(found: tuple[dict[int, Tensor], Tensor], own: Sequence[_Pass]) -> list[float]:
+    keys, h = found
+    errors = [_relative(h, torch.stack([one.h for one in own]))]
+    return errors + [_relative(k, torch.stack([one.keys[layer] for one in own])) for layer, k in keys.items()]
+
+
+def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[EncodedPrompt], own: Sequence[_Pass]) -> float:
+    """Of all suffix positions of all rows."""
+    places = [(number, at) for number, row in enumerate(rows) for at in range(len(row.ids) - row.lookup)]
+    numbers, positions = torch.tensor(places).T
+    expected = torch.cat([one.logits[row.lookup :] for row, one in zip(rows, own, strict=True)])
+    return _relative(replay.logits(delta, numbers, positions), expected)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -185,6 +217,11 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     if not expected.isfinite().all():
         return 0.0
     return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def _in_short(error: BaseException) -> str:
+    """An error of somebody else's, fit for the middle of a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"
 
 
 def _allowed(model: nn.Module) -> float:

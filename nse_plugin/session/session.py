@@ -81,8 +81,7 @@ class EditSession:
         if state is None:
             self._begin()
         else:
-            state.check(self._matrices, weights_of(self._matrices, read_fingerprint))
-            self.state = state
+            self.state = state.fitting(self._matrices, self._weights())
             self._use_what_was_given()
         self._layout = dataclasses.replace(layout, batched=self.state.batched)
 

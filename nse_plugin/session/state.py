@@ -77,18 +77,21 @@ class EditState:
             return None if history is None else self
         return dataclasses.replace(self, history=history)
 
-    def check(self, matrices: Mapping[int, OutputMatrix], now: Weights) -> None:
-        """Raise StateError unless this state is of these matrices, with the weights they have `now`."""
+    def fitting(self, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
+        """The state with the rounds that stand on these matrices, whose weights are `now`. Raises StateError when it is
+        of others."""
         if self.matrices != _names(matrices):
             raise StateError(
                 f"state is of a model edited in {', '.join(self.matrices.values())}, and these hyperparameters edit "
                 f"{', '.join(_names(matrices).values())}: use the same layers, or begin without a state."
             )
-        if self.history.standing(now) is None:
+        state = self.at(now)
+        if state is None:
             raise StateError(
                 "state does not belong to this model's weights: they are neither those before its first round nor "
                 "those after any of them. Give the model as one of its rounds left it, or begin without a state."
             )
+        return state
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:

@@ -85,7 +85,7 @@ def test_value_layer_may_be_the_last_but_one(model, tokenizer, facts, templates,
 def test_keys_and_outputs_equal_full_forwards(model, tokenizer, facts, templates, hparams, tokens_per_batch):
     layout = Layout.of(model)
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
-    layers = [0, 1, 3]
+    layers = [0, 2]
     keys, outputs = FactSpan(layout, layers, prompts, tokens_per_batch).run()
     for i, fact in enumerate(facts):
         for layer in layers:

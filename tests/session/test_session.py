@@ -356,7 +356,7 @@ def test_the_report_has_a_row_a_fact(llama, hparams):
 
 def run_python(code, tmp_path):
     """Run code in a new process, in an empty folder with an empty home; returns what it printed."""
-    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = {**os.environ, "HOME": str(tmp_path), "NSE_HOME": str(tmp_path / "nse"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
