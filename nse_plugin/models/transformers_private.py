@@ -59,5 +59,5 @@ def cache_argument(model: nn.Module) -> str:
 
 
 def cache_of(output: Any) -> Any:
-    """The cache in a model's output; from 5.24.0 on its old name is there too, and warns."""
-    return output.cache if hasattr(output, "cache") else output.past_key_values
+    """The cache in a model's output, None where it has none; from 5.24.0 on its old name is there too, and warns."""
+    return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)

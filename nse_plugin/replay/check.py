@@ -19,14 +19,13 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, without_end
 from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, output_of
+from nse_plugin.models.rounding import relative_error, rounding_allowed
 
 _TEXT = "The old river runs through the town because of rain and wind."
 # Lengths of the rows, and where delta is added to each: the first two have suffixes of one length after prefixes of
 # different lengths, the last one another suffix, so that both are padded.
 _ROWS = ((8, 4), (5, 1), (8, 2))
 _LEFT = [0, 2]  # rows that go on when the other has left
-_COARSEST = 1 / 16  # relative error that is never taken for rounding
-_FINEST = 1e-4  # relative error that always is
 # what transformers, torch and `batched` raise for calls that a layer was not made for
 _UNSUITED = (
     ArithmeticError,
@@ -38,7 +37,6 @@ _UNSUITED = (
     TypeError,
     ValueError,
 )
-_MATMUL = {"highest": 2.0**-23, "high": 2.0**-10, "medium": 2.0**-8}  # rounding of float32 products, as torch is set
 
 
 def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
@@ -83,7 +81,7 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
             f"tokens through attention alone, and fails here ({_in_short(error)})."
         ) from error
-    if not worst <= _allowed(layout.model):
+    if not worst <= rounding_allowed(layout.model):
         raise LayoutError(
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
             f"outputs than the model itself ({worst:.1%} off), as with attention to later tokens, positions that a "
@@ -214,21 +212,9 @@ def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[Encoded
 
 def _relative(found: Tensor, expected: Tensor) -> float:
     """NaN where the replay alone is not finite; of a model that is not finite itself nothing can be said: 0."""
-    if not expected.isfinite().all():
-        return 0.0
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+    return relative_error(found, expected) if expected.isfinite().all() else 0.0
 
 
 def _in_short(error: BaseException) -> str:
     """An error of somebody else's, fit for the middle of a sentence."""
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"
-
-
-def _allowed(model: nn.Module) -> float:
-    """The relative error that rounding may cause in the coarsest dtype the model computes in."""
-    precision = _MATMUL[torch.get_float32_matmul_precision()]
-    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    kinds = {parameter.device.type for parameter in model.parameters()}
-    dtypes |= {torch.get_autocast_dtype(kind) for kind in kinds if torch.is_autocast_enabled(kind)}
-    coarsest = max(precision, *(torch.finfo(dtype).eps for dtype in dtypes if dtype.itemsize > 1))
-    return min(_COARSEST, max(_FINEST, 16 * coarsest))
