@@ -76,7 +76,7 @@ def edit_layers(
                 for layer in hparams.layers
             }
             first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited
-            everyone = True
+            everyone, place_of = True, {fact: place for place, fact in enumerate(finite)}
             for number in range(hparams.passes):
                 going = _facts_of_pass(number, finite, residual, hparams)
                 if not going:
@@ -84,7 +84,7 @@ def edit_layers(
                 everyone = going == finite
                 for system in systems.values():
                     system.kept = number + 1 < hparams.passes
-                places = [finite.index(i) for i in going]
+                places = [place_of[i] for i in going]
                 part = span if everyone else span.part(places)
                 keys, h = _one_pass(layout, part, (first[places], h[places]), values[going], systems, hparams)
                 passes[going] += 1

@@ -6,6 +6,7 @@ state gives the same edits.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -162,12 +163,27 @@ def _token_at(tokenizer: Any, text: str, end: int) -> int:
     """Index of the token that holds character `end - 1` of the text."""
     if tokenizer.is_fast:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        end = _composed_end(text, end, {place for first, last in offsets for place in range(first, last)})
         holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
     else:
         holding = list(range(len(without_end(tokenizer, text[:end]))))
     if not holding:
         raise FactError(f"The tokenizer drops the end of {text[:end]!r}: write the subject in characters it knows.")
     return holding[-1]  # a character may take several tokens
+
+
+def _composed_end(text: str, end: int, held: set[int]) -> int:
+    """`end`, or where the character ends that the text's last ones join: a tokenizer that composes "e" and an accent
+    gives both the first one's place. held: the places of the text that some token holds."""
+    while end > 1 and end - 1 not in held and _joins(text[: end - 1], text[end - 1]):
+        end -= 1
+    return end
+
+
+def _joins(before: str, letter: str) -> bool:
+    """Whether a letter becomes one with what is before it (an accent, a part of a Hangul syllable)."""
+    composed = unicodedata.normalize("NFC", before[-8:])
+    return len(unicodedata.normalize("NFC", before[-8:] + letter)) == len(composed)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,7 @@ class EditSession:
         self._given_templates = None if templates is None else check_templates(list(templates))
         self.values_from_store = 0
         if state is None:
+            _warn_of_adapters(model)
             self._begin()
         else:
             self.state = state.fitting(self._matrices, self._weights())
@@ -274,3 +275,12 @@ class EditSession:
     ) -> RoundResult:
         knowledge = protected if self.hparams.accumulate else Knowledge()
         return edit_layers(self._layout, prompts, values, moments, knowledge, self.hparams)
+
+
+def _warn_of_adapters(model: nn.Module) -> None:
+    """PEFT means it so: what it saves of a model is the adapter."""
+    if any(isinstance(getattr(module, "merged_adapters", None), list) for module in model.modules()):
+        log.warning(
+            "This model has PEFT adapters, and edits go into the base model: save_pretrained of the PEFT model writes "
+            "the adapters alone, without the edits. Call merge_and_unload() and save what it returns."
+        )

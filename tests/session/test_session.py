@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 import nse_plugin.method.multilayer
@@ -463,3 +467,53 @@ def test_an_update_too_large_for_the_dtype_is_refused_whole(tokenizer, facts, hp
     assert all(map(torch.equal, model.parameters(), before))
     assert session.state.knowledge.count == 0
     assert session.state.reports == []
+
+
+def compiled(model, what):
+    if what == "layers":
+        for layer in model.model.layers:
+            layer.compile(backend="eager")
+    elif what == "MLPs":
+        for layer in model.model.layers:
+            layer.mlp.compile(backend="eager")
+    else:
+        model.compile(backend="eager")
+    model(input_ids=torch.tensor([[1, 2, 3]]))  # hooks that are added to compiled code are never called
+    return model
+
+
+@pytest.mark.parametrize("what", ["layers", "MLPs", "the whole model"])
+def test_a_compiled_model_is_edited_like_any_other(what, hparams, weights_of, same_weights):
+    found = []
+    for model in (tiny_model("llama"), compiled(tiny_model("llama"), what)):
+        session = session_on(model, hparams)
+        session.edit(tiny_facts())
+        found.append((weights_of(model), model(input_ids=torch.tensor([[1, 2, 3]])).logits))
+    assert same_weights(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_with_adapters_is_said_not_to_save_its_edits(whole, hparams, caplog):
+    wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = wrapped if whole else wrapped.get_base_model()
+    with caplog.at_level(logging.WARNING):
+        session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(tiny_model("llama"), LAYERS), TEMPLATES)
+        EditSession(model, tiny_tokenizer(), hparams, state=session.state)
+        session_on(tiny_model("llama"), hparams)
+    assert caplog.text.count("writes the adapters alone, without the edits") == 1
+
+
+def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
+    def slow(*_):
+        time.sleep(0.3)
+        return tiny_moments(llama, LAYERS)
+
+    monkeypatch.setattr(nse_plugin.session.session, "second_moments", slow)
+    session = EditSession(llama, tiny_tokenizer(), hparams, templates=TEMPLATES)
+    report = session.edit(tiny_facts())
+    assert report.seconds["moments"] >= 0.3
+    parts = report.seconds["values"] + report.seconds["update"]
+    assert parts <= report.frame["seconds"].sum() < parts + 0.25
+    assert re.search(r"facts: .*; \d+\.\d s, and 0\.\d s for second moments, once for this model$", str(report))
+    assert "second moments" not in str(session.edit(ROUNDS[0]))
