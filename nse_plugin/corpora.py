@@ -5,16 +5,17 @@ Every source is deterministic and can start at any batch, so that an interrupted
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import WINDOW, MomentsError
-from nse_plugin.models.replay import batches_by_length
 from nse_plugin.models.writing import uniform_draws, write
 
 SELF_WRITTEN = "self"
@@ -33,7 +34,7 @@ def token_batches(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip:
     """
     if hparams.mom2_dataset == SELF_WRITTEN:
         return _self_written(layout, tokenizer, hparams, skip)
-    longest = min(layout.max_positions or WINDOW, WINDOW, max(hparams.tokens_per_batch, PASSAGE_TOKENS))
+    longest = min(layout.max_positions or WINDOW, _window(hparams))
     documents = islice(_documents(hparams.mom2_dataset, hparams.seed), hparams.mom2_n_samples)
     return islice(_batched(_windows(tokenizer, documents, longest), hparams.tokens_per_batch), skip, None)
 
@@ -41,6 +42,24 @@ def token_batches(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip:
 def corpus_name(hparams: NSEHyperParams) -> str:
     """The corpus's part of a file name: `wikipedia`, `self`, or the file's stem."""
     return Path(hparams.mom2_dataset).stem
+
+
+def corpus_identity(hparams: NSEHyperParams) -> str:
+    """What a corpus holds, whatever its file is called, and how it is cut. Raises MomentsError for a file that is not
+    there."""
+    if hparams.mom2_dataset == SELF_WRITTEN:
+        return f"its own, seed {hparams.seed}"
+    if hparams.mom2_dataset == WIKIPEDIA:
+        return f"{WIKIPEDIA}, seed {hparams.seed}, windows of {_window(hparams)}"
+    path = _corpus_file(hparams.mom2_dataset)
+    with path.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return f"{path.suffix} {content}, windows of {_window(hparams)}"
+
+
+def _window(hparams: NSEHyperParams) -> int:
+    """The most tokens of a text in one row."""
+    return min(WINDOW, max(hparams.tokens_per_batch, PASSAGE_TOKENS))
 
 
 def batches_to_write(layout: Layout, hparams: NSEHyperParams) -> int:
@@ -77,15 +96,19 @@ def _start_token(tokenizer: Any) -> int:
 def _documents(source: str, seed: int) -> Iterator[str]:
     if source == WIKIPEDIA:
         return _wikipedia(seed)
-    path = Path(source)
-    readers = {".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix not in readers:
+    path = _corpus_file(source)
+    return _READERS[path.suffix](path)
+
+
+def _corpus_file(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.suffix not in _READERS:
         raise MomentsError(
             f"mom2_dataset = {source!r} cannot be used: give 'self', 'wikipedia', or a .txt, .jsonl or .parquet file."
         )
     if not path.is_file():
         raise MomentsError(f"mom2_dataset = {source!r}: there is no such file. Give its path, or use 'self'.")
-    return readers[path.suffix](path)
+    return path
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -127,6 +150,11 @@ def _parquet(path: Path) -> Iterator[str]:
         raise MomentsError(f"{path} has the columns {table.schema_arrow.names}: one named 'text' is needed.")
     for batch in table.iter_batches(columns=["text"]):
         yield from (text for text in batch.column(0).to_pylist() if text)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet
+}  # fmt: skip
 
 
 def _wikipedia(seed: int) -> Iterator[str]:

@@ -1,35 +1,42 @@
-"""Second moments, found or measured: EasyEdit's npz files are read, and written for the next time.
+"""Second moments C0, found or measured, and kept for the next time.
 
-File: `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz` with `mom2.mom2` (sum of k k^T),
-`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay it out. Ours also carry what they were measured from: the
-matrix's fingerprint, the text and its seed. Where a file of ours has the name but was measured from something else, it
-is left alone, and this model's file gets a mark of its own before `.npz`.
+Where they are kept is a setting. In a store (`store`, or the user's own in `cache_home()/moments`) they lie under the
+hash of what they were measured from, so any command finds them for any copy of the model. With `stats_dir` they are
+EasyEdit's npz files, `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of
+k k^T), `mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they were measured from;
+where a file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own
+before `.npz`. EasyEdit's files do not say, and are taken by their name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
+import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nse_plugin.addresses import moment_addresses
-from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, WIKIPEDIA, corpus_name, token_batches
+from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, corpus_identity, corpus_name, token_batches
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.fingerprint import fingerprint, model_fingerprint
-from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.identity import ModelIdentity, fingerprint
+from nse_plugin.models.layout import EDITABLE_DTYPES, Layout, OutputMatrix
 from nse_plugin.models.moments import TOKENS_PER_NEURON, MomentsError, MomentSums, measure_moments
 from nse_plugin.progress import bar
 from nse_plugin.store import MOMENT, Store
@@ -37,7 +44,6 @@ from nse_plugin.store import MOMENT, Store
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 20.0
-SAMPLER = 1  # raise it when the model's own text is sampled in another way
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError)
 
 
@@ -58,66 +64,213 @@ def second_moments(
     layout: Layout, tokenizer: Any, hparams: NSEHyperParams, measure: Measure = measure_here
 ) -> dict[int, Tensor]:
     """C0 of every edited layer, {layer: [f, f]}: read from where they are kept, else measured on the present weights
-    and kept there: in `stats_dir`, or in the `store` when there is one and no stats_dir.
+    and kept there. Of several processes that want the same ones at once, one measures.
 
     measure: another way to measure, e.g. on a cluster.
     Call it on the unedited model (`OriginalWeights.rewound`).
-    Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, and for a corpus that cannot be
-    had.
+    Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, for a stats_dir that cannot be
+    written, and for a corpus that cannot be had.
     """
-    if hparams.store is not None and hparams.stats_dir is None:
-        return _stored_moments(layout, tokenizer, hparams, Store(hparams.store), measure)
-    matrices = layout.output_matrices(hparams.layers)
-    files = {layer: moments_file(layout, matrix, hparams) for layer, matrix in matrices.items()}
-    found = {layer: _read(files[layer], layer, matrix) for layer, matrix in matrices.items()}
-    missing = [layer for layer, moment in found.items() if moment is None]
-    if missing:
-        addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
-        needed = {layer: addresses[layer] for layer in missing}
-        sums = _measure(layout, tokenizer, hparams, needed, files[missing[0]].parent, measure)
-        for layer in missing:
-            _save(files[layer], sums, layer, matrices[layer], hparams)
-            found[layer] = _read(files[layer], layer, matrices[layer])
-    stored = {layer: moment for layer, moment in found.items() if moment is not None}
-    _warn_if_few(stored.values())
-    return {layer: moment for layer, (moment, _) in stored.items()}
+    kept = _kept(layout, tokenizer, hparams)
+    found = _read_all(kept, hparams.layers)
+    if len(found) < len(hparams.layers):
+        kept.check_writable()
+        what = kept.names([layer for layer in hparams.layers if layer not in found])
+        with _alone(what):
+            found |= _read_all(kept, list(what))  # another process may have measured them meanwhile
+            missing = {layer: name for layer, name in what.items() if layer not in found}
+            if missing:
+                sums = _measure(layout, tokenizer, hparams, missing, kept.folder, measure)
+                found |= {layer: kept.write(layer, sums) for layer in missing}
+    _warn_if_few(found.values())
+    return {layer: found[layer].moment for layer in hparams.layers}
 
 
-def _stored_moments(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, store: Store, measure: Measure
-) -> dict[int, Tensor]:
-    """The same out of a store, where what they were measured from is their address."""
-    addresses = moment_addresses(model_fingerprint(layout.model), tokenizer, hparams)
-    moments = {layer: store.get(address) for layer, address in addresses.items()}
-    missing = {layer: addresses[layer] for layer, moment in moments.items() if moment is None}
-    if missing:
-        sums = _measure(layout, tokenizer, hparams, missing, store.folder, measure)
-        dtype = getattr(torch, hparams.mom2_dtype)
-        measured = {layer: (sums.sums[layer].cpu().double() / sums.tokens).to(dtype) for layer in missing}
-        _warn_if_few(_Stored(moment, sums.tokens) for moment in measured.values())
-        moments.update(check_moments(measured, layout.output_matrices(list(missing))))
-        about = f"layer {{}}, {corpus_name(hparams)}, {sums.tokens} tokens"
-        store.put_all((missing[layer], measured[layer], MOMENT, about.format(layer)) for layer in missing)
-    return {layer: moment for layer, moment in moments.items() if moment is not None}
+def moments_are_kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> bool:
+    """Whether `second_moments` would find them all and measure nothing."""
+    return len(_read_all(_kept(layout, tokenizer, hparams), hparams.layers)) == len(hparams.layers)
+
+
+def moments_folder(hparams: NSEHyperParams) -> Path:
+    """Where second moments are kept: the store, or the stats_dir where there is one."""
+    if hparams.stats_dir is not None:
+        return Path(hparams.stats_dir).expanduser()
+    return cache_home() / "moments" if hparams.store is None else Path(hparams.store).expanduser()
 
 
 def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
-    """Where a layer's moments are, or will be: the path EasyEdit gives them, unless others of ours are there already.
+    """The npz file in stats_dir that a layer's moments are in, or will be written to.
 
-    A model without a name gets one of its kind and fingerprint.
+    That is the path EasyEdit gives them, unless it is taken by moments of something else, or this model's lie under
+    another model's name.
     """
-    path, origin = _easyedit_path(layout, matrix, hparams), _origin(matrix, hparams)
-    return path if _may_be_of(path, origin) else path.with_suffix(f".{origin.mark}.npz")
+    return _Files(layout, None, hparams).file(matrix)
+
+
+class _Stored(NamedTuple):
+    """tokens: how many they were measured from; NaN where that is not known."""
+
+    moment: Tensor
+    tokens: float
+
+
+class _Kept(Protocol):
+    """Where moments are kept. names: a name for each layer's, which tells what it is measured from."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def read(self, layer: int) -> _Stored | None: ...
+
+    def write(self, layer: int, sums: MomentSums) -> _Stored: ...
+
+    def check_writable(self) -> None: ...
+
+    def names(self, layers: list[int]) -> dict[int, str]: ...
+
+
+def _kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> _Kept:
+    kind = _InStore if hparams.stats_dir is None else _Files
+    return kind(layout, tokenizer, hparams)
+
+
+def _read_all(kept: _Kept, layers: Iterable[int]) -> dict[int, _Stored]:
+    return {layer: stored for layer in layers if (stored := kept.read(layer)) is not None}
+
+
+class _InStore:
+    """Moments under the hash of what they were measured from."""
+
+    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> None:
+        self._folder = moments_folder(hparams)
+        self._store, self._hparams = Store(self._folder), hparams
+        self._matrices = layout.output_matrices(hparams.layers)
+        self._identity = functools.cache(ModelIdentity(layout.model).full)
+        self._addresses = functools.cache(lambda dtype: moment_addresses(self._identity(dtype), tokenizer, hparams))
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def names(self, layers: list[int]) -> dict[int, str]:
+        return {layer: self._addresses(None)[layer] for layer in layers}
+
+    def read(self, layer: int) -> _Stored | None:
+        """Of this model, or of the same one in another precision."""
+        for dtype in (None, *EDITABLE_DTYPES):
+            moment = self._store.get(self._addresses(dtype)[layer])
+            if moment is not None:
+                return _Stored(check_moments({layer: moment}, {layer: self._matrices[layer]})[layer], float("nan"))
+        return None
+
+    def write(self, layer: int, sums: MomentSums) -> _Stored:
+        moment = (sums.sums[layer].cpu().double() / sums.tokens).to(getattr(torch, self._hparams.mom2_dtype))
+        check_moments({layer: moment}, {layer: self._matrices[layer]})
+        about = f"layer {layer}, {corpus_name(self._hparams)}, {sums.tokens} tokens"
+        self._store.put_all([(self._addresses(None)[layer], moment, MOMENT, about)])
+        return _Stored(moment, sums.tokens)
+
+    def check_writable(self) -> None:
+        """A store that cannot be written to is said, and no reason to stop."""
+        problem = _why_not_writable(self.folder)
+        if problem:
+            log.warning("store %s cannot be written to (%s): second moments are not kept.", self.folder, problem)
+
+
+class _Files:
+    """Moments as EasyEdit's npz files."""
+
+    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> None:
+        self._layout, self._tokenizer, self._hparams = layout, tokenizer, hparams
+        self._identity = functools.cache(ModelIdentity(layout.model).full)
+        self._text = _text(hparams)
+        self._root = moments_folder(hparams)
+
+    @property
+    def folder(self) -> Path:
+        return self.file(self._matrix(self._hparams.layers[0])).parent
+
+    def names(self, layers: list[int]) -> dict[int, str]:
+        addresses = moment_addresses(self._identity(), self._tokenizer, self._hparams)
+        return {layer: addresses[layer] for layer in layers}
+
+    def read(self, layer: int) -> _Stored | None:
+        return _read(self.file(self._matrix(layer)), layer, self._matrix(layer))
+
+    def write(self, layer: int, sums: MomentSums) -> _Stored:
+        matrix = self._matrix(layer)
+        path, total = self.file(matrix), sums.sums[layer].cpu().to(getattr(torch, self._hparams.mom2_dtype))
+        entries: dict[str, Any] = {
+            "mom2.constructor": "util.runningstats.SecondMoment()",
+            "mom2.count": sums.tokens,
+            "mom2.mom2": total.numpy(),
+            "sample_size": self._hparams.mom2_n_samples,
+            **{f"nse.{name}": value for name, value in self._origin(matrix)._asdict().items()},
+        }
+        moment = check_moments({layer: total / sums.tokens}, {layer: matrix})[layer]
+        try:
+            with written_whole(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, **entries)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): these second moments are used, but not kept.", path, error)
+        return _Stored(moment, sums.tokens)
+
+    def check_writable(self) -> None:
+        problem = _why_not_writable(self.folder)
+        if problem:
+            raise MomentsError(
+                f"stats_dir = {str(self._root)!r} cannot be written to ({problem}), and second moments are to be "
+                "measured into it: name another folder, or leave stats_dir out."
+            )
+
+    def file(self, matrix: OutputMatrix) -> Path:
+        path = self._easyedit_path(matrix)
+        if path.is_file() and (_origin_in(path) is None or self._is_of(path, matrix)):
+            return path
+        others = (f"*/{escape(path.parent.name)}/{escape(path.stem)}{end}" for end in (".npz", ".*.npz"))
+        found = (
+            other for pattern in others for other in sorted(self._root.glob(pattern)) if self._is_of(other, matrix)
+        )
+        free = path.with_suffix(f".{self._origin(matrix).mark}.npz") if path.is_file() else path
+        return next(found, free)
+
+    def _matrix(self, layer: int) -> OutputMatrix:
+        return self._layout.output_matrix(layer)
+
+    def _origin(self, matrix: OutputMatrix) -> _Origin:
+        return _Origin(self._identity(), str(matrix.weight.dtype), self._text)
+
+    def _is_of(self, path: Path, matrix: OutputMatrix) -> bool:
+        """Whether a file says that it was measured on this model, maybe in another precision, and on this text."""
+        found = _origin_in(path)
+        if found is None or self._text not in (found.text, ""):
+            return False
+        dtype = getattr(torch, found.dtype.removeprefix("torch."), None)
+        return found.model == self._identity(None if dtype == matrix.weight.dtype else dtype)
+
+    def _easyedit_path(self, matrix: OutputMatrix) -> Path:
+        hparams, layout = self._hparams, self._layout
+        module = matrix.name.removesuffix(".weight")
+        file = (
+            Path(f"{corpus_name(hparams)}_stats") / f"{module}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
+        )
+        config: Any = layout.model.config
+        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/")
+        if not name:
+            embeddings = layout.model.get_input_embeddings().weight.data  # type: ignore[operator]
+            name = f"{config.model_type}-{fingerprint(embeddings)[:8]}"
+        underscored = self._root / name.replace("/", "_") / file  # ROME's and MEMIT's way
+        return underscored if underscored.is_file() else self._root / name.split("/")[-1] / file
 
 
 class _Origin(NamedTuple):
     """What moments are measured from.
 
-    fingerprint, dtype: of the matrix. text: the corpus and its seed, a file by its size and its beginning; "" where the
-    file is not there any more.
+    model: its `ModelIdentity.full`. dtype: it was in. text: the corpus and its seed; "" where its file is not there any
+    more.
     """
 
-    fingerprint: int
+    model: str
     dtype: str
     text: str
 
@@ -126,50 +279,51 @@ class _Origin(NamedTuple):
         return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
 
 
-def _origin(matrix: OutputMatrix, hparams: NSEHyperParams) -> _Origin:
-    return _Origin(fingerprint(matrix.weight.data), str(matrix.weight.dtype), _text(hparams))
-
-
 def _text(hparams: NSEHyperParams) -> str:
-    if hparams.mom2_dataset == SELF_WRITTEN:
-        return f"self, seed {hparams.seed}, sampler {SAMPLER}"
-    if hparams.mom2_dataset == WIKIPEDIA:
-        return f"wikipedia, seed {hparams.seed}"
-    file = Path(hparams.mom2_dataset)
-    if not file.is_file():
+    """What the corpus is; "" for a file that is not there any more: moments outlive their text."""
+    try:
+        return corpus_identity(hparams)
+    except MomentsError:
         return ""
-    with file.open("rb") as stream:
-        return f"{file.stat().st_size} bytes, {hashlib.sha256(stream.read(2**20)).hexdigest()[:16]}"
 
 
-def _may_be_of(path: Path, origin: _Origin) -> bool:
-    """Whether a file is free, EasyEdit's, or measured from `origin`; moments serve the model in another dtype too."""
+def _origin_in(path: Path) -> _Origin | None:
+    """What a file says it was measured from; None when it is EasyEdit's, or cannot be read (reading it says why)."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if not any(name.startswith("nse.") for name in data.files):
-                return True
-            found = _Origin(int(data["nse.fingerprint"]), str(data["nse.dtype"]), str(data["nse.text"]))
-    except FileNotFoundError:
-        return True
-    except KeyError:  # of an earlier version, which did not say
-        return False
+                return None
+            return _Origin(*(str(data[f"nse.{name}"]) if f"nse.{name}" in data else "?" for name in _Origin._fields))
     except _UNREADABLE:
-        return True  # reading it says what is wrong
-    same_weights = found.fingerprint == origin.fingerprint or found.dtype != origin.dtype
-    return same_weights and origin.text in (found.text, "")
+        return None
 
 
-def _easyedit_path(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
-    root = Path(hparams.stats_dir).expanduser() if hparams.stats_dir else cache_home() / "stats"
-    module = matrix.name.removesuffix(".weight")
-    file = Path(f"{corpus_name(hparams)}_stats") / f"{module}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
-    config: Any = layout.model.config
-    path = str(getattr(config, "_name_or_path", "") or "").rstrip("/")
-    if not path:
-        embeddings = layout.model.get_input_embeddings().weight.data  # type: ignore[operator]
-        path = f"{config.model_type}-{fingerprint(embeddings) % 2**32:08x}"
-    underscored = root / path.replace("/", "_") / file  # ROME's and MEMIT's way
-    return underscored if underscored.is_file() else root / path.split("/")[-1] / file
+def _why_not_writable(folder: Path) -> str | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def _alone(what: Mapping[int, str]) -> Iterator[None]:
+    """Within, no other process of this user measures the same moments; where no lock can be had, maybe."""
+    mark = hashlib.sha256(repr(sorted(what.values())).encode()).hexdigest()[:16]
+    folder = cache_home() / "locks"
+    if _why_not_writable(folder):
+        yield
+        return
+    lock = FileLock(folder / f"moments-{mark}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("Another process measures second moments of layers %s of this model: waiting for it.", list(what))
+        lock.acquire()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        yield
 
 
 def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMatrix]) -> dict[int, Tensor]:
@@ -192,11 +346,6 @@ def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMa
     return {layer: moments[layer] for layer in matrices}
 
 
-class _Stored(NamedTuple):
-    moment: Tensor
-    tokens: float
-
-
 def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
     """What a file holds; None when there is none."""
     if not path.is_file():
@@ -217,25 +366,12 @@ def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
     return _Stored(moment, tokens)
 
 
-def _save(path: Path, sums: MomentSums, layer: int, matrix: OutputMatrix, hparams: NSEHyperParams) -> None:
-    total = sums.sums[layer].cpu().to(getattr(torch, hparams.mom2_dtype)).numpy()
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
-        entries: dict[str, Any] = {
-            "mom2.constructor": "util.runningstats.SecondMoment()",
-            "mom2.count": sums.tokens,
-            "mom2.mom2": total,
-            "sample_size": hparams.mom2_n_samples,
-            **{f"nse.{name}": value for name, value in _origin(matrix, hparams)._asdict().items()},
-        }
-        np.savez(stream, **entries)
-
-
 def _measure(
     layout: Layout, tokenizer: Any, hparams: NSEHyperParams, missing: Mapping[int, str], folder: Path, measure: Measure
 ) -> MomentSums:
     """One pass for all the layers that are missing, {layer: address}; kept in a partial file meanwhile, to go on from
     after a stop."""
-    layers, what = list(missing), list(missing.values())
+    layers, what = list(missing), [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     sums = _resume(partial, what)
     save_at = time.monotonic() + SAVE_EVERY_SECONDS
@@ -261,10 +397,14 @@ def _measure(
 
 
 def _save_partial(path: Path, sums: MomentSums, what: list[str]) -> None:
-    with written_whole(path) as temporary:
-        tensors = {str(layer): total.contiguous() for layer, total in sums.sums.items()}
-        seen = json.dumps({"tokens": sums.tokens, "batches": sums.batches})
-        save_file(tensors, temporary, metadata={"what": json.dumps(what), "seen": seen, "layers": " ".join(tensors)})
+    tensors = {str(layer): total.contiguous() for layer, total in sums.sums.items()}
+    seen = json.dumps({"tokens": sums.tokens, "batches": sums.batches})
+    metadata = {"what": json.dumps(what), "seen": seen, "layers": " ".join(tensors)}
+    try:
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:  # a partial file is a help, never a hindrance
+        log.warning("%s cannot be written (%s): an interrupted measurement would begin again.", path, error)
 
 
 def _resume(path: Path, what: list[str]) -> MomentSums:

@@ -49,7 +49,7 @@ def rows(tokenizer, fact, templates):
         yield whole, subject_end(tokenizer, prompt, end), whole.shape[1] - ids_of(tokenizer, prompt).shape[1]
 
 
-def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999)):
+def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999), stop=0.05):
     """z by plain autograd through the full model."""
     layer = hparams.layers[-1]
     for parameter in model.parameters():
@@ -73,7 +73,7 @@ def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999)):
         kl = (now.exp() * (now - before)).sum()
         decay = delta.norm() / h.norm() ** 2
         loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+        if loss < stop or step == hparams.v_num_grad_steps - 1:
             break
         adam.zero_grad()
         loss.backward()

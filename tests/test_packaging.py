@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FROM_THE_WHEEL = """
@@ -19,6 +22,40 @@ for name in ("gpt2-xl", "gpt-j-6B", "llama3-8b", "smollm2-135m"):
 assert len(demo_records()) >= 60
 import nse_plugin; print(nse_plugin.__file__)
 """
+
+
+def extras():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    needs = {name: [line for line in text.splitlines() if line and line[0] != "#"] for name, text in
+             settings["options.extras_require"].items()}  # fmt: skip
+    return {name: [Requirement(line) for line in lines] for name, lines in needs.items()}
+
+
+@pytest.mark.parametrize("extra", [name for name, needs in extras().items() if any("hydra" in n.name for n in needs)])
+def test_hydra_is_a_final_release_whichever_extra_brings_it(extra):
+    """Its plugins ask for `hydra-core>=1.1.0.dev7`, which lets pip take a pre-release that they do not work with."""
+    [hydra] = [need for need in extras()[extra] if need.name == "hydra-core"]
+    assert "1.3.8" in hydra.specifier
+    assert not hydra.specifier.contains("1.4.0rc3", prereleases=True)
+
+
+def test_optuna_sweeps_can_be_stored():
+    """hydra-optuna-sweeper needs optuna 2, whose storage fails with SQLAlchemy 2 (`AssertionError`)."""
+    [sqlalchemy] = [need for need in extras()["sweeps"] if need.name == "sqlalchemy"]
+    assert "1.4.54" in sqlalchemy.specifier
+    assert "2.0.0" not in sqlalchemy.specifier
+
+
+def test_what_was_checked_is_what_the_extras_allow():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    checked = {
+        canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if version
+    }
+    for needs in extras().values():
+        for need in needs:
+            version = checked.get(canonicalize_name(need.name))
+            assert version is None or need.specifier.contains(version, prereleases=True), need
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +14,20 @@ import numpy as np
 import pytest
 import torch
 from tiny import F, tiny_model, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from nse_plugin import second_moments as module
-from nse_plugin.corpora import token_batches
+from nse_plugin.corpora import corpus_identity, token_batches
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import MomentsError, MomentSums, measure_moments
-from nse_plugin.second_moments import check_moments, moments_file, second_moments
+from nse_plugin.second_moments import (
+    check_moments,
+    moments_are_kept,
+    moments_file,
+    moments_folder,
+    second_moments,
+)
 from nse_plugin.session import EditSession
 
 SENTENCES = [
@@ -48,6 +58,19 @@ def brute_force(model, tokenizer, texts, layer):
     matrix = Layout.of(model).output_matrix(layer)
     seen = []
     handle = matrix.module.register_forward_pre_hook(lambda _, args: seen.extend(args[0][0].double()))
+    for one in texts:
+        with torch.no_grad():
+            model(input_ids=tokenizer(one, return_tensors="pt")["input_ids"])
+    handle.remove()
+    return sum(torch.outer(k, k) for k in seen) / len(seen)
+
+
+def brute_force_flat(model, tokenizer, texts, layer):
+    """The same where W_out is given [B x S, f]."""
+    seen = []
+    handle = (
+        Layout.of(model).output_matrix(layer).module.register_forward_pre_hook(lambda _, args: seen.extend(args[0]))
+    )
     for one in texts:
         with torch.no_grad():
             model(input_ids=tokenizer(one, return_tensors="pt")["input_ids"])
@@ -202,14 +225,37 @@ def test_only_missing_layers_are_measured(llama, tokenizer, settings, monkeypatc
     assert all(torch.equal(both[layer], again[layer]) for layer in (1, 2))
 
 
-def test_a_nameless_model_has_one_folder_of_its_own_in_the_users_cache(hparams):
+def test_a_nameless_model_has_one_folder_of_its_own(settings):
     first, second = (Layout.of(tiny_model("llama", seed=seed)) for seed in (0, 1))
-    folders = {moments_file(first, first.output_matrix(layer), hparams).parent for layer in (0, 1, 2)}
+    folders = {moments_file(first, first.output_matrix(layer), settings).parent for layer in (0, 1, 2)}
     [folder] = folders
     assert folder.parent.name.startswith("llama-")
-    assert folder.name == "self_stats"
-    assert folder.is_relative_to(cache_home() / "stats")
-    assert moments_file(second, second.output_matrix(1), hparams).parent != folder
+    assert folder.name == "town_stats"
+    assert folder.is_relative_to(settings.stats_dir)
+    assert moments_file(second, second.output_matrix(1), settings).parent != folder
+
+
+def test_without_a_folder_they_are_found_in_the_users_cache_whatever_the_model_is_called(
+    tokenizer, settings, monkeypatch
+):
+    settings = dataclasses.replace(settings, stats_dir=None)
+    first = second_moments(named(tiny_model("llama"), "./my-model"), tokenizer, settings)
+    assert moments_folder(settings) == cache_home() / "moments"
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
+    layout = named(tiny_model("llama"), "org/the-same")
+    assert moments_are_kept(layout, tokenizer, settings)
+    again = second_moments(layout, tokenizer, settings)
+    assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
+    assert not moments_are_kept(Layout.of(tiny_model("llama", seed=1)), tokenizer, settings)
+
+
+def test_files_of_the_same_model_under_another_name_are_found(tokenizer, settings, monkeypatch):
+    first = second_moments(named(tiny_model("llama"), "my-model"), tokenizer, settings)
+    more = dataclasses.replace(settings, mom2_n_samples=500)
+    second_moments(named(tiny_model("llama"), "my-model"), tokenizer, more)  # ..._500.npz is not ..._50.npz
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
+    again = second_moments(named(tiny_model("llama"), "linked-model"), tokenizer, settings)
+    assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
 
 
 def test_other_weights_of_the_same_name_have_their_own_and_leave_the_first_alone(tokenizer, settings, monkeypatch):
@@ -247,10 +293,123 @@ def test_moments_outlive_their_text(tokenizer, settings, text, monkeypatch):
     second_moments(layout, tokenizer, settings)
 
 
-def test_the_same_model_in_another_precision_reads_them(tokenizer, settings, monkeypatch):
+@pytest.mark.parametrize("kept_in", ["files", "store"])
+@pytest.mark.parametrize("measured_in", [torch.bfloat16, torch.float32])
+def test_the_same_model_in_another_precision_reads_them(measured_in, kept_in, tokenizer, settings, monkeypatch):
+    settings = settings if kept_in == "files" else dataclasses.replace(settings, stats_dir=None)
+    half = tiny_model("llama", torch.bfloat16)
+    models = {torch.bfloat16: half, torch.float32: copy.deepcopy(half).float()}
+    first = second_moments(named(models.pop(measured_in), "town-model"), tokenizer, settings)
+    asked, real = [], module.measure_moments
+    monkeypatch.setattr(module, "measure_moments", lambda *args: asked.append(args[1]) or real(*args))
+    [other] = models.values()
+    second = second_moments(named(other, "town-model"), tokenizer, settings)
+    assert all(torch.equal(first[layer], second[layer]) for layer in (1, 2))
+    assert asked == []
+    with torch.no_grad():
+        other.model.layers[0].self_attn.v_proj.weight.mul_(2)  # another model of that name and precision
+    third = second_moments(named(other, "town-model"), tokenizer, settings)
+    assert asked == [[1, 2]]
+    assert relative(third[1], brute_force(other, tokenizer, DOCUMENTS, 1)) <= 1e-2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.model.layers[0].self_attn.q_proj.weight.data.mul_(3),
+        lambda model: model.model.embed_tokens.weight.data.mul_(3),
+        lambda model: model.model.rotary_emb.inv_freq.mul_(3),
+        lambda model: setattr(model.config, "rms_norm_eps", 1.0),
+    ],
+    ids=["attention", "embeddings", "buffer", "configuration"],
+)
+@pytest.mark.parametrize("kept_in", ["files", "store"])
+def test_a_model_of_the_same_name_that_differs_elsewhere_has_its_own(change, kept_in, tokenizer, settings, monkeypatch):
+    settings = settings if kept_in == "files" else dataclasses.replace(settings, stats_dir=None)
     second_moments(named(tiny_model("llama"), "town-model"), tokenizer, settings)
-    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
-    second_moments(named(tiny_model("llama", torch.bfloat16), "town-model"), tokenizer, settings)
+    other = tiny_model("llama")
+    change(other)
+    asked, real = [], module.measure_moments
+    monkeypatch.setattr(module, "measure_moments", lambda *args: asked.append(args[1]) or real(*args))
+    found = second_moments(named(other, "town-model"), tokenizer, settings)
+    assert asked == [[1, 2]]
+    assert relative(found[1], brute_force(other, tokenizer, DOCUMENTS, 1)) <= 1e-6
+
+
+def test_a_corpus_that_changed_anywhere_is_another(tokenizer, settings, text, tmp_path):
+    """Also after its first MiB, and at the same size."""
+    long = tmp_path / "long.txt"
+    settings = dataclasses.replace(settings, mom2_dataset=str(long), mom2_n_samples=2)
+    start = "The river.\n" * (2**20 // 11 + 1)
+    texts = set()
+    for end in ("old", "new"):
+        long.write_text(start + end)
+        texts.add(corpus_identity(settings))
+    assert len(texts) == 2
+
+
+@pytest.mark.parametrize("blocked", ["a file", "a parent that is a file"])
+def test_a_stats_dir_that_cannot_be_written_is_refused_before_measuring(
+    blocked, llama, tokenizer, settings, monkeypatch, tmp_path
+):
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    folder = taken if blocked == "a file" else taken / "stats"
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured"))
+    with pytest.raises(MomentsError, match=rf"stats_dir = '{folder}' cannot be written to.*name another folder"):
+        second_moments(Layout.of(llama), tokenizer, dataclasses.replace(settings, stats_dir=str(folder)))
+
+
+def test_moments_that_cannot_be_kept_after_all_are_used(llama, tokenizer, settings, monkeypatch, caplog):
+    """As when the disk fills up while they are measured."""
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING):
+        found = second_moments(Layout.of(llama), tokenizer, settings)
+    assert relative(found[1], brute_force(llama, tokenizer, DOCUMENTS, 1)) <= 1e-6
+    assert "no space left" in caplog.text
+    assert not list(Path(settings.stats_dir).rglob("*.npz"))
+
+
+def test_two_processes_that_want_the_same_measure_once(tokenizer, settings, monkeypatch):
+    """Two threads here: the second finds what the first has kept when it gets the lock."""
+    measured, real, begun = [], module.measure_moments, threading.Event()
+
+    def slowly(*args):
+        measured.append(args[1])
+        begun.set()
+        time.sleep(0.5)
+        return real(*args)
+
+    monkeypatch.setattr(module, "measure_moments", slowly)
+    found = {}
+
+    def run(name):
+        found[name] = second_moments(Layout.of(tiny_model("llama")), tokenizer, settings)
+
+    first = threading.Thread(target=run, args=("first",))
+    first.start()
+    assert begun.wait(20)
+    run("second")
+    first.join()
+    assert measured == [[1, 2]]
+    assert all(torch.equal(found["first"][layer], found["second"][layer]) for layer in (1, 2))
+
+
+def test_a_model_that_flattens_its_tokens_before_w_out(tokenizer, settings):
+    """OPT's layers do."""
+    config = AutoConfig.for_model(
+        "opt", vocab_size=320, hidden_size=16, word_embed_proj_dim=16, ffn_dim=F, num_hidden_layers=4,
+        num_attention_heads=4, max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    found = second_moments(Layout.of(model), tokenizer, settings)
+    assert relative(found[2], brute_force_flat(model, tokenizer, DOCUMENTS, 2)) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ import time
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import second_moments as moments_module
-from nse_plugin import session as session_module
 from nse_plugin import store as store_module
 from nse_plugin.addresses import value_addresses
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session import EditSession
+from nse_plugin.session import session as session_module
 from nse_plugin.store import MOMENT, VALUE, Store, StoreError
 
 Z = torch.arange(5.0)
@@ -34,7 +35,7 @@ def store(tmp_path):
 def address(hparams, model=None, fact=None, tokenizer=None, templates=TEMPLATES) -> str:
     model, fact = model or tiny_model("llama"), fact or tiny_facts()[0]
     rows = [encode_fact(tokenizer or tiny_tokenizer(), fact, list(templates))]
-    return value_addresses(model_fingerprint(model), rows, hparams)[0]
+    return value_addresses(ModelIdentity(model).full(), rows, hparams)[0]
 
 
 def test_a_value_comes_back_to_the_bit(store):
@@ -178,8 +179,10 @@ def test_sessions_that_share_a_state_share_what_they_know_of_the_templates(store
     assert another.state.contexts is known
     with torch.no_grad():
         one.model.model.layers[0].self_attn.o_proj.weight.mul_(1.5)
-    another.values(tiny_facts()[2:3])
-    assert another.state.contexts is not known
+    plain = session(hparams)
+    with torch.no_grad():
+        plain.model.model.layers[0].self_attn.o_proj.weight.mul_(1.5)
+    assert torch.allclose(another.values(tiny_facts()[2:3]), plain.values(tiny_facts()[2:3]), rtol=1e-5)
 
 
 def test_what_others_did_to_other_layers_is_another_model(store, hparams):
@@ -203,9 +206,92 @@ def test_hooks_that_transformers_leaves_behind_only_look(store, hparams):
     assert second.values_from_store == len(tiny_facts())
 
 
-def test_a_model_with_hooks_keeps_its_values_to_itself(store, hparams):
+def switched_off(wrapped):
+    wrapped.base_model.disable_adapter_layers()
+
+
+def with_another_scale(wrapped):
+    for module in wrapped.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 3.0)
+
+
+def with_another_buffer(wrapped):
+    wrapped.get_base_model().model.layers[0].correction.fill_(2)
+
+
+def with_another_rotary_angle(wrapped):
+    wrapped.get_base_model().model.rotary_emb.inv_freq.mul_(2)
+
+
+@pytest.mark.parametrize("change", [switched_off, with_another_scale, with_another_buffer, with_another_rotary_angle])
+@pytest.mark.parametrize("new_session", [True, False])
+def test_a_store_never_hands_out_another_models_values(change, new_session, store, hparams):
+    """Whatever a model computes with is in the address: also adapters and buffers."""
+    model = tiny_model("llama")
+    model.model.layers[0].register_buffer("correction", torch.zeros(3))
+    model.model.layers[0].register_forward_hook(adds_correction)
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+
+    def begin(**settings):
+        chosen = dataclasses.replace(hparams, **settings)
+        moments = tiny_moments(tiny_model("llama"), [1, 2])
+        return EditSession(wrapped.get_base_model(), tiny_tokenizer(), chosen, moments, TEMPLATES)
+
+    one = begin(store=str(store.folder))
+    one.values(tiny_facts()[:1])
+    change(wrapped)
+    again = begin(store=str(store.folder)) if new_session else one
+    found = again.values(tiny_facts()[:1])
+    assert again.values_from_store == 0
+    assert torch.equal(found, begin().values(tiny_facts()[:1]))
+    if new_session:
+        assert again.values(tiny_facts()[:1]) is not None
+        assert again.values_from_store == 1
+
+
+def adds_correction(layer, _, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    changed = hidden + layer.correction.sum()
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+adds_correction.__module__ = "transformers.models"  # a part of the model, as it were
+
+
+def test_under_autocast_a_model_has_values_of_its_own(store, hparams):
+    one = EditSession(
+        tiny_model("llama", torch.float32), tiny_tokenizer(), dataclasses.replace(hparams, store=str(store.folder)),
+        tiny_moments(tiny_model("llama"), [1, 2]), TEMPLATES,
+    )  # fmt: skip
+    plain = one.values(tiny_facts()[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(one.values(tiny_facts()[:1]), plain)
+    assert one.values_from_store == 0
+    assert torch.equal(one.values(tiny_facts()[:1]), plain)
+
+
+def test_the_whole_model_is_hashed_once_while_it_looks_the_same(store, hparams, monkeypatch):
+    hashed, own = [], ModelIdentity.full
+    monkeypatch.setattr(ModelIdentity, "full", lambda self, dtype=None: hashed.append(1) or own(self, dtype))
     one = session(hparams, store=str(store.folder))
-    one.model.model.layers[0].register_forward_hook(lambda *_: None)
+    for fact in tiny_facts():
+        one.edit([fact])
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("change", ["hook", "forward"])
+def test_a_model_with_hooks_keeps_its_values_to_itself(change, store, hparams):
+    one = session(hparams, store=str(store.folder))
+    layer = one.model.model.layers[0]
+    if change == "hook":
+        layer.register_forward_hook(lambda *_: None)
+    else:
+        layer.mlp.forward = lambda x: 1.1 * type(layer.mlp).forward(layer.mlp, x)
     assert one.values(tiny_facts()[:1]).isfinite().all()
     assert store.entries() == []
 
@@ -273,8 +359,8 @@ def test_moments_are_measured_once_a_layer(store, measuring, measured, tmp_path)
         (MOMENT, "layer 1"), (MOMENT, "layer 2"),
     ]  # fmt: skip
     (tmp_path / "town.txt").rename(tmp_path / "village.txt")
-    again = measuring(layers=[2, 3], mom2_dataset=str(tmp_path / "village.txt")).moments
-    assert measured == [[1, 2], [3]]
+    again = measuring(layers=[0, 2], mom2_dataset=str(tmp_path / "village.txt")).moments
+    assert measured == [[1, 2], [0]]
     assert torch.equal(again[2], first[2])
     in_files = measuring(stats_dir=str(tmp_path / "stats"), mom2_dataset=str(tmp_path / "village.txt")).moments
     assert torch.allclose(in_files[1], first[1])

@@ -13,7 +13,7 @@ from typing import Any
 from nse_plugin.cluster.pool import Pool
 from nse_plugin.corpora import SELF_WRITTEN, Batch, batches_to_write, token_batches
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import MomentSums, measure_moments
 
@@ -29,7 +29,7 @@ def measure_on(pool: Pool) -> Callable[..., MomentSums]:
         layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
         on_batch: Callable[[MomentSums], None],
     ) -> MomentSums:  # fmt: skip
-        fingerprint = model_fingerprint(layout.model)
+        fingerprint = ModelIdentity(layout.model).full()
         shards = _shards(layout, tokenizer, hparams, sums.batches)
         for part in _in_order(pool.each("moments", ((shard, layers, fingerprint) for shard in shards))):
             for layer, total in part.sums.items():

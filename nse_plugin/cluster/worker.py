@@ -16,13 +16,13 @@ from nse_plugin.corpora import Batch, token_batches
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.values import optimize_values
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.replay import ContextStates
-from nse_plugin.models.writing import context_templates
+from nse_plugin.models.templates import context_templates
 
 
 class ClusterError(RuntimeError):
@@ -46,7 +46,7 @@ class Worker:
         self._hparams = self._given or NSEHyperParams.for_model(self._model)
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
-        self._fingerprint = model_fingerprint(self._model)
+        self._fingerprint = ModelIdentity(self._model).full()
         self._contexts = ContextStates()
         return socket.gethostname(), os.getpid()
 

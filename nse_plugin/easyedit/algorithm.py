@@ -1,12 +1,13 @@
 """NSE as EasyEdit calls an algorithm: `apply_to_model(model, tok, requests, hparams, ...)`.
 
 EasyEdit never says whether a call belongs to a sequence, and may put old weights back behind the algorithm's back.
-So the state follows the weights: the edited matrices' fingerprints before and after the last round are kept beside the
-model, and tell at the next call whether that round stands, was undone, or someone else changed the weights.
+So the state follows the weights: what is remembered of a model is kept beside it, and its history tells from the
+weights which rounds stand, or that someone else changed them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import DONE
-from nse_plugin.models.fingerprint import fingerprint
-from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.models.layout import Layout
 from nse_plugin.session import EditSession
-from nse_plugin.state import EditState
+from nse_plugin.session.history import History
+from nse_plugin.session.report import RoundReport
+from nse_plugin.session.state import EditState, StateError, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +36,19 @@ _MEASURED_WITH = ("seed", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats
 
 
 @dataclass
-class _LastRound:
-    """The last round made on a model: what the weights tell of it, and the state either way.
+class _Remembered:
+    """What is kept beside a model. rewrite_module_tmp, measured_with: of the hyperparameters of its last call."""
 
-    before, after: fingerprints by layer. undone, standing: the state if the weights are those.
-    """
-
-    before: dict[int, int]
-    after: dict[int, int]
-    undone: EditState
-    standing: EditState
-    measured_with: tuple[Any, ...]
+    state: EditState
     rewrite_module_tmp: str | None
+    measured_with: tuple[Any, ...]
 
 
 class NSE:
     """The algorithm class. One instance may serve many models; each has its own state, held by weak reference."""
 
     def __init__(self) -> None:
-        self._rounds: WeakKeyDictionary[nn.Module, _LastRound] = WeakKeyDictionary()
+        self._models: WeakKeyDictionary[nn.Module, _Remembered] = WeakKeyDictionary()
 
     def apply_to_model(
         self,
@@ -67,27 +65,22 @@ class NSE:
         requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`. copy: edit a copy.
         return_orig_weights: also return the edited matrices as they were at entry, by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
-        UpdateError; the model is then as it was.
+        UpdateError; the model, and what is remembered of it, is then as it was.
         """
         if not isinstance(hparams, NSEHyperParams):
             raise HyperParamsError(f"hparams is a {type(hparams).__name__}: alg_name NSE needs NSEHyperParams.")
         facts = [_fact(request, number) for number, request in enumerate(requests)]
         hparams.check()
-        layout = Layout.of(model, hparams.rewrite_module_tmp)
-        state = self._state(model, layout, hparams)
+        remembered = self._models.get(model)
         if copy:
             model = deepcopy(model)
-            layout = Layout.of(model, hparams.rewrite_module_tmp)
-            state = state.branched()
-        matrices = layout.output_matrices(hparams.layers)
-        before = _fingerprints(matrices)
+            remembered = (
+                None if remembered is None else dataclasses.replace(remembered, state=remembered.state.branched())
+            )
+        session = self._session(model, tok, hparams, remembered)
+        matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         originals = {matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights}
-        standing = state.branched()
-        report = EditSession(model, tok, hparams, state=standing).edit(facts)
-        state.templates, state.moments = standing.templates, standing.moments
-        self._rounds[model] = _LastRound(
-            before, _fingerprints(matrices), state, standing, _measured_with(hparams), hparams.rewrite_module_tmp
-        )
+        report = self._edit(model, session, facts, hparams)
         log.info("NSE: %s", report)
         for row in report.frame[report.frame["status"] != DONE].itertuples():
             log.warning("NSE: fact %s is %s, residual %.4g.", row.case_id, row.status, row.residual)
@@ -98,39 +91,51 @@ class NSE:
 
         None before its first edit, and after someone else changed the edited weights.
         """
-        last = self._rounds.get(model)
-        if last is None:
+        remembered = self._models.get(model)
+        if remembered is None:
             return None
-        layout = Layout.of(model, last.rewrite_module_tmp)
-        return _matching(last, _fingerprints(layout.output_matrices(last.standing.layers)))
+        matrices = Layout.of(model, remembered.rewrite_module_tmp).output_matrices(remembered.state.layers)
+        return remembered.state.at(weights_of(matrices, fingerprint))
 
-    def adopt(self, model: nn.Module, state: EditState, hparams: NSEHyperParams) -> None:
-        """Take a state over for a model whose present weights are those of the state's last round."""
-        layout = Layout.of(model, hparams.rewrite_module_tmp)
-        now = _fingerprints(layout.output_matrices(hparams.layers))
-        self._rounds[model] = _LastRound(now, now, state, state, _measured_with(hparams), hparams.rewrite_module_tmp)
+    def adopt(self, model: nn.Module, state: EditState, protected: Knowledge, hparams: NSEHyperParams) -> None:
+        """Remember a model that was edited in another process.
 
-    def _state(self, model: nn.Module, layout: Layout, hparams: NSEHyperParams) -> EditState:
-        last = self._rounds.get(model)
-        if last is None:
-            return EditState.fresh(layout, hparams.layers)
-        state = _matching(last, _fingerprints(layout.output_matrices(last.standing.layers)))
-        if state is None:
-            log.warning(
-                "NSE: the edited weights were changed by someone else since the last round: starting afresh from them. "
-                "Earlier rounds are no longer protected, and these weights now count as the original ones."
-            )
-            return EditState.fresh(layout, hparams.layers)
-        if state.layers != hparams.layers:
-            if state.reports:
-                log.warning(
-                    "NSE: layers changed from %s to %s after %d rounds: starting afresh from the present weights.",
-                    state.layers, hparams.layers, len(state.reports),
-                )  # fmt: skip
-            return EditState.fresh(layout, hparams.layers)
-        if last.measured_with != _measured_with(hparams):
+        state: with its original weights. protected: the keys of the rounds that its present weights hold.
+        """
+        matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
+        history = History(weights_of(matrices, fingerprint), protected_before=protected, knowledge=protected)
+        state = dataclasses.replace(state, history=history)
+        self._models[model] = _Remembered(state, hparams.rewrite_module_tmp, _measured_with(hparams))
+
+    def _edit(
+        self, model: nn.Module, session: EditSession, facts: Sequence[Fact], hparams: NSEHyperParams
+    ) -> RoundReport:
+        """The session's state is remembered before the round, so that the round's commit into it is the last step."""
+        before = self._models.get(model)
+        self._models[model] = _Remembered(session.state, hparams.rewrite_module_tmp, _measured_with(hparams))
+        try:
+            return session.edit(facts)
+        except BaseException:
+            del self._models[model]
+            if before is not None:
+                self._models[model] = before
+            raise
+
+    def _session(
+        self, model: nn.Module, tok: Any, hparams: NSEHyperParams, remembered: _Remembered | None
+    ) -> EditSession:
+        """A session that goes on from what is remembered, or starts afresh where that does not fit."""
+        if remembered is None:
+            return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
+        state = remembered.state
+        try:
+            session = EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
+        except StateError:
+            _warn_of_fresh_start(state, model, hparams)
+            return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
+        if remembered.measured_with != _measured_with(hparams):
             state.templates = state.moments = None
-        return state
+        return session
 
 
 def _fact(request: Mapping[str, Any], number: int) -> Fact:
@@ -142,18 +147,24 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 
-def _fingerprints(matrices: Mapping[int, OutputMatrix]) -> dict[int, int]:
-    return {layer: fingerprint(matrix.weight.data) for layer, matrix in matrices.items()}
-
-
 def _measured_with(hparams: NSEHyperParams) -> tuple[Any, ...]:
     return tuple(getattr(hparams, name) for name in _MEASURED_WITH)
 
 
-def _matching(last: _LastRound, now: dict[int, int]) -> EditState | None:
-    if now == last.after:
-        return last.standing
-    return last.undone if now == last.before else None
+def _warn_of_fresh_start(state: EditState, model: nn.Module, hparams: NSEHyperParams) -> None:
+    """Say why earlier rounds are no longer protected, where there were any."""
+    matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
+    names = {layer: matrix.name for layer, matrix in matrices.items()}
+    if names == state.matrices:
+        log.warning(
+            "NSE: the edited weights were changed by someone else since the last round: starting afresh from them. "
+            "Earlier rounds are no longer protected, and these weights now count as the original ones."
+        )
+    elif state.reports:
+        log.warning(
+            "NSE: the edited matrices changed from %s to %s after %d rounds: starting afresh from the present weights.",
+            ", ".join(state.matrices.values()), ", ".join(names.values()), len(state.reports),
+        )  # fmt: skip
 
 
 nse = NSE()  # the instance that `register()` puts into EasyEdit

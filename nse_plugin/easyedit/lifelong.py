@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.hparams import HyperParamsError
-from nse_plugin.models.writing import TEMPLATE_OPENINGS, TEMPLATE_TOKENS, TOP_K, uniform_draws, write
+from nse_plugin.models.generation import continue_texts
+from nse_plugin.models.templates import NEW_TOKENS, OPENINGS
 
 Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]
@@ -231,7 +232,6 @@ def _globals(module: ModuleType, ours: dict[str, Any]) -> Iterator[None]:
 
 def _short_texts(model: nn.Module, tok: Any) -> list[str]:
     """Twenty beginnings of texts, a context template's length each, that the model writes; always the same ones."""
-    rows = [tok(opening)["input_ids"] for opening in TEMPLATE_OPENINGS * 4]
-    draws = uniform_draws(0, range(100, 100 + len(rows)), TEMPLATE_TOKENS)
-    texts = write(model, rows, draws, never=tok.all_special_ids, top_k=TOP_K)
-    return [" ".join(tok.decode(row, skip_special_tokens=True).split()) for row in texts]
+    prompts = OPENINGS * 4
+    texts = continue_texts(model, tok, prompts, new_tokens=NEW_TOKENS, places=range(100, 100 + len(prompts)))
+    return [" ".join(text.split()) for text in texts]

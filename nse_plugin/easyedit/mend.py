@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -200,8 +202,7 @@ class MEND:
         originals = {name: parameters[name].detach().clone() for name in settings.inner_params}
         with _at_work(model, settings), _device_named(settings):
             if self._loaded != wanted:
-                _check_archive(path, hparams)
-                self._executor, self._loaded = _executor(model, tok, settings, path), wanted
+                self._executor, self._loaded = _executor(model, tok, settings, path, hparams), wanted
             executor = self._executor
             executor.model = executor.alg.model = model
             executor.alg.eval()  # the wheel forgets to, and would then forget the network's statistics
@@ -252,13 +253,13 @@ def _settings(hparams: Any, model: Any) -> Any:
     )
 
 
-def _check_archive(path: Path, hparams: Any) -> None:
-    """Raise ArchiveError unless the file holds tensors and plain values only, trained for these matrices.
+def _check_archive(copy: Path, path: Path, hparams: Any) -> None:
+    """Raise ArchiveError unless the copy of an archive holds tensors and plain values only, trained for these matrices.
 
-    EasyEdit's main unpickles the file afterwards; what passes here has nothing in it that runs.
+    EasyEdit's main unpickles it afterwards; what passes here has nothing in it that runs.
     """
     try:
-        trained_for = torch.load(path, map_location="cpu", weights_only=True)["inner_params"]
+        trained_for = torch.load(copy, map_location="cpu", weights_only=True)["inner_params"]
     except Exception as error:
         raise ArchiveError(
             f"{path} is no archive of `nse train-mend` ({type(error).__name__}), and others are not opened, because "
@@ -272,11 +273,19 @@ def _remedy(path: Path, hparams: Any) -> str:
     return f"run `nse train-mend --model {Path(hparams.model_name).name} --data FACTS.json --out {path}`."
 
 
-def _executor(model: nn.Module, tok: Any, settings: Any, path: Path) -> Any:
-    """EasyEdit's executor with the archive's network."""
+def _executor(model: nn.Module, tok: Any, settings: Any, path: Path, hparams: Any) -> Any:
+    """EasyEdit's executor with the archive's network, read from a private copy: it cannot change between the check and
+    the load. Raises ArchiveError."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(path, folder))
+        _check_archive(copy, path, hparams)
+        return _executor_with(model, tok, settings, copy, path)
+
+
+def _executor_with(model: nn.Module, tok: Any, settings: Any, copy: Path, path: Path) -> Any:
     executor = importlib.import_module("easyeditor.models.mend").MendRewriteExecutor()
     try:
-        executor.init_model(model, tok, dataclasses.replace(settings, archive=str(path)))
+        executor.init_model(model, tok, dataclasses.replace(settings, archive=str(copy)))
     except RuntimeError as error:
         raise ArchiveError(
             f"{path} does not fit these hyperparameters and this model ({str(error).splitlines()[-1].strip()}): use "

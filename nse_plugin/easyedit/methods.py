@@ -7,8 +7,8 @@ to the bit, and a sequence that can go on from a file. So around every call:
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `Method`;
 - second moments are NSE's (`nse_plugin.second_moments`), measured on the unedited model: no Wikipedia, one pass;
-- context templates are sampled by `nse_plugin.models.writing`: EasyEdit's sampler passes the wrong attention mask to a
-  current transformers;
+- context templates are sampled by `nse_plugin.models.generation`: EasyEdit's sampler passes the wrong attention mask
+  to a current transformers;
 - what the algorithm prints goes to the log, at DEBUG.
 """
 
@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
-from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +37,12 @@ from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
-from nse_plugin.models.fingerprint import fingerprint
-from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.generation import continue_texts
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
-from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.second_moments import second_moments
-from nse_plugin.state import EditState
+from nse_plugin.session.state import EditState
 from nse_plugin.timing import timed
 
 from . import wheel
@@ -172,12 +171,12 @@ class Method:
                     f"{self.alg_name}: the state has {name} {tuple(saved.shape)}, and this model has not."
                 )
         self.prepare()
-        remembered = self._as_nse_remembers(state) if self.alg_name == NSE else None
+        unedited = EditState.fresh(self._edited_matrices()) if self.alg_name == NSE else None
         with torch.no_grad():
             for name, saved in weights.items():
                 parameters[name].copy_(saved)
-        if remembered is not None:
-            nse.adopt(self.model, remembered, self.hparams)
+        if unedited is not None:
+            nse.adopt(self.model, unedited, Knowledge.from_tensors(_under("nse.", state)), self.hparams)
         codebook = _under("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
@@ -342,10 +341,8 @@ class Method:
         assert state is not None
         return state
 
-    def _as_nse_remembers(self, state: Mapping[str, Tensor]) -> EditState:
-        """NSE's own state, from a saved one. The model is still unedited: its weights are the original ones."""
-        fresh = EditState.fresh(Layout.of(self.model, self.hparams.rewrite_module_tmp), self.hparams.layers)
-        return replace(fresh, knowledge=Knowledge.from_tensors(_under("nse.", state)))
+    def _edited_matrices(self) -> dict[int, OutputMatrix]:
+        return Layout.of(self.model, self.hparams.rewrite_module_tmp).output_matrices(self.hparams.layers)
 
 
 def _algorithms() -> dict[str, Any]:
@@ -410,11 +407,11 @@ def _writer(seed: int) -> Callable[..., list[str]]:
         top_k: int = 5,
         max_out_len: int = 200,
     ) -> list[str]:
-        rows = [tok(prompt)["input_ids"] for prompt in prompts for _ in range(n_gen_per_prompt)]
+        every = [prompt for prompt in prompts for _ in range(n_gen_per_prompt)]
         # texts of different length shall not begin alike
-        draws = uniform_draws(seed, (1000 * max_out_len + row for row in range(len(rows))), max_out_len - 1)
-        texts = write(model, rows, draws, never=tok.all_special_ids, top_k=top_k)
-        return [" ".join(tok.decode(row[:max_out_len], skip_special_tokens=True).split()) for row in texts]
+        places = range(1000 * max_out_len, 1000 * max_out_len + len(every))
+        texts = continue_texts(model, tok, every, total_tokens=max_out_len, top_k=top_k, seed=seed, places=places)
+        return [" ".join(text.split()) for text in texts]
 
     return generate
 
@@ -460,7 +457,7 @@ class _ToLog(io.TextIOBase):
         return len(text)
 
 
-def _fingerprints(model: nn.Module) -> dict[str, int]:
+def _fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from nse_plugin.facts import Fact
-from nse_plugin.models.writing import TOP_K, uniform_draws, write
+from nse_plugin.models.generation import continue_texts
 
+TOKENS = 100  # of a text with its prompt, as ROME's and MEMIT's evaluation counts them
 NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 
 
@@ -51,23 +52,20 @@ def continuations(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    tokens: int = 100,
+    tokens: int | None = None,
     seed: int = 0,
     rows_per_batch: int = 64,
 ) -> list[str]:
-    """What the model writes after each prompt: `tokens` tokens, each drawn from the 5 most likely.
+    """What the model writes after each prompt, each token drawn from the 5 most likely.
 
-    Every draw depends on the seed, the prompt's place in the list and the token's place in the text, on
-    nothing else: batching and torch's global generator leave the texts as they are. Special tokens are never
-    drawn: an end of text would make texts of different lengths, whose entropies do not compare.
+    tokens: how many to write; None: until a text has `TOKENS` with its prompt, as the papers' Fluency is taken.
+    Every draw depends on the seed, the prompt's place in the list and the token's place in the text, on nothing else:
+    batching and torch's global generator leave the texts as they are. Special tokens are never drawn: an end of text
+    would make texts of different lengths, whose entropies do not compare.
 
-    Returns the texts, each with its prompt.
+    Returns the texts, each with its prompt. Raises ValueError for a prompt longer than the model's positions.
     """
-    texts: list[str] = []
-    for first in range(0, len(prompts), rows_per_batch):
-        chosen = prompts[first : first + rows_per_batch]
-        draws = uniform_draws(seed, range(first, first + len(chosen)), tokens)
-        rows = [tokenizer(prompt)["input_ids"] for prompt in chosen]
-        written = write(model, rows, draws, never=tokenizer.all_special_ids, top_k=TOP_K)
-        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in written]
-    return texts
+    total = TOKENS if tokens is None else None
+    return continue_texts(
+        model, tokenizer, prompts, new_tokens=tokens, total_tokens=total, seed=seed, rows_per_batch=rows_per_batch
+    )

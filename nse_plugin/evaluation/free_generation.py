@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
-from nse_plugin.models.prompts import without_end
-from nse_plugin.models.replay import batches_by_length
-from nse_plugin.models.writing import write
+from nse_plugin.models.batching import batches_by_length
+from nse_plugin.models.generation import check_room, encoded, greedy_answers
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
@@ -91,15 +89,17 @@ def answers(
     Raises ValueError when chat is asked of a tokenizer without a chat template, or a prompt leaves no room for the
     answer among the model's positions.
     """
-    rows = [_encoded(tokenizer, prompt, chat) for prompt in prompts]
-    _check_room(model, prompts, rows, tokens)
+    if chat:
+        check_chat(tokenizer)
+        rows = [_in_chat(model, tokenizer, prompt, tokens) for prompt in prompts]
+    else:
+        rows = [encoded(model, tokenizer, prompt.rstrip(), tokens) for prompt in prompts]
     ends = _end_tokens(model, tokenizer)
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
-        greedy = torch.zeros(len(chosen), tokens, dtype=torch.float64)  # the first of the one most likely token
-        written = write(model, [rows[i] for i in chosen], greedy, never=(), top_k=1)
-        for i, row in zip(chosen, written, strict=True):
-            texts[i] = tokenizer.decode(_before(row[len(rows[i]) :], ends), skip_special_tokens=True).strip()
+        answered = greedy_answers(model, [rows[i] for i in chosen], tokens, ends)
+        for i, ids in zip(chosen, answered, strict=True):
+            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return [texts[i] for i in range(len(rows))]
 
 
@@ -160,12 +160,11 @@ def _in_word(letter: str) -> bool:
     return not unicodedata.name(letter, "").startswith(UNSPACED)
 
 
-def _encoded(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
-    if not chat:
-        return without_end(tokenizer, prompt.rstrip())
-    check_chat(tokenizer)
+def _in_chat(model: Any, tokenizer: Any, prompt: str, room: int) -> list[int]:
+    """A user's turn, and the beginning of the assistant's."""
     turn = [{"role": "user", "content": prompt}]
     ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    check_room(model, prompt, ids, room)
     return ids
 
 
@@ -173,17 +172,3 @@ def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end a text or a turn; a chat model's generation_config lists several."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}
-
-
-def _before(ids: list[int], ends: set[int]) -> list[int]:
-    return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)
-
-
-def _check_room(model: Any, prompts: Sequence[str], rows: Sequence[Sequence[int]], tokens: int) -> None:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    for prompt, row in zip(prompts, rows, strict=True):
-        if positions is not None and len(row) + tokens > positions:
-            raise ValueError(
-                f"prompt {prompt!r:.60} is {len(row)} tokens long, and an answer may take {tokens} of the model's "
-                f"{positions} positions: shorten the prompt."
-            )

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right, without_end
-from nse_plugin.models.replay import batches_by_length
 
 METRICS = ("hidden_mean_shift", "hidden_covariance_shift", "hidden_cosine", "hidden_hausdorff")
 _ROWS = 64  # rows whose distances to all others are held at a time, to bound memory

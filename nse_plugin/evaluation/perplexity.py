@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.windows import text_windows
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right
-from nse_plugin.models.replay import batches_by_length
 
 
 def perplexity(

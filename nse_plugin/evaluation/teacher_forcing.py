@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right, split_target
-from nse_plugin.models.replay import batches_by_length
 
 Pair = tuple[str, str]  # a prompt, and the target that follows it after one space
 

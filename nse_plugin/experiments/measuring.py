@@ -29,7 +29,7 @@ from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import written_whole
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.prompts import split_target, without_end
 from nse_plugin.timing import timed
 
@@ -225,7 +225,7 @@ def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: 
     frame = pd.concat([told(facts), measured.facts], axis="columns")
     costs = {"seconds": seconds, "peak_memory_mib": peak_memory(yardstick.model.device)}
     record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)
-    record.end(status="done", error=None, note=None, weights=model_fingerprint(model))
+    record.end(status="done", error=None, note=None, weights=ModelIdentity(model).full())
 
 
 def told(facts: Sequence[Fact]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, pres
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.fingerprint import model_fingerprint
+from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device, load
 from nse_plugin.second_moments import second_moments
@@ -99,7 +99,7 @@ class _Run:
 
         before = Record(record.folder.parent / BEFORE)
         assert before.ended is not None
-        if before.ended["weights"] != model_fingerprint(model):
+        if before.ended["weights"] != ModelIdentity(model).full():
             raise RuntimeError("the model is not the one that was measured before: its weights have changed since.")
         self._plan, self._choice, self._record, self._tell = plan, choice, record, tell
         self._model, self._tokenizer, self._facts = model, tokenizer, facts

@@ -11,7 +11,7 @@ from torch import Tensor
 from nse_plugin.models.gram import gram
 
 # Share of f: that many keys are collected before they are added to the square. A square made anew every round would
-# cost more than multiplying the few keys does, and leave holes in the heap that the next square does not fit.
+# cost more than multiplying the few keys does.
 WAITING = 1 / 16
 
 
@@ -19,42 +19,46 @@ WAITING = 1 / 16
 class Protected:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
-    keys: [., f]; all m while m < f, afterwards only those not yet in the square, fewer than `WAITING` x f.
+    parts: the keys of single rounds, [n, f] each; all m while m < f, afterwards those not yet in the square, fewer than
+    `WAITING` x f. Their memory is shared with whoever keeps the rounds, and never written to.
     square: [f, f] float64, the sum of k k^T over the others, in main memory as C0 is; None: there are none. From there
-    on neither memory nor the cost of an update grows. _rows: where `keys` lies, with room behind it.
+    on neither memory nor the cost of an update grows.
     """
 
-    keys: Tensor
+    parts: tuple[Tensor, ...]
     square: Tensor | None = None
     count: int = 0
-    _rows: _Rows | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, keys: Tensor) -> Protected:
         """Keys [m, f] to protect; m may be 0."""
-        return cls(keys[:0]).extended(keys)
+        return cls((keys[:0],)).extended(keys)
+
+    @property
+    def keys(self) -> Tensor:
+        """Those that are not in the square, [., f]."""
+        return torch.cat(self.parts)
 
     def extended(self, keys: Tensor) -> Protected:
         """These and a round's keys [n, f]."""
         if not len(keys):
             return self
-        rows = (self._rows or _Rows(self.keys)).extended(len(self.keys), keys)
-        held = rows.memory[: rows.filled]
-        f = keys.shape[1]
-        if len(held) < (f if self.square is None else WAITING * f):
-            return Protected(held, self.square, self.count + len(keys), rows)
-        square = gram(held.to(torch.float64)).cpu()
+        f, parts, count = keys.shape[1], (*self.parts, keys), self.count + len(keys)
+        if sum(map(len, parts)) < (f if self.square is None else WAITING * f):
+            return Protected(parts, self.square, count)
+        square = gram(torch.cat([part.to(keys.device, torch.float64) for part in parts])).cpu()
         if self.square is not None:
             square += self.square
-        return Protected(keys[:0], square, self.count + len(keys))
+        return Protected((keys[:0],), square, count)
 
     def product(self, neurons: Tensor) -> Tensor:
         """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64, the caller's to change."""
-        product = gram(self.keys.to(neurons.device)[:, neurons].to(torch.float64))
+        chosen = [part.to(neurons.device)[:, neurons] for part in self.parts]
+        product = gram(torch.cat(chosen).to(torch.float64))
         if self.square is not None:
-            chosen = neurons.to(self.square.device)
-            every = len(chosen) == len(self.square)
-            product += (self.square if every else self.square[chosen][:, chosen]).to(product.device)
+            places = neurons.to(self.square.device)
+            every = len(places) == len(self.square)
+            product += (self.square if every else self.square[places][:, places]).to(product.device)
         return product
 
 
@@ -95,26 +99,5 @@ class Knowledge:
             kind, _, layer = name.partition(".")
             if kind == "keys":
                 count = tensors.get(f"count.{layer}", len(keys))  # an earlier version kept keys alone
-                layers[int(layer)] = Protected(keys, tensors.get(f"square.{layer}"), int(count))
+                layers[int(layer)] = Protected((keys,), tensors.get(f"square.{layer}"), int(count))
         return cls(layers)
-
-
-class _Rows:
-    """Rows in memory that grows by doubling; what is appended disturbs nobody who has the rows before."""
-
-    def __init__(self, memory: Tensor) -> None:
-        self.memory, self.filled = memory, len(memory)
-
-    def extended(self, count: int, new: Tensor) -> _Rows:
-        """The first `count` rows and `new` ones behind them: in place, unless others are there or the room is not."""
-        rows, end = self, count + len(new)
-        alike = self.memory.device == new.device and self.memory.dtype == new.dtype
-        changeable = torch.is_inference_mode_enabled() or not self.memory.is_inference()
-        if not (alike and changeable and self.filled == count and end <= len(self.memory)):
-            room = max(min(2 * count, new.shape[1]), end)  # more than f rows never wait
-            dtype = torch.promote_types(self.memory.dtype, new.dtype)
-            rows = _Rows(new.new_empty(room, new.shape[1], dtype=dtype))
-            rows.memory[:count] = self.memory[:count]
-        rows.memory[count:end] = new
-        rows.filled = end
-        return rows

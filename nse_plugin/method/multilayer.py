@@ -76,7 +76,7 @@ def edit_layers(
                 for layer in hparams.layers
             }
             first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited
-            everyone = True
+            everyone, place_of = True, {fact: place for place, fact in enumerate(finite)}
             for number in range(hparams.passes):
                 going = _facts_of_pass(number, finite, residual, hparams)
                 if not going:
@@ -84,7 +84,7 @@ def edit_layers(
                 everyone = going == finite
                 for system in systems.values():
                     system.kept = number + 1 < hparams.passes
-                places = [finite.index(i) for i in going]
+                places = [place_of[i] for i in going]
                 part = span if everyone else span.part(places)
                 keys, h = _one_pass(layout, part, (first[places], h[places]), values[going], systems, hparams)
                 passes[going] += 1
@@ -93,7 +93,8 @@ def edit_layers(
                 residual[finite] = _residuals(values[finite], h)
             if not everyone:
                 keys, _ = span.run()
-    status = [_status(i in set(finite), float(residual[i]), hparams) for i in range(len(prompts))]
+    taking_part = set(finite)
+    status = [_status(i in taking_part, float(residual[i]), int(passes[i]), hparams) for i in range(len(prompts))]
     sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
     keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
     return RoundResult(status, residual_before, residual, passes, keys)
@@ -111,12 +112,13 @@ def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
     return bounded and residual >= float(hparams.upper_bound or 0)
 
 
-def _status(finite: bool, residual: float, hparams: NSEHyperParams) -> str:
+def _status(finite: bool, residual: float, passes: int, hparams: NSEHyperParams) -> str:
+    """passes: updates that the fact took part in: one that was written at all was not skipped."""
     if not finite or not residual < float("inf"):
         return FAILED
     if residual <= hparams.alpha:
         return DONE
-    return SKIPPED if _beyond(residual, hparams) else OFF_TARGET
+    return SKIPPED if passes == 0 and _beyond(residual, hparams) else OFF_TARGET
 
 
 def _one_pass(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from nse_plugin.models.layout import OutputMatrix
@@ -19,7 +20,18 @@ class OriginalWeights:
     @classmethod
     def of(cls, matrices: Mapping[int, OutputMatrix]) -> OriginalWeights:
         """Copy the matrices' present weights."""
-        return cls({layer: matrix.weight.data.clone() for layer, matrix in matrices.items()})
+        with torch.inference_mode(False):  # tensors made within it could never be written to
+            return cls({layer: matrix.weight.data.clone() for layer, matrix in matrices.items()})
+
+    def check_dtypes(self, matrices: Mapping[int, OutputMatrix]) -> None:
+        """Raise ValueError when the model's dtype has changed."""
+        for layer, original in self.tensors.items():
+            now = matrices[layer].weight.dtype
+            if original.dtype != now:
+                raise ValueError(
+                    f"The model was in {original.dtype} when its first round was made and is in {now} now: put it "
+                    "back, or begin another session on it as it is."
+                )
 
     @contextmanager
     def rewound(self, matrices: Mapping[int, OutputMatrix]) -> Iterator[None]:
@@ -28,13 +40,8 @@ class OriginalWeights:
         The parameters' storage is swapped, nothing is copied or computed: the edited weights come back bit for bit,
         also after an exception. Raises ValueError when the model's dtype has changed; its device may change.
         """
+        self.check_dtypes(matrices)
         edited = {layer: matrices[layer].weight.data for layer in self.tensors}
-        for layer, original in self.tensors.items():
-            if original.dtype != edited[layer].dtype:
-                raise ValueError(
-                    f"The model was in {original.dtype} when its first round was made and is in {edited[layer].dtype} "
-                    "now: put it back, or begin another session on it as it is."
-                )
         try:
             for layer, original in self.tensors.items():
                 matrices[layer].weight.data = original.to(edited[layer].device)

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from nse_plugin.method.knowledge import Protected
 
+# Bytes of a factor that is kept for the next pass: that of 8,192 neurons. Five layers with 14,336 would take 8 GB, and
+# are factored again.
+KEPT_AT_MOST = 1 << 29
+
 # Woodbury's identity loses as many digits as K^T A^-1 K has: beyond this (C0 all but silent where the keys are loud)
 # the keys are added to A before it is factored.
 LOUD = 1e6
@@ -32,8 +36,8 @@ class System:
     """A of one layer, through the passes of a round.
 
     second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda.
-    kept: whether another pass may want its factor, [s, s] float64. Only in main memory: on a GPU memory is scarcer than
-    the time to factor again.
+    kept: whether another pass may want its factor, [s, s] float64. Only in main memory, and only up to `KEPT_AT_MOST`:
+    elsewhere memory is scarcer than the time to factor again.
     """
 
     second_moment: Tensor
@@ -60,7 +64,7 @@ class System:
         factor, failed = torch.linalg.cholesky_ex(self.matrix(neurons))
         if failed:
             return None
-        if self.kept and factor.device.type == "cpu":
+        if self.kept and factor.device.type == "cpu" and factor.nbytes <= KEPT_AT_MOST:
             self._factored = neurons, factor
         return factor
 

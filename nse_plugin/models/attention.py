@@ -1,31 +1,37 @@
-"""Attention with fewer keys than queries, without a copy of them for every head."""
+"""Attention with fewer key heads than query heads, without a copy of keys and values for every query head."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
-from transformers.integrations import sdpa_attention
-from transformers.utils.import_utils import is_torch_greater_or_equal
+
+from nse_plugin.models.transformers_private import native_grouped_queries_are_fast, sdpa_attention
+
+_replacing = threading.Lock()
 
 
 @contextmanager
 def shared_heads() -> Iterator[None]:
-    """Within, heads that share keys and values read them where they are, also under a mask.
+    """Within, attention on a CPU reads keys and values that several heads share where they are, also under a mask.
 
-    transformers copies them for each head and keeps the copies for the backward pass, where there is a mask: on a GPU
-    only slow kernels know both. On a CPU the fast one does (from torch 2.9 on), with the same result; elsewhere nothing
-    changes here. It is for the whole process: of two threads the last to leave may leave it on.
+    With a mask, transformers copies them for every query head and keeps the copies for the backward pass, because on a
+    GPU only slow kernels take both. On a CPU the fast kernel takes both, with the same result; elsewhere nothing
+    changes. The switch is global: while one thread uses it, others do without, which costs them memory alone.
     """
+    if not native_grouped_queries_are_fast() or not _replacing.acquire(blocking=False):
+        yield
+        return
     own = sdpa_attention.use_gqa_in_sdpa
-    fast = is_torch_greater_or_equal("2.9")
 
-    def shared(attention_mask: Tensor | None, key: Tensor) -> bool:
-        return (fast and key.device.type == "cpu") or own(attention_mask, key)
+    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: Tensor) -> bool:
+        return key.device.type == "cpu" or own(attention_mask, key, *others)
 
-    sdpa_attention.use_gqa_in_sdpa = shared
+    sdpa_attention.use_gqa_in_sdpa = on_the_cpu_always
     try:
         yield
     finally:
         sdpa_attention.use_gqa_in_sdpa = own
+        _replacing.release()

@@ -80,8 +80,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        model.save_pretrained(aside)
+        _read_model(gguf).save_pretrained(aside)
         read_tokenizer(gguf).save_pretrained(aside)
         aside.chmod(0o755)  # mkdtemp makes it private
         try:
@@ -91,6 +90,20 @@ def _convert(gguf: Path, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_model(gguf: Path) -> Any:
+    """The model, dequantised to float32.
+
+    transformers 5.17 and later take it for a quantised one and refuse to save it, so its weights move into another.
+    """
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = type(read.config).from_dict(
+        {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
+    )
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.load_state_dict(read.state_dict())
+    return model
 
 
 def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:

@@ -1,23 +1,31 @@
-"""A model held still: evaluation mode and no parameter gradients, both put back afterwards."""
+"""A model held still: evaluation mode, no parameter gradients, nothing compiled; all put back afterwards."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import nn
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within, dropout is off and no parameter asks for a gradient; both flags return, also after an exception."""
+    """Within, dropout is off and no parameter asks for a gradient; both flags return, also after an exception.
+
+    Layers that were compiled are run as they were written: hooks that are added to compiled code are never called.
+    """
     training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in trainable:
         parameter.requires_grad_(False)
+    # nothing can have been compiled where the compiler was never imported, and importing it takes seconds
+    compiled = "torch._dynamo" in sys.modules
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+from nse_plugin.models.transformers_private import Conv1D
+from nse_plugin.replay.batched import BatchedArguments
 
 EDITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -46,12 +48,27 @@ class OutputMatrix:
         columns = matrix[:, neurons].to(torch.float64) + delta.to(matrix.device)
         matrix[:, neurons] = columns.to(matrix.dtype)
 
+    def keys(self, inputs: Tensor, rows: int, tokens: int) -> Tensor:
+        """What the module is given for a batch of [rows, tokens], as [rows, tokens, f]: some layers (OPT's, mixtures of
+        experts) flatten it to [rows x tokens, f].
+
+        Raises LayoutError when it is given some of the tokens only, as a routed expert is.
+        """
+        if inputs.shape[:-1].numel() != rows * tokens:
+            raise LayoutError(
+                f"{self.name} is given {inputs.shape[:-1].numel()} tokens where the model is given {rows * tokens}, as "
+                "a routed expert would be: name a matrix that every token passes once with rewrite_module_tmp."
+            )
+        return inputs.reshape(rows, tokens, inputs.shape[-1])
+
 
 @dataclass(frozen=True)
 class Layout:
     """The parts of a causal language model.
 
-    stack: the module that owns the decoder layers. layers: those layers, in order.
+    stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None where the model
+    has no limit. batched: which arguments of the layers are batched, once that was found. checked: for which l_0 it was
+    checked that the model can be replayed (`replay.check`).
     """
 
     model: nn.Module
@@ -60,20 +77,18 @@ class Layout:
     hidden_size: int
     max_positions: int | None
     rewrite_module_tmp: str | None = None
+    batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
+    checked: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:
         """Find the parts of a loaded transformers causal language model.
 
         rewrite_module_tmp: name of the edited module with `{}` for the layer number, where structure is not enough.
-        Raises LayoutError when the model has no decoder layers, or has weights on the meta device.
+        Raises LayoutError when it is no such model, has no decoder layers, or cannot be edited as it was loaded.
         """
-        if any(parameter.is_meta for parameter in model.parameters()):
-            raise LayoutError(
-                "The model has weights on the meta device (offloaded or not loaded): load it whole into memory first."
-            )
-        config: Any = model.config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        _check_loaded(model)
+        text = _text_config(model)
         count = text.num_hidden_layers
         stacks = [
             (module, child)
@@ -86,8 +101,13 @@ class Layout:
                 f"{type(model).__name__} has no list of {count} decoder layers: give a causal language model."
             )
         stack, layers = max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-        positions = getattr(text, "max_position_embeddings", None)
-        return cls(model, stack, layers, text.hidden_size, positions, rewrite_module_tmp)
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise LayoutError(
+                f"{type(model).__name__} runs one layer in several places: give each place a layer of its own "
+                "(copy.deepcopy) before editing."
+            )
+        positions = getattr(text, "max_position_embeddings", None) or 0
+        return cls(model, stack, layers, text.hidden_size, positions if positions > 0 else None, rewrite_module_tmp)
 
     @property
     def device(self) -> torch.device:
@@ -96,18 +116,35 @@ class Layout:
         device: torch.device = model.get_input_embeddings().weight.device
         return device
 
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens the model has embeddings for."""
+        model: Any = self.model
+        return int(model.get_input_embeddings().weight.shape[0])
+
     def output_matrix(self, layer: int) -> OutputMatrix:
         """`W_out` of a layer.
 
-        Raises LayoutError when the layer does not exist, has none or several candidates, or is quantised.
+        Raises LayoutError when the layer does not exist, has none or several candidates, or keeps it in another form
+        than a plain matrix.
         """
         if not 0 <= layer < len(self.layers):
             raise LayoutError(
                 f"layers = [..., {layer}, ...] is out of range: this model has layers 0 to {len(self.layers) - 1}."
             )
         module = self._named_module(layer) if self.rewrite_module_tmp else self._last_mlp_matrix(layer)
-        name = next(n for n, m in self.model.named_modules() if m is module)
+        name = self._name_of(module)
         weight: Any = module.weight
+        if not isinstance(weight, nn.Parameter):
+            raise LayoutError(
+                f"{name}.weight is computed from other parameters (a parametrization such as weight_norm): fold it "
+                "into the weight first, with torch.nn.utils.parametrize.remove_parametrizations."
+            )
+        if type(weight.data) is not Tensor:
+            raise LayoutError(
+                f"{name}.weight is a {type(weight.data).__name__} (quantised or distributed), not a plain matrix: load "
+                "the model in bfloat16, float16 or float32."
+            )
         if weight.dtype not in EDITABLE_DTYPES or weight.dim() != 2:
             raise LayoutError(
                 f"{name}.weight is {weight.dtype} (quantised): load the model in bfloat16, float16 or float32."
@@ -117,6 +154,31 @@ class Layout:
     def output_matrices(self, layers: Sequence[int]) -> dict[int, OutputMatrix]:
         """`W_out` of several layers, by layer number."""
         return {layer: self.output_matrix(layer) for layer in layers}
+
+    def edited_matrices(self, layers: Sequence[int]) -> dict[int, OutputMatrix]:
+        """`W_out` of the layers to be edited, ascending.
+
+        Raises LayoutError also when the last of them is the model's last, above which there is nothing for z to act
+        through, or when a lower layer computes with the same weights: an update would change it unseen.
+        """
+        matrices = self.output_matrices(layers)
+        if layers[-1] == len(self.layers) - 1:
+            raise LayoutError(
+                f"layers = {list(layers)} ends with the model's last layer: what is written there cannot reach later "
+                f"tokens, so end at layer {len(self.layers) - 2} or below."
+            )
+        for layer, matrix in matrices.items():
+            for lower in range(layer):
+                if any(_same_memory(parameter, matrix.weight) for parameter in self.layers[lower].parameters()):
+                    raise LayoutError(
+                        f"Layers {lower} and {layer} share {matrix.name}: an edit of one would change the other. Give "
+                        "each a matrix of its own, or edit other layers."
+                    )
+        return matrices
+
+    def _name_of(self, module: nn.Module) -> str:
+        names: dict[int, str] = {id(one): name for name, one in self.model.named_modules()}
+        return names[id(module)]
 
     def _named_module(self, layer: int) -> nn.Module:
         assert self.rewrite_module_tmp is not None
@@ -130,18 +192,49 @@ class Layout:
             ) from None
         if not isinstance(module, nn.Linear | Conv1D):
             raise LayoutError(f"rewrite_module_tmp names {name!r}, a {type(module).__name__}: name a Linear or Conv1D.")
+        self._check_writer(layer, name, module)
         return module
+
+    def _check_writer(self, layer: int, name: str, module: nn.Module) -> None:
+        """Raise LayoutError unless a named module may be what an MLP adds to the residual stream."""
+        advice = "name the matrix that maps an MLP's neurons to the hidden size, e.g. 'model.layers.{}.mlp.down_proj'."
+        inner = list(self.layers[layer].modules())[1:]
+        owners = [one for one in inner if any(part is module for part in one.modules())]
+        if not owners:
+            raise LayoutError(f"rewrite_module_tmp names {name!r}, which is not a part of layer {layer}: {advice}")
+        if any(is_attention(owner) for owner in owners):
+            raise LayoutError(f"rewrite_module_tmp names {name!r}, a part of attention: {advice}")
+        given = _out_features(module)
+        if given != self.hidden_size:
+            raise LayoutError(
+                f"rewrite_module_tmp names {name!r}, which gives {given} numbers where the hidden size is "
+                f"{self.hidden_size}: {advice}"
+            )
 
     def _last_mlp_matrix(self, layer: int) -> nn.Module:
         """The one matrix outside attention that writes to the residual stream."""
         found = list(_writers(self.layers[layer], self.hidden_size))
-        if len(found) != 1:
-            what = "no MLP output matrix" if not found else f"{len(found)} matrices that could be W_out"
+        if len(found) == 1:
+            return found[0]
+        what = f"Layer {layer} ({type(self.layers[layer]).__name__})"
+        if not found:
+            if any(p.dim() == 3 and self.hidden_size in p.shape[1:] for p in self.layers[layer].parameters()):
+                raise LayoutError(
+                    f"{what} keeps its experts in one stacked tensor and has no MLP that every token passes: NSE "
+                    "cannot edit it; choose layers with a dense MLP or a shared expert, if the model has them."
+                )
             raise LayoutError(
-                f"Layer {layer} ({type(self.layers[layer]).__name__}) has {what}: name it with "
-                "rewrite_module_tmp, e.g. 'model.layers.{}.mlp.down_proj'."
+                f"{what} has no MLP output matrix: name it with rewrite_module_tmp, e.g. "
+                "'model.layers.{}.mlp.down_proj'."
             )
-        return found[0]
+        names = [self._name_of(module).replace(f".{layer}.", ".{}.", 1) for module in found]
+        adapters = " Of a model with an adapter on this matrix, base_layer is the model's own." * any(
+            "base_layer" in name for name in names
+        )
+        raise LayoutError(
+            f"{what} has {len(found)} matrices that could be W_out: name one with rewrite_module_tmp, one of "
+            f"{', '.join(names[:4])}.{adapters}"
+        )
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -150,18 +243,59 @@ def is_attention(module: nn.Module) -> bool:
     return "attention" in kind or "attn" in kind
 
 
+def _check_loaded(model: nn.Module) -> None:
+    """Raise LayoutError for what is no transformers model, or was loaded in a way that it cannot be edited."""
+    kind = type(model).__name__
+    if not hasattr(getattr(model, "config", None), "to_dict") or not hasattr(model, "get_input_embeddings"):
+        wrapped = isinstance(getattr(model, "module", None), nn.Module)
+        remedy = "give its .module" if wrapped else "give the transformers model itself, not a wrapper around it"
+        raise LayoutError(f"{kind} is not a transformers model: {remedy}.")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise LayoutError(
+            "The model has weights on the meta device (offloaded or not loaded): load it whole into memory first."
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise LayoutError(
+            "The model's weights were made within torch.inference_mode(), so they can never change: load it outside."
+        )
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise LayoutError(f"{kind} has an encoder and a decoder: NSE edits decoder-only language models.")
+    if getattr(config, "return_dict", True) is False:
+        raise LayoutError("The model's config.return_dict is False: set it to True, as transformers has it.")
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("num_hidden_layers", "hidden_size"):
+        if not isinstance(getattr(text, name, None), int):
+            raise LayoutError(f"{type(model).__name__}'s config has no {name}: give a causal language model.")
+    return text
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one is other:
+        return True
+    plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
+    return plain and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _out_features(module: nn.Module) -> int:
+    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
+
+
+def _in_features(module: nn.Module) -> int:
+    return module.nx if isinstance(module, Conv1D) else module.in_features  # type: ignore[return-value]
+
+
 def _writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
     found: list[nn.Module] = []
     for child in module.children():
         if is_attention(child):
             continue
-        if isinstance(child, nn.Linear):
-            writes = child.out_features == hidden_size and child.in_features != hidden_size
-        elif isinstance(child, Conv1D):
-            writes = child.nf == hidden_size and child.nx != hidden_size
-        else:
+        if not isinstance(child, nn.Linear | Conv1D):
             found += _writers(child, hidden_size)
-            continue
-        if writes:
+        elif _out_features(child) == hidden_size != _in_features(child):
             found.append(child)
     return found

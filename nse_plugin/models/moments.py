@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nse_plugin.models.enough import Enough
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.gram import gram
-from nse_plugin.models.layout import Layout
+from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right
 
 WINDOW = 1024
@@ -52,7 +52,7 @@ def measure_moments(
     done = resume if resume is not None else MomentSums({})
     with frozen(layout.model), torch.no_grad():
         for rows in batches:
-            keys = _keys_of(layout, {layer: matrix.module for layer, matrix in matrices.items()}, rows)
+            keys = _keys_of(layout, matrices, rows)
             for layer, k in keys.items():
                 product = gram(k)
                 done.sums[layer] = product.add_(done.sums[layer].to(product)) if layer in done.sums else product
@@ -64,24 +64,26 @@ def measure_moments(
     return done
 
 
-def _keys_of(layout: Layout, writers: dict[int, nn.Module], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """The inputs of `W_out` at all real tokens, {layer: [tokens, f]}."""
     ids, mask = pad_right(rows, layout.device)
     keys: dict[int, Tensor] = {}
-    last = max(writers)
+    last = max(matrices)
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            k = args[0][mask.to(args[0].device).bool()]
+            k = matrices[layer].keys(args[0], *ids.shape)
+            k = k[mask.to(k.device).bool()]
             keys[layer] = k.to(torch.promote_types(k.dtype, torch.float32))
             if layer == last:
                 raise Enough
 
         return hook
 
-    handles = [module.register_forward_pre_hook(keep(layer)) for layer, module in writers.items()]
+    handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
     try:
-        layout.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        # no token attends to the padding after it, and a padded place that attends to nothing may become NaN
+        layout.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     except Enough:
         pass
     finally:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache
 
 from nse_plugin.models.enough import Enough
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
+from nse_plugin.models.transformers_private import DynamicCache, cache_argument
 
 # One more pass through the layers costs as much as so many more tokens in one: their weights are read again. On
 # SmolLM2, one core, 7 tokens in a pass of their own take the time of 32 among many. On a GPU, where each layer is also
@@ -151,16 +151,19 @@ class Growing(Past):
 
 
 def behind(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The model's arguments for rows of tokens that come behind `past`, padded on the right; a row may be empty."""
-    ids, mask = pad_right(rows, layout.device)
+    """The model's arguments for rows of tokens that come after `past`, padded on the right; a row may be empty.
+
+    The mask does not hide that padding: no token attends to what follows it, and a padded place that attends to nothing
+    may become NaN and spread (in float64 with eager attention, under a sliding window).
+    """
+    ids, _ = pad_right(rows, layout.device)
     positions = past.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
     limit = layout.max_positions
-    mask[:, 0] = 1  # an empty row attends to its own padding: finite, and never seen
     return {
         "input_ids": ids,
-        "attention_mask": torch.cat([past.mask, mask], dim=1),
+        "attention_mask": torch.cat([past.mask, torch.ones_like(ids)], dim=1),
         "position_ids": positions if limit is None else positions.clamp(max=limit - 1),  # padding only
-        "past_key_values": past,
+        cache_argument(layout.model): past,
         "use_cache": True,
     }
 

@@ -6,6 +6,7 @@ state gives the same edits.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,11 +49,17 @@ class FactPrompts:
     text: str = ""
 
 
-def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positions: int | None = None) -> FactPrompts:
+def encode_fact(
+    tokenizer: Any,
+    fact: Fact,
+    templates: Sequence[str],
+    max_positions: int | None = None,
+    vocabulary: int | None = None,
+) -> FactPrompts:
     """Tokenise a fact in every context template.
 
-    templates: strings with one `{}`, the first of them "{}" itself.
-    Raises FactError when a row is longer than the model's positions.
+    templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: of the model; None: any.
+    Raises FactError when a row is longer than the model's positions, or has a token that the model does not know.
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
@@ -69,7 +76,19 @@ def encode_fact(tokenizer: Any, fact: Fact, templates: Sequence[str], max_positi
             f"fact {fact.text!r:.60} is {longest} tokens long in its longest context, and the model has "
             f"{max_positions} positions: shorten the prompt or the target."
         )
+    if vocabulary is not None:
+        _check_known(tokenizer, fact, [*rewrites, essence], vocabulary)
     return FactPrompts(tuple(rewrites), essence, f"{text}{continuation(fact.target_new)}")
+
+
+def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:
+    largest = max(token for row in rows for token in (*row.ids, *row.targets))
+    if largest >= vocabulary:
+        raise FactError(
+            f"fact {fact.text!r:.60} has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), and the "
+            f"model has embeddings for {vocabulary} tokens: give its own tokenizer, or resize its embeddings "
+            "(model.resize_token_embeddings)."
+        )
 
 
 def check_round(facts: Sequence[Fact]) -> None:
@@ -144,12 +163,27 @@ def _token_at(tokenizer: Any, text: str, end: int) -> int:
     """Index of the token that holds character `end - 1` of the text."""
     if tokenizer.is_fast:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        end = _composed_end(text, end, {place for first, last in offsets for place in range(first, last)})
         holding = [i for i, (first, last) in enumerate(offsets) if first < end <= last]
     else:
         holding = list(range(len(without_end(tokenizer, text[:end]))))
     if not holding:
         raise FactError(f"The tokenizer drops the end of {text[:end]!r}: write the subject in characters it knows.")
     return holding[-1]  # a character may take several tokens
+
+
+def _composed_end(text: str, end: int, held: set[int]) -> int:
+    """`end`, or where the character ends that the text's last ones join: a tokenizer that composes "e" and an accent
+    gives both the first one's place. held: the places of the text that some token holds."""
+    while end > 1 and end - 1 not in held and _joins(text[: end - 1], text[end - 1]):
+        end -= 1
+    return end
+
+
+def _joins(before: str, letter: str) -> bool:
+    """Whether a letter becomes one with what is before it (an accent, a part of a Hangul syllable)."""
+    composed = unicodedata.normalize("NFC", before[-8:])
+    return len(unicodedata.normalize("NFC", before[-8:] + letter)) == len(composed)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

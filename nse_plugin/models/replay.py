@@ -24,15 +24,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils.generic import ModelOutput
 
+from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.enough import Enough
-from nse_plugin.models.fingerprint import appearance
-from nse_plugin.models.layout import Layout
+from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.models.replaced import forward_replaced
 from nse_plugin.models.tokenwise import mlp_of, only_at
+from nse_plugin.models.transformers_private import ModelOutput
+from nse_plugin.replay.batched import BatchedArguments, Call, without_hidden_states
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
@@ -47,7 +49,8 @@ class SuffixReplay:
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt], contexts: ContextStates) -> None:
         """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
-        self._layout = layout
+        check_once(layout, [layer], prompts)
+        self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
         self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
         past = grown(
@@ -76,7 +79,10 @@ class SuffixReplay:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these (indices into the present ones, ascending)."""
-        self._packs = [part for pack in self._packs if (part := pack.taking(rows)) is not None]
+        batched = batched_arguments(self._layout, self._prompts)
+        self._packs = [
+            part for pack in self._packs if (part := pack.taking(rows, self._layer + 1, batched)) is not None
+        ]
         self._find()
 
     def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
@@ -102,18 +108,23 @@ class SuffixReplay:
             # its module may serve an earlier layer too
             last_mlp = self._last_mlp if place == len(self._upper) else None
             with only_at(last_mlp, shape, rows, positions):
-                hidden = _first(module(hidden, *args, **kwargs))
+                hidden = output_of(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
 
-        The model's forward is called with its layer stack standing in for by the states at hand, so whatever a model
-        does to its logits is done here too.
+        The model's forward is called with its layer stack replaced by one that returns these states, so whatever a
+        model does to its logits is done here too. The states pass for tokens of one row, which may have no more of them
+        than the model has positions.
         """
+        size = self._layout.max_positions or max(1, len(hidden))
+        return torch.cat([self._head_of(hidden[at : at + size]) for at in range(0, max(1, len(hidden)), size)])
+
+    def _head_of(self, hidden: Tensor) -> Tensor:
         hidden = hidden[None]
         for module in self._tail:
-            hidden = _first(module(hidden))
+            hidden = output_of(module(hidden))
         output = self._stack_output(last_hidden_state=hidden)
         model = self._layout.model
         with forward_replaced(self._layout.stack, lambda *_, **__: output):
@@ -133,14 +144,15 @@ class _Pack:
     start: Tensor
     calls: list[Any]
 
-    def taking(self, rows: Tensor) -> _Pack | None:
-        """What is left of it when only these rows of the replay stay, under their new numbers."""
+    def taking(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
+        """What is left of it when only these rows of the replay stay, under their new numbers. first: the layer that
+        the first of the calls belongs to."""
         number = {row: new for new, row in enumerate(rows.tolist())}
         held = torch.tensor([at for at, row in enumerate(self.rows.tolist()) if row in number], dtype=torch.long)
         if not len(held):
             return None
-        taken: dict[int, Any] = {}
-        calls = [_take(call, held, len(self.rows), taken) for call in self.calls]
+        memo: dict[int, Any] = {}
+        calls = [batched.select(n, call, held, len(self.rows), memo) for n, call in enumerate(self.calls, first)]
         renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
         return _Pack(renumbered, self.start[held.to(self.start.device)], calls)
 
@@ -153,7 +165,8 @@ class SpanReplay:
 
     def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt], tokens_per_batch: int):
         """Run the layers below `layers[0]` once, in batches of at most `SHARE` x `tokens_per_batch` padded tokens."""
-        self._layout, self._layers = layout, list(layers)
+        check_once(layout, layers, prompts)
+        self._layout, self._layers, self._prompts = layout, list(layers), prompts
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
         contexts, place = different_contexts(prompts)
@@ -204,7 +217,8 @@ class SpanReplay:
         place = {row: number for number, row in enumerate(rows)}
         held = [[at for at, row in enumerate(order) if row in place] for order in self._order]
         chunks = list(zip(self._chunks, self._order, held, strict=True))
-        part._chunks = [chunk.part(torch.tensor(at)) for chunk, _, at in chunks if at]
+        batched = batched_arguments(self._layout, self._prompts)
+        part._chunks = [chunk.part(torch.tensor(at), batched) for chunk, _, at in chunks if at]
         part._order = [[place[order[i]] for i in at] for _, order, at in chunks if at]
         return part
 
@@ -215,7 +229,7 @@ class SpanReplay:
         keys: dict[int, Tensor] = {}
         handles = [
             self._writers[layer].module.register_forward_pre_hook(
-                _keep_keys(keys, layer, chunk.lookup, enough=layer == until)
+                _keep_keys(keys, layer, self._writers[layer], chunk.lookup, hidden.shape[1], enough=layer == until)
             )
             for layer in edited
         ]
@@ -226,7 +240,7 @@ class SpanReplay:
                     if len(edited) > 1 and layer == edited[1]:
                         chunk.remember(layer, hidden)
                     args, kwargs = chunk.calls[layer]
-                    hidden = _first(self._layout.layers[layer](hidden, *args, **kwargs))
+                    hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
         except Enough:
             pass
         finally:
@@ -240,7 +254,7 @@ class _Chunk:
 
     def __init__(self, layout: Layout, span: range, past: Past, rows: Sequence[tuple[int, ...]]) -> None:
         self.lookup = torch.tensor([max(len(row), 1) - 1 for row in rows], device=layout.device)
-        self.calls: dict[int, Any] = {}
+        self.calls: dict[int, Call] = {}
         self.inputs: dict[int, Tensor] = {}
         self._first = span[0]
         handles = [
@@ -261,7 +275,7 @@ class _Chunk:
 
     def _recorder(self, layer: int, span: range) -> Callable[..., None]:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, *self.calls[layer] = _split_call(args, kwargs)
+            hidden, self.calls[layer] = without_hidden_states(args, kwargs)
             if layer == span[0]:
                 self.inputs[layer] = hidden
             if layer == span[-1]:
@@ -269,12 +283,12 @@ class _Chunk:
 
         return record
 
-    def part(self, rows: Tensor) -> _Chunk:
+    def part(self, rows: Tensor, batched: BatchedArguments) -> _Chunk:
         """Some of the rows (indices)."""
         part, batch = copy(self), len(self.lookup)
-        taken: dict[int, Any] = {}
+        memo: dict[int, Any] = {}
         part.lookup = self.lookup[rows.to(self.lookup.device)]
-        part.calls = {layer: _take(call, rows, batch, taken) for layer, call in self.calls.items()}
+        part.calls = {layer: batched.select(layer, call, rows, batch, memo) for layer, call in self.calls.items()}
         part.inputs = {layer: hidden[rows.to(hidden.device)] for layer, hidden in self.inputs.items()}
         return part
 
@@ -287,23 +301,19 @@ class ContextStates:
     """Keys and values of all layers for the beginnings of rows that come from a template.
 
     They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
-    met before does not change a bit of it. Where the model no longer looks as it did, all are forgotten. Holds no
+    met before does not change a bit of it. Where the model's quick identity is another, all are forgotten. Holds no
     reference to the model.
-
-    fingerprint: of the model they are of, where someone has computed it.
     """
 
-    def __init__(self, fingerprint: str | None = None) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self) -> None:
         self._place: dict[tuple[int, ...], int] = {}
         self._past = Past.nothing(0, torch.device("cpu"))
-        self._looks: Tensor | None = None
+        self._looks: str | None = None
 
     def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> Past:
         """What these rows begin with, on the weights as they are."""
-        looks = appearance(layout.model)
-        device = layout.device
-        if self._looks is None or device != self._past.lengths.device or not torch.equal(looks, self._looks):
+        looks, device = ModelIdentity(layout.model).quick(), layout.device
+        if device != self._past.lengths.device or looks != self._looks:
             self._place, self._past, self._looks = {}, Past.nothing(0, device), looks
         new = [context for context in different_contexts(prompts)[0] if context not in self._place]
         if new:
@@ -326,22 +336,38 @@ def _context(prompt: EncodedPrompt) -> tuple[int, ...]:
     return prompt.ids[: prompt.context]
 
 
-def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Group rows of like length so that rows x longest stays within `tokens_per_batch` (at least one row each)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= tokens_per_batch:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt]) -> None:
+    """The first time that a layout's layers are replayed, check that they can be. Raises LayoutError."""
+    if layers[-1] not in layout.checked:
+        from nse_plugin.replay.check import check_replay  # which replays them
+
+        check_replay(layout, layers, next(prompt.ids for prompt in prompts))
+
+
+def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> BatchedArguments:
+    """Where rows lie in what the layout's layers are called with; the first time, two small runs of the model find out.
+
+    prompts: some rows of tokens that the model knows.
+    """
+    ids = next(prompt.ids for prompt in prompts)
+    ids = (ids * 5)[:5]
+    rows = [(ids[:3], ids[3:5]), (ids[:1], ids[1:4]), (ids[:1], ids[1:4])]  # padded on either side, alike in both runs
+
+    def run(count: int) -> None:
+        prefixes, suffixes = zip(*rows[:count], strict=True)
+        with torch.no_grad():
+            past = grown(layout, Past.nothing(count, layout.device), prefixes)
+            layout.model(**behind(layout, past, suffixes))
+
+    layout.batched.find(list(layout.layers), run)
+    return layout.batched
 
 
 class _Record:
     """What one forward pass showed: the calls of the upper layers, l_0's output, what runs after the last layer."""
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        self.calls: list[Call] = []
         self.output: Any = None
         self.tail: list[nn.Module] = []
         self.past_last_layer = False
@@ -354,10 +380,10 @@ def _recorded(layout: Layout, layer: int) -> Iterator[_Record]:
     record = _Record()
 
     def keep_output(_: nn.Module, __: Any, output: Any) -> None:
-        record.output = _first(output)
+        record.output = output_of(output)
 
     def keep_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record.calls.append(_split_call(args, kwargs)[1:])
+        record.calls.append(without_hidden_states(args, kwargs)[1])
 
     def last_layer_done(*_: Any) -> None:
         record.past_last_layer = True
@@ -392,7 +418,7 @@ def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[Non
     returned: list[Any] = []
 
     def passed(*args: Any, **kwargs: Any) -> Any:
-        hidden, output = _split_call(args, kwargs)[0], returned[-1]
+        hidden, output = without_hidden_states(args, kwargs)[0], returned[-1]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handle = before.register_forward_hook(lambda _, __, output: returned.append(output))
@@ -405,48 +431,21 @@ def _passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[Non
         handle.remove()
 
 
-def _keep_keys(keys: dict[int, Tensor], layer: int, lookup: Tensor, enough: bool) -> Callable[..., None]:
-    """A hook of `W_out`. enough: nothing behind these keys is wanted."""
+def _keep_keys(
+    keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
+) -> Callable[..., None]:
+    """A hook of `W_out`. tokens: of each row. enough: nothing behind these keys is wanted."""
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        keys[layer] = args[0][torch.arange(len(lookup), device=args[0].device), lookup.to(args[0].device)]
+        k = writer.keys(args[0], len(lookup), tokens)
+        keys[layer] = k[torch.arange(len(lookup), device=k.device), lookup.to(k.device)]
         if enough:
             raise Enough
 
     return keep
 
 
-def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """A layer's call as (hidden states, other positional arguments, other keyword arguments)."""
-    if args:
-        return args[0], args[1:], kwargs
-    others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-    return kwargs["hidden_states"], (), others
-
-
-def _first(output: Any) -> Tensor:
+def output_of(output: Any) -> Tensor:
     """Layers return a tensor or a tuple, depending on model and version."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor
-
-
-def _take(value: Any, rows: Tensor, batch: int, taken: dict[int, Any]) -> Any:
-    """Select rows of every batched tensor, and of the past, inside a call's arguments; what layers share stays shared.
-
-    One-dimensional tensors (cache positions) and tensors broadcast over the batch are left alone.
-    """
-    if isinstance(value, Tensor):
-        if value.dim() < 2 or value.shape[0] != batch:
-            return value
-        if id(value) not in taken:
-            taken[id(value)] = value[rows.to(value.device)]
-        return taken[id(value)]
-    if isinstance(value, Past):
-        if id(value) not in taken:
-            taken[id(value)] = value.taking(rows)
-        return taken[id(value)]
-    if isinstance(value, tuple | list):
-        return type(value)(_take(item, rows, batch, taken) for item in value)
-    if type(value) is dict:
-        return {name: _take(item, rows, batch, taken) for name, item in value.items()}
-    return value

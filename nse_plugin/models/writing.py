@@ -1,42 +1,24 @@
-"""Text the model writes itself, seeded: context templates, passages for the second moments, texts to judge it by."""
+"""Sample tokens after rows of tokens, seeded and in batches. Texts are written by `models.generation`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nse_plugin.facts import SLOT
+from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
-from nse_plugin.models.prompts import pad_right, without_end
+from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.prompts import pad_right
+from nse_plugin.models.rounding import relative_error, rounding_allowed
+from nse_plugin.models.transformers_private import cache_argument, cache_of
 
-TEMPLATE_OPENINGS = ("The", "Therefore", "Because", "I", "You")
-TEMPLATE_TOKENS = 10  # as the authors' code generates
-TOP_K = 5  # of the most likely tokens, as ROME's generation takes
-
-
-def context_templates(model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
-    """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
-    openings = [without_end(tokenizer, opening) for opening in TEMPLATE_OPENINGS]
-    draws = uniform_draws(seed, range(len(openings)), TEMPLATE_TOKENS)
-    templates = [SLOT]
-    for written in write(model, openings, draws, never=tokenizer.all_special_ids, top_k=TOP_K):
-        text = tokenizer.decode(written, skip_special_tokens=True)
-        templates.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + f". {SLOT}")
-    return templates
-
-
-def check_templates(templates: list[str]) -> list[str]:
-    """Raise ValueError unless every template has one `{}` and the first is "{}" itself."""
-    if not templates or templates[0] != SLOT:
-        raise ValueError(f"templates = {templates!r:.80} cannot be used: the first template must be '{{}}' itself.")
-    for template in templates:
-        if template.count(SLOT) != 1:
-            raise ValueError(f"template {template!r} cannot be used: write '{{}}' exactly once, where the prompt goes.")
-    return list(templates)
+Choose = Callable[[Tensor, Tensor], Tensor]  # of logits [B, V] and draws [B], which it may change, a token a row [B]
 
 
 def uniform_draws(seed: int, places: Iterable[int], tokens: int) -> Tensor:
@@ -48,36 +30,96 @@ def uniform_draws(seed: int, places: Iterable[int], tokens: int) -> Tensor:
 
 
 def write(
-    model: Any, rows: Sequence[Sequence[int]], draws: Tensor, never: Sequence[int], top_k: int | None = None
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    draws: Tensor,
+    never: Sequence[int],
+    top_k: int | None = None,
+    ends: Collection[int] = (),
 ) -> list[list[int]]:
-    """Sample as many tokens behind each row of token ids as `draws` [rows, tokens] has columns, at temperature 1.
+    """Sample as many tokens after each row of token ids as `draws` [rows, tokens] has columns, at temperature 1.
 
     Each token is the `draw` quantile of the distribution over the `top_k` most likely tokens, the best first (None:
-    over all). never: tokens that are not drawn, an end of text above all. Batching changes nothing but rounding.
+    over all). never: tokens that are not drawn, an end of text above all. ends: tokens after which a row is of no more
+    interest; nothing is written once every row has one. Batching changes nothing but rounding.
+
+    A model whose cached passes give other logits than its own pass over the whole text (positions that it counts by
+    itself, state that a cache does not hold) is run without a cache, row by row. Of a model with hooks, which may tell
+    passes apart, this is not asked.
 
     Returns the rows, continued.
     """
+    continued: dict[int, list[int]] = {}
+    choose = functools.partial(_drawn, never=never, top_k=top_k)
+    with frozen(model), torch.inference_mode():
+        trusted = ModelIdentity(model).unseen is not None
+        for chosen in batches_by_length([len(row) for row in rows], math.inf, padded=padding_is_safe(model)):
+            own, own_draws = [rows[i] for i in chosen], draws[chosen]
+            new = _with_cache(model, own, own_draws, choose, ends, trusted)
+            if new is None:
+                new = [_without_cache(model, row, draw, choose, ends) for row, draw in zip(own, own_draws, strict=True)]
+            continued |= {i: [*row, *more] for i, row, more in zip(chosen, own, new, strict=True)}
+    return [continued[i] for i in range(len(rows))]
+
+
+def _with_cache(
+    model: Any, rows: Sequence[Sequence[int]], draws: Tensor, choose: Choose, ends: Collection[int], trusted: bool
+) -> list[list[int]] | None:
+    """The new tokens of rows that are run together; None where the model does not go on from its cache."""
     device = model.get_input_embeddings().weight.device
+    last = (getattr(model.config, "max_position_embeddings", None) or 0) - 1
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache, written = None, []
-    with frozen(model), torch.inference_mode():
-        for draw in draws.to(device).T:
-            out = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            ids = _drawn(out.logits[:, -1].float(), draw, never, top_k)[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            positions = positions[:, -1:] + 1
-            written.append(ids)
-    new = torch.cat(written, dim=1).tolist()
-    return [[*read, *more] for read, more in zip(rows, new, strict=True)]
+    cache_name, cache, logits = cache_argument(model), None, torch.empty(0)
+    written: list[Tensor] = []
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    for draw in draws.to(device).T:
+        if written and cache is None:
+            return None
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions.clamp(max=last) if last >= 0 else positions,  # rows that are long enough already
+            use_cache=True,
+            logits_to_keep=1,
+            **{cache_name: cache},
+        )
+        cache, logits = cache_of(out), out.logits[:, -1].float()
+        ids = choose(logits.clone(), draw)[:, None]
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        positions = positions[:, -1:] + 1
+        written.append(ids)
+        ended |= torch.isin(ids[:, 0], torch.tensor([*ends], dtype=ids.dtype, device=device))
+        if ended.all():
+            break
+    new: list[list[int]] = torch.cat(written, dim=1).tolist() if written else [[] for _ in rows]
+    shortest = min(range(len(rows)), key=lambda i: len(rows[i]))  # with the most padding
+    read = [*rows[shortest], *new[shortest][:-1]]
+    beyond = 0 <= last < len(read) - 1
+    if written and not (trusted or beyond) and not _are_its_own(model, read, logits[shortest]):
+        return None
+    return new
+
+
+def _without_cache(model: Any, row: Sequence[int], draws: Tensor, choose: Choose, ends: Collection[int]) -> list[int]:
+    """The new tokens of one row, by a pass over the whole text for each."""
+    text = list(row)
+    for draw in draws:
+        logits = model(input_ids=_one_row(model, text)).logits[:, -1].float().clone()
+        text.append(int(choose(logits, draw[None].to(logits.device))))
+        if text[-1] in ends:
+            break
+    return text[len(row) :]
+
+
+def _are_its_own(model: Any, text: Sequence[int], logits: Tensor) -> bool:
+    """Whether logits [V] are what the model predicts after a text when it reads all of it."""
+    own = model(input_ids=_one_row(model, text)).logits[0, -1].float()
+    return not own.isfinite().all() or relative_error(logits, own) <= rounding_allowed(model)
+
+
+def _one_row(model: Any, ids: Sequence[int]) -> Tensor:
+    return torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
 
 
 def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None) -> Tensor:

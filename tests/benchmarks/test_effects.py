@@ -14,7 +14,6 @@ from benchmarks.effects import WAYS, measure
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
 from nse_plugin.method import solvers, values
-from nse_plugin.models.replay import SuffixReplay
 
 FACTS = make_facts(4, neighbours=2)
 
@@ -28,7 +27,7 @@ def longer(roomy: Setting) -> Setting:
 def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
     parts = (
         solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, dict(solvers.BETAS), values.Walk, values._optimize,
-        values._Batch.nll_and_kl, SuffixReplay._run,
+        values._Batch.nll_and_kl, values.SuffixReplay,
     )  # fmt: skip
     before = {key: weight.clone() for key, weight in longer.model.state_dict().items()}
     found = measure(longer, FACTS, WAYS[name])
@@ -37,7 +36,7 @@ def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
     assert all(torch.equal(weight, before[key]) for key, weight in longer.model.state_dict().items())
     assert parts == (
         solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, solvers.BETAS, values.Walk, values._optimize,
-        values._Batch.nll_and_kl, SuffixReplay._run,
+        values._Batch.nll_and_kl, values.SuffixReplay,
     )  # fmt: skip
 
 

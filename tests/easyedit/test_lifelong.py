@@ -98,7 +98,9 @@ def test_a_round_changes_the_method_s_own_matrices_only(
     changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
     assert changed == {f"{name}.weight" for name in EDITED[alg_name, family]}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    assert not any(Path.cwd().iterdir())  # EasyEdit's AlphaEdit writes its projections there
+    assert {path.name for path in Path.cwd().iterdir()} <= {
+        "nse-home"
+    }  # EasyEdit's AlphaEdit writes its projections there
 
 
 @pytest.mark.parametrize("alg_name", SAVED)

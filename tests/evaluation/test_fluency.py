@@ -84,3 +84,13 @@ def test_more_tokens_begin_with_the_same_text(model: Any, tokenizer: Any) -> Non
 def test_special_tokens_are_never_drawn(model: Any, tokenizer: Any) -> None:
     [text] = continuations(model, tokenizer, ["Peru"], tokens=40)
     assert len(text.split()) == 41
+
+
+def test_texts_are_as_long_as_the_papers_with_their_prompts(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    """ROME's and MEMIT's evaluation: 100 tokens in all; fewer where the model has fewer positions."""
+    prompts = ["a city", " ".join(["Peru"] * 20), " ".join(["Peru"] * 50)]
+    assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [64] * 3
+    monkeypatch.setattr(model.config, "max_position_embeddings", 200)
+    assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [100] * 3
+    monkeypatch.setattr("nse_plugin.evaluation.fluency.TOKENS", 30)
+    assert continuations(model, tokenizer, prompts[2:]) == prompts[2:]

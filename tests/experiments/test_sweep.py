@@ -14,7 +14,6 @@ import torch
 from commands import swept
 from rich.console import Console
 
-from nse_plugin import session as session_module
 from nse_plugin.cli import main
 from nse_plugin.datasets import load_facts
 from nse_plugin.evaluation.probability import METRICS, score_facts
@@ -28,6 +27,7 @@ from nse_plugin.experiments.sweep_report import write_sweep
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
+from nse_plugin.session import session as session_module
 
 GRID = ["nse.p=0.4,1.0", "nse.alpha=0.05,1"]
 BASIC = "hydra/launcher=basic"

@@ -74,11 +74,10 @@ def test_small_batches_give_the_same_values(llama, tokenizer, facts, templates, 
     assert relative(EditSession(llama, tokenizer, alone, moments, templates).values(facts), together) <= 1e-10
 
 
-def test_value_layer_may_be_the_last_one(model, tokenizer, facts, templates, hparams):
-    top = dataclasses.replace(hparams, layers=[2, 3])
-    # Only a prompt that ends with its subject: elsewhere delta cannot reach the loss, and Adam amplifies rounding.
-    fact = Fact("The old town of Italy is {}", "Rome", "Berlin")
-    found = EditSession(model, tokenizer, top, tiny_moments(model, [2, 3]), templates).values([fact])
+def test_value_layer_may_be_the_last_but_one(model, tokenizer, facts, templates, hparams):
+    top = dataclasses.replace(hparams, layers=[1, 2])
+    fact = Fact("The old town of Italy is {}", "Rome", "Berlin")  # the prompt ends with its subject
+    found = EditSession(model, tokenizer, top, tiny_moments(model, [1, 2]), templates).values([fact])
     assert relative(found[0], oracles.value(model, tokenizer, fact, templates, top)) <= 1e-10
 
 
@@ -86,7 +85,7 @@ def test_value_layer_may_be_the_last_one(model, tokenizer, facts, templates, hpa
 def test_keys_and_outputs_equal_full_forwards(model, tokenizer, facts, templates, hparams, tokens_per_batch):
     layout = Layout.of(model)
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
-    layers = [0, 1, 3]
+    layers = [0, 2]
     keys, outputs = FactSpan(layout, layers, prompts, tokens_per_batch).run()
     for i, fact in enumerate(facts):
         for layer in layers:
@@ -97,7 +96,7 @@ def test_keys_and_outputs_equal_full_forwards(model, tokenizer, facts, templates
 
 @pytest.mark.parametrize(
     "settings",
-    [{"p": 1.0, "layers": [0, 1, 3]}, {"layers": [2]}, {"alpha": 1e-9}],
+    [{"p": 1.0, "layers": [0, 2]}, {"layers": [2]}, {"alpha": 1e-9}],
     ids=["gap", "one layer", "all again"],
 )
 @pytest.mark.parametrize("contexts", [1, None], ids=["bare", "contexts"])
@@ -142,7 +141,10 @@ def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templat
     run, own = [], replay.grown
     monkeypatch.setattr(replay, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows))
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
-    optimize_values(Layout.of(llama), prompts, dataclasses.replace(hparams, tokens_per_batch=1))
+    layout = Layout.of(llama)
+    replay.check_once(layout, [2], prompts[0].rewrites)
+    run.clear()
+    optimize_values(layout, prompts, dataclasses.replace(hparams, tokens_per_batch=1))
     contexts = {row.ids[: row.context] for fact in prompts for row in fact.rewrites}
     assert len(contexts) > 1
     for context in contexts:

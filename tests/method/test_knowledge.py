@@ -67,7 +67,12 @@ def test_two_that_go_on_from_the_same_keys_do_not_meet():
     second = old.extended(keys(1, seed=3))
     for branch, seed in ((first, 2), (second, 3)):
         assert torch.equal(branch.keys, torch.cat([keys(1), keys(1, seed=1), keys(1, seed=seed)]))
-    assert first.extended(keys(1)).keys.data_ptr() == first.keys.data_ptr()  # there was room
+
+
+def test_the_memory_of_a_rounds_keys_is_shared_with_whoever_keeps_the_round():
+    rounds = [keys(2), keys(3, seed=1)]
+    protected = Protected.of(rounds[0]).extended(rounds[1])
+    assert [part.data_ptr() for part in protected.parts if len(part)] == [k.data_ptr() for k in rounds]
 
 
 def test_keys_that_wait_are_saved_beside_the_square():

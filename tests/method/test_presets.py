@@ -59,6 +59,17 @@ def test_released_gives_all_four_statuses_in_one_round(hparams):
     assert "1 done, 1 off_target, 1 skipped_upper_bound, 1 failed" in str(report)
 
 
+def test_a_fact_that_was_written_and_ended_far_away_was_not_skipped(hparams):
+    """The update of others may carry it there; `skipped_upper_bound` says that it took part in none."""
+    session = session_for(
+        hparams, preset="released", alpha=1e-6, upper_bound=1.0, p=0.1, max_iterations=2, mom2_update_weight=1e-3
+    )
+    frame = session.edit_with_values(tiny_facts(), values_at(session, tiny_facts(), [0.99, 0.98, 0.97, 5.0])).frame
+    far = frame["residual"] >= 1.0
+    assert (far & (frame["passes"] > 0)).any()
+    assert ((frame["status"] == "skipped_upper_bound") == (frame["passes"] == 0)).all()
+
+
 def test_paper_writes_every_fact_whatever_its_distance(hparams):
     session = session_for(hparams, preset="paper", alpha=0.5, upper_bound=10.0, mom2_update_weight=1e6)
     values = values_at(session, tiny_facts(), [0.4, 3.0, 50.0, math.nan])

@@ -155,3 +155,13 @@ def test_no_finite_solution(bad):
     keys[:] = torch.tensor([1.0, 0, 0, 0, 0, 0])
     with pytest.raises(UpdateError, match=r"not finite.*second moments.*6 neurons.*mom2_update_weight"):
         solve_update(keys, residuals, System(torch.full_like(c0, bad), Protected.of(protected), 1.0), torch.arange(6))
+
+
+def test_a_factor_that_is_too_large_is_not_kept(monkeypatch):
+    """Of 9 neurons it takes 648 bytes."""
+    for most, kept in ((648, True), (647, False)):
+        monkeypatch.setattr("nse_plugin.method.update.KEPT_AT_MOST", most)
+        keys, residuals, c0, protected = problem(3, 4, 9, 5)
+        system = System(c0, Protected.of(protected), 2.0, kept=True)
+        solve_update(keys, residuals, system, torch.arange(9))
+        assert (system._factored is not None) == kept

@@ -11,7 +11,7 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay
+from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, batched_arguments, check_once
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -58,31 +58,34 @@ def padded(lengths):
 
 def test_templates_are_run_once_for_all_facts_and_recorded_layers_not_at_all(seen, rows):
     layout, tokens = seen
-    replay = SpanReplay(layout, [2, 3], rows, 4096)
+    check_once(layout, [2], rows)
+    batched_arguments(layout, rows)
+    tokens[:] = [0] * len(tokens)
+    replay = SpanReplay(layout, [1, 2], rows, 4096)
     assert len(contexts(rows)) <= 2 * len(TEMPLATES) - 1 < len(rows)  # a space may stay with the template or not
     shared = padded([len(context) for context in contexts(rows)])
     own = padded([row.lookup + 1 - row.context for row in rows])
-    assert tokens == [shared + own, shared + own, 0, 0]
+    assert tokens == [shared + own, 0, 0, 0]
     replay.run()
-    assert tokens[2:] == [shared + own, shared + own]
-    replay.part([0, 4]).run(3)  # layer 2 is as it was
-    assert tokens[2] == shared + own
-    assert shared + own < tokens[3] < 2 * (shared + own)
+    assert tokens == [shared + own, shared + own, shared + own, 0]
+    replay.part([0, 4]).run(2)  # layer 1 is as it was
+    assert tokens[1] == shared + own
+    assert shared + own < tokens[2] < 2 * (shared + own)
 
 
 def test_after_an_update_only_the_bare_prompt_is_run_to_the_end(seen):
     """The next layer's keys want generated contexts up to its W_out; h wants none of them."""
     layout, tokens = seen
-    span = FactSpan(layout, [2, 3], [encode_fact(tiny_tokenizer(), fact, TEMPLATES) for fact in tiny_facts()], 4096)
+    span = FactSpan(layout, [1, 2], [encode_fact(tiny_tokenizer(), fact, TEMPLATES) for fact in tiny_facts()], 4096)
     keys, h = span.run()
     before = list(tokens)
-    following, now = span.after(2)
-    assert torch.allclose(following, keys[3], rtol=1e-12)
+    following, now = span.after(1)
+    assert torch.allclose(following, keys[2], rtol=1e-12)
     assert torch.allclose(now, h, rtol=1e-12)
-    whole, bare = tokens[2] - before[2], tokens[3] - before[3]
+    whole, bare = tokens[1] - before[1], tokens[2] - before[2]
     assert 0 < bare < whole / 2
-    assert span.after(3)[0] is None
-    assert tokens == [*before[:2], before[2] + whole, before[3] + 2 * bare]
+    assert span.after(2)[0] is None
+    assert tokens == [before[0], before[1] + whole, before[2] + 2 * bare, before[3]]
 
 
 def test_a_template_is_run_once_whatever_was_met_before(seen, rows):
@@ -123,6 +126,8 @@ def test_templates_are_run_again_on_other_weights(seen, rows, how):
 
 def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
     layout, tokens = seen
+    check_once(layout, [1], rows)
+    tokens[:] = [0] * len(tokens)
     replay = SuffixReplay(layout, 1, rows, ContextStates())
     assert tokens[0] == tokens[1] > tokens[2] > tokens[3] == 0  # of the last layer, only keys and values are wanted
     below, above = tokens[1], tokens[2]

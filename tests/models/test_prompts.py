@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import TEMPLATES, tiny_facts, tiny_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from nse_plugin.facts import Fact, FactError
@@ -197,3 +197,34 @@ def test_rows_are_padded_on_the_right():
     ids, mask = pad_right([(5, 6, 7), (8,), ()], torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [0, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.NFC(), normalizers.NFKC(), normalizers.NFD(), None])
+@pytest.mark.parametrize(
+    "subject", ["Cafe\u0301", "A\u030angstro\u0308m", "\u1112\u1161\u11ab\u1100\u1173\u11af", "Lao\u0323\u0302"]
+)
+def test_a_subject_may_end_in_an_accent_that_the_tokenizer_composes(normalizer, subject):
+    """Composing tokenizers give both characters one place."""
+    bpe = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
+    if normalizer is not None:
+        bpe.normalizer = normalizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>")
+    row = encode_fact(tokenizer, Fact("The town of {} is in", subject, "Italy"), ["{}"]).rewrites[0]
+    assert row.to_lookup == tuple(tokenizer(f"The town of {subject}")["input_ids"])
+
+
+def test_a_subject_whose_end_the_tokenizer_drops_is_still_told():
+    bpe = Tokenizer(models.WordLevel({"<s>": 0, "The": 1, "town": 2, "is": 3}, unk_token="<s>"))
+    bpe.normalizer = normalizers.Replace("x", "")
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<s>", unk_token="<s>")
+    with pytest.raises(FactError, match="drops the end of 'The town x'"):
+        encode_fact(tokenizer, Fact("The {} is", "town x", "town"), ["{}"])
+
+
+def test_a_token_that_the_model_does_not_know_is_told():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["Lyon"])
+    with pytest.raises(FactError, match=r"has the token 'Lyon' \(320\).*embeddings for 320 tokens.*resize"):
+        encode_fact(tokenizer, Fact("The capital of {} is", "France", "Lyon"), ["{}"], vocabulary=320)
+    assert encode_fact(tokenizer, Fact("The capital of {} is", "France", "Rome"), ["{}"], vocabulary=320)

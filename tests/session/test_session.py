@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 import nse_plugin.method.multilayer
 import nse_plugin.method.values
-import nse_plugin.session
+import nse_plugin.session.session
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import OutputMatrix
@@ -73,6 +77,8 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
         tokens[-1] += args[0].shape[0] * args[0].shape[1]
 
     def of_values(session):
+        tokens.append(0)
+        session._check_model()
         tokens.append(0)
         session.values([NEW])
         return tokens[-1]
@@ -201,7 +207,7 @@ POINTS = {
     "after the first update": (OutputMatrix, "add_columns", 1),
     "in the second pass": (OutputMatrix, "add_columns", 3),
     "in the solver": (nse_plugin.method.multilayer, "solve_update", 2),
-    "after the last residuals": (nse_plugin.session, "edit_layers", 1),
+    "after the last residuals": (nse_plugin.session.session, "edit_layers", 1),
 }
 INTERRUPTED = "in the second pass"
 
@@ -292,7 +298,7 @@ def test_a_left_padded_tokenizer_gives_the_same_weights(bos, hparams, weights_of
 def test_a_round_gives_its_memory_back_when_all_is_done(llama, hparams, monkeypatch):
     session = session_on(llama, hparams)
     rounds = []
-    monkeypatch.setattr(nse_plugin.session, "give_back", lambda: rounds.append(len(session.state.reports)))
+    monkeypatch.setattr(nse_plugin.session.session, "give_back", lambda: rounds.append(len(session.state.reports)))
     session.edit(ROUNDS[0])
     session.edit(ROUNDS[1])
     assert rounds == [1, 2]
@@ -354,7 +360,7 @@ def test_the_report_has_a_row_a_fact(llama, hparams):
 
 def run_python(code, tmp_path):
     """Run code in a new process, in an empty folder with an empty home; returns what it printed."""
-    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = {**os.environ, "HOME": str(tmp_path), "NSE_HOME": str(tmp_path / "nse"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -461,3 +467,53 @@ def test_an_update_too_large_for_the_dtype_is_refused_whole(tokenizer, facts, hp
     assert all(map(torch.equal, model.parameters(), before))
     assert session.state.knowledge.count == 0
     assert session.state.reports == []
+
+
+def compiled(model, what):
+    if what == "layers":
+        for layer in model.model.layers:
+            layer.compile(backend="eager")
+    elif what == "MLPs":
+        for layer in model.model.layers:
+            layer.mlp.compile(backend="eager")
+    else:
+        model.compile(backend="eager")
+    model(input_ids=torch.tensor([[1, 2, 3]]))  # hooks that are added to compiled code are never called
+    return model
+
+
+@pytest.mark.parametrize("what", ["layers", "MLPs", "the whole model"])
+def test_a_compiled_model_is_edited_like_any_other(what, hparams, weights_of, same_weights):
+    found = []
+    for model in (tiny_model("llama"), compiled(tiny_model("llama"), what)):
+        session = session_on(model, hparams)
+        session.edit(tiny_facts())
+        found.append((weights_of(model), model(input_ids=torch.tensor([[1, 2, 3]])).logits))
+    assert same_weights(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_with_adapters_is_said_not_to_save_its_edits(whole, hparams, caplog):
+    wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = wrapped if whole else wrapped.get_base_model()
+    with caplog.at_level(logging.WARNING):
+        session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(tiny_model("llama"), LAYERS), TEMPLATES)
+        EditSession(model, tiny_tokenizer(), hparams, state=session.state)
+        session_on(tiny_model("llama"), hparams)
+    assert caplog.text.count("writes the adapters alone, without the edits") == 1
+
+
+def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
+    def slow(*_):
+        time.sleep(0.3)
+        return tiny_moments(llama, LAYERS)
+
+    monkeypatch.setattr(nse_plugin.session.session, "second_moments", slow)
+    session = EditSession(llama, tiny_tokenizer(), hparams, templates=TEMPLATES)
+    report = session.edit(tiny_facts())
+    assert report.seconds["moments"] >= 0.3
+    parts = report.seconds["values"] + report.seconds["update"]
+    assert parts <= report.frame["seconds"].sum() < parts + 0.25
+    assert re.search(r"facts: .*; \d+\.\d s, and 0\.\d s for second moments, once for this model$", str(report))
+    assert "second moments" not in str(session.edit(ROUNDS[0]))

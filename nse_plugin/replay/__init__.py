@@ -1,0 +1,1 @@
+"""Run again only what an edit can change."""

@@ -1,0 +1,204 @@
+"""Where the rows of a batch lie in the arguments of a model's layers, found by running two batch sizes.
+
+A layer is called with more than hidden states: masks, positions, rotary angles, caches, dictionaries that layers share.
+To go on with some rows only, each of these must be cut in the right place, and its shape does not tell where: with
+ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model is run
+with two rows and with three, and what grows with the rows is batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Path = tuple[Any, ...]  # of a value in a call: 0 and a position, or 1 and a keyword, then indices and keys within
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a layer, without its hidden states
+_PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
+
+
+class UnknownRowsError(ValueError):
+    """An argument of a layer whose rows cannot be told; the message names it."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """An object that knows how to cut itself: a cache."""
+
+    def taking(self, rows: Tensor) -> Any:
+        """The same for some rows (indices)."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """dim: the dimension of a tensor that the rows lie in. per_row: how many of its entries belong to each row."""
+
+    dim: int
+    per_row: int
+
+
+@dataclass
+class BatchedArguments:
+    """Of every layer, which tensors among its arguments are batched, and along which dimension.
+
+    layers: by layer number and place in the call, the `Axis` of a batched tensor, None for one that is not batched.
+    Empty until `find` was called.
+    """
+
+    layers: dict[int, dict[Path, Axis | None]] = field(default_factory=dict)
+
+    def find(self, layers: Sequence[nn.Module], run: Callable[[int], Any]) -> None:
+        """Run two rows and three, once, and compare what the layers are called with.
+
+        run: runs the model on that many rows, all of them of the same length both times.
+        Raises UnknownRowsError where an argument changes in another way than by growing with the rows.
+        """
+        if not self.layers:
+            two, three = _shapes(layers, run, 2), _shapes(layers, run, 3)
+            self.layers = {number: _axes(number, two[number], three[number]) for number in two}
+
+    def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, Any]) -> Call:
+        """A recorded call of layer `number` for some of its rows.
+
+        rows: [m] indices. batch: how many rows the call has. memo: what was cut already, by `id`: what layers share,
+        they go on sharing. Raises UnknownRowsError for a tensor that `find` has not met.
+        """
+        cut = _Cut(self.layers.get(number, {}), f"Layer {number}", rows, batch, memo)
+        args, kwargs = call
+        with torch.no_grad():
+            chosen = tuple(cut.of((0, place), value) for place, value in enumerate(args))
+            return chosen, {name: cut.of((1, name), value) for name, value in kwargs.items()}
+
+
+def without_hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """A layer's call, as its hidden states and its other arguments."""
+    if args:
+        return args[0], (args[1:], kwargs)
+    return kwargs["hidden_states"], ((), {name: value for name, value in kwargs.items() if name != "hidden_states"})
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One layer's call, cut to some rows."""
+
+    axes: Mapping[Path, Axis | None]
+    layer: str
+    rows: Tensor
+    batch: int
+    memo: dict[int, Any]
+
+    def of(self, path: Path, value: Any) -> Any:
+        if isinstance(value, _PLAIN):
+            return value
+        if id(value) not in self.memo:
+            self.memo[id(value)] = self._cut(path, value)
+        return self.memo[id(value)]
+
+    def _cut(self, path: Path, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(path, value)
+        if isinstance(value, Rows):
+            return value.taking(self.rows)
+        if isinstance(value, Mapping):
+            return self._mapping(path, value)
+        if isinstance(value, tuple | list):
+            items = [self.of((*path, place), item) for place, item in enumerate(value)]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a named tuple, or not
+        return value
+
+    def _mapping(self, path: Path, value: Mapping[Any, Any]) -> Any:
+        """Layers may write into a mapping that they share (Gemma 4's keys and values). What was not in it when this
+        layer was called was written by layers that will be run again, and is left out."""
+        cut: Any = copy(value)
+        for key, item in value.items():
+            if _has_tensors(item) and not any(known[: len(path) + 1] == (*path, key) for known in self.axes):
+                del cut[key]
+            else:
+                cut[key] = self.of((*path, key), item)
+        return cut
+
+    def _tensor(self, path: Path, value: Tensor) -> Tensor:
+        what = f"{self.layer} is called with {_named(path)} of shape {tuple(value.shape)}"
+        if path not in self.axes:
+            raise UnknownRowsError(f"{what}, which it was not called with when its arguments were looked at.")
+        axis = self.axes[path]
+        if axis is None:
+            return value
+        if value.shape[axis.dim] != self.batch * axis.per_row:
+            raise UnknownRowsError(f"{what} for {self.batch} rows, of {axis.per_row} entries each.")
+        entries = torch.arange(value.shape[axis.dim], device=value.device).view(self.batch, axis.per_row)
+        return value.index_select(axis.dim, entries[self.rows.to(value.device)].flatten())
+
+
+def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -> dict[int, dict[Path, Any]]:
+    """What every layer is called with when `rows` rows are run: shapes of tensors, and plain values."""
+    seen: dict[int, dict[Path, Any]] = {}
+
+    def look(number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[number] = dict(_leaves((), without_hidden_states(args, kwargs)[1]))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(look(number), with_kwargs=True) for number, layer in enumerate(layers)]
+    try:
+        run(rows)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    """Tensors' shapes and plain values, with their places. Raises UnknownRowsError for an object that holds tensors."""
+    if isinstance(value, Tensor):
+        yield path, value.shape
+    elif isinstance(value, _PLAIN):
+        yield path, value
+    elif isinstance(value, Mapping | tuple | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _leaves((*path, key), item)
+    elif not isinstance(value, Rows) and any(
+        isinstance(held, Tensor) for held in getattr(value, "__dict__", {}).values()
+    ):
+        raise UnknownRowsError(
+            f"Layers are called with a {type(value).__name__} ({_named(path)}), which cannot be cut."
+        )
+
+
+def _has_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, torch.Size) for _, leaf in _leaves((), value))
+
+
+def _axes(number: int, two: Mapping[Path, Any], three: Mapping[Path, Any]) -> dict[Path, Axis | None]:
+    """Of every tensor in a layer's call, by its shape for two rows and for three."""
+    found: dict[Path, Axis | None] = {}
+    for path, small in two.items():
+        large = three.get(path)
+        what = f"Layer {number} is called with {_named(path)}"
+        if isinstance(small, torch.Size):
+            found[path] = _axis(small, large, what)
+        elif small != large:
+            raise UnknownRowsError(f"{what} = {small!r} for two rows and {large!r} for three.")
+    return found
+
+
+def _axis(two: torch.Size, three: Any, what: str) -> Axis | None:
+    if two == three:
+        return None
+    if isinstance(three, torch.Size) and len(two) == len(three):
+        grown = [dim for dim, (small, large) in enumerate(zip(two, three, strict=True)) if small != large]
+        per_row = three[grown[0]] - two[grown[0]]
+        if len(grown) == 1 and (two[grown[0]], three[grown[0]]) == (2 * per_row, 3 * per_row):
+            return Axis(grown[0], per_row)
+    raise UnknownRowsError(f"{what} of shape {tuple(two)} for two rows and {three and tuple(three)} for three.")
+
+
+def _named(path: Path) -> str:
+    """A place in a call: its keyword, or its number, and what is within."""
+    return ".".join(map(str, path[1:])) or "its arguments"

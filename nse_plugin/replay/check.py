@@ -1,0 +1,220 @@
+"""Does running a model's layers again give what the model itself gives? Asked once, before anything else is computed.
+
+NSE runs layers apart from their model: after cached keys and values, from a layer in the middle, for some rows only.
+That is exact where every token sees earlier tokens through attention and nothing else. State-space and convolution
+layers, tokens that see later ones, positions that a model counts by itself, virtual tokens, and hooks that mix tokens
+break it. So a few tokens are run both ways, and a model that differs is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.prompts import EncodedPrompt, without_end
+from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, output_of
+from nse_plugin.models.rounding import relative_error, rounding_allowed
+
+_TEXT = "The old river runs through the town because of rain and wind."
+# Lengths of the rows, and where delta is added to each: the first two have suffixes of one length after prefixes of
+# different lengths, the last one another suffix, so that both are padded.
+_ROWS = ((8, 4), (5, 1), (8, 2))
+_LEFT = [0, 2]  # rows that go on when the other has left
+# what transformers, torch and `batched` raise for calls that a layer was not made for
+_UNSUITED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
+    """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
+    model does not go with."""
+    ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
+    if not ids:
+        raise LayoutError(f"The model knows none of the tokens that the tokenizer makes of {_TEXT!r}: give its own.")
+    check_replay(layout, layers, ids)
+
+
+def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int]) -> None:
+    """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model.
+
+    layers: the layers to be edited, ascending. ids: some tokens, repeated where they are few. The model may be edited
+    already. It costs a few passes of 24 tokens, and is noted in `layout.checked`.
+    """
+    kind = type(layout.model).__name__
+    adapter: Any = getattr(layout.model, "active_peft_config", None)
+    if getattr(adapter, "is_prompt_learning", False):
+        raise LayoutError(
+            f"{kind} puts virtual tokens before every text ({adapter.peft_type.value}): edit its base model, "
+            "model.get_base_model(), instead."
+        )
+    layout.checked.add(layers[-1])  # now, or the replays below would ask for it
+    try:
+        with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
+            _compare(layout, list(layers), _rows(layout, ids))
+    except BaseException:
+        layout.checked.discard(layers[-1])
+        raise
+
+
+def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> None:
+    kind = type(layout.model).__name__
+    try:
+        worst = float(torch.tensor(_errors(layout, layers, rows)).max())
+    except (LayoutError, torch.OutOfMemoryError):
+        raise
+    except _UNSUITED as error:
+        raise LayoutError(
+            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
+            f"tokens through attention alone, and fails here ({_in_short(error)})."
+        ) from error
+    if not worst <= rounding_allowed(layout.model):
+        raise LayoutError(
+            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
+            f"outputs than the model itself ({worst:.1%} off), as with attention to later tokens, positions that a "
+            "model counts by itself, state kept outside the cache, or a hook that mixes tokens."
+        )
+
+
+def _rows(layout: Layout, ids: Sequence[int]) -> list[EncodedPrompt]:
+    """`_ROWS` of these tokens."""
+    needed = max(length for length, _ in _ROWS)
+    if layout.max_positions is not None and layout.max_positions < needed:
+        raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {needed} at least.")
+    ids = tuple(ids) * needed
+    return [EncodedPrompt(ids[place : place + length], lookup) for place, (length, lookup) in enumerate(_ROWS)]
+
+
+def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:
+    """Relative errors of replayed keys, hidden states and logits, of all rows together and of some that were left."""
+    plain = _own_passes(layout, layers, rows)
+    h = torch.stack([one.h for one in plain])
+    delta = torch.randn(h.shape, generator=torch.Generator().manual_seed(0)).to(h)
+    delta *= h.norm(dim=1, keepdim=True) / (2 * delta.norm(dim=1, keepdim=True))
+    moved = _own_passes(layout, layers, rows, delta)
+    _check_reach(layout, layers[-1], rows, plain, moved)
+
+    span = SpanReplay(layout, layers, rows, tokens_per_batch=4096)
+    errors = _errors_of_span(span.run(), plain) + _errors_of_span(
+        span.part(_LEFT).run(), [plain[place] for place in _LEFT]
+    )
+    replay = SuffixReplay(layout, layers[-1], rows, ContextStates())
+    errors.append(_error_of_logits(replay, delta, rows, moved))
+    replay.keep(torch.tensor(_LEFT))
+    left = [rows[place] for place in _LEFT], [moved[place] for place in _LEFT]
+    return [*errors, _error_of_logits(replay, delta[_LEFT], *left)]
+
+
+@dataclass
+class _Pass:
+    """What the model's own forward pass of one row shows: keys [f] by layer and l_0's output [d] at the lookup, and
+    logits [S, vocabulary]."""
+
+    keys: dict[int, Tensor]
+    h: Tensor
+    logits: Tensor
+
+
+def _own_passes(
+    layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt], delta: Tensor | None = None
+) -> list[_Pass]:
+    """The model's own forward pass of each row by itself. delta: [n, d], added to l_0's output at the lookups."""
+    try:
+        return [
+            _own_pass(layout, layers, row, None if delta is None else delta[place]) for place, row in enumerate(rows)
+        ]
+    except (LayoutError, torch.OutOfMemoryError):
+        raise
+    except _UNSUITED as error:
+        raise LayoutError(f"{type(layout.model).__name__} does not run on plain text: {_in_short(error)}.") from error
+
+
+def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: Tensor | None) -> _Pass:
+    matrices = layout.output_matrices(layers)
+    keys: dict[int, Tensor] = {}
+    h: list[Tensor] = []
+
+    def keep(layer: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            keys[layer] = matrices[layer].keys(args[0], 1, len(row.ids))[0, row.lookup]
+
+        return hook
+
+    def move(_: nn.Module, __: Any, output: Any) -> Any:
+        hidden = output_of(output)
+        h.append(hidden[0, row.lookup])
+        if delta is None:
+            return None
+        hidden = hidden.clone()
+        hidden[0, row.lookup] += delta
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
+    handles.append(layout.layers[layers[-1]].register_forward_hook(move))
+    try:
+        output = layout.model(input_ids=torch.tensor([row.ids], device=layout.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != (1, len(row.ids)):
+        raise LayoutError(
+            f"{type(layout.model).__name__} does not predict a next token for every token (a base model without its "
+            "head, or a classifier): load it with AutoModelForCausalLM."
+        )
+    return _Pass(keys, h[0], logits[0])
+
+
+def _check_reach(
+    layout: Layout, layer: int, rows: Sequence[EncodedPrompt], plain: Sequence[_Pass], moved: Sequence[_Pass]
+) -> None:
+    """Raise LayoutError when delta changes no later token's logits.
+
+    No layer above l_0 looks at its output then, and the gradient that z would be made of is rounding noise.
+    """
+    reached = any(
+        not torch.equal(with_delta.logits[row.lookup + 1 :], without.logits[row.lookup + 1 :])
+        for row, without, with_delta in zip(rows, plain, moved, strict=True)
+    )
+    if not reached:
+        raise LayoutError(
+            f"layers ends with {layer}, and no layer of this {type(layout.model).__name__} above it looks at what an "
+            "earlier token has become there: end with a lower layer."
+        )
+
+
+def _errors_of_span(found: tuple[dict[int, Tensor], Tensor], own: Sequence[_Pass]) -> list[float]:
+    keys, h = found
+    errors = [_relative(h, torch.stack([one.h for one in own]))]
+    return errors + [_relative(k, torch.stack([one.keys[layer] for one in own])) for layer, k in keys.items()]
+
+
+def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[EncodedPrompt], own: Sequence[_Pass]) -> float:
+    """Of all suffix positions of all rows."""
+    places = [(number, at) for number, row in enumerate(rows) for at in range(len(row.ids) - row.lookup)]
+    numbers, positions = torch.tensor(places).T
+    expected = torch.cat([one.logits[row.lookup :] for row, one in zip(rows, own, strict=True)])
+    return _relative(replay.logits(delta, numbers, positions), expected)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """NaN where the replay alone is not finite; of a model that is not finite itself nothing can be said: 0."""
+    return relative_error(found, expected) if expected.isfinite().all() else 0.0
+
+
+def _in_short(error: BaseException) -> str:
+    """An error of somebody else's, fit for the middle of a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"

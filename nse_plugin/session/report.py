@@ -1,0 +1,58 @@
+"""What one round of edits did, fact by fact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nse_plugin.facts import Fact
+from nse_plugin.method.multilayer import RoundResult
+
+if TYPE_CHECKING:
+    import pandas
+
+MOMENTS = "moments"  # the part of a round's time that is spent once for a model
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What one round did. No fact is dropped silently: each has a row.
+
+    frame: pandas, a row per fact: case_id; status (`done`, `off_target`: residual still above alpha,
+    `skipped_upper_bound`: preset released only, took part in no update, `failed`: not finite, left out);
+    residual_before, residual: norm(z - h) in the unit of the hidden states; passes: updates it took part in; seconds:
+    its share of the round's time, without second moments.
+    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update".
+    values_from_store: how many of its z were read and not computed.
+    """
+
+    frame: pandas.DataFrame
+    seconds: dict[str, float] = field(default_factory=dict)
+    values_from_store: int = 0
+
+    @classmethod
+    def of(
+        cls, facts: Sequence[Fact], result: RoundResult, total: float, seconds: dict[str, float], from_store: int
+    ) -> RoundReport:
+        """total: the round's wall time in seconds, second moments included."""
+        import pandas
+
+        frame = pandas.DataFrame(
+            {
+                "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
+                "status": result.status,
+                "residual_before": result.residual_before.tolist(),
+                "residual": result.residual.tolist(),
+                "passes": result.passes.tolist(),
+                "seconds": (total - seconds.get(MOMENTS, 0.0)) / len(facts),
+            }
+        )
+        return cls(frame, seconds, from_store)
+
+    def __str__(self) -> str:
+        counts = self.frame["status"].value_counts()
+        statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+        once = self.seconds.get(MOMENTS, 0.0)
+        moments = f", and {once:.1f} s for second moments, once for this model" if once >= 0.1 else ""
+        return f"{len(self.frame)} facts: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"

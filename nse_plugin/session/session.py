@@ -1,0 +1,286 @@
+"""EditSession: a model, and the rounds of facts written into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.addresses import value_addresses
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.heap import give_back
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.multilayer import RoundResult, edit_layers
+from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.method.values import optimize_values
+from nse_plugin.models.identity import ModelIdentity, fingerprint
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
+from nse_plugin.models.templates import check_templates, context_templates
+from nse_plugin.progress import bar
+from nse_plugin.replay.check import check_model
+from nse_plugin.second_moments import check_moments, second_moments
+from nse_plugin.session.history import History
+from nse_plugin.session.report import MOMENTS, RoundReport
+from nse_plugin.session.state import EditState, weights_of
+from nse_plugin.store import VALUE, Store
+from nse_plugin.timing import timed
+
+log = logging.getLogger(__name__)
+
+KEPT_AT_ONCE = 64  # facts whose values are computed together and then put in the store: a stop loses no more
+
+
+class EditSession:
+    """Rounds of edits on a loaded model, without EasyEdit.
+
+    model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
+    hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
+    first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
+    an earlier session on this model, to go on from; None: the model counts as not edited yet. read_fingerprint: tells
+    whether an edited matrix has changed.
+    values_from_store: how many of the values so far were read and not computed.
+
+    The session follows the weights: rounds that were undone in the meantime (an old state_dict loaded, say) are no
+    longer protected, and weights that no round left are taken for new original ones, with a warning. Other changes of
+    the model between rounds, of layers that are not edited or of an adapter, want a new session.
+
+    Raises HyperParamsError, LayoutError, MomentsError, StateError or ValueError for what cannot be used; the model is
+    untouched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        hparams: NSEHyperParams,
+        moments: Mapping[int, Tensor] | None = None,
+        templates: Sequence[str] | None = None,
+        state: EditState | None = None,
+        read_fingerprint: Callable[[Tensor], str] = fingerprint,
+    ) -> None:
+        if not isinstance(hparams, NSEHyperParams):
+            raise HyperParamsError(
+                f"hparams is a {type(hparams).__name__}: give NSEHyperParams, e.g. NSEHyperParams.for_model(model)."
+            )
+        hparams.check()
+        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self._read_fingerprint = read_fingerprint
+        layout = Layout.of(model, hparams.rewrite_module_tmp)
+        self._matrices = layout.edited_matrices(hparams.layers)
+        self._given_moments = None if moments is None else check_moments(moments, self._matrices)
+        self._given_templates = None if templates is None else check_templates(list(templates))
+        self.values_from_store = 0
+        if state is None:
+            _warn_of_adapters(model)
+            self._begin()
+        else:
+            self.state = state.fitting(self._matrices, self._weights())
+            self._use_what_was_given()
+        self._layout = dataclasses.replace(layout, batched=self.state.batched)
+
+    @property
+    def templates(self) -> list[str]:
+        """The contexts a fact is seen in, the bare "{}" first; written by the original model when first asked for."""
+        if self.state.templates is None:
+            self._check_model()
+            with self._original_model():
+                self.state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
+        return self.state.templates
+
+    @property
+    def moments(self) -> dict[int, Tensor]:
+        """C0 by layer, [f, f]; read or measured on the original weights when first asked for."""
+        if self.state.moments is None:
+            self._check_model()
+            with self._original_model():
+                self.state.moments = second_moments(self._layout, self.tokenizer, self.hparams)
+        return self.state.moments
+
+    @torch.inference_mode(False)
+    def values(self, facts: Sequence[Fact]) -> Tensor:
+        """z of every fact [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits nothing.
+
+        A fact whose optimisation is not finite has a row of NaN. Raises FactError, LayoutError.
+        """
+        if not facts:
+            raise FactError("facts is empty: give at least one.")
+        self._standing()
+        self._check_model()
+        return self._values(self._encoded(facts))
+
+    def edit(self, facts: Sequence[Fact]) -> RoundReport:
+        """Write one round of facts into the model.
+
+        The round is made whole or not at all: whatever goes wrong, an interrupt included, weights and state are as
+        before. Raises FactError, HyperParamsError, LayoutError, MomentsError, UpdateError.
+        """
+        return self.edit_with_values(facts, None)
+
+    @torch.inference_mode(False)
+    def edit_with_values(self, facts: Sequence[Fact], values: Tensor | None) -> RoundReport:
+        """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
+        started = time.monotonic()
+        check_round(facts)
+        history = self._standing()
+        self._check_model()
+        read_before = self.values_from_store
+        prompts = self._encoded(facts)
+        seconds: dict[str, float] = {}
+        with timed(seconds, MOMENTS):
+            moments = self.moments
+        with timed(seconds, "values"):
+            values = self._values(prompts) if values is None else values
+        needed = (len(prompts), self._layout.hidden_size)
+        if tuple(values.shape) != needed:
+            raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
+        with self._transaction():
+            with timed(seconds, "update"):
+                result = self._write(prompts, values, moments, history.knowledge)
+            read = self.values_from_store - read_before
+            report = RoundReport.of(facts, result, time.monotonic() - started, seconds, read)
+            keys = result.keys if self.hparams.accumulate else {}
+            self.state.history = history.extended(self._weights(), keys, report)  # the commit: nothing comes after it
+        give_back()
+        return report
+
+    # -- the model's weights and the rounds they hold ----------------------------------------------------------
+
+    def _weights(self) -> Mapping[int, str]:
+        return weights_of(self._matrices, self._read_fingerprint)
+
+    def _begin(self) -> None:
+        """Take the present weights for the original ones."""
+        self.state = EditState.fresh(self._matrices, self._read_fingerprint)
+        self._use_what_was_given()
+
+    def _use_what_was_given(self) -> None:
+        if self._given_moments is not None:
+            self.state.moments = self._given_moments
+        if self._given_templates is not None:
+            self.state.templates = self._given_templates
+
+    def _standing(self) -> History:
+        """The rounds that the present weights hold; a new state where others have changed them."""
+        self.state.originals.check_dtypes(self._matrices)
+        made = self.state.history
+        history = made.standing(self._weights())
+        if history is None:
+            log.warning(
+                "The edited matrices have other weights than any of the %d rounds of this session left: starting "
+                "afresh from them. Earlier rounds are no longer protected; these weights count as the original ones.",
+                len(made.rounds),
+            )
+            self._begin()
+            self._layout = dataclasses.replace(self._layout, batched=self.state.batched)
+            return self.state.history
+        if history is not made:
+            undone = len(made.rounds) - len(history.rounds)
+            log.warning("%d of %d rounds were undone: their facts are no longer protected.", undone, len(made.rounds))
+        return history
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Within, weights and history may change; whatever goes wrong, both are put back."""
+        weights, history = OriginalWeights.of(self._matrices), self.state.history
+        try:
+            yield
+        except BaseException:
+            self.state.history = history
+            weights.restore(self._matrices)
+            raise
+
+    @contextmanager
+    def _original_model(self) -> Iterator[None]:
+        """Within, the model has its original weights."""
+        with torch.inference_mode(False), self.state.originals.rewound(self._matrices):
+            yield
+
+    def _check_model(self) -> None:
+        """Refuse a model whose layers cannot be replayed, before anything is computed; again when it gets hooks."""
+        unseen = ModelIdentity(self.model).unseen
+        if unseen not in self.state.checked:
+            check_model(self._layout, self.hparams.layers, self.tokenizer)
+            self.state.checked.add(unseen)
+        self._layout.checked.add(self.hparams.layers[-1])
+
+    # -- one round ---------------------------------------------------------------------------------------------
+
+    def _encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
+        self.hparams.check()
+        if self.hparams.layers != self.state.layers:
+            raise HyperParamsError(
+                f"layers = {self.hparams.layers} cannot be used: this session edits {self.state.layers}; begin another "
+                "session for other layers."
+            )
+        positions, vocabulary = self._layout.max_positions, self._layout.vocabulary
+        return [encode_fact(self.tokenizer, fact, self.templates, positions, vocabulary) for fact in facts]
+
+    def _values(self, prompts: Sequence[FactPrompts]) -> Tensor:
+        with bar("values z, facts", len(prompts)) as advance:
+            if not self.hparams.rewind:
+                return optimize_values(self._layout, prompts, self.hparams, advance)
+            with self._original_model():
+                return self._rewound_values(prompts, advance)
+
+    def _rewound_values(self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+        """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
+        unseen = ModelIdentity(self.model).unseen
+        if unseen is None and self.hparams.store is not None:
+            return self._kept_values(Store(self.hparams.store), prompts, on_done)
+        if unseen is not None and self.hparams.store is not None:
+            log.warning("store %s is not used: the model has %s.", self.hparams.store, unseen)
+        return self._computed(prompts, on_done, keep_contexts=unseen is None)
+
+    def _computed(
+        self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None], keep_contexts: bool = True
+    ) -> Tensor:
+        """The values, with the templates' keys and values that earlier rounds computed."""
+        contexts = self.state.contexts if keep_contexts else None
+        return optimize_values(self._layout, prompts, self.hparams, on_done, contexts)
+
+    def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+        """What the store has of the values, the rest computed and put there."""
+        addresses = value_addresses(self._identity(), prompts, self.hparams)
+        values = [store.get(address) for address in addresses]
+        missing = [place for place, value in enumerate(values) if value is None]
+        on_done(len(prompts) - len(missing))
+        for first in range(0, len(missing), KEPT_AT_ONCE):
+            places = missing[first : first + KEPT_AT_ONCE]
+            computed = self._computed([prompts[place] for place in places], on_done)
+            for place, value in zip(places, computed, strict=True):
+                values[place] = value
+            store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))
+        self.values_from_store += len(prompts) - len(missing)
+        log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
+        return torch.stack([value.to(self._layout.device) for value in values if value is not None])
+
+    def _identity(self) -> str:
+        """The original model's full identity, computed again when the quick one has changed."""
+        identity = ModelIdentity(self.model)
+        quick = identity.quick()
+        if self.state.identity is None or self.state.identity[0] != quick:
+            self.state.identity = quick, identity.full()
+        return self.state.identity[1]
+
+    def _write(
+        self, prompts: Sequence[FactPrompts], values: Tensor, moments: Mapping[int, Tensor], protected: Knowledge
+    ) -> RoundResult:
+        knowledge = protected if self.hparams.accumulate else Knowledge()
+        return edit_layers(self._layout, prompts, values, moments, knowledge, self.hparams)
+
+
+def _warn_of_adapters(model: nn.Module) -> None:
+    """PEFT means it so: what it saves of a model is the adapter."""
+    if any(isinstance(getattr(module, "merged_adapters", None), list) for module in model.modules()):
+        log.warning(
+            "This model has PEFT adapters, and edits go into the base model: save_pretrained of the PEFT model writes "
+            "the adapters alone, without the edits. Call merge_and_unload() and save what it returns."
+        )

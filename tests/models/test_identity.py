@@ -1,0 +1,271 @@
+"""A model's identity: equal for equal models, different for anything that the outputs depend on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import IA3Config, LoraConfig, get_peft_model
+from tiny import tiny_model
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from nse_plugin.models.identity import ModelIdentity, fingerprint
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def matrix(rows=5, columns=7, dtype=torch.float32):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+
+# -- one tensor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_copy_has_the_same_fingerprint_and_reading_changes_nothing(dtype):
+    tensor = matrix(dtype=dtype)
+    before = tensor.clone()
+    assert fingerprint(tensor) == fingerprint(before)
+    assert torch.equal(tensor, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(DTYPES), st.integers(0, 4), st.integers(0, 6), st.integers(0, 63))
+def test_one_bit_makes_another(dtype, row, column, bit):
+    tensor = matrix(dtype=dtype)
+    changed = tensor.clone()
+    integers = BITS[dtype]
+    size = torch.iinfo(integers).bits
+    flip = -(2 ** (size - 1)) if bit % size == size - 1 else 2 ** (bit % size)
+    changed.view(integers)[row, column] ^= torch.tensor(flip, dtype=integers)
+    assert fingerprint(changed) != fingerprint(tensor)
+
+
+@pytest.mark.parametrize("change", [lambda t: t.flip(0), lambda t: t.T, lambda t: t.reshape(4, 9), lambda t: -t])
+def test_order_shape_and_sign_count(change):
+    tensor = matrix(6, 6)
+    assert fingerprint(change(tensor)) != fingerprint(tensor)
+
+
+def test_views_count_as_what_they_show():
+    tensor = matrix(9, 4)
+    assert fingerprint(tensor.T) == fingerprint(tensor.T.contiguous())
+    assert fingerprint(tensor[::2]) == fingerprint(tensor[::2].clone())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(1.0), torch.tensor([True, False, True]), torch.arange(7, dtype=torch.int8), torch.arange(5),
+        torch.randn(3, dtype=torch.complex64), torch.randn(2, 3, 5), torch.zeros(0, 4), torch.zeros(4, 0),
+        torch.randn(5).to(torch.float8_e4m3fn), nn.Parameter(torch.randn(3)),
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {tuple(tensor.shape)}",
+)  # fmt: skip
+def test_tensors_of_any_shape_and_dtype_have_one(tensor):
+    assert fingerprint(tensor) == fingerprint(tensor.detach().clone())
+    if tensor.numel():
+        changed = tensor.detach().clone()
+        changed.view(-1)[-1:] = changed.view(-1)[-1:].to(torch.float32 if changed.itemsize == 1 else changed.dtype) == 0
+        assert fingerprint(tensor) != fingerprint(changed)
+
+
+def test_large_tensors_are_hashed_in_parts(monkeypatch):
+    tensor = matrix(40, 30)
+    whole = fingerprint(tensor)
+    monkeypatch.setattr("nse_plugin.models.identity._CHUNK", 100)
+    assert fingerprint(tensor) == whole
+    tensor[39, 29] += 1
+    assert fingerprint(tensor) != whole
+
+
+def test_it_is_the_same_tomorrow():
+    """Fingerprints are written into files: another number here makes everyone measure again."""
+    found = fingerprint(torch.arange(12, dtype=torch.float32).reshape(3, 4))
+    assert found == "8a58a92aff503f0f73479a7c71f66771a094988dbb96496d7ee89d78c6f8383a"
+
+
+# -- a whole model -----------------------------------------------------------------------------------------------
+
+
+def with_buffer(model):
+    model.model.layers[0].mlp.register_buffer("correction", torch.zeros(3, dtype=torch.int64))
+    return model
+
+
+def with_adapter(kind=LoraConfig, **options):
+    options = {"r": 2, "target_modules": ["q_proj", "v_proj"]} if kind is LoraConfig else options
+    wrapped = get_peft_model(tiny_model("llama"), kind(**options))
+    wrapped.add_adapter("other", kind(**options))
+    return wrapped
+
+
+def change_config(model):
+    model.config.rms_norm_eps = 0.1
+
+
+def change_parameter(model):
+    model.model.layers[3].self_attn.k_proj.weight.data[1, 1] += 1
+
+
+def change_vector(model):
+    model.model.norm.weight.data[5] += 1
+
+
+def change_buffer(model):
+    model.model.layers[0].mlp.correction[1] = 2
+
+
+def change_rotary(model):
+    model.model.rotary_emb.inv_freq *= 2
+
+
+def change_class(model):
+    class Other(type(model.model.layers[2].mlp)):
+        pass
+
+    model.model.layers[2].mlp.__class__ = Other
+
+
+CHANGES = [change_config, change_parameter, change_vector, change_buffer, change_rotary, change_class]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_whatever_a_model_computes_with_is_in_it(change):
+    model = with_buffer(tiny_model("llama"))
+    identity, full, quick = ModelIdentity(model), ModelIdentity(model).full(), ModelIdentity(model).quick()
+    assert (identity.full(), identity.quick()) == (full, quick)
+    model(input_ids=torch.tensor([[1, 2, 3]]))  # running it changes nothing
+    assert (identity.full(), identity.quick()) == (full, quick)
+    assert ModelIdentity(copy.deepcopy(model)).full() == full
+    change(model)
+    assert identity.full() != full
+    assert identity.quick() != quick
+
+
+@pytest.mark.parametrize("adapter", [LoraConfig, IA3Config])
+@pytest.mark.parametrize("whole", [True, False], ids=["wrapper", "base model"])
+def test_adapters_that_are_switched_are_in_it(adapter, whole):
+    options = {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+    wrapped = with_adapter(adapter, **options)
+    identity = ModelIdentity(wrapped if whole else wrapped.get_base_model())
+    seen = {(identity.full(), identity.quick())}
+    with wrapped.disable_adapter():
+        seen.add((identity.full(), identity.quick()))
+    wrapped.set_adapter("other")
+    seen.add((identity.full(), identity.quick()))
+    if adapter is LoraConfig:
+        wrapped.set_adapter("default")
+        for module in wrapped.modules():
+            if hasattr(module, "set_scale"):
+                module.set_scale("default", 3.0)
+        seen.add((identity.full(), identity.quick()))
+    assert len({full for full, _ in seen}) == len({quick for _, quick in seen}) == (4 if adapter is LoraConfig else 3)
+
+
+def test_merging_an_adapter_is_seen():
+    wrapped = with_adapter()
+    identity, before = ModelIdentity(wrapped), ModelIdentity(wrapped).full()
+    wrapped.merge_adapter()
+    assert identity.full() != before
+
+
+def test_autocast_is_in_it(llama):
+    identity = ModelIdentity(llama)
+    full, quick = identity.full(), identity.quick()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert identity.full() != full
+        assert identity.quick() != quick
+    assert (identity.full(), identity.quick()) == (full, quick)
+
+
+def test_where_it_came_from_and_what_it_returns_are_not(llama):
+    full = ModelIdentity(llama).full()
+    llama.config._name_or_path = "elsewhere"
+    llama.config.output_hidden_states = llama.config.use_cache = True
+    llama.train().requires_grad_(False)
+    assert ModelIdentity(llama).full() == full
+
+
+def test_a_model_may_be_taken_as_if_in_another_dtype():
+    half = tiny_model("llama", torch.bfloat16)
+    upcast = copy.deepcopy(half).to(torch.float32)
+    assert ModelIdentity(upcast).full() != ModelIdentity(half).full()
+    assert ModelIdentity(upcast).full(torch.bfloat16) == ModelIdentity(half).full(torch.bfloat16)
+    upcast.model.layers[0].self_attn.q_proj.weight.data *= 2
+    assert ModelIdentity(upcast).full(torch.bfloat16) != ModelIdentity(half).full(torch.bfloat16)
+
+
+def test_a_model_loaded_in_inference_mode_has_one():
+    with torch.inference_mode():
+        model = tiny_model("llama")
+    assert ModelIdentity(model).quick() == ModelIdentity(model).quick()
+    assert ModelIdentity(model).full() == ModelIdentity(tiny_model("llama")).full()
+
+
+# -- what cannot be seen -----------------------------------------------------------------------------------------
+
+
+def hook_output(model):
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+def hook_input(model):
+    model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: None)
+
+
+def hook_gradient(model):
+    model.model.layers[3].register_full_backward_hook(lambda *_: None)
+
+
+def replace_forward(model):
+    layer = model.model.layers[2].mlp
+    layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+
+
+@pytest.mark.parametrize("change", [hook_output, hook_input, hook_gradient, replace_forward])
+def test_hooks_and_replaced_forwards_are_named(llama, change):
+    assert ModelIdentity(llama).unseen is None
+    change(llama)
+    assert "model.layers." in ModelIdentity(llama).unseen
+
+
+def test_global_hooks_are_named(llama):
+    handle = register_module_forward_hook(lambda *_: None)
+    try:
+        assert ModelIdentity(llama).unseen == "global module hooks"
+    finally:
+        handle.remove()
+
+
+def test_transformers_and_accelerate_only_observe(llama):
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    def hook(*_):
+        return None
+
+    hook.__module__ = "transformers.utils.output_capturing"
+    llama.model.layers[1].register_forward_hook(hook)
+    add_hook_to_module(llama.model.layers[0], AlignDevicesHook(execution_device="cpu"))
+    assert ModelIdentity(llama).unseen is None
+    replace_forward(llama)
+    add_hook_to_module(llama.model.layers[2].mlp, AlignDevicesHook(execution_device="cpu"))
+    assert ModelIdentity(llama).unseen == "a replaced forward method of model.layers.2.mlp"
+
+
+def test_a_forward_replaced_for_a_whole_class_is_in_it(llama, monkeypatch):
+    full = ModelIdentity(llama).full()
+    monkeypatch.setattr(type(llama.model.layers[0].mlp), "forward", lambda self, x: x)
+    assert ModelIdentity(llama).full() != full
+
+
+def test_the_random_state_is_untouched(llama):
+    state = torch.get_rng_state()
+    ModelIdentity(llama).full()
+    ModelIdentity(llama).quick()
+    assert torch.equal(torch.get_rng_state(), state)

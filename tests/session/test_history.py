@@ -1,0 +1,400 @@
+"""Weights tell which rounds stand; a round is made whole or not at all, whatever goes wrong and wherever."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import dataclasses
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+
+from nse_plugin import EditSession, Fact
+from nse_plugin.easyedit import algorithm
+from nse_plugin.easyedit.algorithm import NSE
+from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.models.layout import Layout
+from nse_plugin.session import session as session_module
+from nse_plugin.session.history import History
+from nse_plugin.session.report import RoundReport
+from nse_plugin.session.state import EditState, StateError
+
+LAYERS = [1, 2]
+ROUNDS = [
+    [Fact("The capital of {} is", "France", "Lyon")],
+    [Fact("{} was born in", "Marie Curie", "Rome"), Fact("{} stands in", "Mount Fuji", "Germany")],
+    [Fact("The capital of {} is", "Germany", "Rome")],
+    [Fact("He plays the violin in {}", "Lyon", "Japan")],
+]
+
+
+def session_on(model, hparams, state=None, **settings):
+    return EditSession(
+        model, tiny_tokenizer(), dataclasses.replace(hparams, **settings), tiny_moments(model, LAYERS), TEMPLATES, state
+    )
+
+
+def edited_weights(model):
+    return [model.model.layers[layer].mlp.down_proj.weight.detach().clone() for layer in LAYERS]
+
+
+def put_back(model, weights):
+    with torch.no_grad():
+        for layer, weight in zip(LAYERS, weights, strict=True):
+            model.model.layers[layer].mlp.down_proj.weight.copy_(weight)
+
+
+# -- which rounds stand ------------------------------------------------------------------------------------------
+
+
+def test_standing_by_hand():
+    history = History({1: "a"})
+    for number, after in enumerate("bcc", 1):  # the third round changed nothing
+        history = history.extended({1: after}, {1: torch.full((number, 2), float(number))}, RoundReport(None))
+    assert [len(history.standing({1: weights}).rounds) for weights in "abc"] == [0, 1, 3]
+    assert history.standing({1: "d"}) is None
+    assert history.standing({1: "c"}) is history
+    assert [history.standing({1: weights}).knowledge.count for weights in "abc"] == [0, 1, 6]
+    assert history.knowledge.count == 6
+    again = history.standing({1: "b"}).extended({1: "e"}, {1: torch.ones(1, 2)}, RoundReport(None))
+    assert again.standing({1: "c"}) is None
+    assert again.knowledge.count == 2
+
+
+def test_what_was_protected_before_stays_protected():
+    before = Knowledge().extended({1: torch.ones(3, 2)})
+    history = History({1: "a"}, protected_before=before, knowledge=before)
+    history = history.extended({1: "b"}, {1: torch.ones(2, 2)}, RoundReport(None))
+    assert history.knowledge.count == 5
+    assert history.standing({1: "a"}).knowledge.count == 3
+
+
+@pytest.mark.parametrize("stand", [0, 1, 2, 3])
+@pytest.mark.parametrize("through", ["session", "EasyEdit"])
+def test_any_number_of_undone_rounds_is_as_if_they_had_not_been(stand, through, hparams, caplog):
+    """The next round's weights, protected keys and reports are those of a model that never had them."""
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+
+    def writer(model):
+        if through == "session":
+            session = session_on(model, hparams)
+            return session.edit, lambda: session.state
+        nse = NSE()
+        asked = [{"prompt": f.prompt, "subject": f.subject, "target_new": f.target_new} for r in ROUNDS for f in r]
+
+        def edit(facts):
+            requests = [one for one in asked if any(one["subject"] == fact.subject for fact in facts)]
+            nse.apply_to_model(model, tiny_tokenizer(), requests, settings)
+
+        return edit, lambda: nse.state_of(model)
+
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    edit, state = writer(model)
+    weights = [edited_weights(model)]
+    for facts in ROUNDS[:3]:
+        edit(facts)
+        weights.append(edited_weights(model))
+    put_back(model, weights[stand])
+    with caplog.at_level(logging.WARNING, logger="nse_plugin"):
+        edit(ROUNDS[3])
+    assert ("rounds were undone" in caplog.text) == (through == "session" and stand < 3)
+    assert "changed by someone else" not in caplog.text
+    edit_twin, state_of_twin = writer(twin)
+    for facts in [*ROUNDS[:stand], ROUNDS[3]]:
+        edit_twin(facts)
+    assert all(map(torch.equal, edited_weights(model), edited_weights(twin)))
+    assert state().knowledge.count == state_of_twin().knowledge.count == sum(map(len, [*ROUNDS[:stand], ROUNDS[3]]))
+    assert len(state().reports) == stand + 1
+    assert torch.equal(state().originals.tensors[1], weights[0][0])
+
+
+def test_rounds_that_are_put_back_again_stand_again(llama, hparams):
+    session = session_on(llama, hparams)
+    before = edited_weights(llama)
+    session.edit(ROUNDS[0])
+    after = edited_weights(llama)
+    put_back(llama, before)
+    session.values(ROUNDS[1])
+    put_back(llama, after)
+    session.edit(ROUNDS[1])
+    assert session.state.knowledge.count == 3
+
+
+def noise(model):
+    with torch.no_grad():
+        for layer in LAYERS:
+            weight = model.model.layers[layer].mlp.down_proj.weight
+            weight.add_(0.01 * torch.randn(weight.shape, dtype=weight.dtype))
+
+
+def one_element_through_data(model):
+    model.model.layers[2].mlp.down_proj.weight.data[7, 9] += 1e-9
+
+
+def another_checkpoint(model):
+    model.load_state_dict(tiny_model("llama", seed=3).state_dict())
+
+
+def another_tensor(model):
+    weight = model.model.layers[1].mlp.down_proj.weight
+    weight.data = weight.data * 1.5
+
+
+CHANGES = [noise, one_element_through_data, another_checkpoint, another_tensor]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("ask", ["edit", "values"])
+def test_weights_that_no_round_left_are_new_original_ones(change, ask, llama, hparams, caplog):
+    session = session_on(llama, hparams)
+    for facts in ROUNDS[:2]:
+        session.edit(facts)
+    change(llama)
+    twin = copy.deepcopy(llama)
+    with caplog.at_level(logging.WARNING, logger="nse_plugin"):
+        found = getattr(session, ask)(ROUNDS[2])
+    assert "other weights than any of the 2 rounds" in caplog.text
+    expected = getattr(session_on(twin, hparams), ask)(ROUNDS[2])
+    assert all(map(torch.equal, edited_weights(llama), edited_weights(twin)))
+    if ask == "values":
+        assert torch.equal(found, expected)
+    else:
+        assert session.state.knowledge.count == len(session.state.reports) == 1
+
+
+def test_what_was_measured_itself_is_measured_again_on_new_original_weights(llama, hparams):
+    session = EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, mom2_n_samples=8))
+    session.edit(ROUNDS[0])
+    templates, moments = session.templates, session.moments
+    another_checkpoint(llama)
+    session.edit(ROUNDS[1])
+    assert session.templates != templates
+    assert not torch.equal(session.moments[1], moments[1])
+
+
+# -- a state that is handed over ---------------------------------------------------------------------------------
+
+
+def test_a_state_that_does_not_belong_to_the_weights_is_refused(hparams):
+    edited = tiny_model("llama")
+    session = session_on(edited, hparams)
+    session.edit(ROUNDS[0])
+    with pytest.raises(StateError, match="state does not belong to this model's weights"):
+        session_on(tiny_model("llama", seed=1), hparams, session.state)
+    one_element_through_data(edited)
+    with pytest.raises(StateError, match="state does not belong to this model's weights"):
+        session_on(edited, hparams, session.state)
+
+
+def test_a_state_of_other_matrices_is_refused(llama, hparams):
+    session = session_on(llama, hparams)
+    session.edit(ROUNDS[0])
+    with pytest.raises(
+        StateError, match=r"edited in model\.layers\.1.*and these hyperparameters edit model\.layers\.0"
+    ):
+        EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, layers=[0, 1]), state=session.state)
+
+
+@pytest.mark.parametrize("stand", [0, 1, 2])
+def test_a_state_fits_any_of_its_rounds(stand, hparams):
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    session = session_on(model, hparams)
+    weights = [edited_weights(model)]
+    for facts in ROUNDS[:2]:
+        session.edit(facts)
+        weights.append(edited_weights(model))
+    loaded = tiny_model("llama")  # as from a checkpoint of that round
+    put_back(loaded, weights[stand])
+    session_on(loaded, hparams, session.state).edit(ROUNDS[2])
+    plain = session_on(twin, hparams)
+    for facts in [*ROUNDS[:stand], ROUNDS[2]]:
+        plain.edit(facts)
+    assert all(map(torch.equal, edited_weights(loaded), edited_weights(twin)))
+
+
+def test_the_state_follows_an_adapter(hparams):
+    """Keys and values of templates are of one adapter; EasyEdit's algorithm has one state for many calls."""
+    wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    model = wrapped.get_base_model()
+    moments = tiny_moments(tiny_model("llama"), LAYERS)
+
+    def values(state=None):
+        session = EditSession(model, tiny_tokenizer(), hparams, moments, TEMPLATES, state)
+        return session.values(tiny_facts()), session.state
+
+    _, state = values()
+    with wrapped.disable_adapter():
+        assert torch.equal(values(state)[0], values()[0])
+    wrapped.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    wrapped.set_adapter("other")
+    assert torch.equal(values(state)[0], values()[0])
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("other", 9.0)
+    assert torch.equal(values(state)[0], values()[0])
+
+
+# -- whole or not at all -----------------------------------------------------------------------------------------
+
+
+class Boom(BaseException):
+    """As abrupt as an interrupt."""
+
+
+def failing_import(monkeypatch, name):
+    own = builtins.__import__
+
+    def stopped(module, *rest, **more):
+        if module == name:
+            raise Boom
+        return own(module, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", stopped)
+
+
+def failing(monkeypatch, owner, name, call=1):
+    own, calls = getattr(owner, name), []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Boom
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+LATE = {
+    "pandas is imported": lambda patch: failing_import(patch, "pandas"),
+    "the report is made": lambda patch: failing(patch, RoundReport, "of"),
+    "the history grows": lambda patch: failing(patch, History, "extended"),
+    "keys are protected": lambda patch: failing(patch, Knowledge, "extended"),
+    "weights are read": lambda patch: failing(patch, session_module, "weights_of", 2),
+}
+
+
+@pytest.mark.parametrize("moment", LATE)
+def test_a_round_that_stops_late_was_not_made(moment, llama, hparams, monkeypatch):
+    session = session_on(llama, hparams)
+    session.edit(ROUNDS[0])
+    before, history = edited_weights(llama), session.state.history
+    with monkeypatch.context() as patch:
+        LATE[moment](patch)
+        with pytest.raises(Boom):
+            session.edit(ROUNDS[1])
+    assert all(map(torch.equal, edited_weights(llama), before))
+    assert session.state.history is history
+    session.edit(ROUNDS[2])
+    twin = session_on(tiny_model("llama"), hparams)
+    twin.edit(ROUNDS[0])
+    twin.edit(ROUNDS[2])
+    assert all(map(torch.equal, edited_weights(llama), edited_weights(twin.model)))
+
+
+def test_a_round_that_is_stopped_after_its_commit_was_made(llama, hparams, monkeypatch):
+    """There is no moment at which weights and history disagree."""
+    session = session_on(llama, hparams)
+    with monkeypatch.context() as patch:
+        failing(patch, session_module, "give_back")
+        with pytest.raises(Boom):
+            session.edit(ROUNDS[0])
+    assert len(session.state.reports) == 1
+    session.edit(ROUNDS[1])
+    assert session.state.knowledge.count == 3
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_easyedits_state_and_weights_agree_wherever_a_call_fails(call, hparams, monkeypatch):
+    """As when memory runs out while the weights are read: two matrices when the state is looked up, two before the
+    round, two after it."""
+    model, nse = tiny_model("llama"), NSE()
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+
+    def edit(subject, target):
+        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
+        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+
+    original = edited_weights(model)
+    edit("France", "Lyon")
+    between = edited_weights(model)
+    with monkeypatch.context() as patch:
+        failing(patch, algorithm, "fingerprint", call)
+        with pytest.raises(Boom):
+            edit("Germany", "Rome")
+    assert all(map(torch.equal, edited_weights(model), between))
+    edit("Rome", "Italy")
+    state = nse.state_of(model)
+    assert torch.equal(state.originals.tensors[1], original[0])
+    assert state.knowledge.count == 2
+
+
+def test_a_failed_call_on_changed_weights_forgets_nothing(hparams):
+    """Weights are changed, a call fails, and they are put back: the earlier rounds are still protected."""
+    model, nse = tiny_model("llama"), NSE()
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    request = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
+    nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+    after = edited_weights(model)
+    noise(model)
+    too_long = {"prompt": "The old town {} " + "is " * 99, "subject": "Rome", "target_new": "Italy"}
+    with pytest.raises(ValueError, match="64 positions"):
+        nse.apply_to_model(model, tiny_tokenizer(), [too_long], settings)
+    put_back(model, after)
+    assert nse.state_of(model).knowledge.count == 1
+
+
+def test_keys_of_rounds_are_kept_once(llama, hparams):
+    """The history and the protected keys share their memory until the keys join the square."""
+    session = session_on(llama, hparams)
+    for facts in ROUNDS[:2]:
+        session.edit(facts)
+    history = session.state.history
+    for layer in LAYERS:
+        kept = [made.keys[layer].data_ptr() for made in history.rounds]
+        assert [part.data_ptr() for part in history.knowledge.layers[layer].parts if len(part)] == kept
+
+
+# -- inference mode ----------------------------------------------------------------------------------------------
+
+
+def test_a_session_may_begin_and_go_on_in_inference_mode(hparams):
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    with torch.inference_mode():
+        session = session_on(model, hparams)
+        session.edit(ROUNDS[0])
+    session.edit(ROUNDS[1])
+    with torch.inference_mode():
+        session.edit(ROUNDS[2])
+    plain = session_on(twin, hparams)
+    for facts in ROUNDS[:3]:
+        plain.edit(facts)
+    assert all(map(torch.equal, edited_weights(model), edited_weights(twin)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_moments_and_templates_of_a_session_in_inference_mode_serve_outside(llama, hparams):
+    settings = dataclasses.replace(hparams, mom2_n_samples=8)
+    with torch.inference_mode():
+        session = EditSession(llama, tiny_tokenizer(), settings)
+        assert session.moments
+        assert session.templates
+    session.edit(ROUNDS[0])
+    model, request = tiny_model("llama"), {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
+    with torch.inference_mode():
+        NSE().apply_to_model(model, tiny_tokenizer(), [request], settings)
+
+
+def test_a_fresh_state_reads_every_matrix_once(llama):
+    read = []
+    matrices = Layout.of(llama).output_matrices(LAYERS)
+    state = EditState.fresh(matrices, lambda tensor: read.append(tensor) or fingerprint(tensor))
+    assert len(read) == 2
+    assert state.history.start == {layer: fingerprint(matrix.weight) for layer, matrix in matrices.items()}
