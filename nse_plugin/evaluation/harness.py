@@ -28,7 +28,7 @@ from nse_plugin.spelling import did_you_mean
 # holds pairs of RTE's training split.
 PAPER = ("sst2", "mrpc", "mmlu", "rte", "cola", "mnli")
 PAPER_ITEMS = 100
-RESAMPLES = 1000  # of the bootstrap that gives the standard error of a metric that is no mean
+STDERR_RESAMPLES = 1000  # in the harness' own bootstrap, for the standard error of a metric that is no mean
 FEWSHOT_SEED = 1234  # the harness' own
 COLUMNS = ["task", "subject", "metric", "n", "value", "stderr"]
 _TALKATIVE = ("lm_eval", "huggingface_hub", "datasets", "httpx")
@@ -128,7 +128,7 @@ def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -
             task_dict=task.found,
             samples=task.places,
             log_samples=False,
-            bootstrap_iters=RESAMPLES,
+            bootstrap_iters=STDERR_RESAMPLES,
         )
     return pd.DataFrame(_rows(task, results), columns=COLUMNS)
 
