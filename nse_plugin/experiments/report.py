@@ -178,7 +178,7 @@ def _thinking(results: Results) -> dict[str, Any]:
 def _rows(results: Results, columns: Sequence[Column]) -> list[_Row]:
     summary, facts = results.measured(results.summary), results.measured(results.facts)
     table, around = paper_table(summary, columns), intervals(summary, columns)
-    best = best_values(table, columns, FactTests(facts, columns))
+    best = best_values(table, columns, FactTests(facts, columns), around)
     values, marks, most = table.to_dict("index"), best.to_dict("index"), table[EDITS].max()
     rows = []
     for name in results.methods:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,12 +215,14 @@ def with_intervals(summary: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:
     """Of every file of questions and task that is a share: right answers and, of questions, those the unedited model
     gave too."""
+    metrics = list(dict.fromkeys(summary["metric"].astype(str)))
     found: list[Column] = []
-    for metric in dict.fromkeys(summary["metric"].astype(str)):
-        if metric.startswith("ability_"):
-            asked, is_kept, _ = metric.removeprefix("ability_").partition("_kept")
-            title = asked.replace("_", " ")
-            found.append(Column(metric, f"{title}, kept" if is_kept else title, 100))
+    for metric in metrics:
+        if metric.startswith("ability_") and not metric.endswith("_kept"):
+            title = metric.removeprefix("ability_").replace("_", " ")
+            found.append(Column(metric, title, 100))
+            if f"{metric}_kept" in metrics:
+                found.append(Column(f"{metric}_kept", f"{title}, kept", 100))
     return tuple(found)
 
 
@@ -282,30 +284,40 @@ class FactTests:
 
 
 def best_values(
-    table: pd.DataFrame, columns: Sequence[Column] = COLUMNS, tests: FactTests | None = None
+    table: pd.DataFrame,
+    columns: Sequence[Column] = COLUMNS,
+    tests: FactTests | None = None,
+    around: Mapping[tuple[str, str], Interval] | None = None,
 ) -> pd.DataFrame:
     """Where the best values of a `paper_table` are, as booleans, among methods with all edits; nowhere when there are
     fewer than two to compare.
 
-    Marked are the best and, of a metric of facts, every method that the paired test does not find worse than it (p of
-    5% or more). Of other metrics, which no test can be made of, every tie at the precision shown. tests: None: of none.
+    Marked are the best, every tie at the precision shown, and what is not worse beyond the noise: of a metric of facts,
+    every method that the paired test does not find worse than the best (p of 5% or more); of another one that has
+    intervals, as general ability, every method whose interval overlaps that of the best.
+    tests, around (as of `intervals`): None: of none.
     """
     best = pd.DataFrame(False, index=table.index, columns=table.columns)
     compared = table[(table.index != BEFORE) & (table[EDITS] == table[EDITS].max())]
     for column in columns:
         if column.title in table and compared[column.title].count() > 1:
-            best.loc[_best(compared[column.title].dropna(), column, tests), column.title] = True
+            chosen = _best(compared[column.title].dropna(), column, tests, around or {})
+            best.loc[chosen, column.title] = True
     return best
 
 
-def _best(values: pd.Series[float], column: Column, tests: FactTests | None) -> list[str]:
+def _best(
+    values: pd.Series[float], column: Column, tests: FactTests | None, around: Mapping[tuple[str, str], Interval]
+) -> list[str]:
     """values: of each method that is compared."""
     shown = values.round(column.decimals)
     top = shown.min() if column.lower_is_better else shown.max()
     best = str(values.idxmin() if column.lower_is_better else values.idxmax())
 
     def is_as_good(method: str) -> bool:
-        test = tests.of(column.metric, method, best) if tests else None
-        return test is not None and not test.p < 1 - LEVEL
+        if tests and (test := tests.of(column.metric, method, best)):
+            return not test.p < 1 - LEVEL
+        one, other = (around.get((name, column.title)) for name in (method, best))
+        return one is not None and other is not None and one.low <= other.high and other.low <= one.high
 
     return [str(name) for name, value in shown.items() if value == top or is_as_good(str(name))]

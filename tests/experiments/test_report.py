@@ -23,6 +23,7 @@ from nse_plugin.experiments.tables import (
     FactTests,
     Results,
     ResultsError,
+    ability_columns,
     best_values,
     in_order,
     intervals,
@@ -296,6 +297,24 @@ def test_every_method_that_is_not_significantly_worse_is_marked() -> None:
     assert set(marked.index[marked["Efficacy"]]) == {"best", "near"}  # p = 0.0625; of `worse` it is 0.03
     assert list(marked.index[marked["Seconds a fact"]]) == ["bad"]  # nothing to test
     assert list(best_values(table).index[best_values(table)["Efficacy"]]) == ["best"]
+
+
+def test_general_ability_is_marked_where_intervals_overlap() -> None:
+    ends = {"A": (0.24, 0.2, 0.3), "B": (0.35, 0.29, 0.4), "C": (0.2, 0.1, 0.28)}
+    metrics = {name: dict(zip(("ability_quiz", "ability_quiz_low", "ability_quiz_high"), own, strict=True))
+               for name, own in ends.items()}  # fmt: skip
+    summary = with_intervals(summary_of(**metrics), facts_with(A=[1.0]))
+    columns = ability_columns(summary)
+    table = paper_table(summary, columns)
+    marked = best_values(table, columns, FactTests(facts_with(A=[1.0])), intervals(summary, columns))["quiz"]
+    assert list(marked.index[marked]) == ["A", "B"]
+
+
+def test_questions_and_what_was_kept_of_them_stand_side_by_side() -> None:
+    summary = summary_of(
+        A=dict.fromkeys(("ability_a", "ability_b_c", "task_d", "ability_a_kept", "ability_b_c_kept"), 0.5)
+    )
+    assert [column.title for column in ability_columns(summary)] == ["a", "a, kept", "b c", "b c, kept"]
 
 
 def test_every_method_is_tested_against_nse_on_the_same_facts(finished) -> None:
