@@ -38,6 +38,11 @@ import pandas as pd
 
 from nse_plugin.evaluation.probability import METRICS, mean_scores
 
+try:
+    from scipy import stats
+except ImportError as error:
+    raise ImportError("Intervals and tests need scipy: pip install 'nse-plugin[experiments]'.") from error
+
 LEVEL = 0.95
 RESAMPLES = 4000
 SCORE = "score"
@@ -78,19 +83,15 @@ class Comparison(NamedTuple):
 
 def wilson(share: float, n: int) -> Interval:
     """Wilson's interval of a share of n facts or questions."""
-    from scipy.stats import binomtest  # importing it takes most of a second
-
-    low, high = binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
+    low, high = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
     return Interval(float(low), float(high))
 
 
 def normal_interval(value: float, stderr: float) -> Interval:
     """Of a number with a standard error: the normal interval; none where the error is 0 or not known."""
-    from scipy.stats import norm
-
     if not stderr > 0:
         return NONE
-    low, high = norm.interval(LEVEL, value, stderr)
+    low, high = stats.norm.interval(LEVEL, value, stderr)
     return Interval(float(low), float(high))
 
 
@@ -220,12 +221,10 @@ def _halves(facts: int) -> Iterator[npt.NDArray[np.float64]]:
 
 def _mcnemar(ours: pd.Series[float], theirs: pd.Series[float]) -> float | None:
     """None where a fact may be partly right."""
-    from scipy.stats import binomtest
-
     if not (ours.isin(SHARE).all() and theirs.isin(SHARE).all()):
         return None
     better, differ = int((ours > theirs).sum()), int((ours != theirs).sum())
-    return float(binomtest(better, differ).pvalue) if differ else 1.0
+    return float(stats.binomtest(better, differ).pvalue) if differ else 1.0
 
 
 def _blocks(facts: int) -> list[int]:
@@ -237,14 +236,12 @@ def _blocks(facts: int) -> list[int]:
 def _student(values: pd.Series[float]) -> tuple[Interval, float]:
     """The t interval of the mean, and p of its being 0. No interval of a single value, of values that are alike but for
     rounding, or not finite."""
-    from scipy.stats import ttest_1samp
-
     if not values.any():
         return NONE, 1.0
     if len(values) < 2 or not np.isfinite(values).all():
         return NONE, math.nan
     if np.allclose(values, values.iloc[0]):
         return NONE, 0.0
-    test = ttest_1samp(values, 0.0)
+    test = stats.ttest_1samp(values, 0.0)
     low, high = test.confidence_interval(LEVEL)
     return Interval(float(low), float(high)), float(test.pvalue)
