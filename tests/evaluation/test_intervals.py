@@ -183,6 +183,14 @@ def test_facts_that_never_differ_say_nothing_of_how_far_apart_models_are():
     assert (score.low, score.high) == (-1.0, 1.0)
 
 
+def test_a_half_without_a_metric_says_nothing_of_the_score():
+    ours, theirs = (three(1.0, 40).assign(generalization=[1.0, *[math.nan] * 39]) for _ in range(2))
+    theirs["efficacy"] = [1.0, 0.0] * 20
+    score = compare_facts(ours, theirs)[SCORE]
+    assert (score.low, score.high) == (-1.0, 1.0)  # half of the halves have no generalization
+    assert score.p < 0.01
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_interval_of_a_difference_leaves_out_0_where_the_test_does(seed):
     generator = np.random.default_rng(seed)
