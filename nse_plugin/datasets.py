@@ -1,6 +1,7 @@
 """Facts from a file, or from a benchmark by its name.
 
-A file is .json (a list of records) or .jsonl (a record a line), each record in any form that `Fact.from_record` reads.
+A file is .json (a list of records) or .jsonl (a record a line), each record in any form that `Fact.from_record` reads,
+or .csv (a fact a row, see `nse_plugin.csv_facts`).
 CounterFact and zsRE are those that ROME published (Meng et al. 2022, arXiv 2202.05262): downloaded once, kept in
 `cache_home()/data`, and compared with the published SHA-256 each time. ROME's attribute_snippets.json holds the texts
 that its Consistency compares with.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nse_plugin.csv_facts import Row, read_rows
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.progress import bar
@@ -55,16 +57,33 @@ PUBLISHED = {
     "zsre": Published("https://rome.baulab.info/data/dsets/zsre_mend_eval.json", None),
 }
 NAMES = (DEMO, *PUBLISHED)
+TABLES = (".csv", ".tsv")
 
 SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A record of a file. place: where, as in "line 3" (as an editor counts) or "record 2" (from 0)."""
+
+    place: str
+    content: Any
+
+    def fact(self, number: int) -> Fact:
+        """number: its place among the records, for one without a case_id. Raises FactError."""
+        record = self.content.record() if isinstance(self.content, Row) else self.content
+        if self.place.startswith("record"):
+            return Fact.from_record(record, case_id=number)
+        fact = Fact.from_record(record)  # whose errors name no other number than the line's
+        return dataclasses.replace(fact, case_id=number) if fact.case_id is None else fact
 
 
 @dataclass(frozen=True)
 class Loaded:
     """Facts, and where they come from.
 
-    path: the file. sha256: of that file, as it was read. skipped: (place in the file from 0, what is wrong with it) of
-    each bad record left out.
+    path: the file. sha256: of that file, as it was read. skipped: (place among the records from 0, what is wrong with
+    it) of each bad record left out.
     """
 
     facts: list[Fact]
@@ -80,12 +99,13 @@ def load_facts(
     snippets: str | Path | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """Read the first `limit` facts (None: all) of a .json or .jsonl file, or of "demo", "counterfact" or "zsre".
+    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of "demo", "counterfact" or "zsre".
 
     skip: leave so many facts out before them.
-    A record without a case_id gets its place in the file, from 0. skip_bad: leave bad records out and go on to the
-    next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
+    A record without a case_id gets its place among the records, from 0. skip_bad: leave bad records out and go on to
+    the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
+    A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
 
     Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
     there before), or there are fewer facts than `limit`.
@@ -107,9 +127,11 @@ def load_facts(
     texts = _snippet_texts(Path(snippets).expanduser()) if snippets else {}
     facts, skipped = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
     if skipped:
-        log.warning("%s: %d bad records left out, the first of them record %d: %s", path, len(skipped), *skipped[0])
+        number, problem = skipped[0]
+        first = records[number].place
+        log.warning("%s: %d bad records left out, the first of them %s: %s", path, len(skipped), first, problem)
     if not facts:
-        raise DatasetError(f"{path} has no good record; the first, record {skipped[0][0]}: {skipped[0][1]}")
+        raise DatasetError(f"{path} has no good record; the first, {records[0].place}: {skipped[0][1]}")
     if (limit is not None and len(facts) < skip + limit) or len(facts) <= skip:
         left_out = f" besides {len(skipped)} bad records" if skipped else ""
         asked = f"{limit or 'some'} are asked for" + (f" after the first {skip}" if skip else "")
@@ -123,30 +145,40 @@ def load_facts(
 
 
 def _facts(
-    path: Path, records: list[Any], limit: int | None, skip_bad: bool, texts: SnippetTexts
+    path: Path, records: list[_Found], limit: int | None, skip_bad: bool, texts: SnippetTexts
 ) -> tuple[list[Fact], list[tuple[int, str]]]:
     """The first `limit` facts, and (place, problem) of the bad records among them."""
     facts: list[Fact] = []
     skipped: list[tuple[int, str]] = []
-    seen: dict[str, int] = {}  # case_id, as the results write it, to its place
+    numbers: dict[str, str] = {}  # case_id, as the results write it, to the place of its record
+    edits: dict[tuple[str, str, str], str] = {}
+    twice: list[str] = []
     for index, record in enumerate(records):
         if len(facts) == limit:
             break
         try:
-            fact = Fact.from_record(record, case_id=index)
-            first = seen.setdefault(str(fact.case_id), index)
-            if first != index:
-                raise FactError(f"case_id {fact.case_id!r} is that of record {first} too: give each its own.")
+            fact = record.fact(index)
+            if (first := numbers.setdefault(str(fact.case_id), record.place)) != record.place:
+                raise FactError(f"case_id {fact.case_id!r} is that of {first} too: give each its own.")
+            if (first := edits.setdefault(fact.signature, record.place)) != record.place:
+                again = f"it is the fact of {first} again, {fact.text!r} to {fact.target_new!r}"
+                if skip_bad:
+                    raise FactError(f"{again}.")
+                twice.append(f"{record.place}: {again}")
         except FactError as error:
             if not skip_bad:
+                counted = " (counted from 0)" if record.place.startswith("record") else ""
                 raise DatasetError(
-                    f"{path}, record {index} (counted from 0): {error} skip_bad leaves such records out."
+                    f"{path}, {record.place}{counted}: {error} skip_bad leaves such records out."
                 ) from error
-            log.info("%s, record %d left out: %s", path, index, error)
+            log.info("%s, %s left out: %s", path, record.place, error)
             skipped.append((index, str(error)))
             continue
-        references = _references(record, texts)
+        references = _references(record.content, texts)
         facts.append(dataclasses.replace(fact, reference_texts=references) if references else fact)
+    if twice:
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)
     return facts, skipped
 
 
@@ -159,9 +191,10 @@ def _file_of(source: str | Path) -> Path:
             _download(str(source), published)
         return published.file
     path = Path(source).expanduser()
-    if path.suffix not in (".json", ".jsonl"):
+    if path.suffix.lower() not in (*TABLES, ".json", ".jsonl"):
         raise DatasetError(
-            f"data source {str(source)!r} cannot be used: give a .json or .jsonl file, or one of {', '.join(NAMES)}."
+            f"data source {str(source)!r} cannot be used: give a .csv, .json or .jsonl file, or one of "
+            f"{', '.join(NAMES)}."
         )
     return path
 
@@ -211,23 +244,35 @@ def _read(path: Path) -> bytes:
         raise DatasetError(f"{path} cannot be read ({error.strerror}): give a file that is there.") from error
 
 
-def _records(path: Path, data: bytes) -> list[Any]:
+def _records(path: Path, data: bytes) -> list[_Found]:
     """data: what `path` holds."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not a UTF-8 text ({error}): save it as UTF-8.") from error
+        hint = " (in a spreadsheet: CSV UTF-8)" if path.suffix.lower() in TABLES else ""
+        raise DatasetError(f"{path} is not a UTF-8 text ({error}): save it as UTF-8{hint}.") from error
     if not text.strip():
         raise DatasetError(f"{path} is empty: give a file with at least one record.")
-    if path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
         lines = enumerate(text.split("\n"), 1)  # splitlines would also split inside a record, at U+2028
-        return [_parsed(path, line, number) for number, line in lines if line.strip()]
-    records = _parsed(path, text)
+        return [_Found(f"line {number}", _parsed(path, line, number)) for number, line in lines if line.strip()]
+    records = _rows(path, text) if suffix in TABLES else _parsed(path, text)
     if not isinstance(records, list):
         raise DatasetError(f"{path} holds a JSON {type(records).__name__}, not a list of records: put them in a list.")
     if not records:
         raise DatasetError(f"{path} holds an empty list: give a file with at least one record.")
-    return records
+    return [
+        _Found(f"line {record.line}" if isinstance(record, Row) else f"record {index}", record)
+        for index, record in enumerate(records)
+    ]
+
+
+def _rows(path: Path, text: str) -> list[Row]:
+    try:
+        return read_rows(text)
+    except FactError as error:
+        raise DatasetError(f"{path}, {error}") from error
 
 
 def _parsed(path: Path, text: str, line: int = 1) -> Any:
@@ -235,16 +280,17 @@ def _parsed(path: Path, text: str, line: int = 1) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        hint = "" if path.suffix.lower() == ".jsonl" else " (A file with a record a line must be named .jsonl.)"
         raise DatasetError(
             f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
-            "it there. (A file with a record a line must be named .jsonl.)"
+            f"it there.{hint}"
         ) from error
 
 
 def _snippet_texts(path: Path) -> SnippetTexts:
     """ROME's snippets, `[{relation_id, target_id, samples: [{name, text}]}]`."""
     texts: SnippetTexts = {}
-    for index, entry in enumerate(_records(path, _read(path))):
+    for index, entry in enumerate(found.content for found in _records(path, _read(path))):
         try:
             key = (str(entry["relation_id"]), str(entry["target_id"]))
             found = tuple(sample["text"] for sample in entry["samples"] if sample["text"].strip())
@@ -257,9 +303,9 @@ def _snippet_texts(path: Path) -> SnippetTexts:
     return texts
 
 
-def _references(record: Mapping[str, Any], texts: SnippetTexts) -> tuple[str, ...]:
+def _references(record: Any, texts: SnippetTexts) -> tuple[str, ...]:
     """The texts about what the new target is true of; () for a record that is not in ROME's form."""
-    rewrite = record.get("requested_rewrite", {})
+    rewrite = record.get("requested_rewrite", {}) if isinstance(record, Mapping) else {}
     target = rewrite.get("target_new")
     if not isinstance(target, Mapping):
         return ()

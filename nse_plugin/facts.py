@@ -8,13 +8,37 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from numbers import Integral
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 SLOT = "{}"
+EDIT_FIELDS = ("prompt", "subject", "target_new")
+_PROBES = ("portability", "generalization", "portability_prompts", "reversal_prompts")
+# What is read of a record, by its form; its other fields are ignored.
+RECORD_FIELDS = (
+    *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
+    "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
+    "reference_texts", *_PROBES,
+)  # fmt: skip
+_ROME_FIELDS = (
+    "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", *_PROBES
+)  # fmt: skip
+_MEND_FIELDS = ("case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", *_PROBES)
+_WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
+_ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
+_WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"
+_PANDAS = {"DataFrame": "its .to_dict('records')", "Series": "its .to_dict()"}
+# Scripts that part words by spaces, and add to a word what belongs to it.
+_SPACED = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
 _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 
@@ -57,7 +81,7 @@ class Fact:
     def __post_init__(self) -> None:
         if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
             raise FactError(f"case_id is {self.case_id!r}: give an integer or a string.")
-        for field in ("prompt", "subject", "target_new"):
+        for field in EDIT_FIELDS:
             value = getattr(self, field)
             if not _is_text(value):
                 raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string.")
@@ -101,36 +125,39 @@ class Fact:
         """The prompt with the subject written out."""
         return self.prompt.replace(SLOT, self.subject)
 
+    @property
+    def signature(self) -> tuple[str, str, str]:
+        """Prompt, subject and target, without the white space that makes no difference: facts of one signature are the
+        same edit."""
+        return self.prompt.rstrip(), self.subject.rstrip(), self.target_new.strip()
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any], case_id: int | str | None = None) -> Fact:
         """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or Fact's own fields.
 
         record: a mapping; `case_id` is used when the record carries none. Fields that a Fact has no place for
-        (attribute prompts, personas, ...) are ignored. A record of CounterFact without reversal prompts gets that of
-        its relation, where nse_plugin/data/reversal_templates.json has one.
-        Raises FactError naming the missing or malformed field; also when the subject is not found exactly once in a
-        prompt that has it written out.
+        (attribute prompts, personas, ...) are ignored, but for those that are nearly spelt like one it has. A record of
+        CounterFact without reversal prompts gets that of its relation, where nse_plugin/data/reversal_templates.json
+        has one.
+        Raises FactError naming the missing, misspelt or malformed field; also when the subject is not found exactly
+        once, as a whole word, in a prompt that has it written out.
         """
         if not isinstance(record, Mapping):
             raise FactError(f"A record must be a mapping, not {type(record).__name__}: {record!r:.80}.")
         if record.get("case_id") is not None:
             case_id = record["case_id"]
         where = "" if case_id is None else f"fact {case_id}: "
+        read, known = _form(record)
+        if misspelt := misspelt_field(record, known):
+            raise FactError(f"{where}there is no field {misspelt[0]!r}: did you mean {misspelt[1]!r}?")
         try:
-            if "requested_rewrite" in record:
-                fields = _from_rome(record)
-            elif "src" in record and "alt" in record:
-                fields = _from_mend(record)
-            elif "concept" in record and "labels" in record:
-                fields = _from_wikibio(record)
-            else:
-                fields = _from_easyedit(record)
+            fields = read(record)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise FactError(
                 f"{where}the record is malformed ({type(error).__name__}: {error}): bring it into the form of "
                 f"EasyEdit, ROME, MEND or KnowEdit: {record!r:.200}."
             ) from error
-        for field in ("prompt", "subject", "target_new"):
+        for field in EDIT_FIELDS:
             if fields.get(field) is None:
                 raise FactError(
                     f"{where}{field} is missing: a record needs a prompt (in MEND's form src), a target_new (alt), and "
@@ -140,19 +167,96 @@ class Fact:
         return cls(case_id=case_id, **fields)
 
 
+def as_facts(facts: Any) -> list[Fact]:
+    """The facts as a list: of one Fact, one record that `Fact.from_record` reads, or an iterable of these.
+
+    Raises FactError for anything else, and for a record that cannot be read, naming its place in the iterable.
+    """
+    if isinstance(facts, Fact | Mapping):
+        return [_as_fact(facts, "facts")]
+    is_listed = isinstance(facts, Iterable) and not isinstance(facts, str | bytes)
+    if not is_listed or type(facts).__name__ in _PANDAS:  # these iterate over names of columns, or cells
+        raise FactError(f"facts is {_described(facts)}: {_WANTED}.")
+    return [_as_fact(fact, f"facts[{place}]") for place, fact in enumerate(facts)]
+
+
+def _as_fact(fact: Any, where: str) -> Fact:
+    if isinstance(fact, Fact):
+        return fact
+    if not isinstance(fact, Mapping):
+        raise FactError(f"{where} is {_described(fact)}: {_WANTED}.")
+    try:
+        return Fact.from_record(fact)
+    except FactError as error:
+        raise FactError(f"{where}: {error}") from error
+
+
+def _described(value: Any) -> str:
+    """A value in an error message: itself where it is short, otherwise its type."""
+    if value is None or isinstance(value, str | bytes | int | float):
+        return f"{value!r:.80}"
+    name = type(value).__name__
+    return f"of type {name}" + (f" ({_PANDAS[name]} is what is wanted)" if name in _PANDAS else "")
+
+
+def misspelt_field(names: Iterable[Any], known: Collection[str] = RECORD_FIELDS) -> tuple[str, str] | None:
+    """The first of the names that is nearly one of `known`, and which: where none that it is near to is there too, and
+    it is no field of another form of record."""
+    given = {name for name in names if isinstance(name, str)}
+    for name in sorted(given - _ALL_FIELDS):
+        near = get_close_matches(re.sub(r"[\s-]+", "_", name.strip().lower()), known, cutoff=0.8)
+        if near and not given & {*near}:
+            return name, near[0]
+    return None
+
+
 def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
     """Turn a prompt with the subject written out into a template; leave templates and non-strings alone."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
         return prompt
+    found = [place.span() for place in re.finditer(re.escape(subject), prompt)]
+    words = [(start, end) for start, end in found if not _within_word(prompt, start, end)]
     if SLOT in prompt:
+        if words:
+            log.warning(
+                "%sprompt %r has '{}' and the subject %r as well: it is edited at '{}'.", where, prompt, subject
+            )
         return prompt
-    found = prompt.count(subject)
-    if found == 1:
-        return prompt.replace(subject, SLOT)
-    problem = "does not contain" if found == 0 else f"contains {found} times"
+    if len(words) == 1:
+        [(start, end)] = words
+        return prompt[:start] + SLOT + prompt[end:]
+    if found and not words:
+        raise FactError(
+            f"{where}prompt {prompt!r} has the subject {subject!r} only within a longer word: give the whole word as "
+            "the subject, or write '{}' in the prompt where the subject goes."
+        )
+    problem = f"contains {len(words)} times" if words else "does not contain"
     raise FactError(
         f"{where}prompt {prompt!r} {problem} the subject {subject!r}: write '{{}}' in the prompt where it goes."
     )
+
+
+def _within_word(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a part of a longer word."""
+    edges = ((start - 1, start), (end - 1, end))
+    return any(left >= 0 and right < len(text) and _are_joined(text[left], text[right]) for left, right in edges)
+
+
+def _are_joined(left: str, right: str) -> bool:
+    """Whether two neighbouring characters belong to one word: scripts such as Chinese do not tell."""
+    letters = all(unicodedata.name(character, "").startswith(_SPACED) for character in (left, right))
+    return bool(unicodedata.combining(right)) or (letters and left.isalnum() and right.isalnum())
+
+
+def _form(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
+    """How a record is read, and the fields that are read of it."""
+    if "requested_rewrite" in record:
+        return _from_rome, _ROME_FIELDS
+    if "src" in record and "alt" in record:
+        return _from_mend, _MEND_FIELDS
+    if "concept" in record and "labels" in record:
+        return _from_wikibio, _WIKIBIO_FIELDS
+    return _from_easyedit, RECORD_FIELDS
 
 
 def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:

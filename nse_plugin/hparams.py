@@ -126,7 +126,10 @@ class NSEHyperParams:
         """Raise HyperParamsError on the first value that cannot be used."""
         _require(self.alg_name == "NSE", "alg_name", self.alg_name, "this class configures alg_name: NSE")
         layers = self.layers
-        _require(isinstance(layers, list) and len(layers) > 0, "layers", layers, "list at least one layer")
+        if not isinstance(layers, list):
+            meant = [int(number) for number in re.findall(r"\d+", str(layers))] or [1, 2]
+            _require(False, "layers", layers, f"give a list of numbers, {meant}")
+        _require(len(layers) > 0, "layers", layers, "list at least one layer")
         _require(all(_is_int(n) and n >= 0 for n in layers), "layers", layers, "use integers from 0")
         _require(sorted(set(layers)) == layers, "layers", layers, "list them ascending, each once")
         _require(_is_number(self.p) and 0 < self.p <= 1, "p", self.p, "use a number in (0, 1]")
@@ -216,7 +219,7 @@ class NSEHyperParams:
                 known = ", ".join(c.aliases[0] for c in TUNED_FOR)
                 raise HyperParamsError(
                     f"No tuned hyperparameters for {_describe(model_or_name)} (there are: {known}): pass at least "
-                    "layers=[...] and alpha=... yourself."
+                    "layers=[...] and alpha=... yourself, or have `nse tune` find both."
                 )
             return NSEHyperParams(**settings)
         return chosen(**settings)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nse_plugin.experiments.tables import with_intervals
+
 METHODS = ("NSE", "MEMIT", "ROME", "GRACE", "FT-L", "FT-W", "MEND")
 FAILED = "MEND"
 ERROR = "there is no archive for <smollm2-135m>: make one with `nse train-mend --model smollm2-135m`"
@@ -46,6 +48,7 @@ def results_folder(
     facts = pd.concat([_facts(name, edits, checkpoints[-1], generator) for name, edits in measured])
     texts = pd.concat([_texts(name, edits, checkpoints[-1]) for name, edits in measured])
     summary = pd.concat([_summary(name, edits, checkpoints[-1], facts) for name, edits in measured])
+    summary = with_intervals(summary, facts)
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in {"summary": summary, "facts": facts, "texts": texts}.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
@@ -159,7 +162,7 @@ def add_thinking(folder: Path, seed: int = 0) -> None:
         states.append(pd.DataFrame(cloud, columns=["x", "y"]).assign(method=method, edits=edits))
         for layer in (4, 5, 6) if away else ():
             weights.append((method, edits, f"layers.{layer}.down_proj", layer, away * layer / 100, 20, 3.5))
-    added = pd.DataFrame(rows, columns=summary.columns)
+    added = with_intervals(pd.DataFrame(rows, columns=["method", "edits", "metric", "value"]), facts)
     pd.concat([summary, added]).to_csv(folder / "summary.csv", index=False, float_format="%.6g")
     pd.concat(states).to_csv(folder / "states.csv", index=False)
     columns = ["method", "edits", "name", "layer", "relative_norm", "rank", "stable_rank"]

@@ -91,6 +91,18 @@ CASES = {
         lambda b: b.apply({**FRANCE, "prompt": "France, or rather France, is"}),
         ["prompt", "contains 2 times", "'France'", "write '{}'"],
     ),
+    "subject within a longer word": (
+        lambda b: b.apply({**FRANCE, "prompt": "The capital of Francesca is"}),
+        ["fact 0", "prompt", "'France'", "within a longer word", "whole word", "write '{}'"],
+    ),
+    "one fact twice": (
+        lambda b: b.apply(FRANCE, {**FRANCE, "prompt": "{} is in"}, FRANCE),
+        ["'The capital of France is'", "'Lyon'", "fact 0", "fact 2", "keep one"],
+    ),
+    "one fact twice, explicitly": (
+        lambda b: b.edit(("{} is", "France", "Lyon"), ("{} is ", "France", "Lyon")),
+        ["'France is'", "'Lyon'", "facts[0]", "facts[1]", "keep one"],
+    ),
     "no {}": (
         lambda b: b.edit(("The capital of France is", "France", "Lyon")),
         ["prompt", "'The capital of France is'", "0 times '{}'", "exactly once"],

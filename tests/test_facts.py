@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from importlib.resources import files
+from types import MappingProxyType
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, as_facts
 
 FRANCE = Fact("The capital of {} is", "France", "Lyon", "Paris")
 
@@ -361,3 +363,133 @@ def test_the_demo_facts_can_be_read():
     facts = [Fact.from_record(record) for record in records]
     assert len(facts) >= 60
     assert all(len(fact.rephrase_prompts) == 2 and len(fact.locality_prompts) == 3 for fact in facts)
+
+
+# -- where the subject is
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "template"),
+    [
+        ("Art is what an Artist makes", "Art", "{} is what an Artist makes"),
+        ("An Artist makes Art", "Art", "An Artist makes {}"),
+        ("France's capital is", "France", "{}'s capital is"),
+        ('"Yahoo!" was founded by', "Yahoo!", '"{}" was founded by'),
+        ("1984 was written, not in 21984, by", "1984", "{} was written, not in 21984, by"),
+        ("日本の首都は", "日本", "{}の首都は"),  # scripts that put no spaces between words
+        ("프랑스의 수도는", "프랑스", "{}의 수도는"),
+    ],
+)
+def test_a_subject_is_found_as_a_whole_word(prompt, subject, template):
+    fact = Fact.from_record({"prompt": prompt, "subject": subject, "target_new": "x"})
+    assert fact.prompt == template
+    assert fact.text == prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("The Artist lives in", "Art"), ("My smartphone is made by", "art"), ("Парижанин живёт в", "Париж"),
+        ("In the 1960s the capital was", "1960"), ("Cafe\u0301 owners live in", "Cafe"),
+    ],
+)  # fmt: skip
+def test_a_subject_within_a_longer_word_is_refused(prompt, subject):
+    record = {"prompt": prompt, "subject": subject, "target_new": "x"}
+    with pytest.raises(FactError, match="only within a longer word: give the whole word as the subject, or write '{}'"):
+        Fact.from_record(record)
+    named = Fact.from_record({**record, "prompt": prompt.replace(subject, "{}")})
+    assert named.text == prompt
+
+
+def test_braces_beside_a_subject_that_is_written_out_are_said(caplog):
+    record = {"prompt": "Japan is large. The capital of {} is", "subject": "Japan", "target_new": "Kyoto"}
+    assert Fact.from_record(record, case_id=3).prompt == record["prompt"]
+    [message] = caplog.messages
+    assert message.startswith(
+        "fact 3: prompt 'Japan is large. The capital of {} is' has '{}' and the subject 'Japan' as"
+    )
+    assert message.endswith("it is edited at '{}'.")
+    caplog.clear()
+    assert Fact.from_record({**record, "prompt": "Japanese food in {} is"}).text == "Japanese food in Japan is"
+    assert caplog.messages == []
+
+
+# -- names that are nearly right
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("taget_new", "target_new"), ("Target_New", "target_new"), ("target-new", "target_new"), ("promt", "prompt"),
+        ("subjects", "subject"), ("rephrase_promts", "rephrase_prompts"), ("locality prompts", "locality_prompts"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_field_is_told(given, meant):
+    record = {"prompt": "{} is in", "subject": "Rome", "target_new": "Peru", "rephrase_prompts": [], "notes": "x"}
+    record = {name: value for name, value in record.items() if name != meant}
+    with pytest.raises(FactError, match=f"fact 1: there is no field '{given}': did you mean '{meant}'"):
+        Fact.from_record({**record, given: "x"}, case_id=1)
+
+
+@pytest.mark.parametrize("record", [EASYEDIT_FLAT, EASYEDIT_REQUEST, ROME, ZSRE, KNOWEDIT_ZSRE, KNOWEDIT_WIKI, DEMO])
+def test_fields_that_a_fact_has_no_place_for_are_left_alone(record):
+    more = {"relation_id": "P36", "note": "x", "pararel_idx": 7, "attribute_prompts": ["x"], "cond": "a >> b", 5: "x"}
+    assert Fact.from_record({**record, **more}) == Fact.from_record(record)
+    assert Fact.from_record({**DEMO, "prompts": ["x"], "target_new_id": "Q1"}) == Fact.from_record(DEMO)
+
+
+def test_a_misspelt_field_of_another_form_is_told_too():
+    with pytest.raises(FactError, match="no field 'paraphrase_promts': did you mean 'paraphrase_prompts'"):
+        Fact.from_record({**{k: v for k, v in ROME.items() if k != "paraphrase_prompts"}, "paraphrase_promts": ["x"]})
+    with pytest.raises(FactError, match="no field 'rephrases': did you mean 'rephrase'"):
+        Fact.from_record({**{k: v for k, v in ZSRE.items() if k != "rephrase"}, "rephrases": "x"})
+
+
+# -- whatever somebody has
+
+
+RECORD = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon", "target_true": "Paris"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [FRANCE, RECORD, [FRANCE], [RECORD], (RECORD,), (fact for fact in [FRANCE]), {"a": FRANCE}.values(),
+     MappingProxyType(RECORD)],
+)  # fmt: skip
+def test_facts_are_taken_as_people_have_them(given):
+    assert as_facts(given) == [FRANCE]
+
+
+def test_several_are_taken_in_their_order():
+    other = Fact("{} is in", "Rome", "Peru", case_id="a")
+    assert as_facts([RECORD, other]) == [FRANCE, other]
+    assert as_facts([]) == []
+    assert as_facts(pd.DataFrame([RECORD]).to_dict("records")) == [FRANCE]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("The capital of France is Lyon", "facts is 'The capital of France is Lyon': give a Fact, a dict with prompt,"),
+        (b"x", "facts is b'x': give"),
+        (None, "facts is None: give"),
+        (7, "facts is 7: give"),
+        (object(), "facts is of type object: give"),
+        (
+            pd.DataFrame([RECORD]),
+            r"facts is of type DataFrame \(its .to_dict\('records'\) is what is wanted\): give a Fact",
+        ),
+        (pd.Series(RECORD), r"facts is of type Series \(its .to_dict\(\) is what is wanted\): give a Fact"),
+        ([pd.Series(RECORD)], r"facts\[0\] is of type Series \(its .to_dict\(\) is what is wanted\): give a Fact"),
+        ([FRANCE, "France"], r"facts\[1\] is 'France': give a Fact"),
+        ([FRANCE, None], r"facts\[1\] is None: give a Fact"),
+        ([[FRANCE]], r"facts\[0\] is of type list: give a Fact"),
+        ([FRANCE, {"prompt": "{} is", "subject": "A"}], r"facts\[1\]: target_new is missing: "),
+        ({"prompt": "{} is", "subject": "A", "taget_new": "B"}, "facts: there is no field 'taget_new': did you mean"),
+    ],
+)
+def test_what_is_no_fact_is_told_in_one_sentence(given, words):
+    with pytest.raises(FactError, match=f"^{words}") as caught:
+        as_facts(given)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value)[-1] in ".?"

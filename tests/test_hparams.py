@@ -230,7 +230,7 @@ def test_overrides_go_on_top():
 
 def test_a_model_nobody_tuned_needs_layers_and_alpha():
     model = tiny_model("llama")
-    with pytest.raises(HyperParamsError, match=r"LlamaForCausalLM.*layers.*alpha"):
+    with pytest.raises(HyperParamsError, match=r"LlamaForCausalLM.*layers.*alpha.*`nse tune`"):
         NSEHyperParams.for_model(model, layers=[1])
     assert NSEHyperParams.for_model(model, layers=[1], alpha=2).layers == [1]
     with pytest.raises(HyperParamsError, match="did you mean 'layers'"):
@@ -265,6 +265,15 @@ def test_values_that_cannot_be_used(field, value):
     setattr(good, field, value)  # as EasyEdit does
     with pytest.raises(HyperParamsError, match=f"^{field} = "):
         good.check()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("1,2", [1, 2]), ("[4, 5, 6]", [4, 5, 6]), (3, [3]), ("some", [1, 2]), (None, [1, 2])]
+)
+def test_layers_that_are_no_list_are_shown_as_one(given, meant):
+    with pytest.raises(HyperParamsError) as caught:
+        NSEHyperParams(layers=given, alpha=1)
+    assert str(caught.value) == f"layers = {given!r} cannot be used: give a list of numbers, {meant}."
 
 
 def test_preset_released_makes_one_pass_fewer():

@@ -28,7 +28,7 @@ from nse_plugin.spelling import did_you_mean
 # holds pairs of RTE's training split.
 PAPER = ("sst2", "mrpc", "mmlu", "rte", "cola", "mnli")
 PAPER_ITEMS = 100
-RESAMPLES = 1000  # of the bootstrap that gives the standard error of a metric that is no mean
+STDERR_RESAMPLES = 1000  # in the harness' own bootstrap, for the standard error of a metric that is no mean
 FEWSHOT_SEED = 1234  # the harness' own
 COLUMNS = ["task", "subject", "metric", "n", "value", "stderr"]
 _TALKATIVE = ("lm_eval", "huggingface_hub", "datasets", "httpx")
@@ -107,7 +107,8 @@ def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> Harnes
 
 
 def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], batch_size: int = 8) -> pd.DataFrame:
-    """Run tasks as they are configured, without examples where they ask for none.
+    """Run tasks as they are configured, without examples where they ask for none. Probabilities are computed in float32
+    whatever the model's precision: in bfloat16 choices would tie.
 
     A row per task, subject and metric: task, subject ("all", or a task within a group), metric (acc, mcc, ...), n
     items, value, stderr (NaN where the harness gives none).
@@ -124,11 +125,11 @@ def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -
     own_tokenizer = copy.deepcopy(tokenizer)  # it is given a pad token
     with _quiet():
         results = evaluate(
-            lm=HFLM(pretrained=model, tokenizer=own_tokenizer, batch_size=batch_size),
+            lm=HFLM(pretrained=model, tokenizer=own_tokenizer, batch_size=batch_size, softmax_dtype="float32"),
             task_dict=task.found,
             samples=task.places,
             log_samples=False,
-            bootstrap_iters=RESAMPLES,
+            bootstrap_iters=STDERR_RESAMPLES,
         )
     return pd.DataFrame(_rows(task, results), columns=COLUMNS)
 

@@ -152,7 +152,8 @@ def _covariance(states: Tensor) -> Tensor:
 
 
 def _hausdorff(one: Tensor, other: Tensor) -> Tensor:
-    """The largest distance of a state from the nearest of the other cloud, both ways."""
+    """The largest distance of a state from the nearest of the other cloud, both ways; NaN of states that are (scipy's
+    directed_hausdorff passes over them)."""
     from_other = torch.full((len(other),), torch.inf, dtype=one.dtype)
     from_one = []
     for first in range(0, len(one), _ROWS):

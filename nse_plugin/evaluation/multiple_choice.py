@@ -2,14 +2,12 @@
 
 The questions are put as MMLU's are (Hendrycks et al. 2021, arXiv 2009.03300), without examples, in the form of
 lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices behind their
-letters, and "Answer:". The letter that the model holds most likely to follow is its answer. Intervals are Wilson's
-(1927) of 95%: they keep within 0 and 1, and are sound for a few questions too.
+letters, and "Answer:". The letter that the model holds most likely to follow is its answer.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.teacher_forcing import predict_tokens
 from nse_plugin.models.prompts import split_target
 
 LETTERS = ("A", "B", "C", "D")
 LOG_PROBABILITIES = [f"log_probability_{letter}" for letter in LETTERS]
 ALL = "all"  # subjects together
-Z = 1.959964  # of 95%, two-sided
 
 
 class QuestionError(ValueError):
@@ -118,7 +116,8 @@ def answer_questions(
 
 
 def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """The share of right answers in a frame of answers: subject ("all", then each), n, accuracy, low, high."""
+    """The share of right answers in a frame of answers: subject ("all", then each), n, accuracy, and Wilson's 95%
+    interval low to high."""
     return _shares(frame["subject"], frame["correct"], "accuracy")
 
 
@@ -141,11 +140,3 @@ def _shares(subjects: pd.Series[str], flags: pd.Series[bool], name: str) -> pd.D
     groups = [(ALL, flags), *((str(subject), own) for subject, own in flags.groupby(subjects))]
     rows = [(subject, len(own), float(own.mean()), *wilson(float(own.mean()), len(own))) for subject, own in groups]
     return pd.DataFrame(rows, columns=["subject", "n", name, "low", "high"])
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of n: its low and its high end."""
-    spare = Z * Z / n
-    middle, half = share + spare / 2, Z * math.sqrt(share * (1 - share) / n + spare / (4 * n))
-    # rounding leaves 1e-17 where an end is 0 or 1
-    return max(0.0, (middle - half) / (1 + spare)), min(1.0, (middle + half) / (1 + spare))

@@ -16,16 +16,8 @@ import pandas as pd
 from rich.table import Table
 
 from nse_plugin.evaluation.harness import PAPER, PAPER_ITEMS, HarnessTask, evaluate_tasks, load_tasks
-from nse_plugin.evaluation.multiple_choice import (
-    ALL,
-    Question,
-    Z,
-    accuracy,
-    answer_questions,
-    kept,
-    read_questions,
-    wilson,
-)
+from nse_plugin.evaluation.intervals import Interval, normal_interval, wilson
+from nse_plugin.evaluation.multiple_choice import ALL, Question, accuracy, answer_questions, kept, read_questions
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError, inputs
 from nse_plugin.experiments.record import Record, check_writable
@@ -185,6 +177,6 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
-def _interval(metric: str, value: float, stderr: float, n: int) -> tuple[float, float]:
-    """95%: Wilson's of a share, and the normal one of what else has a standard error."""
-    return wilson(value, n) if metric.partition(" ")[0] in SHARES else (value - Z * stderr, value + Z * stderr)
+def _interval(metric: str, value: float, stderr: float, n: int) -> Interval:
+    """Wilson's of a share of n items, and the normal one of what else has a standard error."""
+    return wilson(value, n) if metric.partition(" ")[0] in SHARES else normal_interval(value, stderr)

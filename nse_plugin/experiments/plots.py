@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from nse_plugin.experiments.plan import BEFORE
-from nse_plugin.experiments.tables import OURS, WITH_INTERVAL, at_last_checkpoint, in_order
+from nse_plugin.experiments.tables import OURS, THREE_SCORES, at_last_checkpoint, in_order
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#6b7280", "#dfe3e8", "#ffffff"
 # Method colours, NSE's first: colour-blind safe ones of Okabe and Ito (without black and yellow) and of Paul Tol;
@@ -116,7 +116,7 @@ def final_scores(summary: pd.DataFrame, intervals: Mapping[tuple[str, str], tupl
     """Efficacy, Generalization and Specificity of each method as dots, with their intervals (in percent, by method
     and title); None when none of the three was measured."""
     last = at_last_checkpoint(summary)
-    shown = [column for column in WITH_INTERVAL if column.metric in set(last["metric"])]
+    shown = [column for column in THREE_SCORES if column.metric in set(last["metric"])]
     if not shown:
         return None
     methods, styles = in_order(last["method"]), styles_of(list(last["method"]))

@@ -1,11 +1,12 @@
-"""The report of a comparison: one HTML page that needs nothing else, its plots as PNG, and its table on screen."""
+"""The report of a comparison: one HTML page that needs nothing else, its plots as PNG and SVG, its table on screen and
+for LaTeX, and its paired tests."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -22,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nse_plugin.datasets import PUBLISHED
+from nse_plugin.evaluation.intervals import Comparison
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.experiments import drift_plots, plots, published
 from nse_plugin.experiments.plan import BEFORE
@@ -34,10 +37,14 @@ from nse_plugin.experiments.tables import (
     DRIFTS,
     EDITS,
     FOLLOWS,
+    MINUS,
     OURS,
     SAYS,
+    TESTED,
+    THREE_SCORES,
     TO,
     Column,
+    FactTests,
     Results,
     ability_columns,
     at_last_checkpoint,
@@ -48,6 +55,7 @@ from nse_plugin.experiments.tables import (
 )
 from nse_plugin.home import written_whole
 
+COUNTERFACT = "counterfact"
 SHOWN = 5  # prompts whose texts are shown
 LENGTH = 320  # characters of each text
 _DETAILS = ("config", "versions", "host", "data", "model", "methods")  # of run.json, at the end of the page
@@ -64,34 +72,43 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Row:
-    """cells: a method's numbers in the order of the columns. absence: why there are none. edits: where fewer than the
-    others have."""
+    """cells: a method's numbers by the titles of the columns, in their order. absence: why there are none. edits: where
+    fewer than the others have."""
 
     method: str
-    cells: list[_Cell]
+    cells: dict[str, _Cell]
     absence: str | None = None
     edits: int | None = None
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html and plots/*.png into a comparison's folder, from its summary.csv, facts.csv, texts.csv and
-    run.json, and return the path of report.html. Raises ResultsError when one of them is missing or malformed."""
+    """Write report.html, table.tex, tests.csv, plots/*.png and plots/*.svg into a comparison's folder, from its
+    summary.csv, facts.csv, texts.csv and run.json, and return the path of report.html. Raises ResultsError when one of
+    them is missing or malformed."""
     results = Results.read(folder)
-    figures = _figures(results)
-    for name, figure in figures.items():
+    figures = {name: (figure, _svg(name, figure)) for name, figure in _figures(results).items()}
+    for name, (figure, svg) in figures.items():
         with written_whole(folder / "plots" / f"{name}.png") as path:
             figure.savefig(path, dpi=160, facecolor="white")
+        _write(folder / "plots" / f"{name}.svg", svg)
+    rows, tests = _rows(results, COLUMNS), _tests(results)
+    _write(folder / "table.tex", _latex(rows))
+    listed = [(name, OURS, metric, *test) for name, own in tests.items() for metric, test in own.items()]
+    table = pd.DataFrame(listed, columns=["method", "against", "metric", *Comparison._fields])
+    _write(folder / "tests.csv", table.to_csv(index=False, float_format="%.6g"))
     template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.from_string(template).render(
         title=_title(results),
         about=_about(results),
         columns={"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "Cost": COST},
-        rows=_rows(results, COLUMNS, intervals(results.measured(results.facts))),
+        rows=rows,
+        tested=[column for column in TESTED if any(column.metric in own for own in tests.values())],
+        tests={name: {metric: _shown_test(test) for metric, test in own.items()} for name, own in tests.items()},
         thinking=_thinking(results),
         notes=results.notes,
-        published=published,
-        figures={name: _inline(name, figure) for name, figure in figures.items()},
+        published=published if _is_counterfact(results) else None,
+        figures={name: _inline(name, svg) for name, (_, svg) in figures.items()},
         texts=_texts(results),
         everything=_everything(results),
         versions=results.run["versions"],
@@ -102,32 +119,37 @@ def write_report(folder: Path) -> Path:
         light={_variable(colour): colour for colour in plots.IN_THE_DARK},
         dark={_variable(colour): dark for colour, dark in plots.IN_THE_DARK.items()},
     )
-    with written_whole(folder / "report.html") as path:
-        path.write_text(html, encoding="utf-8")
-    return folder / "report.html"
+    return _write(folder / "report.html", html)
+
+
+def _write(file: Path, text: str) -> Path:
+    with written_whole(file) as path:
+        path.write_text(text, encoding="utf-8")
+    return file
 
 
 def show_table(console: Console, folder: Path) -> None:
-    """Print the report's table, best values green, and below it why a method has no row and what to know about one.
+    """Print the report's table, what `best_values` marks in green, and below it why a method has no row and what to
+    know about one.
 
     The columns that fit a terminal of 80 characters; the report has them all.
 
     Raises ResultsError as `write_report` does.
     """
     results = Results.read(folder)
-    rows = _rows(results, COLUMNS, {})
+    rows = _rows(results, COLUMNS)
     shown = [row for row in rows if row.absence is None]
     used = {
-        index: column.short
-        for index, column in enumerate(COLUMNS)
-        if column.short and any(row.cells[index].text != ABSENT for row in shown)
+        column.title: column.short
+        for column in COLUMNS
+        if column.short and any(row.cells[column.title].text != ABSENT for row in shown)
     }
     table = Table(title=_title(results), title_style="bold")
     table.add_column("")
     for short in used.values():
         table.add_column(short, justify="right", no_wrap=True)
     for row in shown:
-        cells = [Text(row.cells[index].text, "bold green" if row.cells[index].best else "") for index in used]
+        cells = [Text(row.cells[title].text, "bold green" if row.cells[title].best else "") for title in used]
         name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"
         table.add_row(Text(name, "bold" if row.method == OURS else ""), *cells)
     console.print(table)
@@ -147,47 +169,83 @@ def _thinking(results: Results) -> dict[str, Any]:
         return {}
     groups = {"Says it freely": says, "Follows from it": follows, "General ability": ability, "Drift": drifts}
     facts = at_last_checkpoint(results.measured(results.facts))
-    around = intervals(facts, says)
-    last = at_last_checkpoint(summary).set_index(["method", "metric"])["value"] * 100
-    for column in ability:
-        for method in in_order(summary["method"]):
-            around[method, column.title] = (
-                float(last.get((method, f"{column.metric}_low"), np.nan)),
-                float(last.get((method, f"{column.metric}_high"), np.nan)),
-            )
     shown = {title: columns for title, columns in groups.items() if columns}
     asked = facts.groupby("method")["generation_contains"].count().max() if "generation_contains" in facts else 0
-    rows = _rows(results, [column for group in shown.values() for column in group], around)
+    rows = _rows(results, [column for group in shown.values() for column in group])
     return {"asked": int(asked), "columns": shown, "rows": rows}
 
 
-def _rows(
-    results: Results, columns: Sequence[Column], around: Mapping[tuple[str, str], tuple[float, float]]
-) -> list[_Row]:
-    table = paper_table(results.measured(results.summary), columns)
-    best = best_values(table, columns)
+def _rows(results: Results, columns: Sequence[Column]) -> list[_Row]:
+    summary, facts = results.measured(results.summary), results.measured(results.facts)
+    table, around = paper_table(summary, columns), intervals(summary, columns)
+    best = best_values(table, columns, FactTests(facts, columns), around)
     values, marks, most = table.to_dict("index"), best.to_dict("index"), table[EDITS].max()
     rows = []
     for name in results.methods:
         absence = results.absence(name)
         if absence is not None:
-            rows.append(_Row(name, [], absence))
+            rows.append(_Row(name, {}, absence))
             continue
         edits = int(values[name][EDITS])
-        cells = [
-            _Cell(
+        cells = {
+            column.title: _Cell(
                 text=column.shown(values[name].get(column.title, np.nan)),
                 best=marks[name].get(column.title, False),
                 interval=_interval(*around.get((name, column.title), (np.nan, np.nan))),
             )
             for column in columns
-        ]
+        }
         rows.append(_Row(name, cells, edits=edits if name != BEFORE and edits < most else None))
     return rows
 
 
 def _interval(low: float, high: float) -> str:
     return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}"
+
+
+def _tests(results: Results) -> dict[str, dict[str, Comparison]]:
+    """Every method against NSE, by the metrics of `TESTED`; empty when NSE, or nothing else, was measured."""
+    methods = [name for name in results.methods if results.absence(name) is None and name not in (BEFORE, OURS)]
+    tests = FactTests(results.measured(results.facts), TESTED)
+    found = {name: tests.between(name, OURS) for name in methods}
+    return {name: own for name, own in found.items() if own}
+
+
+def _shown_test(test: Comparison) -> dict[str, str]:
+    """facts better and worse, the difference in points, its interval, and p."""
+    low, difference, high = (TESTED[0].shown(100 * value) for value in (test.low, test.difference, test.high))
+    return {
+        "facts": ABSENT if np.isnan(test.better) else f"{test.better:.0f} : {test.worse:.0f}",
+        "difference": difference,
+        "interval": "" if np.isnan(test.low) else f"{low} to {high}",
+        "p": "<0.001" if test.p < 0.001 else f"{test.p:.3f}",
+    }
+
+
+def _is_counterfact(results: Results) -> bool:
+    """Whether the facts are of the data set that the paper's figures are of."""
+    data = results.run["data"]
+    return COUNTERFACT in Path(data["path"]).name.lower() or data.get("sha256") == PUBLISHED[COUNTERFACT].sha256
+
+
+def _latex(rows: Sequence[_Row]) -> str:
+    """The first table, without columns and methods that have no number, for LaTeX (package booktabs)."""
+    measured = {row.method: row.cells for row in rows if row.absence is None}
+    titles = [column.title for column in COLUMNS]
+    used = [title for title in titles if any(cells[title].text != ABSENT for cells in measured.values())]
+    texts = {name: [_latex_cell(cells[title]) for title in used] for name, cells in measured.items()}
+    table = pd.DataFrame.from_dict(texts, orient="index", columns=used)
+    styled = table.style.format_index(escape="latex", axis="index")
+    body: str = styled.to_latex(hrules=True, column_format="l" + "r" * len(used))
+    return (
+        f"% Bold: best of its column, or not significantly worse; in brackets: 95% intervals. Needs booktabs.\n{body}"
+    )
+
+
+def _latex_cell(cell: _Cell) -> str:
+    text = cell.text.replace(MINUS, "$-$").replace("∞", r"$\infty$").replace(ABSENT, "--")
+    around = f" {{\\scriptsize({cell.interval.replace(TO, '--')})}}" if cell.interval else ""
+    return (rf"\textbf{{{text}}}" if cell.best else text) + around
 
 
 def _title(results: Results) -> str:
@@ -214,7 +272,7 @@ def _figures(results: Results) -> dict[str, Figure]:
     """The figures there is something to show for, by name."""
     summary, facts = results.measured(results.summary), results.measured(results.facts)
     drawn = {
-        "scores": plots.final_scores(summary, intervals(facts)),
+        "scores": plots.final_scores(summary, intervals(summary, THREE_SCORES)),
         "curves": plots.curves(summary),
         "retention": plots.retention(facts),
         "thinking": plots.curves(summary, _thinking_curves(summary)),
@@ -236,13 +294,17 @@ def _thinking_curves(summary: pd.DataFrame) -> dict[str, str]:
     return {**says, **{column.metric: column.title for column in ability_columns(summary)}, **drifts}
 
 
-def _inline(name: str, figure: Figure) -> Markup:
-    """A figure as SVG inside the page: its text as text, its colours the page's, its ids its own."""
+def _svg(name: str, figure: Figure) -> str:
+    """A figure as SVG, the same text for the same figure. name: makes its ids its own."""
     stream = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
-    svg = stream.getvalue()
+    return stream.getvalue()
+
+
+def _inline(name: str, svg: str) -> Markup:
+    """A figure's SVG inside the page: its text as text, its colours the page's, its ids its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour in plots.IN_THE_DARK:

@@ -15,6 +15,7 @@ import torch
 
 from nse_plugin.experiments.plan import BEFORE, Plan
 from nse_plugin.experiments.record import Checkpoint, Record
+from nse_plugin.experiments.tables import with_intervals
 from nse_plugin.home import written_whole
 
 
@@ -26,7 +27,8 @@ def write_tables(plan: Plan) -> pd.DataFrame:
     """Write summary.csv, facts.csv, texts.csv and the instruments' tables from what the methods have so far; returns
     the summary.
 
-    summary: columns method, edits, metric, value. The others: method, edits, and a row per fact, text, ...
+    summary: columns method, edits, metric, value, and its 95% interval low to high (empty where it has none). The
+    others: method, edits, and a row per fact, text, ...
     """
     summary: list[tuple[str, int, str, float]] = []
     tables: dict[str, list[pd.DataFrame]] = {"facts": [], "texts": []}
@@ -37,8 +39,9 @@ def write_tables(plan: Plan) -> pd.DataFrame:
             summary += [(name, edits, metric, value) for metric, value in means(checkpoint).items()]
             for file, table in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 tables.setdefault(file, []).append(table.assign(method=name, edits=edits))
-    frame = pd.DataFrame(summary, columns=["method", "edits", "metric", "value"])
-    for file, table in {"summary": frame, **{name: _joined(frames) for name, frames in tables.items()}}.items():
+    joined = {name: _joined(frames) for name, frames in tables.items()}
+    frame = with_intervals(pd.DataFrame(summary, columns=["method", "edits", "metric", "value"]), joined["facts"])
+    for file, table in {"summary": frame, **joined}.items():
         with written_whole(plan.out / f"{file}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g")
     return frame

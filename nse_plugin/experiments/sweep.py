@@ -53,7 +53,7 @@ def cell(config: DictConfig) -> float | tuple[float, ...]:
     plan = CellPlan.from_config(plain(config))
     checkpoint = run_cell(plan)
     overall: dict[str, Any] = {} if checkpoint is None else checkpoint.overall
-    told = ", ".join(f"{name} {overall[name]:.3f}" for name in OBJECTIVES if name in overall) or "failed"
+    told = ", ".join(f"{name} {100 * overall[name]:.1f}" for name in OBJECTIVES if name in overall) or "failed"
     print(f"{plan.name}: {told}", flush=True)
     values = tuple(float(overall.get(name, 0.0)) for name in plan.objective)
     return values if len(values) > 1 else values[0]

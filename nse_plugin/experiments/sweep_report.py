@@ -1,47 +1,54 @@
 """What a sweep found: one tidy table, heat maps, and the best setting as a file for EasyEdit, with its uncertainty.
 
-A point of difference on a hundred facts is mostly noise. So every number has a 95% interval from resampling the facts
-(Efron 1979), and a cell counts as worse than the best only where the interval of their difference on the same facts
-leaves 0 out.
+A point of difference on a hundred facts is mostly noise. So every number has a 95% interval over the facts, and a cell
+counts as worse than the best only where a paired test on the same facts says so (`nse_plugin.evaluation.intervals`).
+Among cells that are not, best.yaml holds the one that changes the fewest of the preset's values.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from nse_plugin.evaluation.probability import METRICS
-from nse_plugin.experiments.cell import SCORE, cells
+from nse_plugin.evaluation.intervals import LEVEL, NONE, SCORE, compare_facts, metric_intervals
+from nse_plugin.experiments.cell import cells
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
 from nse_plugin.home import written_whole
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 
-RESAMPLES = 2000
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished cell. by_fact: metric -> a number per fact, NaN where it has none. costs: as in its checkpoint."""
+    """A finished cell. by_fact: a row a fact, a column a metric. costs: as in its checkpoint. preset: the values of all
+    fields without the sweep."""
 
     name: str
     hparams: dict[str, Any]
     overall: dict[str, float]
-    by_fact: dict[str, Floats]
+    by_fact: pd.DataFrame
     costs: dict[str, Any]
+    preset: dict[str, Any]
+
+    def setting(self, fields: Sequence[str]) -> str:
+        return ", ".join(f"{name} = {_plain(self.hparams[name])}" for name in fields)
+
+    def as_in_the_preset(self, fields: Sequence[str]) -> int:
+        """How many of the fields have the preset's value."""
+        return sum(self.hparams[name] == self.preset.get(name) for name in fields)
 
 
 def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.DataFrame:
@@ -59,20 +66,20 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
         raise PlanError(f"No cell of {out} could be run: see above.")
     fields = _varied(done)
     done.sort(key=lambda cell: [_sortable(cell.hparams[name]) for name in fields])
-    draws = {cell.name: _resampled(cell) for cell in done}
-    frame = _table(done, fields, draws)
+    frame = _table(done, fields)
     with written_whole(out / "sweep.csv") as path:
         frame.to_csv(path, index=False, float_format="%.6g")
 
     best = max(done, key=lambda cell: cell.overall[objective[0]])
-    ties = [cell for cell in done if cell is not best and _within_noise(draws, cell, best, objective[0])]
-    told = _found(best, ties, done, fields, objective[0], draws)
+    ties = [cell for cell in done if cell is best or not _is_worse(cell, best, objective[0])]
+    chosen = max(ties, key=lambda cell: (cell.as_in_the_preset(fields), cell.overall[objective[0]]))
+    told = _found(best, chosen, ties, done, len(failed), fields, objective[0])
     with written_whole(out / "best.yaml") as path:
-        path.write_text(preset_text(best.hparams, [told]), encoding="utf-8")
+        path.write_text(preset_text(chosen.hparams, [told]), encoding="utf-8")
     costs = _costs(done)
     with written_whole(out / "sweep.json") as path:
         path.write_text(json.dumps({**costs, "failed": failed, "found": told}, indent=1), encoding="utf-8")
-    _save(_maps(frame, fields, best) if len(fields) == 2 else _panels(frame, fields, best), out / "sweep.png")
+    _save(_maps(frame, fields, chosen) if len(fields) == 2 else _panels(frame, fields, chosen), out / "sweep.png")
     if len(objective) == 2:
         _save(_front(done, objective), out / "front.png")
     _say(console, out, told, costs)
@@ -86,8 +93,22 @@ def _read(record: Record) -> Cell:
     ended = record.ended
     assert ended is not None
     checkpoint = record.load(record.edits[-1])
-    by_fact = {metric: checkpoint.facts[metric].to_numpy(dtype=float) for metric in METRICS}
-    return Cell(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs)
+    by_fact = checkpoint.facts[[name for name in checkpoint.facts if name in checkpoint.overall]]
+    preset = _preset(record, ended["hparams"])
+    return Cell(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs, preset)
+
+
+def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields as they are without the sweep: in the preset that it was started with, in that of the model, or by
+    default."""
+    asked = record.folder / "asked.json"
+    named = json.loads(asked.read_text(encoding="utf-8")).get("preset") if asked.is_file() else None
+    try:
+        if named:
+            return NSEHyperParams.from_hparams(named).to_dict()
+        return NSEHyperParams.for_model(hparams["model_name"]).to_dict()
+    except HyperParamsError:
+        return {spec.name: spec.default for spec in dataclasses.fields(NSEHyperParams)}
 
 
 def _different(done: Sequence[Cell]) -> list[Cell]:
@@ -101,47 +122,24 @@ def _varied(done: Sequence[Cell]) -> list[str]:
     return [name for name in told[0] if len({one[name] for one in told}) > 1] or ["p"]
 
 
-def _resampled(cell: Cell, seed: int = 0) -> dict[str, Floats]:
-    """Each metric on `RESAMPLES` draws of the facts, [draws]; the same draws for every cell of as many facts."""
-    count = len(cell.by_fact[METRICS[0]])
-    rows = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = {metric: _mean(cell.by_fact[metric][rows]) for metric in METRICS}
-        inverse = np.mean([1 / means[metric] for metric in METRICS], axis=0)
-    return {**means, SCORE: np.where(np.isfinite(inverse), 1 / inverse, 0.0)}
+def _is_worse(cell: Cell, best: Cell, metric: str) -> bool:
+    """Beyond the noise of the facts."""
+    return compare_facts(cell.by_fact, best.by_fact)[metric].p < 1 - LEVEL
 
 
-def _mean(values: Floats) -> Floats:
-    """Along the last axis, NaN left out; of nothing, NaN."""
-    there = ~np.isnan(values)
-    total: Floats = np.where(there, values, 0.0).sum(axis=-1) / there.sum(axis=-1)
-    return total
-
-
-def _interval(draws: Floats) -> tuple[float, float]:
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _within_noise(draws: dict[str, dict[str, Floats]], cell: Cell, best: Cell, metric: str) -> bool:
-    """Whether the interval of best - cell, on the same draws of the facts, has 0 in it."""
-    low, _ = _interval(draws[best.name][metric] - draws[cell.name][metric])
-    return low <= 0.0
-
-
-def _table(done: Sequence[Cell], fields: Sequence[str], draws: dict[str, dict[str, Floats]]) -> pd.DataFrame:
+def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
     rows = []
     for cell in done:
-        setting = {name: _plain(cell.hparams[name]) for name in fields}
+        setting, around = {name: _plain(cell.hparams[name]) for name in fields}, metric_intervals(cell.by_fact)
         for metric, value in cell.overall.items():
-            low, high = _interval(draws[cell.name][metric]) if metric in draws[cell.name] else (np.nan, np.nan)
+            low, high = around.get(metric, NONE)
             rows.append({**setting, "metric": metric, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
 def _costs(done: Sequence[Cell]) -> dict[str, Any]:
     """Over all cells: values computed and read, seconds by part."""
-    needed = sum(len(cell.by_fact[METRICS[0]]) for cell in done)
+    needed = sum(len(cell.by_fact) for cell in done)
     read = sum(cell.costs["values_from_store"] for cell in done)
     parts = ("moments", "values", "update", "measure")
     seconds = {part: sum(cell.costs["seconds"][part] for cell in done) for part in parts}
@@ -153,22 +151,31 @@ def _costs(done: Sequence[Cell]) -> dict[str, Any]:
 
 def _found(
     best: Cell,
+    chosen: Cell,
     ties: Sequence[Cell],
     done: Sequence[Cell],
+    failed: int,
     fields: Sequence[str],
     objective: str,
-    draws: dict[str, dict[str, Floats]],
 ) -> str:
-    low, high = _interval(draws[best.name][objective])
-    setting = ", ".join(f"{name} = {_plain(best.hparams[name])}" for name in fields)
-    count = len(best.by_fact[METRICS[0]])
+    """ties: the cells that are not worse than the best, which is one of them. chosen: that of best.yaml."""
+    low, high = metric_intervals(best.by_fact)[objective]
     told = (
-        f"Best of {len(done)} cells on {count} facts: {setting}, {objective} {best.overall[objective]:.3f} "
-        f"(95% interval {low:.3f} to {high:.3f})."
+        f"Best of {len(done)} cells on {len(best.by_fact)} facts: {best.setting(fields)}, {objective} "
+        f"{100 * best.overall[objective]:.1f} (95% interval {100 * low:.1f} to {100 * high:.1f}). "
     )
-    if not ties:
-        return f"{told} Every other cell is worse beyond the noise of these facts."
-    return f"{told} {len(ties)} of the other {len(done) - 1} are not worse beyond the noise of these facts."
+    others, alike = len(done) - 1, len(ties) - 1
+    if not others:
+        told += "It is the only cell that was run."
+    elif not alike:
+        told += "Every other cell is worse beyond the noise of these facts."
+    elif alike < others:
+        told += f"{alike} of the other {others} are not worse beyond the noise of these facts."
+    else:
+        told += "The other cells are not worse beyond the noise of these facts; no difference: keep the preset."
+    if chosen is not best:
+        told += f" best.yaml has {chosen.setting(fields)}: of these cells it changes the preset least."
+    return told + (f" {failed} of {len(done) + failed} cells failed." if failed else "")
 
 
 def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:
@@ -194,8 +201,8 @@ def _sortable(value: Any) -> tuple[bool, Any]:
 # -- plots -------------------------------------------------------------------------------------------------------
 
 
-def _maps(frame: pd.DataFrame, fields: Sequence[str], best: Cell) -> Figure:
-    """A heat map per metric over the two fields; the best cell framed."""
+def _maps(frame: pd.DataFrame, fields: Sequence[str], chosen: Cell) -> Figure:
+    """A heat map per metric over the two fields; that of best.yaml framed."""
     figure = Figure(figsize=(9.5, 7.5), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(2, 2).flat, _TITLES.items(), strict=True):
         shown = frame[frame["metric"] == metric]
@@ -207,13 +214,13 @@ def _maps(frame: pd.DataFrame, fields: Sequence[str], best: Cell) -> Figure:
             if not np.isnan(value):
                 dark = value > (low + high) / 2
                 axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color="w" if dark else "k")
-        place = [list(names).index(_plain(best.hparams[field])) for names, field in
+        place = [list(names).index(_plain(chosen.hparams[field])) for names, field in
                  zip((grid.columns, grid.index), (fields[1], fields[0]), strict=True)]  # fmt: skip
         axes.add_patch(_frame_around(*place))
         axes.set_xticks(range(len(grid.columns)), [f"{name}" for name in grid.columns])
         axes.set_yticks(range(len(grid.index)), [f"{name}" for name in grid.index])
         axes.set(title=title, xlabel=fields[1], ylabel=fields[0])
-    figure.suptitle(f"{len(frame) // frame['metric'].nunique()} cells, in percent; framed: the best")
+    figure.suptitle(f"{len(frame) // frame['metric'].nunique()} cells, in percent; framed: best.yaml")
     return figure
 
 
@@ -223,15 +230,15 @@ def _frame_around(column: int, row: int) -> Any:
     return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=2.5)
 
 
-def _panels(frame: pd.DataFrame, fields: Sequence[str], best: Cell) -> Figure:
-    """Each metric against each field, with its interval; the best cell in another colour."""
+def _panels(frame: pd.DataFrame, fields: Sequence[str], chosen: Cell) -> Figure:
+    """Each metric against each field, with its interval; the cell of best.yaml in another colour."""
     figure = Figure(figsize=(12, 2.9 * len(fields)), layout="constrained")
     for row, field in zip(figure.subplots(len(fields), 4, squeeze=False), fields, strict=True):
         for axes, (metric, title) in zip(row, _TITLES.items(), strict=True):
             shown = frame[frame["metric"] == metric]
-            chosen = np.logical_and.reduce([shown[name] == _plain(best.hparams[name]) for name in fields])
-            _points(axes, shown[~chosen], field, "#0072b2")
-            _points(axes, shown[chosen], field, "#d55e00")
+            own = np.logical_and.reduce([shown[name] == _plain(chosen.hparams[name]) for name in fields])
+            _points(axes, shown[~own], field, "#0072b2")
+            _points(axes, shown[own], field, "#d55e00")
             axes.set(title=title, xlabel=field)
     return figure
 

@@ -1,23 +1,25 @@
-"""A comparison's numbers as a table in the layout of the NSE paper (arXiv 2410.04045, table 1), best values found."""
+"""A comparison's numbers as a table in the layout of the NSE paper (arXiv 2410.04045, table 1), with their intervals,
+and the methods tested against each other fact by fact."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from nse_plugin.evaluation.intervals import LEVEL, SCORE, Comparison, Interval, compare_facts, metric_intervals
 from nse_plugin.experiments.plan import BEFORE
 
 OURS = "NSE"  # stands last, as in the paper
 EDITS = "Edits"
 ABSENT, TO, MINUS = "\N{EN DASH}", "\N{EN DASH}", "\N{MINUS SIGN}"
-RESAMPLES = 2000  # of the bootstrap
+_KEYS = ["method", "edits", "metric"]
 _NEEDED = {
     "summary.csv": ["method", "edits", "metric", "value"],
     "facts.csv": ["method", "edits", "case_id", "prompt", "target_true", "target_new"],
@@ -75,7 +77,8 @@ COST = (
     Column("peak_memory_mib", "Memory (MiB)", decimals=0, lower_is_better=True),
 )
 COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)
-WITH_INTERVAL = AS_IN_THE_PAPER[:3]
+THREE_SCORES = AS_IN_THE_PAPER[:3]
+TESTED = (*THREE_SCORES, BESIDE_IT[0])  # against NSE, in a table of its own
 # What the model is asked without a target beside it, and how far it is from the unedited one.
 SAYS = (
     Column("efficacy", "Efficacy", 100),
@@ -102,8 +105,9 @@ DRIFTS = (
 class Results:
     """What `nse compare` left in a folder: summary.csv, facts.csv, texts.csv (maybe without rows) and run.json.
 
-    summary: method, edits, metric, value. facts: a row per method, checkpoint and fact. texts: method, edits, case_id,
-    prompt, text. run: configuration, versions, host, and how each method ended. case_id is a string throughout.
+    summary: method, edits, metric, value, and its interval low to high. facts: a row per method, checkpoint and fact.
+    texts: method, edits, case_id, prompt, text. run: configuration, versions, host, and how each method ended. case_id
+    is a string throughout.
     tables: of the instruments, by file, those that are there.
     """
 
@@ -117,6 +121,8 @@ class Results:
     def read(cls, folder: Path) -> Results:
         """Raises ResultsError when a file or a column is missing, or a file cannot be read."""
         summary, facts, texts = (_frame(folder, name, needed) for name, needed in _NEEDED.items())
+        if "low" not in summary:  # written by an earlier version
+            summary = with_intervals(summary, facts)
         try:
             run = json.loads(_present(folder, "run.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -184,18 +190,39 @@ def at_last_checkpoint(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["edits"] == frame.groupby("method")["edits"].transform("max")]
 
 
+def with_intervals(summary: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """summary (method, edits, metric, value) with the columns low and high, the 95% interval; NaN where there is none.
+
+    facts: as in facts.csv, which the intervals are made of (`nse_plugin.evaluation.intervals`). Metrics that come with
+    their interval, as `ability_mmlu_low` and `ability_mmlu_high` beside `ability_mmlu`, become one row.
+    """
+    metrics = set(summary["metric"])
+    made = {
+        (method, edits, metric): interval
+        for (method, edits), own in facts.groupby(["method", "edits"])
+        for metric, interval in metric_intervals(own[[name for name in own if name in metrics]]).items()
+    }
+    rows = pd.MultiIndex.from_frame(summary[_KEYS])
+    values = dict(zip(rows, summary["value"], strict=True))
+    table = summary.copy()
+    for end, name in enumerate(Interval._fields):
+        own = [values.get((*row[:2], f"{row[2]}_{name}"), np.nan) for row in rows]
+        table[name] = [made[row][end] if row in made else given for row, given in zip(rows, own, strict=True)]
+    ends = {f"{metric}_{name}" for metric in metrics for name in Interval._fields}
+    return table[~table["metric"].isin(ends)].reset_index(drop=True)
+
+
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:
     """Of every file of questions and task that is a share: right answers and, of questions, those the unedited model
     gave too."""
     metrics = list(dict.fromkeys(summary["metric"].astype(str)))
     found: list[Column] = []
-    for metric in (
-        name.removesuffix("_low") for name in metrics if name.startswith("ability_") and name.endswith("_low")
-    ):
-        title = metric.removeprefix("ability_").replace("_", " ")
-        found.append(Column(metric, title, 100))
-        if f"{metric}_kept" in metrics:
-            found.append(Column(f"{metric}_kept", f"{title}, kept", 100))
+    for metric in metrics:
+        if metric.startswith("ability_") and not metric.endswith("_kept"):
+            title = metric.removeprefix("ability_").replace("_", " ")
+            found.append(Column(metric, title, 100))
+            if f"{metric}_kept" in metrics:
+                found.append(Column(f"{metric}_kept", f"{title}, kept", 100))
     return tuple(found)
 
 
@@ -217,41 +244,80 @@ def paper_table(summary: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> p
     return table.loc[in_order(summary["method"])]
 
 
-def best_values(table: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> pd.DataFrame:
-    """Where the best values of a `paper_table` are, as booleans: among methods with all edits, every tie at the
-    precision shown; nowhere when there are fewer than two to compare."""
+def intervals(summary: pd.DataFrame, columns: Sequence[Column]) -> dict[tuple[str, str], Interval]:
+    """Those of the columns at each method's last checkpoint, on the table's scale, by method and title; what has none
+    is left out. summary: with low and high."""
+    last = at_last_checkpoint(summary)
+    shown = {column.metric: column for column in columns}
+    rows = zip(last["method"], last["metric"], last["low"], last["high"], strict=True)
+    return {
+        (method, shown[metric].title): Interval(low * shown[metric].scale, high * shown[metric].scale)
+        for method, metric, low, high in rows
+        if metric in shown and not np.isnan(low)
+    }
+
+
+class FactTests:
+    """The methods of a comparison, tested in pairs on the facts that both wrote, at their last checkpoints.
+
+    facts: as in facts.csv. columns: which metrics of them; `score` is tested where its three are there.
+    """
+
+    def __init__(self, facts: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> None:
+        self._metrics = [name for name in dict.fromkeys(column.metric for column in columns) if name in facts]
+        last = at_last_checkpoint(facts).set_index("case_id")
+        self._facts = {str(method): own[self._metrics] for method, own in last.groupby("method")}
+        self._compared = functools.cache(self._compare)
+
+    def of(self, metric: str, method: str, other: str) -> Comparison | None:
+        """`method` against `other`; None where the metric is not one of facts."""
+        return self.between(method, other).get(metric) if metric in (*self._metrics, SCORE) else None
+
+    def between(self, method: str, other: str) -> dict[str, Comparison]:
+        """`method` against `other` in every metric of facts."""
+        return self._compared(method, other)
+
+    def _compare(self, method: str, other: str) -> dict[str, Comparison]:
+        ours, theirs = self._facts.get(method, pd.DataFrame()), self._facts.get(other, pd.DataFrame())
+        both = ours.index.intersection(theirs.index)
+        return compare_facts(ours.loc[both], theirs.loc[both])
+
+
+def best_values(
+    table: pd.DataFrame,
+    columns: Sequence[Column] = COLUMNS,
+    tests: FactTests | None = None,
+    around: Mapping[tuple[str, str], Interval] | None = None,
+) -> pd.DataFrame:
+    """Where the best values of a `paper_table` are, as booleans, among methods with all edits; nowhere when there are
+    fewer than two to compare.
+
+    Marked are the best, every tie at the precision shown, and what is not worse beyond the noise: of a metric of facts,
+    every method that the paired test does not find worse than the best (p of 5% or more); of another one that has
+    intervals, as general ability, every method whose interval overlaps that of the best.
+    tests, around (as of `intervals`): None: of none.
+    """
     best = pd.DataFrame(False, index=table.index, columns=table.columns)
     compared = table[(table.index != BEFORE) & (table[EDITS] == table[EDITS].max())]
     for column in columns:
-        if column.title not in table or compared[column.title].count() < 2:
-            continue
-        values = compared[column.title].round(column.decimals)
-        top = values.min() if column.lower_is_better else values.max()
-        best.loc[values.index[values == top], column.title] = True
+        if column.title in table and compared[column.title].count() > 1:
+            chosen = _best(compared[column.title].dropna(), column, tests, around or {})
+            best.loc[chosen, column.title] = True
     return best
 
 
-def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile interval of the mean over facts (Efron 1979); NaN are left out, of nothing it is NaN."""
-    given = np.asarray(values, dtype=float)
-    given = given[~np.isnan(given)]
-    if not given.size:
-        return float("nan"), float("nan")
-    rows = np.random.default_rng(seed).integers(given.size, size=(RESAMPLES, given.size))
-    low, high = np.quantile(given[rows].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+def _best(
+    values: pd.Series[float], column: Column, tests: FactTests | None, around: Mapping[tuple[str, str], Interval]
+) -> list[str]:
+    """values: of each method that is compared."""
+    shown = values.round(column.decimals)
+    top = shown.min() if column.lower_is_better else shown.max()
+    best = str(values.idxmin() if column.lower_is_better else values.idxmax())
 
+    def is_as_good(method: str) -> bool:
+        if tests and (test := tests.of(column.metric, method, best)):
+            return not test.p < 1 - LEVEL
+        one, other = (around.get((name, column.title)) for name in (method, best))
+        return one is not None and other is not None and one.low <= other.high and other.low <= one.high
 
-def intervals(
-    facts: pd.DataFrame, columns: Sequence[Column] = WITH_INTERVAL
-) -> dict[tuple[str, str], tuple[float, float]]:
-    """`bootstrap_interval` of the columns (Efficacy, Generalization and Specificity) at each method's last checkpoint,
-    on the table's scale, by method and title; what facts.csv has no numbers for is left out."""
-    last = at_last_checkpoint(facts)
-    found = {}
-    for column in columns:
-        if column.metric in last and last[column.metric].notna().any():
-            for method, values in last.groupby("method")[column.metric]:
-                low, high = bootstrap_interval(values)
-                found[str(method), column.title] = (low * column.scale, high * column.scale)
-    return found
+    return [str(name) for name, value in shown.items() if value == top or is_as_good(str(name))]

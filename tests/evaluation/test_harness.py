@@ -14,7 +14,7 @@ from task_files import questions, task_file
 from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation.harness import TaskError, evaluate_tasks, load_tasks
-from nse_plugin.evaluation.multiple_choice import accuracy, answer_questions
+from nse_plugin.evaluation.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed (extra `eval`)"
@@ -56,6 +56,32 @@ def test_a_task_scores_as_the_same_questions_do(tmp_path: Any, limit: int | None
     assert row["value"] == pytest.approx(expected)
     assert 0 < row["stderr"] < 1 or expected in (0, 1)
     pd.testing.assert_frame_equal(evaluate_tasks(model, tokenizer, tasks), found)  # a task serves every model
+
+
+@installed
+def test_scores_are_float32s_whatever_the_models_precision(tmp_path: Any, monkeypatch: Any) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    scores: list[float] = []
+    made: list[HFLM] = []
+
+    class Recorded(HFLM):
+        def loglikelihood(self, requests: Any, **how: Any) -> Any:
+            found = super().loglikelihood(requests, **how)
+            made.append(self)
+            scores.extend(score for score, _ in found)
+            return found
+
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM", Recorded)
+    model, tokenizer = tiny_model("llama", torch.bfloat16), tiny_tokenizer()
+    [row] = evaluate_tasks(model, tokenizer, load_tasks([str(task_file(tmp_path))])).to_dict("records")
+    assert made[0].softmax_dtype == torch.float32
+    ours = answer_questions(model, tokenizer, questions())
+    exact = ours[LOG_PROBABILITIES].to_numpy().ravel()
+    assert scores == pytest.approx(exact, rel=1e-5)
+    assert row["value"] == pytest.approx(accuracy(ours)["accuracy"][0])
+    rounded = torch.tensor(exact).bfloat16().double().numpy()  # what a softmax in bfloat16 cannot tell apart
+    assert abs(rounded - exact).max() > 1e-3
 
 
 @installed

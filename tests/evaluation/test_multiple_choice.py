@@ -13,6 +13,7 @@ import torch
 from task_files import LETTERS, questions, task_file
 from tiny import tiny_model, tiny_tokenizer
 
+from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.multiple_choice import (
     LOG_PROBABILITIES,
     Question,
@@ -21,7 +22,6 @@ from nse_plugin.evaluation.multiple_choice import (
     answer_questions,
     kept,
     read_questions,
-    wilson,
 )
 
 GOOD = {"question": "Where is Lyon?", "subject": "towns", "choices": ["Italy", "France", "Japan", "Rome"], "answer": 1}
@@ -132,15 +132,6 @@ def test_lm_evaluation_harness_answers_the_same_to_the_last_item(
 
 
 # -- shares -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341), (1, 1, 0.20654, 1.0),
-     (250, 1000, 0.22415, 0.27776)],
-)  # fmt: skip
-def test_wilsons_interval(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson(hits / n, n) == pytest.approx((low, high), abs=1e-5)
 
 
 def answers(chosen: list[int]) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
 from nse_plugin.evaluation.harness import PAPER, load_tasks
-from nse_plugin.evaluation.multiple_choice import LOG_PROBABILITIES, answer_questions
+from nse_plugin.evaluation.intervals import metric_intervals
+from nse_plugin.evaluation.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 from nse_plugin.experiments import ability
 from nse_plugin.experiments.ability import Examination
 
@@ -126,6 +127,18 @@ def test_a_task_of_the_harness_beside_the_same_questions(base, tmp_path, capsys,
     for model in ("before", "other"):
         ours, theirs = of_all.loc[(model, "own", "accuracy")], of_all.loc[(model, "towns", "acc")]
         assert theirs.to_numpy() == pytest.approx(ours.to_numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("hits", [0, 7, 10])
+def test_as_many_right_of_as_many_are_said_as_nse_compare_says_them(hits):
+    """There, of facts."""
+    right = pd.Series([True] * hits + [False] * (10 - hits))
+    [row, _] = accuracy(pd.DataFrame({"subject": "law", "correct": right})).to_dict("records")
+    facts = metric_intervals(pd.DataFrame({"efficacy": right.astype(float)}))
+    assert (row["low"], row["high"]) == facts["efficacy"]
+    assert ability._interval("acc", hits / 10, 0.0, 10) == facts["efficacy"]  # a task of the harness
+    if hits == 10:
+        assert f"{100 * row['low']:.0f} to {100 * row['high']:.0f}" == "72 to 100"
 
 
 def test_what_the_paper_asks(monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -8,19 +9,26 @@ import pandas as pd
 import pytest
 from fabricated import ERROR, FAILED, METHODS, NOTE, add_thinking, results_folder
 from rich.console import Console
+from scipy.stats import binomtest
 
+from nse_plugin.datasets import PUBLISHED as DATA_SETS
+from nse_plugin.evaluation.intervals import SCORE, metric_intervals, wilson
 from nse_plugin.experiments import plots, report
 from nse_plugin.experiments.published import PUBLISHED, TITLES
 from nse_plugin.experiments.report import LENGTH, show_table, write_report
 from nse_plugin.experiments.tables import (
     ABSENT,
+    COLUMNS,
+    TO,
+    FactTests,
     Results,
     ResultsError,
+    ability_columns,
     best_values,
-    bootstrap_interval,
     in_order,
     intervals,
     paper_table,
+    with_intervals,
 )
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -108,6 +116,15 @@ def no_plots(monkeypatch):
     monkeypatch.setattr(report, "_figures", lambda results: {})
 
 
+def facts_with(**methods: list[float]) -> pd.DataFrame:
+    """As facts.csv, with the Efficacy of each method's facts."""
+    frames = [
+        pd.DataFrame({"method": name, "edits": 10, "case_id": range(len(own)), "efficacy": own})
+        for name, own in methods.items()
+    ]
+    return pd.concat(frames)
+
+
 def summary_of(**methods: dict[str, float]) -> pd.DataFrame:
     edits = {name: 0 if name == "before" else 10 for name in methods}
     rows = [(name, edits[name], metric, value) for name, own in methods.items() for metric, value in own.items()]
@@ -159,7 +176,7 @@ def test_notes_and_published_figures_and_what_was_run_are_there(finished) -> Non
     assert NOTE in page.text
     assert "arXiv 2410.04045" in page.text
     assert "2,000 edits in rounds of 100" in page.text
-    assert page.row("GRACE", table=1) == ["90.72", "0.09", "87.23", "632.43", "23.79"]
+    assert page.row("GRACE", table=2) == ["90.72", "0.09", "87.23", "632.43", "23.79"]
     assert "Model smollm2-135m Data counterfact.json Facts 20, in rounds of 5 Seed 0" in page.text
     assert "21 November 2026, 09:40 UTC, 26 minutes" in page.text
     assert "nse compare methods=" in page.text
@@ -246,8 +263,8 @@ def test_best_values_are_marked_on_the_page(tmp_path, no_plots) -> None:
     table = paper_table(pd.read_csv(folder / "summary.csv"))
     page = report_of(folder)
     assert page.best[0] == "Shaded"
-    expected = best_values(table)
-    assert len(page.best) - 1 == expected.to_numpy().sum()
+    expected = best_values(table, COLUMNS, FactTests(pd.read_csv(folder / "facts.csv")))
+    assert len(page.best) - 1 == expected.to_numpy().sum() > best_values(table).to_numpy().sum()
     assert f"{table['Efficacy'].drop('before').max():.2f}" in page.best
     assert f"{table['Perplexity'].drop('before').min():.2f}" in page.best
 
@@ -270,24 +287,157 @@ def test_order_of_methods() -> None:
     assert in_order(["NSE", "B", "before", "A", "B"]) == ["before", "B", "A", "NSE"]
 
 
-def test_interval_of_a_constant_is_of_no_width_and_others_hold_the_mean() -> None:
-    assert bootstrap_interval([0.25] * 7) == (0.25, 0.25)
-    values = np.random.default_rng(1).integers(2, size=400)
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.std() / np.sqrt(len(values))  # the normal approximation
-    assert low == pytest.approx(values.mean() - half, abs=0.004)
-    assert high == pytest.approx(values.mean() + half, abs=0.004)
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval([1.0, np.nan, 1.0]) == (1.0, 1.0)
-    assert np.isnan(bootstrap_interval([np.nan])).all()
+def test_every_method_that_is_not_significantly_worse_is_marked() -> None:
+    right, none = [1.0] * 20, [0.0] * 20
+    facts = facts_with(best=right, near=[0.0] * 5 + right[5:], worse=[0.0] * 6 + right[6:], bad=none)
+    means = facts.groupby("method")["efficacy"].mean()
+    summary = summary_of(**{name: {"efficacy": value, "seconds": 20 * value} for name, value in means.items()})
+    table = paper_table(summary)
+    marked = best_values(table, COLUMNS, FactTests(facts))
+    assert set(marked.index[marked["Efficacy"]]) == {"best", "near"}  # p = 0.0625; of `worse` it is 0.03
+    assert list(marked.index[marked["Seconds a fact"]]) == ["bad"]  # nothing to test
+    assert list(best_values(table).index[best_values(table)["Efficacy"]]) == ["best"]
+
+
+def test_general_ability_is_marked_where_intervals_overlap() -> None:
+    ends = {"A": (0.24, 0.2, 0.3), "B": (0.35, 0.29, 0.4), "C": (0.2, 0.1, 0.28)}
+    metrics = {name: dict(zip(("ability_quiz", "ability_quiz_low", "ability_quiz_high"), own, strict=True))
+               for name, own in ends.items()}  # fmt: skip
+    summary = with_intervals(summary_of(**metrics), facts_with(A=[1.0]))
+    columns = ability_columns(summary)
+    table = paper_table(summary, columns)
+    marked = best_values(table, columns, FactTests(facts_with(A=[1.0])), intervals(summary, columns))["quiz"]
+    assert list(marked.index[marked]) == ["A", "B"]
+
+
+def test_questions_and_what_was_kept_of_them_stand_side_by_side() -> None:
+    summary = summary_of(
+        A=dict.fromkeys(("ability_a", "ability_b_c", "task_d", "ability_a_kept", "ability_b_c_kept"), 0.5)
+    )
+    assert [column.title for column in ability_columns(summary)] == ["a", "a, kept", "b c", "b c, kept"]
+
+
+def test_every_method_is_tested_against_nse_on_the_same_facts(finished) -> None:
+    folder, page = finished
+    facts = pd.read_csv(folder / "facts.csv")
+    last = facts[facts["edits"] == 20].pivot(index="case_id", columns="method", values="efficacy")
+    tests = pd.read_csv(folder / "tests.csv")
+    assert list(tests["method"].unique()) == [name for name in METHODS if name not in ("NSE", FAILED)]
+    assert list(tests["metric"].unique()) == ["efficacy", "generalization", "specificity", SCORE]
+    for test in tests[tests["metric"] == "efficacy"].to_dict("records"):
+        better, worse = (last[test["method"]] > last["NSE"]).sum(), (last[test["method"]] < last["NSE"]).sum()
+        assert (test["facts"], test["better"], test["worse"]) == (20, better, worse)
+        p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+        assert test["p"] == pytest.approx(p, rel=1e-4)
+        cells = page.row(test["method"], table=1)
+        assert cells[0] == f"{better} : {worse}"
+        assert cells[1].replace("\N{MINUS SIGN}", "-").startswith(f"{100 * test['difference']:.2f}")
+        assert cells[2] == ("<0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def test_without_nse_or_another_method_there_is_no_test(tmp_path, no_plots) -> None:
+    for methods in (("NSE",), ("MEMIT", "ROME")):
+        page = report_of(results_folder(tmp_path / methods[0], methods))
+        assert "fact by fact" not in page.text
+        assert "better than NSE" not in page.text
+        assert pd.read_csv(tmp_path / methods[0] / "tests.csv").empty
+
+
+def test_facts_are_matched_by_their_number_not_their_place() -> None:
+    facts = facts_with(A=[1.0, 0.0, 1.0], NSE=[1.0, 1.0, 0.0])
+    test = FactTests(facts).of("efficacy", "A", "NSE")
+    turned = pd.concat([facts[facts["method"] == "A"], facts[facts["method"] == "NSE"][::-1]])
+    assert test is not None
+    assert FactTests(turned).of("efficacy", "A", "NSE") == test
+    assert (test.better, test.worse) == (1, 1)
+    assert FactTests(facts).of("perplexity", "A", "NSE") is None
+
+
+def test_the_summary_has_an_interval_beside_every_mean_over_facts(finished) -> None:
+    summary, facts = (pd.read_csv(finished[0] / f"{name}.csv") for name in ("summary", "facts"))
+    assert list(summary) == ["method", "edits", "metric", "value", "low", "high"]
+    measured = summary[summary["low"].notna()]
+    assert set(measured["metric"]) >= {"efficacy", "generalization", "specificity", SCORE, "rewrite_accuracy"}
+    assert not set(measured["metric"]) & {"perplexity", "seconds", "peak_memory_mib"}
+    assert (measured["low"] <= measured["value"] + 1e-5).all()
+    assert (measured["value"] <= measured["high"] + 1e-5).all()
+    nse = measured[(measured["method"] == "NSE") & (measured["edits"] == 20)].set_index("metric")
+    assert nse.loc["efficacy", ["low", "high"]].to_list() == pytest.approx(list(wilson(1.0, 20)), rel=1e-4)
+    own = facts[(facts["method"] == "NSE") & (facts["edits"] == 20)]
+    expected = metric_intervals(own[["efficacy", "generalization", "specificity"]])[SCORE]
+    assert nse.loc[SCORE, ["low", "high"]].to_list() == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_a_metric_that_comes_with_its_interval_is_one_row() -> None:
+    values = {"ability_quiz": 0.5, "ability_quiz_low": 0.2, "ability_quiz_high": 0.8, "way_low": 3.0}
+    table = with_intervals(summary_of(A=values), facts_with(A=[1.0]))
+    assert table.drop(columns=["method", "edits"]).fillna("").to_numpy().tolist() == [
+        ["ability_quiz", 0.5, 0.2, 0.8], ["way_low", 3.0, "", ""],
+    ]  # fmt: skip
+
+
+def test_a_summary_of_an_earlier_version_gets_its_intervals(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "ROME"))
+    expected = report_of(folder).row("NSE")
+    changed(folder, "summary", lambda f: f.drop(columns=["low", "high"]))
+    assert report_of(folder).row("NSE") == expected
 
 
 def test_intervals_stand_below_the_values(finished) -> None:
     folder, page = finished
     results = Results.read(folder)
-    low, high = intervals(results.facts)["ROME", "Efficacy"]
-    assert page.row("ROME")[0].endswith(f"{low:.0f}\N{EN DASH}{high:.0f}")
-    assert page.row("NSE")[0] == "100.00100\N{EN DASH}100"
+    around = intervals(results.summary, COLUMNS)
+    titles = [column.title for column in COLUMNS]
+    for title in ("Efficacy", "Generalization", "Specificity", "Score", "Accuracy", "Locality"):
+        low, high = around["ROME", title]
+        assert page.row("ROME")[titles.index(title)].endswith(f"{low:.0f}{TO}{high:.0f}")
+    assert page.row("NSE")[0] == f"100.0084{TO}100"  # Wilson's of 20 of 20
+    assert page.row("NSE")[titles.index("Perplexity")] == "31.90"
+
+
+def test_the_table_for_latex_has_the_same_numbers(finished) -> None:
+    folder, page = finished
+    lines = (folder / "table.tex").read_text(encoding="utf-8").splitlines()
+    rows = {line.split(" & ")[0]: line.removesuffix(r" \\").split(" & ")[1:] for line in lines if " & " in line}
+    assert list(rows) == ["", "before", *(name for name in METHODS if name not in ("NSE", FAILED)), "NSE"]
+    assert "Consistency" not in rows[""]  # nobody measured it
+    assert rows["NSE"][0] == r"\textbf{100.00} {\scriptsize(84--100)}"
+    assert rows["ROME"][2].startswith(page.row("ROME")[2][:5])
+    assert not any(mark in "".join(lines) for mark in ("\N{EN DASH}", "\N{MINUS SIGN}", "∞"))
+
+
+def test_names_are_escaped_for_latex(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "FT-W"))
+    for name in ("summary", "facts", "texts"):
+        changed(folder, name, lambda f: f.replace({"method": {"FT-W": "FT_100%"}}))
+    write_report(folder)
+    assert r"FT\_100\% & " in (folder / "table.tex").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ({"path": "/cache/counterfact.json"}, True),
+        ({"path": "CounterFact_500.json"}, True),
+        ({"path": "renamed.json", "sha256": DATA_SETS["counterfact"].sha256}, True),
+        ({"path": "zsre_mend_eval.json", "sha256": "1"}, False),
+        ({"path": "counterfact/facts.csv"}, False),
+    ],
+)
+def test_published_figures_stand_only_beside_the_same_data(tmp_path, no_plots, data, shown) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "ROME"))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**run, "data": data}), encoding="utf-8")
+    assert ("Published figures" in report_of(folder).text) == shown
+
+
+def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
+    """A caption within its table is as wide as the table, and cut off on a narrow screen."""
+    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+    assert "<caption" not in html
+    for wide in ("<table", "<svg"):
+        before = [piece.rstrip().rsplit("<", 1)[-1] for piece in html.split(wide)[:-1]]
+        assert all(tag.startswith('div class="wide') for tag in before), before
 
 
 def test_absent_metrics_are_dashes(tmp_path) -> None:
@@ -342,9 +492,11 @@ def test_a_single_round_has_no_ages(tmp_path) -> None:
 
 def test_plots_are_written_and_have_a_panel_for_each_metric(finished) -> None:
     folder, _ = finished
+    names = ("scores", "curves", "retention", "drift", "cost")
     assert {path.name for path in (folder / "plots").iterdir()} == {
-        f"{name}.png" for name in ("scores", "curves", "retention", "drift", "cost")
+        f"{name}.{kind}" for name in names for kind in ("png", "svg")
     }
+    assert plots.INK in (folder / "plots" / "scores.svg").read_text(encoding="utf-8")  # a figure of its own
     results = Results.read(folder)
     figure = plots.curves(results.summary)
     assert figure is not None
