@@ -83,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder for tables and plot (%(default)s)")
     demo.set_defaults(run=_demo)
 
-    moments = commands.add_parser("moments", help="measure the second moments of a model, as EasyEdit's npz files")
+    moments = commands.add_parser("moments", help="measure the second moments of a model and keep them")
     _add_model(moments)
     moments.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     moments.add_argument("--layers", help="layers to measure, e.g. 4,5,6,7,8; default: those of the hyperparameters")
     moments.add_argument("--text", help="'self', 'wikipedia', or a .txt, .jsonl, .parquet file; default: mom2_dataset")
     moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write")
-    moments.add_argument("--stats-dir", help="where the files go; default: stats_dir, or the user's cache")
+    moments.add_argument("--stats-dir", help="write EasyEdit's npz files there; default: stats_dir, or the cache")
     moments.add_argument("--store", help="keep them in this store instead of in files")
     moments.add_argument("--workers", type=int, help="processes to spread the text over (Ray); default: this one")
     moments.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
@@ -325,7 +325,8 @@ def _values(arguments: argparse.Namespace) -> None:
 def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.layout import Layout
     from nse_plugin.models.loading import load
-    from nse_plugin.second_moments import moments_file, second_moments
+    from nse_plugin.replay.check import check_model
+    from nse_plugin.second_moments import moments_file, moments_folder, second_moments
 
     _check_counts(arguments, "samples", "workers")
     _check_text(arguments.text)
@@ -334,6 +335,7 @@ def _moments(arguments: argparse.Namespace) -> None:
     # This process then needs the model for its fingerprint and names only.
     model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)
     layout = Layout.of(model, hparams.rewrite_module_tmp)
+    check_model(layout, hparams.layers, tokenizer)  # hours of measuring would be of no use
     if spread:
         from nse_plugin.cluster.moments import measure_on
         from nse_plugin.cluster.pool import workers
@@ -343,14 +345,13 @@ def _moments(arguments: argparse.Namespace) -> None:
             second_moments(layout, tokenizer, hparams, measure_on(pool))
     else:
         second_moments(layout, tokenizer, hparams)
-    where = "stats_dir"
-    if hparams.store is not None and hparams.stats_dir is None:
-        where = "store"
-        print(hparams.store)
+    where = [name for name in ("store", "stats_dir") if getattr(hparams, name) is not None][-1:]
+    if hparams.stats_dir is None:
+        print(moments_folder(hparams))
     else:
         for matrix in layout.output_matrices(hparams.layers).values():
             print(moments_file(layout, matrix, hparams))
-    wanted = ", ".join(f"{name}: {getattr(hparams, name)}" for name in ("mom2_dataset", "mom2_n_samples", where))
+    wanted = ", ".join(f"{name}: {getattr(hparams, name)}" for name in ("mom2_dataset", "mom2_n_samples", *where))
     print(f"Edits find them with {wanted}.", file=sys.stderr)
 
 

@@ -167,7 +167,10 @@ class Fact:
         return cls(case_id=case_id, **fields)
 
 
-def as_facts(facts: Any) -> list[Fact]:
+Facts = Fact | Mapping[str, Any] | Iterable[Fact | Mapping[str, Any]]
+
+
+def as_facts(facts: Facts) -> list[Fact]:
     """The facts as a list: of one Fact, one record that `Fact.from_record` reads, or an iterable of these.
 
     Raises FactError for anything else, and for a record that cannot be read, naming its place in the iterable.
@@ -411,3 +414,28 @@ def _is_text(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(_is_text(part) for part in value)
+
+
+def check_round(facts: Sequence[Fact]) -> None:
+    """Raise FactError when a round is empty, has a fact twice, or asks for two targets of one prompt and subject."""
+    if not facts:
+        raise FactError("facts is empty: a round needs at least one fact.")
+    asked: dict[tuple[str, str], int] = {}
+    for place, fact in enumerate(facts):
+        prompt, subject, target = fact.signature
+        first = asked.setdefault((prompt, subject), place)
+        if (other := facts[first].signature[-1]) != target:
+            raise FactError(
+                f"Two facts of one round ask {fact.text!r} for different targets, {other!r} and {fact.target_new!r}: "
+                "keep one, or put them in different rounds."
+            )
+        if first != place:
+            both = " and ".join(_name(facts[number], number) for number in (first, place))
+            raise FactError(
+                f"Two facts of one round are the same, {both} ask {facts[first].text!r} for {target!r}: keep one, it "
+                "would weigh twice."
+            )
+
+
+def _name(fact: Fact, place: int) -> str:
+    return f"facts[{place}]" if fact.case_id is None else f"fact {fact.case_id}"

@@ -48,14 +48,14 @@ def test_moments_of_a_saved_model(saved, tmp_path, capsys):
 def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, capsys):
     text, config = tmp_path / "river.txt", tmp_path / "mine.yaml"
     text.write_text("The river runs through the old town because of rain.\n" * 30)
-    config.write_text(f"layers: [0, 3]\nalpha: 1\nstats_dir: {tmp_path}/stats\nmom2_n_samples: 20\n")
+    config.write_text(f"layers: [0, 2]\nalpha: 1\nstats_dir: {tmp_path}/stats\nmom2_n_samples: 20\n")
     assert main(["moments", "--model", saved, "--hparams", str(config), "--text", str(text)]) == 0
     said = capsys.readouterr()
     printed = [Path(line) for line in said.out.split()]
     assert [path.parent.name for path in printed] == ["river_stats"] * 2
     assert all(path.stem.endswith("_mom2_100000") for path in printed)  # the whole of it, as EasyEdit's
     assert f"mom2_dataset: {text}, mom2_n_samples: 100000" in said.err
-    assert [path.name.split(".")[2] for path in printed] == ["0", "3"]
+    assert [path.name.split(".")[2] for path in printed] == ["0", "2"]
     assert all(path.is_file() for path in printed)
 
 

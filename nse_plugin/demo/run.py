@@ -28,7 +28,7 @@ from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import moments_file, second_moments
+from nse_plugin.second_moments import moments_are_kept, moments_folder, second_moments
 
 ROUND = 10  # facts
 EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency
@@ -107,11 +107,9 @@ def compare(
 def measured_moments(model: Any, tokenizer: Any, hparams: NSEHyperParams) -> str:
     """Have the second moments ready for all methods; returns whether they were measured or read, and where they are."""
     layout = Layout.of(model)
-    files = [moments_file(layout, matrix, hparams) for matrix in layout.output_matrices(hparams.layers).values()]
-    old = [file.stat().st_mtime_ns if file.is_file() else None for file in files]
+    kept = moments_are_kept(layout, tokenizer, hparams)
     second_moments(layout, tokenizer, hparams)
-    read = old == [file.stat().st_mtime_ns for file in files]
-    return f"{'read from' if read else 'measured, kept in'} {shortened(files[0].parent)}"
+    return f"{'read from' if kept else 'measured, kept in'} {shortened(moments_folder(hparams))}"
 
 
 def shortened(path: Path) -> str:

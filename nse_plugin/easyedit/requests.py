@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nse_plugin.facts import Fact, FactError
-from nse_plugin.models.prompts import check_round
+from nse_plugin.facts import Fact, FactError, check_round
 
 from .algorithm import ALG_NAME
 

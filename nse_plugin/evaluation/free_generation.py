@@ -17,7 +17,7 @@ from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length
-from nse_plugin.models.generation import check_room, encoded, greedy_answers
+from nse_plugin.models.generation import check_prompt, encoded, greedy_answers
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
@@ -164,7 +164,7 @@ def _in_chat(model: Any, tokenizer: Any, prompt: str, room: int) -> list[int]:
     """A user's turn, and the beginning of the assistant's."""
     turn = [{"role": "user", "content": prompt}]
     ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
-    check_room(model, prompt, ids, room)
+    check_prompt(model, prompt, ids, room)
     return ids
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from nse_plugin.models.batching import batches_by_length
+from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
+from nse_plugin.models.positions import check_room
 from nse_plugin.models.prompts import pad_right, without_end
 
 METRICS = ("hidden_mean_shift", "hidden_covariance_shift", "hidden_cosine", "hidden_hausdorff")
@@ -52,7 +53,7 @@ def hidden_states(
         chosen = states[torch.arange(len(last), device=states.device), last.to(states.device)]
         parts.append(chosen.to("cpu", torch.promote_types(chosen.dtype, torch.float32)))
 
-    order = batches_by_length([len(row) for row in rows], tokens_per_batch)
+    order = batches_by_length([len(row) for row in rows], tokens_per_batch, padded=padding_is_safe(model))
     handle = layout.layers[layer].register_forward_hook(keep)
     try:
         with frozen(model), torch.no_grad():
@@ -72,11 +73,7 @@ def _encoded(tokenizer: Any, prompts: Sequence[str], max_positions: int | None) 
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
             raise ValueError(f"prompt {prompt!r} has no tokens: leave it out.")
-        if max_positions is not None and len(row) > max_positions:
-            raise ValueError(
-                f"prompt {prompt!r:.60} is {len(row)} tokens long, and the model has {max_positions} positions: "
-                "shorten it."
-            )
+        check_room(prompt, len(row), "", max_positions)
     return rows
 
 

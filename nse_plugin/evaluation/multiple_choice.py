@@ -18,6 +18,7 @@ import pandas as pd
 
 from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.teacher_forcing import predict_tokens
+from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import split_target
 
 LETTERS = ("A", "B", "C", "D")
@@ -99,7 +100,7 @@ def answer_questions(
     adds to any (a BOS, or nothing); its padding plays no part. tokens_per_batch bounds rows x longest row of one
     forward pass; letters of one token share theirs.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = max_positions(model.config)
     encoded = []
     for question in questions:
         for letter in LETTERS:

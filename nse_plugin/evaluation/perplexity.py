@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.windows import text_windows
-from nse_plugin.models.batching import batches_by_length
+from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right
 
@@ -34,7 +34,8 @@ def perplexity(
     device = model.get_input_embeddings().weight.device
     total = torch.zeros((), dtype=torch.float64)
     with frozen(model), torch.inference_mode():
-        for chosen in batches_by_length([len(row) for row in windows], tokens_per_batch):
+        lengths = [len(row) for row in windows]
+        for chosen in batches_by_length(lengths, tokens_per_batch, padded=padding_is_safe(model)):
             rows, mask = pad_right([windows[i] for i in chosen], device)
             logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits[:, :-1]
             scored = mask[:, 1:].bool()

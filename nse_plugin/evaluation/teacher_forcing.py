@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nse_plugin.models.batching import batches_by_length
+from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import pad_right, split_target
 
 Pair = tuple[str, str]  # a prompt, and the target that follows it after one space
@@ -57,26 +58,10 @@ def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch:
     """
     unique = list(dict.fromkeys(pairs))
     encoded = [split_target(tokenizer, prompt.rstrip(), target) for prompt, target in unique]
+    positions = max_positions(model.config)
     for (prompt, target), (before, after) in zip(unique, encoded, strict=True):
-        check_room(
-            prompt, len(before) + len(after) - 1, f" with the target {target!r:.30}", max_positions(model.config)
-        )
+        check_room(prompt, len(before) + len(after) - 1, f" with the target {target!r:.30}", positions)
     return dict(zip(unique, predict_tokens(model, encoded, tokens_per_batch), strict=True))
-
-
-def max_positions(config: Any) -> int | None:
-    """How many tokens a model reads at once at most; None where its configuration does not say."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(text, "max_position_embeddings", None)
-
-
-def check_room(prompt: str, tokens: int, besides: str, positions: int | None) -> None:
-    """Raise ValueError when a prompt, which `besides` makes `tokens` long, does not fit into a model's positions."""
-    if positions is not None and tokens > positions:
-        raise ValueError(
-            f"the prompt {prompt!r:.60}{besides} is {tokens} tokens long, and the model has {positions} positions: "
-            "shorten it, or leave it out."
-        )
 
 
 def predict_tokens(
@@ -92,7 +77,8 @@ def predict_tokens(
     device = model.get_input_embeddings().weight.device
     with frozen(model), torch.inference_mode():
         different = list(readers)
-        for chosen in batches_by_length([len(row) for row in different], tokens_per_batch):
+        lengths = [len(row) for row in different]
+        for chosen in batches_by_length(lengths, tokens_per_batch, padded=padding_is_safe(model)):
             rows = [different[i] for i in chosen]
             read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
             # The head, wide as it is, runs only at positions that some row is read at.

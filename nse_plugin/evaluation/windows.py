@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nse_plugin.models.positions import max_positions
+
 
 def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[list[int]]:
     """Token ids of the text, cut after `max_tokens` tokens (None: nowhere), in windows of `window` tokens (fewer, where
@@ -13,7 +15,7 @@ def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens:
     """
     if window < 2:
         raise ValueError(f"window = {window} cannot be used: give 2 tokens or more, the first is context only.")
-    window = min(window, getattr(model.config, "max_position_embeddings", window))
+    window = min(window, max_positions(model.config) or window)
     ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
     windows = [row for start in range(0, len(ids), window) if len(row := ids[start : start + window]) > 1]
     if not windows:

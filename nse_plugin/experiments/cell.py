@@ -25,6 +25,7 @@ from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
+from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record, check_writable
@@ -49,6 +50,7 @@ def check_before(plan: CellPlan) -> None:
     """What can be known before any cell is run. Raises PlanError, DatasetError or HyperParamsError."""
     loaded = facts_of(plan)
     facts = loaded.facts
+    check_rounds(facts, plan.round)
     needed = set(METRICS) if SCORE in plan.objective else set(plan.objective)
     for metric, field in (("generalization", "rephrase_prompts"), ("specificity", "locality_prompts")):
         if metric in needed and not any(getattr(fact, field) for fact in facts):

@@ -25,6 +25,7 @@ from nse_plugin.experiments.configuration import composed
 from nse_plugin.experiments.follow import Followed, follow
 from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
+from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_presets
 from nse_plugin.experiments.record import check_writable
@@ -60,6 +61,9 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
     model_config(plan.model.source)
     check_presets(plan.methods, plan.model)
+    for choice in plan.methods.values():
+        if choice.alg_name == "NSE":
+            check_rounds(loaded.facts, choice.round)
     if not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods)):
         yardstick.check(loaded.facts)
         yardstick.check_lengths(loaded.facts)

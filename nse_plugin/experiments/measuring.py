@@ -22,7 +22,7 @@ from nse_plugin.evaluation.fluency import generation_prompts
 from nse_plugin.evaluation.free_generation import TOKENS
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
-from nse_plugin.evaluation.teacher_forcing import Predictions, check_room, max_positions
+from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.experiments.instruments import Instrument, Reading, held_out_text, instruments
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, made, positive
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
@@ -30,6 +30,7 @@ from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import written_whole
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import split_target, without_end
 from nse_plugin.timing import timed
 
@@ -120,7 +121,7 @@ class Yardstick:
         long = [row for row in asked if len(f"{row[0]} {row[1]}".encode()) + row[2] > positions // 2]
         tokenizer = model_tokenizer(self.model.source) if long else None
         for prompt, target, room in long:
-            besides = f" with the target {target!r:.30}" if target else f" with {room} tokens of answer" if room else ""
+            besides = f" with the target {target!r:.30}" if target else f" with room for {room} more" if room else ""
             tokens = _tokens(tokenizer, prompt, target) + room
             try:
                 check_room(prompt, tokens, besides, positions)

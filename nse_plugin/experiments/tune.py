@@ -21,6 +21,7 @@ import torch
 from nse_plugin.datasets import load_facts
 from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, cells, check_before, loaded, run_cell
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.facts import Fact
 from nse_plugin.home import written_whole
@@ -28,6 +29,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
+from nse_plugin.models.prompts import without_end
 from nse_plugin.progress import bar, duration
 from nse_plugin.second_moments import second_moments
 
@@ -85,6 +87,7 @@ def tune(
     available = load_facts(facts, skip_bad=skip_bad).facts
     if len(available) < 4 * FEWEST:
         raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
+    check_rounds(available, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
     trials = _Trials(model, data, round_size, out, len(available) - held_out, tell)
@@ -256,7 +259,7 @@ def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[flo
     device = model.get_input_embeddings().weight.device
     with frozen(model):
         for fact in facts:
-            ids = torch.tensor([tokenizer(fact.text)["input_ids"]], device=device)
+            ids = torch.tensor([without_end(tokenizer, fact.text)], device=device)
             states = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[1:]
             norms += torch.stack([state[0, -1].double().norm() for state in states]).cpu()
     return (norms / len(facts)).tolist()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import without_end
 from nse_plugin.models.writing import uniform_draws, write
 
@@ -64,23 +65,17 @@ def greedy_answers(
 
 def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0) -> list[int]:
     """A prompt as token ids, without an end of text. room: how many tokens are to follow. Raises ValueError as
-    `check_room` does."""
+    `check_prompt` does."""
     ids = without_end(tokenizer, prompt)
-    check_room(model, prompt, ids, room)
+    check_prompt(model, prompt, ids, room)
     return ids
 
 
-def check_room(model: Any, prompt: str, ids: Sequence[int], room: int = 0) -> None:
+def check_prompt(model: Any, prompt: str, ids: Sequence[int], room: int = 0) -> None:
     """Raise ValueError when a prompt has no tokens, or leaves no room for so many more among the model's positions."""
-    positions = _positions(model)
     if not ids:
         raise ValueError(f"prompt {prompt!r:.60} has no tokens: give a text that the tokenizer knows.")
-    if positions is not None and len(ids) + room > positions:
-        more = f", {room} more may follow" if room else ""
-        raise ValueError(
-            f"prompt {prompt!r:.60} is {len(ids)} tokens long{more}, and the model has {positions} positions: shorten "
-            "the prompt."
-        )
+    check_room(prompt, len(ids) + room, f" with room for {room} more" if room else "", max_positions(model.config))
 
 
 def _length(model: Any, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
@@ -88,12 +83,7 @@ def _length(model: Any, prompt: int, new_tokens: int | None, total_tokens: int |
     if (new_tokens is None) == (total_tokens is None):
         raise ValueError("Give either new_tokens or total_tokens.")
     wanted = prompt + new_tokens if new_tokens is not None else max(prompt, total_tokens or 0)
-    return min(wanted, _positions(model) or wanted)
-
-
-def _positions(model: Any) -> int | None:
-    positions = getattr(model.config, "max_position_embeddings", None) or 0
-    return positions if positions > 0 else None
+    return min(wanted, max_positions(model.config) or wanted)
 
 
 def _before(ids: list[int], ends: Collection[int]) -> list[int]:

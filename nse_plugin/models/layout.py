@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.models.positions import max_positions
 from nse_plugin.models.transformers_private import Conv1D
 from nse_plugin.replay.batched import BatchedArguments
 
@@ -106,8 +107,7 @@ class Layout:
                 f"{type(model).__name__} runs one layer in several places: give each place a layer of its own "
                 "(copy.deepcopy) before editing."
             )
-        positions = getattr(text, "max_position_embeddings", None) or 0
-        return cls(model, stack, layers, text.hidden_size, positions if positions > 0 else None, rewrite_module_tmp)
+        return cls(model, stack, layers, text.hidden_size, max_positions(text), rewrite_module_tmp)
 
     @property
     def device(self) -> torch.device:

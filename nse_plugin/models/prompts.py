@@ -91,31 +91,6 @@ def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], voca
         )
 
 
-def check_round(facts: Sequence[Fact]) -> None:
-    """Raise FactError when a round is empty, has a fact twice, or asks for two targets of one prompt and subject."""
-    if not facts:
-        raise FactError("facts is empty: a round needs at least one fact.")
-    asked: dict[tuple[str, str], int] = {}
-    for place, fact in enumerate(facts):
-        prompt, subject, target = fact.signature
-        first = asked.setdefault((prompt, subject), place)
-        if (other := facts[first].signature[-1]) != target:
-            raise FactError(
-                f"Two facts of one round ask {fact.text!r} for different targets, {other!r} and {fact.target_new!r}: "
-                "keep one, or put them in different rounds."
-            )
-        if first != place:
-            both = " and ".join(_name(facts[number], number) for number in (first, place))
-            raise FactError(
-                f"Two facts of one round are the same, {both} ask {facts[first].text!r} for {target!r}: keep one, it "
-                "would weigh twice."
-            )
-
-
-def _name(fact: Fact, place: int) -> str:
-    return f"facts[{place}]" if fact.case_id is None else f"fact {fact.case_id}"
-
-
 def continuation(target: str) -> str:
     """A target as it follows a prompt: with the leading space that most tokenizers fold into its first token."""
     return target if target[0].isspace() else f" {target}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.rounding import relative_error, rounding_allowed
 from nse_plugin.models.transformers_private import cache_argument, cache_of
@@ -67,7 +68,7 @@ def _with_cache(
 ) -> list[list[int]] | None:
     """The new tokens of rows that are run together; None where the model does not go on from its cache."""
     device = model.get_input_embeddings().weight.device
-    last = (getattr(model.config, "max_position_embeddings", None) or 0) - 1
+    last = (max_positions(model.config) or 0) - 1
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache_name, cache, logits = cache_argument(model), None, torch.empty(0)

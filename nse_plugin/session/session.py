@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
 from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
@@ -22,7 +22,7 @@ from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.prompts import FactPrompts, check_round, encode_fact
+from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_model
@@ -105,19 +105,20 @@ class EditSession:
         return self.state.moments
 
     @torch.inference_mode(False)
-    def values(self, facts: Sequence[Fact]) -> Tensor:
+    def values(self, facts: Facts) -> Tensor:
         """z of every fact [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits nothing.
 
         A fact whose optimisation is not finite has a row of NaN. Raises FactError, LayoutError.
         """
+        facts = as_facts(facts)
         if not facts:
             raise FactError("facts is empty: give at least one.")
         self._standing()
         self._check_model()
         return self._values(self._encoded(facts))
 
-    def edit(self, facts: Sequence[Fact]) -> RoundReport:
-        """Write one round of facts into the model.
+    def edit(self, facts: Facts) -> RoundReport:
+        """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
 
         The round is made whole or not at all: whatever goes wrong, an interrupt included, weights and state are as
         before. Raises FactError, HyperParamsError, LayoutError, MomentsError, UpdateError.
@@ -125,9 +126,10 @@ class EditSession:
         return self.edit_with_values(facts, None)
 
     @torch.inference_mode(False)
-    def edit_with_values(self, facts: Sequence[Fact], values: Tensor | None) -> RoundReport:
+    def edit_with_values(self, facts: Facts, values: Tensor | None) -> RoundReport:
         """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
         started = time.monotonic()
+        facts = as_facts(facts)
         check_round(facts)
         history = self._standing()
         self._check_model()

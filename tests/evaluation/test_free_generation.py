@@ -137,7 +137,7 @@ def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     long = "x" * 40
     assert len(tokenizer(long)["input_ids"]) == 40
     with pytest.raises(
-        ValueError, match=r"prompt 'x+'? is 40 tokens long, 30 more may follow, and the model has 64 positions"
+        ValueError, match=r"prompt 'x+'? with room for 30 more is 70 tokens long, and the model has 64 positions"
     ):
         answers(tiny_model("llama"), tokenizer, ["Rome", long])
     assert len(answers(tiny_model("gpt2"), tokenizer, [long], tokens=24)) == 1  # learned positions, to the last one

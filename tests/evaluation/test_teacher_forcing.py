@@ -7,8 +7,12 @@ import pytest
 import torch
 from next_word import NextWord
 from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from nse_plugin.evaluation.teacher_forcing import Prediction, max_positions, predict
+from nse_plugin.evaluation.hidden_drift import hidden_states
+from nse_plugin.evaluation.perplexity import perplexity
+from nse_plugin.evaluation.teacher_forcing import Prediction, predict
+from nse_plugin.models.positions import max_positions
 
 PAIRS = [
     ("The capital of France is", "Paris"),
@@ -83,3 +87,21 @@ def test_a_prompt_longer_than_the_models_positions_is_refused(architecture: str)
     assert math.isfinite(predict(model, tokenizer, [(fits, "Paris")])[fits, "Paris"].log_probability)
     with pytest.raises(ValueError, match=r"aaa.*with the target 'Paris' is 65 tokens long, and the model has 64 pos"):
         predict(model, tokenizer, [("Rome is", "Italy"), (over, "Paris")])
+
+
+def test_padding_does_not_spread_in_float64_with_eager_attention() -> None:
+    """transformers' eager attention makes NaN of a token that attends to nothing, and NaN spreads."""
+    config = AutoConfig.for_model(
+        "mistral", vocab_size=320, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="eager").eval()
+    tokenizer = tiny_tokenizer()
+    pairs = [("Rome is", "Italy"), ("He plays the violin of the old town in Paris and of", "Rome"), ("Lyon", "Paris")]
+    together = predict(model, tokenizer, pairs)
+    assert together == {pair: predict(model, tokenizer, [pair])[pair] for pair in pairs}
+    text = "The river runs through the old town because of rain, and Mount Fuji stands in Italy."
+    assert math.isfinite(perplexity(model, tokenizer, text, window=7))
+    states = hidden_states(model, tokenizer, [prompt for prompt, _ in pairs])
+    assert states.isfinite().all()

@@ -65,7 +65,7 @@ def refused(arguments: list[str], capsys) -> str:
         ({"target_true": "the old town " * 40}, [], "and the model has 64 positions: shorten it"),
         ({"portability_prompts": [[LONG, "Rome"]]}, ["metrics=[probability,probes]"], "cannot read the prompt"),
         ({"generation_prompts": [LONG]}, ["metrics=[probability,fluency]"], "cannot read the prompt"),
-        ({"rephrase_prompts": [LONG[:140]]}, ["metrics=[probability,generation]"], "with 30 tokens of answer is"),
+        ({"rephrase_prompts": [LONG[:140]]}, ["metrics=[probability,generation]"], "with room for 30 more is"),
         ({"target_true": None}, [], "target_true is None: scoring needs it, please give it."),
     ],
 )

@@ -25,6 +25,7 @@ import nse_plugin.method.multilayer
 import nse_plugin.method.values
 import nse_plugin.session.session
 from nse_plugin import EditSession, Fact
+from nse_plugin.facts import FactError
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import OutputMatrix
 from nse_plugin.models.replay import SpanReplay, SuffixReplay
@@ -310,6 +311,28 @@ def test_given_values_are_the_computed_ones(hparams, weights_of, same_weights):
     computed.edit(tiny_facts())
     given.edit_with_values(tiny_facts(), values)
     assert same_weights(weights_of(computed.model), weights_of(given.model))
+
+
+@pytest.mark.parametrize("as_given", [lambda fact: fact, dataclasses.asdict, lambda fact: iter([fact])])
+    "as_given", [lambda fact: fact, lambda fact: dataclasses.asdict(fact), lambda fact: iter([fact])]
+)
+def test_facts_as_people_have_them(as_given, hparams, weights_of, same_weights):
+    """One fact, a record, or anything that yields some."""
+    model, same = tiny_model("llama"), tiny_model("llama")
+    session, expected = session_on(model, hparams), session_on(same, hparams)
+    assert torch.equal(session.values(as_given(NEW)), expected.values([NEW]))
+    session.edit_with_values(as_given(NEW), None)
+    expected.edit([NEW])
+    assert same_weights(weights_of(model), weights_of(same))
+
+
+def test_what_is_no_fact_is_refused(llama, hparams, weights_of, same_weights):
+    before, session = weights_of(llama), session_on(llama, hparams)
+    for given, words in [("Rome", "facts is"), ([NEW, "Rome"], r"facts\[1\] is"), ({"prompt": "{} is"}, "is missing")]:
+        for ask in (session.edit, session.values):
+            with pytest.raises(FactError, match=words):
+                ask(given)
+    assert same_weights(weights_of(llama), before)
 
 
 def test_values_of_the_wrong_shape_are_refused(llama, hparams, weights_of, same_weights):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nse_plugin.facts import Fact, FactError, check_round
 from nse_plugin.spelling import did_you_mean
 
 
@@ -34,3 +35,15 @@ def positive(name: str, value: Any) -> None:
     """Raise PlanError unless the value is an integer above 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")
+
+
+def check_rounds(facts: Sequence[Fact], size: int) -> None:
+    """Raise PlanError where NSE would refuse a round of these facts, `size` at a time."""
+    for number, first in enumerate(range(0, len(facts), size), 1):
+        try:
+            check_round(facts[first : first + size])
+        except FactError as error:
+            raise PlanError(
+                f"Round {number} of {size} facts cannot be written: {error} data.skip_bad=true leaves a fact that is "
+                "there twice out, data.skip=N the first N facts."
+            ) from None
