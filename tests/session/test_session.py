@@ -314,8 +314,6 @@ def test_given_values_are_the_computed_ones(hparams, weights_of, same_weights):
 
 
 @pytest.mark.parametrize("as_given", [lambda fact: fact, dataclasses.asdict, lambda fact: iter([fact])])
-    "as_given", [lambda fact: fact, lambda fact: dataclasses.asdict(fact), lambda fact: iter([fact])]
-)
 def test_facts_as_people_have_them(as_given, hparams, weights_of, same_weights):
     """One fact, a record, or anything that yields some."""
     model, same = tiny_model("llama"), tiny_model("llama")
