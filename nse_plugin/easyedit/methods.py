@@ -129,7 +129,7 @@ class Method:
         if not facts:
             raise FactError("facts is empty: a round needs at least one.")
         started = time.monotonic()
-        self.prepare()
+        self._prepare()
         with self._at_work():
             for chunk in [facts] if self._batchable else [[fact] for fact in facts]:
                 self._call([_request(fact, self.hparams) for fact in chunk])
@@ -170,7 +170,7 @@ class Method:
                 raise MethodError(
                     f"{self.alg_name}: the state has {name} {tuple(saved.shape)}, and this model has not."
                 )
-        self.prepare()
+        self._prepare()
         unedited = EditState.fresh(self._edited_matrices()) if self.alg_name == NSE else None
         with torch.no_grad():
             for name, saved in weights.items():
@@ -224,9 +224,8 @@ class Method:
             parts = self.seconds["values"] + self.seconds.get("moments", 0.0)
             self.seconds["update"] = self.seconds["edit"] - parts
 
-    def prepare(self) -> None:
-        """What must be done on the unedited model, second moments above all: once, before the first edit or the resumed
-        weights. Done by `edit` and `resume` where it was not yet."""
+    def _prepare(self) -> None:
+        """What must be done on the unedited model: once, before the first edit or the resumed weights."""
         if self._moments is not None:
             return
         self._moments = self._measured()

@@ -126,7 +126,7 @@ class Yardstick:
             try:
                 check_room(prompt, tokens, besides, positions)
             except ValueError as error:
-                raise PlanError(f"{self.model.name} cannot read {error}") from None
+                raise PlanError(f"{self.model.name} cannot read the {error}") from None
 
     def _asked(self, fact: Fact) -> Iterator[tuple[str, str, int]]:
         """Prompts, each with the target that follows it, or how many tokens the model may write after it."""

@@ -31,10 +31,7 @@ from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
-from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device, load
-from nse_plugin.second_moments import second_moments
-from nse_plugin.timing import timed
 
 PLAN = "plan.json"
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
@@ -123,8 +120,6 @@ class _Run:
         self._measuring = 0.0  # seconds
 
     def to_the_end(self) -> None:
-        if self._plan.jobs > 1:
-            self._measure_moments()
         for start in range(self._resumed(), len(self._facts), self._choice.round):
             self._tell({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
@@ -143,17 +138,6 @@ class _Run:
             notes.append(f"{count} of its values z came out of the store: its seconds do not hold them.")
         note = " ".join(notes) or None
         self._record.end(status="done", error=None, note=note, hparams=_plain(self._hparams))
-
-    def _measure_moments(self) -> None:
-        """One worker at a time, before any round: methods that run side by side need the same, and find them then."""
-        wait = {"doing": "waiting for the second moments that another method measures"}
-        with alone(self._plan.out / "methods" / "moments.lock", lambda: self._tell(wait)):
-            if self._choice.alg_name == "NSE":
-                with timed(self._method.seconds, "moments"):
-                    layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
-                    second_moments(layout, self._tokenizer, self._hparams)
-            else:
-                self._method.prepare()
 
     def _resumed(self) -> int:
         """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose

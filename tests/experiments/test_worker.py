@@ -1,4 +1,4 @@
-"""A worker's way through its rounds, without EasyEdit: what it waits for, and what it does not do again."""
+"""A worker's way through its rounds, without EasyEdit: what it does not do again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import pandas as pd
 import pytest
 from tiny import tiny_facts
 
-from nse_plugin.experiments import worker
-from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.worker import _Run
-from nse_plugin.hparams import NSEHyperParams
 
 COSTS = {"seconds": {"edit": 2.0, "measure": 1.0}, "peak_memory_mib": 1.0, "note": "of old", "values_from_store": 0}
 
@@ -28,21 +25,18 @@ class Method:
         self.asked.append([fact.subject for fact in facts])
         return pd.DataFrame({"case_id": range(len(facts)), "status": "done", "residual": 0.0})
 
-    def prepare(self):
-        self.asked.append("prepare")
-
     def state(self):
         return None
 
 
 @pytest.fixture
-def run(tmp_path, tokenizer, llama, hparams, monkeypatch) -> _Run:
+def run(tmp_path, hparams, monkeypatch) -> _Run:
     """Four facts in rounds of two, measured at the end."""
     run = _Run.__new__(_Run)
-    run._plan = SimpleNamespace(jobs=1, checkpoints=(2, 4), out=tmp_path)
+    run._plan = SimpleNamespace(checkpoints=(2, 4))
     run._choice = SimpleNamespace(round=2, alg_name="WISE")
     run._record, run._method, run._facts = Record(tmp_path / "methods" / "WISE"), Method(), tiny_facts()
-    run._model, run._tokenizer, run._hparams = llama, tokenizer, hparams
+    run._hparams = hparams
     run._news, run._note, run._edited, run._measuring = [], None, pd.DataFrame(), 0.0
     run._tell = run._news.append
     monkeypatch.setattr(_Run, "_look_at_first_round", lambda *_: None)
@@ -70,33 +64,3 @@ def test_one_that_was_not_begins_anew(run):
     run.to_the_end()
     assert [len(subjects) for subjects in run._method.asked] == [2, 2]
     assert run._record.is_done
-
-
-def test_side_by_side_second_moments_are_measured_by_one_at_a_time(run, tmp_path, monkeypatch):
-    run._plan.jobs = 2
-    lock = tmp_path / "methods" / "moments.lock"
-    held: list[bool] = []
-
-    def look() -> None:
-        def note() -> None:
-            held.append(True)
-            raise InterruptedError
-
-        with pytest.raises(InterruptedError), alone(lock, note):
-            pass
-
-    monkeypatch.setattr(Method, "prepare", lambda _: look())
-    run.to_the_end()
-    assert held == [True]
-
-    run._choice.alg_name = "NSE"
-    measured: list[NSEHyperParams] = []
-    monkeypatch.setattr(worker, "second_moments", lambda layout, tokenizer, hparams: look() or measured.append(hparams))
-    run._measure_moments()
-    assert (held, measured) == ([True, True], [run._hparams])
-    assert run._method.seconds["moments"] >= 0
-
-
-def test_one_after_another_they_are_measured_when_they_are_needed(run):
-    run.to_the_end()
-    assert "prepare" not in run._method.asked
