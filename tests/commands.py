@@ -11,7 +11,12 @@ from typing import Any
 
 def started(arguments: list[str], home: Path, **more: Any) -> subprocess.Popen[str]:
     """The process, its two outputs as one. home: the user's cache. more: as `subprocess.Popen` takes it."""
-    command = [sys.executable, "-c", "import sys; from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"]
+    # A shell's background job ignores Ctrl-C, and all that it starts: not this one.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program]
     environment = {**os.environ, "NSE_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.Popen(
         [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more

@@ -6,8 +6,8 @@ import pytest
 from tiny import TEMPLATES, tiny_tokenizer
 
 from benchmarks.facts import RELATION_LENGTHS, check_lengths, make_facts, relation_length
-from nse_plugin.facts import Fact
-from nse_plugin.models.prompts import check_round, encode_fact
+from nse_plugin.facts import Fact, check_round
+from nse_plugin.models.prompts import encode_fact
 
 
 @pytest.mark.parametrize("relation", RELATION_LENGTHS)
