@@ -112,6 +112,8 @@ def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], bat
 
     A row per task, subject and metric: task, subject ("all", or a task within a group), metric (acc, mcc, ...), n
     items, value, stderr (NaN where the harness gives none).
+    Of a model that gives a log-likelihood of NaN nothing is known, and all its values are NaN: the harness itself takes
+    such an item as answered by the first choice, which looks like chance.
     The model's weights, the tokenizer and torch's random generator are left as they were.
     """
     frames = [_evaluated(model, tokenizer, task, batch_size) for task in tasks]
@@ -124,14 +126,31 @@ def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -
 
     own_tokenizer = copy.deepcopy(tokenizer)  # it is given a pad token
     with _quiet():
+        lm = HFLM(pretrained=model, tokenizer=own_tokenizer, batch_size=batch_size, softmax_dtype="float32")
+        likelihoods = _noted(lm)
         results = evaluate(
-            lm=HFLM(pretrained=model, tokenizer=own_tokenizer, batch_size=batch_size, softmax_dtype="float32"),
+            lm=lm,
             task_dict=task.found,
             samples=task.places,
             log_samples=False,
             bootstrap_iters=STDERR_RESAMPLES,
         )
-    return pd.DataFrame(_rows(task, results), columns=COLUMNS)
+    frame = pd.DataFrame(_rows(task, results), columns=COLUMNS)
+    return frame.assign(value=math.nan, stderr=math.nan) if any(map(math.isnan, likelihoods)) else frame
+
+
+def _noted(lm: Any) -> list[float]:
+    """The log-likelihoods that a model of the harness will give from now on, as they come."""
+    likelihoods: list[float] = []
+    own = lm.loglikelihood
+
+    def loglikelihood(*arguments: Any, **named: Any) -> Any:
+        answers = own(*arguments, **named)
+        likelihoods.extend(score for score, _ in answers)
+        return answers
+
+    lm.loglikelihood = loglikelihood
+    return likelihoods
 
 
 def _rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:

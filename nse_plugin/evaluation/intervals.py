@@ -82,7 +82,9 @@ class Comparison(NamedTuple):
 
 
 def wilson(share: float, n: int) -> Interval:
-    """Wilson's interval of a share of n facts or questions."""
+    """Wilson's interval of a share of n facts or questions; none where the share is NaN."""
+    if math.isnan(share):
+        return NONE
     low, high = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
     return Interval(float(low), float(high))
 

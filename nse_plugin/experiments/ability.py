@@ -162,7 +162,7 @@ def ability_table(frame: pd.DataFrame) -> Table:
 
 def _shown(row: Mapping[Any, Any] | None) -> str:
     """Shares in percent, with their interval; other metrics as they are."""
-    if row is None:
+    if row is None or math.isnan(row["value"]):
         return ABSENT
     if row["metric"].partition(" ")[0] not in (*SHARES, "kept"):
         return f"{row['value']:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_scores_are_float32s_whatever_the_models_precision(tmp_path: Any, monkey
     assert row["value"] == pytest.approx(accuracy(ours)["accuracy"][0])
     rounded = torch.tensor(exact).bfloat16().double().numpy()  # what a softmax in bfloat16 cannot tell apart
     assert abs(rounded - exact).max() > 1e-3
+
+
+@installed
+def test_a_diverged_model_has_no_score(tmp_path: Any) -> None:
+    """The harness takes the first choice for the answer where all are NaN."""
+    model, tokenizer = tiny_model("llama", torch.float32), tiny_tokenizer()
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+    [row] = evaluate_tasks(model, tokenizer, load_tasks([str(task_file(tmp_path))])).to_dict("records")
+    assert row["n"] == len(questions())
+    assert math.isnan(row["value"])
+    assert math.isnan(row["stderr"])
 
 
 @installed
