@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     values = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
     _add_model(values)
     values.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
-    values.add_argument("--facts", required=True, help="a .json or .jsonl file, or a known name such as demo")
+    values.add_argument("--facts", required=True, help="a .csv, .json or .jsonl file, or a known name such as demo")
     _add_skip_bad(values)
     values.add_argument("--limit", type=int, help="the first so many facts; default: all")
     values.add_argument(
@@ -123,8 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         "--budget where it had no more time: what lies in --out is read again.",
     )
     _add_model(tune)
-    facts = "a .json or .jsonl file, or a known name such as counterfact: 16 facts or more with rephrase and locality "
-    tune.add_argument("--facts", required=True, help=facts + "prompts; a third of them, 40 at most, is held out")
+    facts = "a .csv, .json or .jsonl file, or a known name such as counterfact: 16 facts or more with rephrase and "
+    tune.add_argument(
+        "--facts", required=True, help=facts + "locality prompts; a third of them, 40 at most, is held out"
+    )
     _add_skip_bad(tune)
     tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")

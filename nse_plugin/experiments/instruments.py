@@ -93,7 +93,9 @@ class Ability:
         for name, own in answers.items():
             right, chosen = reference[name].numpy().T
             same = kept(own, own.assign(answer=right, chosen=chosen))
-            overall[f"{ABILITY}_{name}_kept"] = float(same["kept"].iloc[0])
+            share = same.iloc[0]
+            metric = f"{ABILITY}_{name}_kept"
+            overall |= {metric: share["kept"], f"{metric}_low": share["low"], f"{metric}_high": share["high"]}
         return Reading(overall, {ABILITY: scores})
 
 

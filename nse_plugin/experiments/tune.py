@@ -131,7 +131,7 @@ def tune(
         "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
         "v_num_grad_steps": "not tuned",
     }  # fmt: skip
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
+    scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in score.items())
     found = [
         f"NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
         "score: the harmonic mean of efficacy, generalization and specificity.",
@@ -193,7 +193,9 @@ class _Trials:
             rung.sort(key=lambda trial: trial.score, reverse=True)
             if rung[0].score == 0.0:
                 raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
-            self._tell(f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {rung[0].score:.3f}")
+            self._tell(
+                f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {100 * rung[0].score:.1f}"
+            )
             kept = math.ceil(len(rung) / KEPT)
             taken = time.monotonic() - started
             more = min(2 * count, MOST, self._available)
@@ -280,5 +282,5 @@ def _told(trials: Sequence[_Trial], field: str) -> str:
     best: dict[str, _Trial] = {}
     for trial in trials:
         best.setdefault(str(trial.setting[field]), trial)
-    told = [f"{value}: {trial.score:.3f} on {trial.facts}" for value, trial in best.items()]
+    told = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]
     return f"best score of each value, and on how many facts: {'; '.join(told)}"

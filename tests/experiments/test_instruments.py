@@ -64,7 +64,8 @@ def record(yardstick: Yardstick, saved: Any, tmp_path: Path) -> Record:
 
 def test_the_unedited_model_has_not_moved(record):
     overall, tables = record.load(0).overall, record.load(0).tables
-    assert overall["ability_quiz_sample_kept"] == 1.0
+    assert overall["ability_quiz_sample_kept"] == overall["ability_quiz_sample_kept_high"] == 1.0
+    assert 0.0 < overall["ability_quiz_sample_kept_low"] < 1.0
     assert overall["ability_quiz_sample_low"] <= overall["ability_quiz_sample"] <= overall["ability_quiz_sample_high"]
     assert overall["next_token_kl"] == 0.0
     assert overall["hidden_mean_shift"] == overall["hidden_hausdorff"] == overall["weight_change"] == 0.0
