@@ -1,11 +1,16 @@
 """Second moments C0, found or measured, and kept for the next time.
 
 Where they are kept is a setting. In a store (`store`, or the user's own in `cache_home()/moments`) they lie under the
-hash of what they were measured from, so any command finds them for any copy of the model. With `stats_dir` they are
-EasyEdit's npz files, `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of
-k k^T), `mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they were measured from;
-where a file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own
-before `.npz`. EasyEdit's files do not say, and are taken by their name.
+hash of what they were measured from. With `stats_dir` they are EasyEdit's npz files,
+`{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of k k^T), `mom2.count`
+and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they were measured from; where a file of ours
+has the name but is of something else, it is left alone, and this model's gets a mark of its own before `.npz`.
+EasyEdit's files do not say, and are taken by their name.
+
+Wherever they are to be kept, they are also looked for in the user's own store and in all stores that this user has had
+moments measured into (`cache_home()/stores_with_moments.txt`), so that no command measures what another one has. Of a
+model with hooks or replaced methods (`ModelIdentity.unseen`) nothing that was measured is known to hold: its moments
+are measured in each session, and not kept.
 """
 
 from __future__ import annotations
@@ -72,23 +77,29 @@ def second_moments(
     written, and for a corpus that cannot be had.
     """
     kept = _kept(layout, tokenizer, hparams)
-    found = _read_all(kept, hparams.layers)
-    if len(found) < len(hparams.layers):
+    found = _found(kept, layout, tokenizer, hparams)
+    missing = [layer for layer in hparams.layers if layer not in found]
+    if missing and kept.unseen is not None:
+        log.warning("Second moments are measured and not kept: the model has %s.", kept.unseen)
+        sums = _measure(layout, tokenizer, hparams, missing, MomentSums({}), lambda _: None, measure)
+        found |= {layer: kept.stored(layer, sums) for layer in missing}
+    elif missing:
         kept.check_writable()
-        what = kept.names([layer for layer in hparams.layers if layer not in found])
-        with _alone(what):
-            found |= _read_all(kept, list(what))  # another process may have measured them meanwhile
-            missing = {layer: name for layer, name in what.items() if layer not in found}
-            if missing:
-                sums = _measure(layout, tokenizer, hparams, missing, kept.folder, measure)
-                found |= {layer: kept.write(layer, sums) for layer in missing}
+        names = kept.names(missing)
+        with _alone(names):
+            found |= _read_all(kept, missing)  # another process may have measured them meanwhile
+            names = {layer: name for layer, name in names.items() if layer not in found}
+            if names:
+                sums = _measured_for_keeps(layout, tokenizer, hparams, names, kept.folder, measure)
+                found |= {layer: kept.write(layer, sums) for layer in names}
     _warn_if_few(found.values())
     return {layer: found[layer].moment for layer in hparams.layers}
 
 
 def moments_are_kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> bool:
     """Whether `second_moments` would find them all and measure nothing."""
-    return len(_read_all(_kept(layout, tokenizer, hparams), hparams.layers)) == len(hparams.layers)
+    found = _found(_kept(layout, tokenizer, hparams), layout, tokenizer, hparams)
+    return len(found) == len(hparams.layers)
 
 
 def moments_folder(hparams: NSEHyperParams) -> Path:
@@ -114,13 +125,22 @@ class _Stored(NamedTuple):
     tokens: float
 
 
+_Identity = Callable[[torch.dtype | None], str]  # `ModelIdentity.full`, each dtype's read once
+
+
 class _Kept(Protocol):
-    """Where moments are kept. names: a name for each layer's, which tells what it is measured from."""
+    """Where moments are kept. unseen: of the model. names: a name for each layer's, which tells what it is measured
+    from. stored: what `write` writes, of the right shape and finite."""
+
+    unseen: str | None
+    identity: _Identity
 
     @property
     def folder(self) -> Path: ...
 
     def read(self, layer: int) -> _Stored | None: ...
+
+    def stored(self, layer: int, sums: MomentSums) -> _Stored: ...
 
     def write(self, layer: int, sums: MomentSums) -> _Stored: ...
 
@@ -130,8 +150,42 @@ class _Kept(Protocol):
 
 
 def _kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> _Kept:
-    kind = _InStore if hparams.stats_dir is None else _Files
-    return kind(layout, tokenizer, hparams)
+    if hparams.stats_dir is not None:
+        return _Files(layout, tokenizer, hparams)
+    identity = functools.cache(ModelIdentity(layout.model).full)
+    return _InStore(layout, tokenizer, hparams, moments_folder(hparams), identity)
+
+
+def _found(kept: _Kept, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, _Stored]:
+    """What is kept, there or in another store."""
+    found = _read_all(kept, hparams.layers)
+    for folder in _stores_with_moments():
+        missing = [layer for layer in hparams.layers if layer not in found]
+        if missing and folder.resolve() != kept.folder.resolve() and _text(hparams):
+            found |= _read_all(_InStore(layout, tokenizer, hparams, folder, kept.identity), missing)
+    return found
+
+
+def _stores_with_moments() -> list[Path]:
+    """The user's own store and all others that moments were measured into, as far as they are there."""
+    try:
+        noted = _note_path().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        noted = []
+    folders = [cache_home() / "moments", *map(Path, noted)]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _note_path() -> Path:
+    return cache_home() / "stores_with_moments.txt"
+
+
+def _note(store: Path) -> None:
+    """Have a store looked into from now on."""
+    store = store.resolve()
+    if store not in _stores_with_moments():
+        with contextlib.suppress(OSError), _note_path().open("a", encoding="utf-8") as stream:
+            stream.write(f"{store}\n")
 
 
 def _read_all(kept: _Kept, layers: Iterable[int]) -> dict[int, _Stored]:
@@ -141,12 +195,15 @@ def _read_all(kept: _Kept, layers: Iterable[int]) -> dict[int, _Stored]:
 class _InStore:
     """Moments under the hash of what they were measured from."""
 
-    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> None:
-        self._folder = moments_folder(hparams)
+    def __init__(
+        self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, folder: Path, identity: _Identity
+    ) -> None:
+        self._folder = folder
         self._store, self._hparams = Store(self._folder), hparams
         self._matrices = layout.output_matrices(hparams.layers)
-        self._identity = functools.cache(ModelIdentity(layout.model).full)
-        self._addresses = functools.cache(lambda dtype: moment_addresses(self._identity(dtype), tokenizer, hparams))
+        self.unseen = ModelIdentity(layout.model).unseen
+        self.identity = identity
+        self._addresses = functools.cache(lambda dtype: moment_addresses(identity(dtype), tokenizer, hparams))
 
     @property
     def folder(self) -> Path:
@@ -157,18 +214,24 @@ class _InStore:
 
     def read(self, layer: int) -> _Stored | None:
         """Of this model, or of the same one in another precision."""
+        if self.unseen is not None or not any(self._folder.glob("??")):
+            return None
         for dtype in (None, *EDITABLE_DTYPES):
             moment = self._store.get(self._addresses(dtype)[layer])
             if moment is not None:
                 return _Stored(check_moments({layer: moment}, {layer: self._matrices[layer]})[layer], float("nan"))
         return None
 
-    def write(self, layer: int, sums: MomentSums) -> _Stored:
+    def stored(self, layer: int, sums: MomentSums) -> _Stored:
         moment = (sums.sums[layer].cpu().double() / sums.tokens).to(getattr(torch, self._hparams.mom2_dtype))
-        check_moments({layer: moment}, {layer: self._matrices[layer]})
+        return _Stored(check_moments({layer: moment}, {layer: self._matrices[layer]})[layer], sums.tokens)
+
+    def write(self, layer: int, sums: MomentSums) -> _Stored:
+        stored = self.stored(layer, sums)
         about = f"layer {layer}, {corpus_name(self._hparams)}, {sums.tokens} tokens"
-        self._store.put_all([(self._addresses(None)[layer], moment, MOMENT, about)])
-        return _Stored(moment, sums.tokens)
+        self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
+        _note(self.folder)
+        return stored
 
     def check_writable(self) -> None:
         """A store that cannot be written to is said, and no reason to stop."""
@@ -182,7 +245,8 @@ class _Files:
 
     def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> None:
         self._layout, self._tokenizer, self._hparams = layout, tokenizer, hparams
-        self._identity = functools.cache(ModelIdentity(layout.model).full)
+        self.unseen = ModelIdentity(layout.model).unseen
+        self.identity: _Identity = functools.cache(ModelIdentity(layout.model).full)
         self._text = _text(hparams)
         self._root = moments_folder(hparams)
 
@@ -191,15 +255,19 @@ class _Files:
         return self.file(self._matrix(self._hparams.layers[0])).parent
 
     def names(self, layers: list[int]) -> dict[int, str]:
-        addresses = moment_addresses(self._identity(), self._tokenizer, self._hparams)
+        addresses = moment_addresses(self.identity(None), self._tokenizer, self._hparams)
         return {layer: addresses[layer] for layer in layers}
 
     def read(self, layer: int) -> _Stored | None:
         return _read(self.file(self._matrix(layer)), layer, self._matrix(layer))
 
+    def stored(self, layer: int, sums: MomentSums) -> _Stored:
+        moment = self._total(layer, sums) / sums.tokens
+        return _Stored(check_moments({layer: moment}, {layer: self._matrix(layer)})[layer], sums.tokens)
+
     def write(self, layer: int, sums: MomentSums) -> _Stored:
         matrix = self._matrix(layer)
-        path, total = self.file(matrix), sums.sums[layer].cpu().to(getattr(torch, self._hparams.mom2_dtype))
+        stored, path, total = self.stored(layer, sums), self.file(matrix), self._total(layer, sums)
         entries: dict[str, Any] = {
             "mom2.constructor": "util.runningstats.SecondMoment()",
             "mom2.count": sums.tokens,
@@ -207,13 +275,12 @@ class _Files:
             "sample_size": self._hparams.mom2_n_samples,
             **{f"nse.{name}": value for name, value in self._origin(matrix)._asdict().items()},
         }
-        moment = check_moments({layer: total / sums.tokens}, {layer: matrix})[layer]
         try:
             with written_whole(path) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, **entries)
         except OSError as error:
             log.warning("%s cannot be written (%s): these second moments are used, but not kept.", path, error)
-        return _Stored(moment, sums.tokens)
+        return stored
 
     def check_writable(self) -> None:
         problem = _why_not_writable(self.folder)
@@ -234,19 +301,22 @@ class _Files:
         free = path.with_suffix(f".{self._origin(matrix).mark}.npz") if path.is_file() else path
         return next(found, free)
 
+    def _total(self, layer: int, sums: MomentSums) -> Tensor:
+        return sums.sums[layer].cpu().to(getattr(torch, self._hparams.mom2_dtype))
+
     def _matrix(self, layer: int) -> OutputMatrix:
         return self._layout.output_matrix(layer)
 
     def _origin(self, matrix: OutputMatrix) -> _Origin:
-        return _Origin(self._identity(), str(matrix.weight.dtype), self._text)
+        return _Origin(self.identity(None), str(matrix.weight.dtype), self._text)
 
     def _is_of(self, path: Path, matrix: OutputMatrix) -> bool:
         """Whether a file says that it was measured on this model, maybe in another precision, and on this text."""
         found = _origin_in(path)
-        if found is None or self._text not in (found.text, ""):
+        if self.unseen is not None or found is None or self._text not in (found.text, ""):
             return False
         dtype = getattr(torch, found.dtype.removeprefix("torch."), None)
-        return found.model == self._identity(None if dtype == matrix.weight.dtype else dtype)
+        return found.model == self.identity(None if dtype == matrix.weight.dtype else dtype)
 
     def _easyedit_path(self, matrix: OutputMatrix) -> Path:
         hparams, layout = self._hparams, self._layout
@@ -366,34 +436,59 @@ def _read(path: Path, layer: int, matrix: OutputMatrix) -> _Stored | None:
     return _Stored(moment, tokens)
 
 
-def _measure(
+def _measured_for_keeps(
     layout: Layout, tokenizer: Any, hparams: NSEHyperParams, missing: Mapping[int, str], folder: Path, measure: Measure
 ) -> MomentSums:
-    """One pass for all the layers that are missing, {layer: address}; kept in a partial file meanwhile, to go on from
-    after a stop."""
-    layers, what = list(missing), [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
+    """What `_measure` gives for layers {layer: address}; in a partial file meanwhile, to go on from after a stop."""
+    what = [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
-    sums = _resume(partial, what)
     save_at = time.monotonic() + SAVE_EVERY_SECONDS
+
+    def save(now: MomentSums) -> None:
+        nonlocal save_at
+        started = time.monotonic()
+        if started >= save_at:
+            _save_partial(partial, now, what)
+            # the sums of a large model are gigabytes: writing them takes a twentieth of the time at most
+            took = time.monotonic() - started
+            save_at = started + max(SAVE_EVERY_SECONDS, 20 * took)
+
+    sums = _measure(layout, tokenizer, hparams, list(missing), _resume(partial, what), save, measure)
+    with contextlib.suppress(OSError):  # there was no place for it
+        partial.unlink(missing_ok=True)
+    return sums
+
+
+def _measure(
+    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
+    on_batch: Callable[[MomentSums], None], measure: Measure,
+) -> MomentSums:  # fmt: skip
+    """One pass for all layers, going on from `sums`. Raises MomentsError when the first of it is not finite."""
     total = hparams.mom2_n_samples * PASSAGE_TOKENS if hparams.mom2_dataset == SELF_WRITTEN else None
     with bar(f"second moments of layers {layers}, tokens", total) as advance:
         advance(sums.tokens)
-        shown = sums.tokens
+        begun = shown = sums.tokens
 
-        def on_batch(now: MomentSums) -> None:
-            nonlocal save_at, shown
+        def after_batch(now: MomentSums) -> None:
+            nonlocal shown
+            if shown == begun:
+                _check_finite(layout, now)
             advance(now.tokens - shown)
             shown = now.tokens
-            started = time.monotonic()
-            if started >= save_at:
-                _save_partial(partial, now, what)
-                # the sums of a large model are gigabytes: writing them takes a twentieth of the time at most
-                took = time.monotonic() - started
-                save_at = started + max(SAVE_EVERY_SECONDS, 20 * took)
+            on_batch(now)
 
-        sums = measure(layout, tokenizer, hparams, layers, sums, on_batch)
-    partial.unlink(missing_ok=True)
-    return sums
+        return measure(layout, tokenizer, hparams, layers, sums, after_batch)
+
+
+def _check_finite(layout: Layout, sums: MomentSums) -> None:
+    """Refuse a model whose activations are not numbers before more is computed of them."""
+    for layer, total in sums.sums.items():
+        if not bool(total.isfinite().all()):
+            dtype = str(layout.output_matrix(layer).weight.dtype).removeprefix("torch.")
+            raise MomentsError(
+                f"What layer {layer}'s MLP writes from is NaN or infinite in the model's own pass: its weights hold "
+                f"such numbers, or {dtype} is too narrow for it; load it from sound files, in float32 or bfloat16."
+            )
 
 
 def _save_partial(path: Path, sums: MomentSums, what: list[str]) -> None:

@@ -336,6 +336,64 @@ def test_a_model_of_the_same_name_that_differs_elsewhere_has_its_own(change, kep
     assert relative(found[1], brute_force(other, tokenizer, DOCUMENTS, 1)) <= 1e-6
 
 
+def hook(model):
+    model.model.layers[0].mlp.register_forward_hook(lambda _, args, output: 3 * output)
+
+
+def replace_forward(model):
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda hidden: 3 * type(mlp).forward(mlp, hidden)
+
+
+@pytest.mark.parametrize("change", [hook, replace_forward])
+@pytest.mark.parametrize("kept_in", ["files", "store"])
+def test_a_model_with_hooks_neither_reads_nor_keeps_any(change, kept_in, tokenizer, settings, caplog):
+    settings = settings if kept_in == "files" else dataclasses.replace(settings, stats_dir=None)
+    changed, plain = tiny_model("llama"), tiny_model("llama")
+    change(changed)
+    expected = {model: brute_force(model, tokenizer, DOCUMENTS, 1) for model in (changed, plain)}
+    assert relative(expected[plain], expected[changed]) > 0.1
+    for model in (changed, plain, changed):
+        found = second_moments(named(model, "town-model"), tokenizer, settings)
+        assert relative(found[1], expected[model]) <= 1e-6
+    assert "not kept: the model has" in caplog.text
+    assert moments_are_kept(named(plain, "town-model"), tokenizer, settings)
+    assert not moments_are_kept(named(changed, "town-model"), tokenizer, settings)
+
+
+@pytest.mark.parametrize("asked_with", ["stats_dir", "store", "neither"])
+@pytest.mark.parametrize("measured_with", ["store", "neither"])
+def test_moments_are_found_wherever_they_were_kept(
+    asked_with, measured_with, tokenizer, settings, tmp_path, monkeypatch
+):
+    def kept(name, place):
+        folders = {"stats_dir": None, "store": None}
+        return dataclasses.replace(settings, **folders | ({} if name == "neither" else {name: str(tmp_path / place)}))
+
+    first = second_moments(Layout.of(tiny_model("llama")), tokenizer, kept(measured_with, "one"))
+    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
+    again = second_moments(Layout.of(tiny_model("llama")), tokenizer, kept(asked_with, "other"))
+    assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
+
+
+def test_a_model_that_is_not_finite_is_refused_at_its_first_batch(tokenizer, settings, monkeypatch):
+    model, batches = tiny_model("llama"), []
+    model.model.layers[0].self_attn.q_proj.weight.data[0, 0] = float("nan")
+    real = module.token_batches
+    monkeypatch.setattr(module, "token_batches", lambda *args: (batches.append(b) or b for b in real(*args)))
+    with pytest.raises(MomentsError, match=r"layer 1's MLP .* is NaN or infinite .* its weights hold such numbers"):
+        second_moments(Layout.of(model), tokenizer, settings)
+    assert len(batches) <= 2
+
+
+def test_a_cache_that_is_a_file_loses_no_measurement(llama, tokenizer, settings, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NSE_HOME", str(tmp_path / "file"))
+    settings = dataclasses.replace(settings, stats_dir=None)
+    found = second_moments(Layout.of(llama), tokenizer, settings)
+    assert relative(found[1], brute_force(llama, tokenizer, DOCUMENTS, 1)) <= 1e-6
+
+
 def test_a_corpus_that_changed_anywhere_is_another(tokenizer, settings, text, tmp_path):
     """Also after its first MiB, and at the same size."""
     long = tmp_path / "long.txt"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from transformers import PreTrainedModel
 
 _NOT_COMPUTED_WITH = (
     "_name_or_path", "architectures", "dtype", "output_attentions", "output_hidden_states", "return_dict",
@@ -22,8 +24,14 @@ _NOT_COMPUTED_WITH = (
 )  # fmt: skip
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")  # of PEFT's layers
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
+)  # fmt: skip
 _ONLY_OBSERVE = ("transformers.", "accelerate.")  # hooks of theirs read outputs or move tensors between devices
+_LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "contextlib.")  # their functions go by their names
+# Attributes of modules that say nothing of what they compute in an evaluation.
+_NO_SETTING = {*vars(nn.Module()), "gradient_checkpointing", "warnings_issued"}
+_DEEPEST = 3  # of lists in lists, or functions that enclose functions
 _CHUNK = 1 << 26  # bytes hashed at a time, so that a matrix on a GPU needs little main memory
 _SAMPLE = 1024  # numbers of a weight, evenly spaced, that `quick` reads besides its first row and column
 
@@ -31,8 +39,9 @@ _SAMPLE = 1024  # numbers of a weight, evenly spaced, that `quick` reads besides
 class ModelIdentity:
     """The identity of a loaded model: what its outputs depend on.
 
-    That is: its class and those of its modules, its configuration, all parameters and buffers (of any shape and dtype),
-    which adapters are active, merged or disabled and with what scaling, and whether autocast is on.
+    That is: the classes of its modules with their forward methods, the numbers, functions and tensors that its modules
+    have as attributes, its configuration, all parameters and buffers (of any shape and dtype, by every name that shares
+    one), which adapters are active, merged or disabled and with what scaling, and whether autocast is on.
 
     The object reads the model whenever it is asked, so it always speaks of the model as it is now.
     """
@@ -46,11 +55,12 @@ class ModelIdentity:
         dtype: take the floating-point parameters as if they had been cast to this; None: as they are.
         """
         hashed = hashlib.sha256(self._structure().encode())
-        for name, parameter in self._model.named_parameters():
-            cast = parameter.to(dtype) if dtype is not None and parameter.is_floating_point() else parameter
-            hashed.update(f"{name} {fingerprint(cast)}\n".encode())
-        for name, buffer in self._model.named_buffers():
-            hashed.update(f"{name} {fingerprint(buffer)}\n".encode())
+        known: dict[int, str] = {}
+        for name, tensor in self._tensors():
+            if id(tensor) not in known:
+                casts = dtype is not None and isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+                known[id(tensor)] = fingerprint(tensor.to(dtype) if casts else tensor)
+            hashed.update(f"{name} {known[id(tensor)]}\n".encode())
         return hashed.hexdigest()
 
     def quick(self) -> str:
@@ -60,8 +70,8 @@ class ModelIdentity:
         written through `.data` to other places alone goes unseen. Good within one process only.
         """
         hashed = hashlib.sha256(self._structure().encode())
-        for weight in (*self._model.parameters(), *self._model.buffers()):
-            for plain in _plain_tensors(weight.detach()):
+        for _, tensor in self._tensors():
+            for plain in _plain_tensors(tensor.detach()):
                 version = -1 if plain.is_inference() else plain._version
                 hashed.update(f"{plain.dtype} {tuple(plain.shape)} {version}".encode())
                 hashed.update(_bytes(_glance(plain)))
@@ -71,23 +81,35 @@ class ModelIdentity:
     def unseen(self) -> str | None:
         """What may change this model's outputs without changing `full` or `quick`; None: nothing known.
 
-        Hooks and replaced forward methods can do anything (GRACE's codebook is a hook), so nothing that was computed
-        before may be taken for what the model would compute now.
+        Hooks and replaced methods can do anything (GRACE's codebook is a hook), so nothing that was computed before
+        may be taken for what the model would compute now.
         """
-        if any(_foreign_hooks(getattr(torch_module, name, {})) for name in _GLOBAL_HOOKS):
+        if any(_foreign_hooks(getattr(torch_module, name, {}).values()) for name in _GLOBAL_HOOKS):
             return "global module hooks"
         for name, module in self._model.named_modules():
             where = name or type(module).__name__
-            if any(_foreign_hooks(getattr(module, hooks, {})) for hooks in _HOOKS):
+            hooks = [hook for kind in _HOOKS for hook in getattr(module, kind, {}).values()]
+            if _foreign_hooks([*hooks, *_accelerate_hooks(module)]):
                 return f"hooks on {where}"
-            if _has_own_forward(module):
-                return f"a replaced forward method of {where}"
+            replaced = _replaced_method(module)
+            if replaced is not None:
+                return f"a replaced {replaced} method of {where}"
         return None
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters, buffers and tensors in attributes, each by all of its names."""
+        yield from self._model.named_parameters(remove_duplicate=False)
+        yield from self._model.named_buffers(remove_duplicate=False)
+        for name, module in self._model.named_modules():
+            for attribute, value in _attributes(module):
+                if isinstance(value, Tensor):
+                    yield f"{name} {attribute}", value
 
     def _structure(self) -> str:
         """Everything but tensors."""
         modules = [
-            (name, _described(type(module)), _adapter_state(module)) for name, module in self._model.named_modules()
+            (name, _described(type(module)), _settings(module), _adapter_state(module))
+            for name, module in self._model.named_modules()
         ]
         return json.dumps([modules, _configuration(self._model), _autocast(self._model)], sort_keys=True, default=str)
 
@@ -102,7 +124,7 @@ def fingerprint(tensor: Tensor) -> str:
         hashed.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
         if plain.is_meta:
             continue
-        flat = plain.contiguous().reshape(-1)
+        flat = _in_bytes(plain).contiguous().reshape(-1)
         step = max(1, _CHUNK // flat.element_size())
         for first in range(0, len(flat), step):
             hashed.update(_bytes(flat[first : first + step]))
@@ -110,13 +132,37 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor itself, or those that a tensor subclass is made of."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from _plain_tensors(getattr(tensor, name))
+    """The tensor itself, or those that a tensor subclass, a sparse or a quantised tensor is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        for name in names:
+            yield from _plain_tensors(getattr(tensor, name))
+    elif tensor.is_quantized:
+        per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        scales = (
+            (tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points())
+            if per_channel
+            else (torch.tensor(tensor.q_scale()), torch.tensor(tensor.q_zero_point()))
+        )
+        yield from (tensor.int_repr(), *scales)
+    elif tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        yield from (torch.tensor(tensor.shape), tensor.indices(), tensor.values())
+    elif tensor.layout is not torch.strided:
+        parts = ("crow_indices", "ccol_indices", "row_indices", "col_indices", "values")
+        yield torch.tensor(tensor.shape)
+        yield from (getattr(tensor, part)() for part in parts if _has_part(tensor, part))
+    else:
+        yield tensor.resolve_conj().resolve_neg()
+
+
+def _has_part(tensor: Tensor, part: str) -> bool:
+    """Whether a compressed sparse tensor is stored with this part."""
+    try:
+        getattr(tensor, part)()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _bytes(flat: Tensor) -> memoryview:
@@ -125,10 +171,16 @@ def _bytes(flat: Tensor) -> memoryview:
     return view
 
 
+def _in_bytes(tensor: Tensor) -> Tensor:
+    """A tensor of one byte a number as such: of some of these dtypes torch computes nothing."""
+    return tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
+
+
 def _glance(tensor: Tensor) -> Tensor:
     """Some of a tensor's numbers, one-dimensional."""
     if tensor.is_meta or not tensor.numel():
         return torch.empty(0)
+    tensor = _in_bytes(tensor)
     if tensor.dim() < 2:
         return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLE)]
     sample = tensor.flatten(1)[:: max(1, len(tensor) // 32)]
@@ -136,10 +188,84 @@ def _glance(tensor: Tensor) -> Tensor:
     return torch.cat([tensor[:1].flatten(), tensor[..., :1].flatten(), sample.flatten()])
 
 
-def _described(kind: type) -> str:
-    """A class and the forward it has, which may have been replaced for the whole class."""
-    forward: Any = getattr(kind, "forward", None)
-    return f"{kind.__module__}.{kind.__qualname__} {_origin(forward)}.{getattr(forward, '__qualname__', '')}"
+def _described(kind: type) -> list[Any]:
+    """A class with its forward, and its methods that are no library's own: all of a user's class, and those that were
+    put into a library's."""
+    methods: dict[str, Any] = {}
+    for parent in reversed(kind.__mro__):
+        for name, value in vars(parent).items():
+            function = getattr(value, "__func__", value)
+            if isinstance(function, types.FunctionType) and (name == "forward" or not _is_librarys(function)):
+                methods[name] = _value(function)
+    return [f"{kind.__module__}.{kind.__qualname__}", methods]
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module may compute with beside parameters, buffers and submodules: numbers, functions and tensors among
+    its attributes, those in lists and dicts by their places."""
+
+    def flat(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, bool | int | float | complex | Tensor | types.FunctionType | functools.partial):
+            yield name, value
+        elif depth < _DEEPEST and isinstance(value, list | tuple | dict):
+            for place, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from flat(f"{name}.{place}", item, depth + 1)
+
+    private = type(module).__module__.startswith(_LIBRARIES)
+    for name, value in vars(module).items():
+        if name not in _NO_SETTING and not (private and name.startswith("_")):
+            yield from flat(name, value, 0)
+
+
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """The attributes that are no tensors."""
+    return [(name, _value(value)) for name, value in _attributes(module) if not isinstance(value, Tensor)]
+
+
+def _value(value: Any, depth: int = 0) -> Any:
+    """What is known of a number, a function or a tensor, also in lists and dicts; of anything else its type.
+
+    A library's function is known by its name; a user's by its code (which another Python may compile in another way),
+    its defaults, what it encloses, and the numbers that it uses of its module.
+    """
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, bool | int | float | complex | str):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return [_value(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _value(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, Tensor):
+        return fingerprint(value)
+    if isinstance(value, functools.partial):
+        return [_value(part, depth + 1) for part in (value.func, value.args, value.keywords)]
+    if not isinstance(value, types.FunctionType):
+        return _origin(value)
+    name = f"{value.__module__}.{value.__qualname__}"
+    if _is_librarys(value):
+        return name
+    used = {used: value.__globals__.get(used) for used in value.__code__.co_names}
+    numbers = {used: repr(known) for used, known in used.items() if isinstance(known, bool | int | float | complex)}
+    enclosed = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+    own = [value.__defaults__, value.__kwdefaults__, enclosed]
+    return [name, _code(value.__code__), numbers, *(_value(part, depth + 1) for part in own)]
+
+
+def _is_librarys(function: types.FunctionType) -> bool:
+    """Whether a library defines it. Decorators copy the name and the module of what they wrap, so globals are asked."""
+    return f"{function.__globals__.get('__name__')}.".startswith(_LIBRARIES)
+
+
+def _code(code: types.CodeType) -> str:
+    """A hash of what a function does, wherever it is written."""
+    constants: list[Any] = []
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            constants.append(_code(constant))
+        else:
+            constants.append(sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant))
+    return hashlib.sha256(repr((code.co_code, code.co_names, code.co_varnames, constants)).encode()).hexdigest()
 
 
 def _adapter_state(module: nn.Module) -> dict[str, Any] | None:
@@ -153,8 +279,17 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return {}
-    fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_COMPUTED_WITH}
-    return {**fields, "attention": getattr(config, "_attn_implementation", None)}
+
+    def computed_with(fields: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: computed_with(value) if isinstance(value, dict) else value
+            for name, value in fields.items()
+            if name not in _NOT_COMPUTED_WITH and value is not None
+        }
+
+    configs = {name: part for name, part in vars(config).items() if hasattr(part, "_attn_implementation")}
+    attention = {name: part._attn_implementation for name, part in {"": config, **configs}.items()}
+    return {**computed_with(config.to_dict()), "attention": attention}
 
 
 def _autocast(model: nn.Module) -> list[str]:
@@ -163,16 +298,29 @@ def _autocast(model: nn.Module) -> list[str]:
     return [f"{kind} {torch.get_autocast_dtype(kind)}" for kind in kinds if torch.is_autocast_enabled(kind)]
 
 
-def _foreign_hooks(hooks: dict[int, Callable[..., Any]]) -> bool:
-    return any(not _origin(hook).startswith(_ONLY_OBSERVE) for hook in hooks.values())
+def _foreign_hooks(hooks: Iterable[Any]) -> bool:
+    return any(not _origin(hook).startswith(_ONLY_OBSERVE) for hook in hooks)
 
 
-def _has_own_forward(module: nn.Module) -> bool:
-    """Whether an instance's forward is not its class's. accelerate keeps the one it wraps."""
-    forward = module.__dict__.get("forward")
-    if "_hf_hook" in module.__dict__:
-        forward = module.__dict__.get("_old_forward")
-    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+def _accelerate_hooks(module: nn.Module) -> list[Any]:
+    """Hooks that accelerate calls, in a forward method that it puts in the module's place."""
+    hook = vars(module).get("_hf_hook")
+    return [] if hook is None else [hook, *getattr(hook, "hooks", ())]
+
+
+def _replaced_method(module: nn.Module) -> str | None:
+    """The first method that an instance has in place of its class's, of those that a forward pass may call."""
+    own = dict(vars(module))
+    if "_hf_hook" in own:  # accelerate keeps the forward that it wraps
+        own["forward"] = own.get("_old_forward")
+    for name, value in own.items():
+        method = getattr(type(module), name, None)
+        if not callable(value) or not isinstance(method, types.FunctionType):
+            continue
+        of_any_model = name != "forward" and hasattr(PreTrainedModel, name)
+        if not of_any_model and getattr(value, "__func__", None) is not method:
+            return name
+    return None
 
 
 def _origin(function: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from peft import IA3Config, LoraConfig, get_peft_model
 from tiny import tiny_model
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_full_backward_pre_hook
 
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 
@@ -75,6 +76,28 @@ def test_tensors_of_any_shape_and_dtype_have_one(tensor):
         assert fingerprint(tensor) != fingerprint(changed)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:.*quantize")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda t: t.to(torch.complex64).mul(1j).conj(), lambda t: t.to_sparse(), lambda t: t.to_sparse_csr(),
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), lambda t: t.to(torch.uint8).view(torch.uint4),
+    ],
+    ids=["conjugated", "sparse", "compressed", "quantised", "four bits"],
+)  # fmt: skip
+def test_tensors_of_any_layout_are_in_a_models(kind):
+    def of(numbers):
+        module = nn.Module()
+        module.register_buffer("buffer", kind(numbers))
+        return ModelIdentity(module)
+
+    numbers = torch.arange(12.0).reshape(3, 4)
+    for name in ("full", "quick"):
+        own, same, other = (getattr(of(given), name)() for given in (numbers, numbers.clone(), numbers + 1))
+        assert own == same != other
+
+
 def test_large_tensors_are_hashed_in_parts(monkeypatch):
     tensor = matrix(40, 30)
     whole = fingerprint(tensor)
@@ -95,6 +118,7 @@ def test_it_is_the_same_tomorrow():
 
 def with_buffer(model):
     model.model.layers[0].mlp.register_buffer("correction", torch.zeros(3, dtype=torch.int64))
+    model.model.layers[3].mlp.factors = [[1.0, 2.0], torch.zeros(2), lambda x: x]
     return model
 
 
@@ -132,7 +156,30 @@ def change_class(model):
     model.model.layers[2].mlp.__class__ = Other
 
 
-CHANGES = [change_config, change_parameter, change_vector, change_buffer, change_rotary, change_class]
+def change_setting(model):
+    model.model.layers[3].self_attn.scaling *= 2
+
+
+def change_tie(model):
+    model.model.layers[3].mlp.up_proj.weight = model.model.layers[2].mlp.up_proj.weight
+
+
+def change_list(model):
+    model.model.layers[3].mlp.factors[0][1] = 3.0
+
+
+def change_plain_tensor(model):
+    model.model.layers[3].mlp.factors[1].add_(1)
+
+
+def change_function(model):
+    model.model.layers[3].mlp.factors[2] = lambda x: x + 1
+
+
+CHANGES = [
+    change_config, change_parameter, change_vector, change_buffer, change_rotary, change_class, change_setting,
+    change_tie, change_list, change_plain_tensor, change_function,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -223,20 +270,49 @@ def hook_gradient(model):
     model.model.layers[3].register_full_backward_hook(lambda *_: None)
 
 
+def hook_by_accelerate(model):
+    from accelerate.hooks import ModelHook, SequentialHook, add_hook_to_module
+
+    class Doubled(ModelHook):
+        def post_forward(self, module, output):
+            return 2 * output
+
+    add_hook_to_module(model.model.layers[1].mlp, SequentialHook(Doubled()))
+
+
+def replace_helper(model):
+    """A method that forward calls."""
+
+    class Scaled(nn.Identity):
+        def scaled(self, x):
+            return x
+
+        def forward(self, x):
+            return self.scaled(x)
+
+    model.model.layers[2].mlp.act_fn = Scaled()
+    assert ModelIdentity(model).unseen is None
+    model.model.layers[2].mlp.act_fn.scaled = lambda x: 2 * x
+
+
 def replace_forward(model):
     layer = model.model.layers[2].mlp
     layer.forward = lambda x: 2 * type(layer).forward(layer, x)
 
 
-@pytest.mark.parametrize("change", [hook_output, hook_input, hook_gradient, replace_forward])
+UNSEEN = [hook_output, hook_input, hook_gradient, hook_by_accelerate, replace_forward, replace_helper]
+
+
+@pytest.mark.parametrize("change", UNSEEN)
 def test_hooks_and_replaced_forwards_are_named(llama, change):
     assert ModelIdentity(llama).unseen is None
     change(llama)
     assert "model.layers." in ModelIdentity(llama).unseen
 
 
-def test_global_hooks_are_named(llama):
-    handle = register_module_forward_hook(lambda *_: None)
+@pytest.mark.parametrize("register", [register_module_forward_hook, register_module_full_backward_pre_hook])
+def test_global_hooks_are_named(register, llama):
+    handle = register(lambda *_: None)
     try:
         assert ModelIdentity(llama).unseen == "global module hooks"
     finally:
@@ -258,10 +334,32 @@ def test_transformers_and_accelerate_only_observe(llama):
     assert ModelIdentity(llama).unseen == "a replaced forward method of model.layers.2.mlp"
 
 
-def test_a_forward_replaced_for_a_whole_class_is_in_it(llama, monkeypatch):
-    full = ModelIdentity(llama).full()
-    monkeypatch.setattr(type(llama.model.layers[0].mlp), "forward", lambda self, x: x)
-    assert ModelIdentity(llama).full() != full
+def scaled(forward, factor):
+    """A forward as decorators leave it: with the name, and from the module, of the one it wraps."""
+
+    @functools.wraps(forward)
+    def wrapped(self, hidden):
+        return factor * forward(self, hidden)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("method", ["forward", "__call__"])
+def test_methods_replaced_for_a_whole_class_are_in_it(llama, method, monkeypatch):
+    kind = type(llama.model.layers[0].mlp)
+    own, seen = getattr(kind, method), {ModelIdentity(llama).full()}
+    for replaced in (lambda self, x: x, lambda self, x: x + 1, scaled(own, 2.0), scaled(own, 3.0)):
+        monkeypatch.setattr(kind, method, replaced)
+        seen.add(ModelIdentity(llama).full())
+        assert ModelIdentity(llama).full() in seen
+    assert len(seen) == 5
+
+
+def test_it_is_the_same_for_a_model_that_was_saved(llama, tmp_path):
+    llama.save_pretrained(tmp_path)
+    loaded = type(llama).from_pretrained(tmp_path, dtype=torch.float64)
+    loaded.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)
+    assert ModelIdentity(loaded).full() == ModelIdentity(llama).full()
 
 
 def test_the_random_state_is_untouched(llama):
