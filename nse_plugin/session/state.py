@@ -79,8 +79,9 @@ class EditState:
 
     def forget_measured(self) -> None:
         """Forget all that was computed of the model; the original weights and the rounds stay."""
-        self.identity = self.templates = self.moments = None
+        self.templates = self.moments = None
         self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), False
+        self.identity = None
 
     def at(self, now: Weights) -> EditState | None:
         """The state with the rounds that stand when the weights are `now`; None when they were changed by others."""
