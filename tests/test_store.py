@@ -174,7 +174,7 @@ def test_sessions_that_share_a_state_share_what_they_know_of_the_templates(store
     one = session(hparams, store=str(store.folder))
     one.edit(tiny_facts()[:1])
     known = one.state.contexts
-    another = EditSession(one.model, one.tokenizer, one.hparams, state=one.state.branched())
+    another = EditSession(one.model, one.tokenizer, one.hparams, templates=TEMPLATES, state=one.state)
     another.edit(tiny_facts()[1:2])
     assert another.state.contexts is known
     with torch.no_grad():

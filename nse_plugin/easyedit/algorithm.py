@@ -3,6 +3,11 @@
 EasyEdit never says whether a call belongs to a sequence, and may put old weights back behind the algorithm's back.
 So the state follows the weights: what is remembered of a model is kept beside it, and its history tells from the
 weights which rounds stand, or that someone else changed them.
+
+Each choice of layers has a state of its own, its original weights and its rounds. It goes on whenever the weights of
+these layers are as one of its rounds left them, or as they were before the first: so it does when other layers were
+edited in between, or when a round in layers that overlap was undone. Where such a round stands, the weights count as
+changed by someone else.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.session import EditSession
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
-from nse_plugin.session.state import EditState, StateError, weights_of
+from nse_plugin.session.state import EditState, OtherModelError, StateError, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +42,23 @@ _MEASURED_WITH = ("seed", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats
 
 @dataclass
 class _Remembered:
-    """What is kept beside a model. rewrite_module_tmp, measured_with: of the hyperparameters of its last call."""
+    """What is kept beside a model, for one choice of layers. rewrite_module_tmp, measured_with: of the hyperparameters
+    of its last call."""
 
     state: EditState
     rewrite_module_tmp: str | None
     measured_with: tuple[Any, ...]
 
 
+_States = dict[tuple[str, ...], _Remembered]  # of one model, by the names of the edited matrices; the latest comes last
+
+
 class NSE:
-    """The algorithm class. One instance may serve many models; each has its own state, held by weak reference."""
+    """The algorithm class. One instance may serve many models; each has its own states, held by weak reference: one for
+    each choice of layers, with a copy of their original weights."""
 
     def __init__(self) -> None:
-        self._models: WeakKeyDictionary[nn.Module, _Remembered] = WeakKeyDictionary()
+        self._models: WeakKeyDictionary[nn.Module, _States] = WeakKeyDictionary()
 
     def apply_to_model(
         self,
@@ -71,27 +81,24 @@ class NSE:
             raise HyperParamsError(f"hparams is a {type(hparams).__name__}: alg_name NSE needs NSEHyperParams.")
         facts = [_fact(request, number) for number, request in enumerate(requests)]
         hparams.check()
-        remembered = self._models.get(model)
+        states = self._models.get(model, {})
         if copy:
             model = deepcopy(model)
-            remembered = (
-                None if remembered is None else dataclasses.replace(remembered, state=remembered.state.branched())
-            )
-        session = self._session(model, tok, hparams, remembered)
+        session = self._session(model, tok, hparams, states)
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         originals = {matrix.name: matrix.weight.detach().clone() for matrix in matrices.values() if return_orig_weights}
-        report = self._edit(model, session, facts, hparams)
+        report = self._edit(model, session, facts, hparams, states)
         log.info("NSE: %s", report)
         for row in report.frame[report.frame["status"] != DONE].itertuples():
             log.warning("NSE: fact %s is %s, residual %.4g.", row.case_id, row.status, row.residual)
         return model, originals
 
     def state_of(self, model: nn.Module) -> EditState | None:
-        """What is remembered of a model, in line with its present weights.
+        """What is remembered of a model, with the layers it was last edited in, in line with its present weights.
 
         None before its first edit, and after someone else changed the edited weights.
         """
-        remembered = self._models.get(model)
+        remembered = _latest(self._models.get(model, {}))
         if remembered is None:
             return None
         matrices = Layout.of(model, remembered.rewrite_module_tmp).output_matrices(remembered.state.layers)
@@ -105,37 +112,47 @@ class NSE:
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         history = History(weights_of(matrices, fingerprint), protected_before=protected, knowledge=protected)
         state = dataclasses.replace(state, history=history)
-        self._models[model] = _Remembered(state, hparams.rewrite_module_tmp, _measured_with(hparams))
+        self._models[model] = _with(self._models.get(model, {}), state, hparams)
 
     def _edit(
-        self, model: nn.Module, session: EditSession, facts: Sequence[Fact], hparams: NSEHyperParams
+        self, model: nn.Module, session: EditSession, facts: Sequence[Fact], hparams: NSEHyperParams, states: _States
     ) -> RoundReport:
-        """The session's state is remembered before the round, so that the round's commit into it is the last step."""
-        before = self._models.get(model)
-        self._models[model] = _Remembered(session.state, hparams.rewrite_module_tmp, _measured_with(hparams))
+        """The session's state is remembered before the round, so that the round's commit into it is the last step.
+
+        states: what is remembered of the model so far; again, when the round was not made.
+        """
+        state, history = session.state, session.state.history
         try:
+            self._models[model] = _with(states, state, hparams)
             return session.edit(facts)
         except BaseException:
-            del self._models[model]
-            if before is not None:
-                self._models[model] = before
+            if state.history is history:
+                self._models[model] = states
             raise
 
-    def _session(
-        self, model: nn.Module, tok: Any, hparams: NSEHyperParams, remembered: _Remembered | None
-    ) -> EditSession:
+    def _session(self, model: nn.Module, tok: Any, hparams: NSEHyperParams, states: _States) -> EditSession:
         """A session that goes on from what is remembered, or starts afresh where that does not fit."""
-        if remembered is None:
-            return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
-        state = remembered.state
-        try:
-            session = EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
-        except StateError:
-            _warn_of_fresh_start(state, model, hparams)
-            return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
-        if remembered.measured_with != _measured_with(hparams):
-            state.templates = state.moments = None
-        return session
+        matrices = Layout.of(model, hparams.rewrite_module_tmp).edited_matrices(hparams.layers)
+        remembered = states.get(tuple(matrix.name for matrix in matrices.values()))
+        if remembered is not None:
+            state = remembered.state.branched()
+            if remembered.measured_with != _measured_with(hparams):
+                state.forget_measured()
+            try:
+                return _going_on(model, tok, hparams, state)
+            except StateError:
+                log.warning(
+                    "NSE: the edited weights were changed by someone else since the last round in these layers, or by "
+                    "rounds in others: starting afresh from them. Earlier rounds are no longer protected, and these "
+                    "weights now count as the original ones."
+                )
+        elif (latest := _latest(states)) is not None and latest.state.reports:
+            log.warning(
+                "NSE: the edited matrices changed from %s to %s after %d rounds: starting afresh from the present "
+                "weights.", ", ".join(latest.state.matrices.values()),
+                ", ".join(matrix.name for matrix in matrices.values()), len(latest.state.reports),
+            )  # fmt: skip
+        return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
 
 
 def _fact(request: Mapping[str, Any], number: int) -> Fact:
@@ -151,20 +168,25 @@ def _measured_with(hparams: NSEHyperParams) -> tuple[Any, ...]:
     return tuple(getattr(hparams, name) for name in _MEASURED_WITH)
 
 
-def _warn_of_fresh_start(state: EditState, model: nn.Module, hparams: NSEHyperParams) -> None:
-    """Say why earlier rounds are no longer protected, where there were any."""
-    matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
-    names = {layer: matrix.name for layer, matrix in matrices.items()}
-    if names == state.matrices:
-        log.warning(
-            "NSE: the edited weights were changed by someone else since the last round: starting afresh from them. "
-            "Earlier rounds are no longer protected, and these weights now count as the original ones."
-        )
-    elif state.reports:
-        log.warning(
-            "NSE: the edited matrices changed from %s to %s after %d rounds: starting afresh from the present weights.",
-            ", ".join(state.matrices.values()), ", ".join(names.values()), len(state.reports),
-        )  # fmt: skip
+def _with(states: _States, state: EditState, hparams: NSEHyperParams) -> _States:
+    """These states and the one of a call with `hparams`, in the place of an earlier one of its layers."""
+    name = tuple(state.matrices.values())
+    others = {matrices: remembered for matrices, remembered in states.items() if matrices != name}
+    return {**others, name: _Remembered(state, hparams.rewrite_module_tmp, _measured_with(hparams))}
+
+
+def _latest(states: _States) -> _Remembered | None:
+    return next(reversed(states.values()), None)
+
+
+def _going_on(model: nn.Module, tok: Any, hparams: NSEHyperParams, state: EditState) -> EditSession:
+    """A session on the model that the state was made on; where more than its edited matrices has changed since (an
+    adapter that was switched, other layers), the rounds stand and what was measured does not."""
+    try:
+        return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
+    except OtherModelError:
+        state.forget_measured()
+        return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
 
 
 nse = NSE()  # the instance that `register()` puts into EasyEdit

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.models.layout import OutputMatrix
+from nse_plugin.restoring import restoring
 
 
 class OriginalWeights:
@@ -38,17 +39,20 @@ class OriginalWeights:
         """Within, the model computes with the original weights.
 
         The parameters' storage is swapped, nothing is copied or computed: the edited weights come back bit for bit,
-        also after an exception. Raises ValueError when the model's dtype has changed; its device may change.
+        also after an exception or an interrupt, whenever it comes. Raises ValueError when the model's dtype has
+        changed; its device may change.
         """
         self.check_dtypes(matrices)
         edited = {layer: matrices[layer].weight.data for layer in self.tensors}
-        try:
+
+        def put_back() -> None:
+            for layer, weight in edited.items():
+                matrices[layer].weight.data = weight
+
+        with restoring(put_back):
             for layer, original in self.tensors.items():
                 matrices[layer].weight.data = original.to(edited[layer].device)
             yield
-        finally:
-            for layer, weight in edited.items():
-                matrices[layer].weight.data = weight
 
     def restore(self, matrices: Mapping[int, OutputMatrix]) -> None:
         """Copy the original weights back into the model, for good."""

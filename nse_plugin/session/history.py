@@ -1,12 +1,14 @@
 """The rounds made on a model's edited matrices, and which of them its present weights hold.
 
 Weights may be put back without anyone saying so: EasyEdit restores them after an edit, a user loads an old state_dict.
-So every round is kept with a fingerprint of the weights that it left. Weights equal to those after round k hold rounds
-1 to k, however many later ones were undone; weights that no round left were changed by someone else.
+So every round is kept with a fingerprint of the weights that it left, and with the round that it was made on. Weights
+that a round left hold that round and those below it, whatever was undone or made since; weights that no round left were
+changed by someone else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,14 +20,15 @@ from nse_plugin.session.report import RoundReport
 Weights = Mapping[int, str]  # fingerprints of the edited matrices, by layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Round:
     """One round that was made.
 
-    after: the weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it
-    did.
+    below: the place in `History.made` of the round it was made on; None: it was made on the first weights. after: the
+    weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it did.
     """
 
+    below: int | None
     after: Weights
     keys: Mapping[int, Tensor]
     report: RoundReport
@@ -33,33 +36,50 @@ class Round:
 
 @dataclass(frozen=True)
 class History:
-    """The rounds of a model, in order. Never changed: `extended` and `standing` make others.
+    """The rounds of a model. Never changed: `extended` and `standing` make others.
 
-    start: the weights before the first of `rounds`. protected_before: keys of still earlier rounds, whose weights are
-    not known. knowledge: these and the keys of `rounds`.
+    start: the weights before the first of `rounds`. made: every round ever made, the undone ones too, so that they are
+    known when their weights come back: an undone round costs the memory of its keys, as one that stands does. last: the
+    place in `made` of the last one that stands; None: none does. protected_before: keys of still earlier rounds, whose
+    weights are not known. knowledge: these and the keys of `rounds`.
     """
 
     start: Weights
-    rounds: tuple[Round, ...] = ()
+    made: tuple[Round, ...] = ()
+    last: int | None = None
     protected_before: Knowledge = field(default_factory=Knowledge)
     knowledge: Knowledge = field(default_factory=Knowledge)
 
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Those that stand, in order."""
+        found = []
+        place = self.last
+        while place is not None:
+            found.append(self.made[place])
+            place = self.made[place].below
+        return tuple(reversed(found))
+
     def extended(self, after: Weights, keys: Mapping[int, Tensor], report: RoundReport) -> History:
         """This history and one more round. keys: {layer: [m, f]}, wherever they are."""
-        made = Round(after, {layer: k.cpu() for layer, k in keys.items()}, report)
-        return History(self.start, (*self.rounds, made), self.protected_before, self.knowledge.extended(keys))
+        made = Round(self.last, after, {layer: k.cpu() for layer, k in keys.items()}, report)
+        return dataclasses.replace(
+            self, made=(*self.made, made), last=len(self.made), knowledge=self.knowledge.extended(keys)
+        )
 
     def standing(self, now: Weights) -> History | None:
-        """The rounds that stand when the weights are `now`; None when neither a round nor the start left these."""
-        for count in range(len(self.rounds), 0, -1):
-            if self.rounds[count - 1].after == now:
-                return self._first(count)
-        return self._first(0) if self.start == now else None
-
-    def _first(self, count: int) -> History:
-        if count == len(self.rounds):
+        """The history with the rounds that stand when the weights are `now`; None when neither a round nor the start
+        left these."""
+        if now == (self.start if self.last is None else self.made[self.last].after):
             return self
+        for place in reversed(range(len(self.made))):
+            if self.made[place].after == now:
+                return self._up_to(place)
+        return self._up_to(None) if self.start == now else None
+
+    def _up_to(self, last: int | None) -> History:
+        history = dataclasses.replace(self, last=last)
         knowledge = self.protected_before
-        for made in self.rounds[:count]:
+        for made in history.rounds:
             knowledge = knowledge.extended(made.keys)
-        return History(self.start, self.rounds[:count], self.protected_before, knowledge)
+        return dataclasses.replace(history, knowledge=knowledge)

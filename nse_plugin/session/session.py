@@ -22,10 +22,12 @@ from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout
+from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_model
+from nse_plugin.restoring import restoring
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport
@@ -44,13 +46,14 @@ class EditSession:
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
-    an earlier session on this model, to go on from; None: the model counts as not edited yet. read_fingerprint: tells
-    whether an edited matrix has changed.
+    an earlier session on this model, to go on from (in a branch of its own: neither session sees the other's rounds);
+    None: the model counts as not edited yet. read_fingerprint: tells whether an edited matrix has changed.
     values_from_store: how many of the values so far were read and not computed.
 
     The session follows the weights: rounds that were undone in the meantime (an old state_dict loaded, say) are no
-    longer protected, and weights that no round left are taken for new original ones, with a warning. Other changes of
-    the model between rounds, of layers that are not edited or of an adapter, want a new session.
+    longer protected, and are again when their weights come back; weights that no round left are taken for new original
+    ones by the next round, with a warning. Where something else of the model changes between rounds, layers that are
+    not edited or an adapter, what was measured of it is measured again; given moments and templates stay.
 
     Raises HyperParamsError, LayoutError, MomentsError, StateError or ValueError for what cannot be used; the model is
     untouched.
@@ -73,36 +76,31 @@ class EditSession:
         hparams.check()
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._read_fingerprint = read_fingerprint
-        layout = Layout.of(model, hparams.rewrite_module_tmp)
-        self._matrices = layout.edited_matrices(hparams.layers)
+        self._layout = Layout.of(model, hparams.rewrite_module_tmp)
+        self._matrices = self._layout.edited_matrices(hparams.layers)
+        if moments is not None and not isinstance(moments, Mapping):
+            raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
         self._given_moments = None if moments is None else check_moments(moments, self._matrices)
         self._given_templates = None if templates is None else check_templates(list(templates))
         self.values_from_store = 0
         if state is None:
             _warn_of_adapters(model)
-            self._begin()
+            self.state = EditState.fresh(self._matrices, read_fingerprint)
         else:
-            self.state = state.fitting(self._matrices, self._weights())
-            self._use_what_was_given()
-        self._layout = dataclasses.replace(layout, batched=self.state.batched)
+            self.state = state.fitting(model, self._matrices, self._weights())
+        self._use_what_was_given(self.state)
 
     @property
     def templates(self) -> list[str]:
         """The contexts a fact is seen in, the bare "{}" first; written by the original model when first asked for."""
-        if self.state.templates is None:
-            self._check_model()
-            with self._original_model():
-                self.state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
-        return self.state.templates
+        self._check_model(self.state)
+        return self._templates(self.state)
 
     @property
     def moments(self) -> dict[int, Tensor]:
         """C0 by layer, [f, f]; read or measured on the original weights when first asked for."""
-        if self.state.moments is None:
-            self._check_model()
-            with self._original_model():
-                self.state.moments = second_moments(self._layout, self.tokenizer, self.hparams)
-        return self.state.moments
+        self._check_model(self.state)
+        return self._moments(self.state)
 
     @torch.inference_mode(False)
     def values(self, facts: Facts) -> Tensor:
@@ -113,9 +111,9 @@ class EditSession:
         facts = as_facts(facts)
         if not facts:
             raise FactError("facts is empty: give at least one.")
-        self._standing()
-        self._check_model()
-        return self._values(self._encoded(facts))
+        state, _ = self._standing()
+        self._check_model(state)
+        return self._values(state, self._encoded(state, facts))
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -131,25 +129,25 @@ class EditSession:
         started = time.monotonic()
         facts = as_facts(facts)
         check_round(facts)
-        history = self._standing()
-        self._check_model()
+        if values is not None:
+            _check_values(values, (len(facts), self._layout.hidden_size))
+        state, history = self._standing()
+        self._check_model(state)
         read_before = self.values_from_store
-        prompts = self._encoded(facts)
+        prompts = self._encoded(state, facts)
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
-            moments = self.moments
+            moments = self._moments(state)
         with timed(seconds, "values"):
-            values = self._values(prompts) if values is None else values
-        needed = (len(prompts), self._layout.hidden_size)
-        if tuple(values.shape) != needed:
-            raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
+            values = self._values(state, prompts) if values is None else values
         with self._transaction():
             with timed(seconds, "update"):
-                result = self._write(prompts, values, moments, history.knowledge)
+                result = self._write(state, prompts, values, moments, history.knowledge)
             read = self.values_from_store - read_before
             report = RoundReport.of(facts, result, time.monotonic() - started, seconds, read)
             keys = result.keys if self.hparams.accumulate else {}
-            self.state.history = history.extended(self._weights(), keys, report)  # the commit: nothing comes after it
+            state.history = history.extended(self._weights(), keys, report)  # the commit, of a state that is in use
+            self.state = state  # and that of a new one: nothing comes after it
         give_back()
         return report
 
@@ -158,105 +156,143 @@ class EditSession:
     def _weights(self) -> Mapping[int, str]:
         return weights_of(self._matrices, self._read_fingerprint)
 
-    def _begin(self) -> None:
-        """Take the present weights for the original ones."""
-        self.state = EditState.fresh(self._matrices, self._read_fingerprint)
-        self._use_what_was_given()
-
-    def _use_what_was_given(self) -> None:
+    def _use_what_was_given(self, state: EditState) -> None:
         if self._given_moments is not None:
-            self.state.moments = self._given_moments
+            state.moments = self._given_moments
         if self._given_templates is not None:
-            self.state.templates = self._given_templates
+            state.templates = self._given_templates
 
-    def _standing(self) -> History:
-        """The rounds that the present weights hold; a new state where others have changed them."""
+    def _standing(self) -> tuple[EditState, History]:
+        """The state that the present weights belong to, and the rounds that they hold.
+
+        Where others have changed them it is a new state, which only a round that is made puts in the old one's place.
+        """
         self.state.originals.check_dtypes(self._matrices)
-        made = self.state.history
-        history = made.standing(self._weights())
+        earlier = self.state.history
+        history = earlier.standing(self._weights())
         if history is None:
             log.warning(
                 "The edited matrices have other weights than any of the %d rounds of this session left: starting "
                 "afresh from them. Earlier rounds are no longer protected; these weights count as the original ones.",
-                len(made.rounds),
+                len(earlier.made),
             )
-            self._begin()
-            self._layout = dataclasses.replace(self._layout, batched=self.state.batched)
-            return self.state.history
-        if history is not made:
-            undone = len(made.rounds) - len(history.rounds)
-            log.warning("%d of %d rounds were undone: their facts are no longer protected.", undone, len(made.rounds))
-        return history
+            state = EditState.fresh(self._matrices, self._read_fingerprint)
+            self._use_what_was_given(state)
+            return state, state.history
+        undone = set(earlier.rounds) - set(history.rounds)
+        if undone:
+            log.warning(
+                "%d of %d rounds were undone: their facts are no longer protected.", len(undone), len(earlier.rounds)
+            )
+        return self.state, history
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Within, weights and history may change; whatever goes wrong, both are put back."""
+        """Within, weights may change; whatever goes wrong, they are put back, unless the history has grown."""
         weights, history = OriginalWeights.of(self._matrices), self.state.history
-        try:
+
+        def put_back() -> None:
+            if self.state.history is history:
+                weights.restore(self._matrices)
+
+        with restoring(put_back):
             yield
-        except BaseException:
-            self.state.history = history
-            weights.restore(self._matrices)
-            raise
 
     @contextmanager
-    def _original_model(self) -> Iterator[None]:
+    def _original_model(self, state: EditState) -> Iterator[None]:
         """Within, the model has its original weights."""
-        with torch.inference_mode(False), self.state.originals.rewound(self._matrices):
+        with torch.inference_mode(False), state.originals.rewound(self._matrices):
             yield
 
-    def _check_model(self) -> None:
-        """Refuse a model whose layers cannot be replayed, before anything is computed; again when it gets hooks."""
+    def _check_model(self, state: EditState) -> None:
+        """Refuse a model whose layers cannot be replayed, before anything is computed; forget what was measured when
+        something else than the edited matrices has changed.
+
+        A model with hooks or replaced forwards is checked every time: what they do may have changed unseen.
+        """
+        identity = state.identity_of(self.model, self._matrices)
+        if state.identity is not None and state.identity[1] != identity[1]:
+            log.info("More than the edited matrices has changed of the model: what was measured of it is forgotten.")
+            state.forget_measured()
+            self._use_what_was_given(state)
+        state.identity = identity
         unseen = ModelIdentity(self.model).unseen
-        if unseen not in self.state.checked:
-            check_model(self._layout, self.hparams.layers, self.tokenizer)
-            self.state.checked.add(unseen)
+        if unseen is not None or not state.checked:
+            check_model(self._layout_of(state), self.hparams.layers, self.tokenizer)
+            state.checked = unseen is None
         self._layout.checked.add(self.hparams.layers[-1])
+
+    def _layout_of(self, state: EditState) -> Layout:
+        return dataclasses.replace(self._layout, batched=state.batched)
+
+    # -- what is measured once, on the original weights --------------------------------------------------------
+
+    def _templates(self, state: EditState) -> list[str]:
+        if state.templates is None:
+            with self._original_model(state):
+                state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
+        return state.templates
+
+    def _moments(self, state: EditState) -> dict[int, Tensor]:
+        if state.moments is None:
+            with self._original_model(state):
+                state.moments = second_moments(self._layout_of(state), self.tokenizer, self.hparams)
+        return state.moments
 
     # -- one round ---------------------------------------------------------------------------------------------
 
-    def _encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
+    def _encoded(self, state: EditState, facts: Sequence[Fact]) -> list[FactPrompts]:
         self.hparams.check()
-        if self.hparams.layers != self.state.layers:
+        if self.hparams.layers != state.layers:
             raise HyperParamsError(
-                f"layers = {self.hparams.layers} cannot be used: this session edits {self.state.layers}; begin another "
+                f"layers = {self.hparams.layers} cannot be used: this session edits {state.layers}; begin another "
                 "session for other layers."
             )
         positions, vocabulary = self._layout.max_positions, self._layout.vocabulary
-        return [encode_fact(self.tokenizer, fact, self.templates, positions, vocabulary) for fact in facts]
+        templates = self._templates(state)
+        return [encode_fact(self.tokenizer, fact, templates, positions, vocabulary) for fact in facts]
 
-    def _values(self, prompts: Sequence[FactPrompts]) -> Tensor:
+    def _values(self, state: EditState, prompts: Sequence[FactPrompts]) -> Tensor:
         with bar("values z, facts", len(prompts)) as advance:
             if not self.hparams.rewind:
-                return optimize_values(self._layout, prompts, self.hparams, advance)
-            with self._original_model():
-                return self._rewound_values(prompts, advance)
+                return optimize_values(self._layout_of(state), prompts, self.hparams, advance)
+            with self._original_model(state):
+                return self._rewound_values(state, prompts, advance)
 
-    def _rewound_values(self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+    def _rewound_values(
+        self, state: EditState, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]
+    ) -> Tensor:
         """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
         unseen = ModelIdentity(self.model).unseen
         if unseen is None and self.hparams.store is not None:
-            return self._kept_values(Store(self.hparams.store), prompts, on_done)
+            return self._kept_values(Store(self.hparams.store), state, prompts, on_done)
         if unseen is not None and self.hparams.store is not None:
             log.warning("store %s is not used: the model has %s.", self.hparams.store, unseen)
-        return self._computed(prompts, on_done, keep_contexts=unseen is None)
+        return self._computed(state, prompts, on_done, keep_contexts=unseen is None)
 
     def _computed(
-        self, prompts: Sequence[FactPrompts], on_done: Callable[[int], None], keep_contexts: bool = True
+        self,
+        state: EditState,
+        prompts: Sequence[FactPrompts],
+        on_done: Callable[[int], None],
+        keep_contexts: bool = True,
     ) -> Tensor:
         """The values, with the templates' keys and values that earlier rounds computed."""
-        contexts = self.state.contexts if keep_contexts else None
-        return optimize_values(self._layout, prompts, self.hparams, on_done, contexts)
+        contexts = state.contexts if keep_contexts else None
+        return optimize_values(self._layout_of(state), prompts, self.hparams, on_done, contexts)
 
-    def _kept_values(self, store: Store, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]) -> Tensor:
+    def _kept_values(
+        self, store: Store, state: EditState, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]
+    ) -> Tensor:
         """What the store has of the values, the rest computed and put there."""
-        addresses = value_addresses(self._identity(), prompts, self.hparams)
+        _, full = state.identity_of(self.model, self._matrices)
+        addresses = value_addresses(full, prompts, self.hparams)
         values = [store.get(address) for address in addresses]
         missing = [place for place, value in enumerate(values) if value is None]
         on_done(len(prompts) - len(missing))
         for first in range(0, len(missing), KEPT_AT_ONCE):
             places = missing[first : first + KEPT_AT_ONCE]
-            computed = self._computed([prompts[place] for place in places], on_done)
+            computed = self._computed(state, [prompts[place] for place in places], on_done)
             for place, value in zip(places, computed, strict=True):
                 values[place] = value
             store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))
@@ -264,19 +300,26 @@ class EditSession:
         log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 
-    def _identity(self) -> str:
-        """The original model's full identity, computed again when the quick one has changed."""
-        identity = ModelIdentity(self.model)
-        quick = identity.quick()
-        if self.state.identity is None or self.state.identity[0] != quick:
-            self.state.identity = quick, identity.full()
-        return self.state.identity[1]
-
     def _write(
-        self, prompts: Sequence[FactPrompts], values: Tensor, moments: Mapping[int, Tensor], protected: Knowledge
+        self,
+        state: EditState,
+        prompts: Sequence[FactPrompts],
+        values: Tensor,
+        moments: Mapping[int, Tensor],
+        protected: Knowledge,
     ) -> RoundResult:
         knowledge = protected if self.hparams.accumulate else Knowledge()
-        return edit_layers(self._layout, prompts, values, moments, knowledge, self.hparams)
+        return edit_layers(self._layout_of(state), prompts, values, moments, knowledge, self.hparams)
+
+
+def _check_values(values: Tensor, needed: tuple[int, int]) -> None:
+    """Raise ValueError unless values are numbers [n, d], `needed`."""
+    if not isinstance(values, Tensor):
+        raise ValueError(
+            f"values is a {type(values).__name__}, and these facts need a tensor {needed}, as `values` returns it."
+        )
+    if tuple(values.shape) != needed:
+        raise ValueError(f"values has shape {tuple(values.shape)}, and these facts need {needed}: a row for each.")
 
 
 def _warn_of_adapters(model: nn.Module) -> None:

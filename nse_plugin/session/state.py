@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.models.identity import fingerprint
+from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix
 from nse_plugin.models.replay import ContextStates
 from nse_plugin.replay.batched import BatchedArguments
@@ -25,26 +26,31 @@ class StateError(ValueError):
     """A state that does not belong to the model it is given with; the message says why."""
 
 
+class OtherModelError(StateError):
+    """A state whose rounds the edited matrices hold, and of a model that differs in something else."""
+
+
 @dataclass
 class EditState:
     """Everything that lasts from round to round.
 
     originals: the edited matrices before the first edit. matrices: their names, by layer. history: the rounds made.
-    templates, moments: measured on the original weights when first needed, then kept; {layer: [f, f]}. contexts: the
-    templates' keys and values on the original weights, kept as long as the model looks the same. identity: (quick,
-    full) of the original model, where it was needed. batched: which arguments of the layers are batched. checked: for
-    which of `ModelIdentity.unseen` it was checked that the model's layers can be replayed.
+    identity: (quick, full) of the model with its original weights, which all below belongs to; None: nothing was
+    computed yet. templates, moments: measured when first needed, then kept; {layer: [f, f]}. contexts: the templates'
+    keys and values, kept as long as the model looks the same. batched: which arguments of the layers are batched.
+    checked: whether it was checked that the model's layers can be replayed, while it had nothing that
+    `ModelIdentity.unseen` names.
     """
 
     originals: OriginalWeights
     matrices: dict[int, str]
     history: History
+    identity: tuple[str, str] | None = None
     templates: list[str] | None = None
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
-    identity: tuple[str, str] | None = None
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
-    checked: set[str | None] = field(default_factory=set, repr=False)
+    checked: bool = False
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
@@ -67,8 +73,15 @@ class EditState:
         return [made.report for made in self.history.rounds]
 
     def branched(self) -> EditState:
-        """A state that goes on separately. Tensors are shared: what a state sees of them is never changed."""
-        return dataclasses.replace(self, checked=set(self.checked))
+        """A state that goes on separately. Tensors are shared, which are never changed; so are `contexts`, which find
+        out by themselves whether they serve a model, and `batched`, which is found once."""
+        return dataclasses.replace(self)
+
+    def forget_measured(self) -> None:
+        """Forget all that was computed of the model; the original weights and the rounds stay."""
+        self.templates = self.moments = None
+        self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), False
+        self.identity = None
 
     def at(self, now: Weights) -> EditState | None:
         """The state with the rounds that stand when the weights are `now`; None when they were changed by others."""
@@ -77,9 +90,22 @@ class EditState:
             return None if history is None else self
         return dataclasses.replace(self, history=history)
 
-    def fitting(self, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
-        """The state with the rounds that stand on these matrices, whose weights are `now`. Raises StateError when it is
-        of others."""
+    def identity_of(self, model: nn.Module, matrices: Mapping[int, OutputMatrix]) -> tuple[str, str]:
+        """(quick, full) of the model as it is now, but for its edited matrices, which count as the original ones.
+
+        The full one is computed again only when the quick one has changed.
+        """
+        with torch.inference_mode(False), self.originals.rewound(matrices):
+            identity = ModelIdentity(model)
+            quick = identity.quick()
+            return self.identity if self.identity and self.identity[0] == quick else (quick, identity.full())
+
+    def fitting(self, model: nn.Module, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
+        """A branch with the rounds that stand on these matrices of a model, whose weights are `now`.
+
+        Raises StateError when the state is of other matrices or weights, OtherModelError when only something else of
+        the model is another.
+        """
         if self.matrices != _names(matrices):
             raise StateError(
                 f"state is of a model edited in {', '.join(self.matrices.values())}, and these hyperparameters edit "
@@ -91,7 +117,12 @@ class EditState:
                 "state does not belong to this model's weights: they are neither those before its first round nor "
                 "those after any of them. Give the model as one of its rounds left it, or begin without a state."
             )
-        return state
+        if self.identity is not None and self.identity_of(model, matrices)[1] != self.identity[1]:
+            raise OtherModelError(
+                "state is of another model: the edited matrices are the same, and other weights, the configuration, "
+                "adapters or autocast are not. Give the model as it was, or begin without a state."
+            )
+        return state.branched()
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:

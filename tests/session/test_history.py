@@ -9,10 +9,11 @@ import logging
 
 import pytest
 import torch
+from interrupting import interrupted_at_every_line
 from peft import LoraConfig, get_peft_model
-from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
-from nse_plugin import EditSession, Fact
+from nse_plugin import EditSession, Fact, restoring
 from nse_plugin.easyedit import algorithm
 from nse_plugin.easyedit.algorithm import NSE
 from nse_plugin.method.knowledge import Knowledge
@@ -61,8 +62,10 @@ def test_standing_by_hand():
     assert [history.standing({1: weights}).knowledge.count for weights in "abc"] == [0, 1, 6]
     assert history.knowledge.count == 6
     again = history.standing({1: "b"}).extended({1: "e"}, {1: torch.ones(1, 2)}, RoundReport(None))
-    assert again.standing({1: "c"}) is None
     assert again.knowledge.count == 2
+    assert again.standing({1: "c"}).rounds == history.rounds
+    assert again.standing({1: "c"}).knowledge.count == 6
+    assert again.standing({1: "c"}).standing({1: "e"}).rounds == again.rounds
 
 
 def test_what_was_protected_before_stays_protected():
@@ -122,6 +125,61 @@ def test_rounds_that_are_put_back_again_stand_again(llama, hparams):
     put_back(llama, after)
     session.edit(ROUNDS[1])
     assert session.state.knowledge.count == 3
+
+
+@pytest.mark.parametrize("back_to", [0, 1, 2, 3])
+def test_rounds_are_known_after_others_were_made_in_their_place(back_to, hparams, caplog):
+    """Two rounds; back to the first; a third; back to any of them, or to the start."""
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    session, plain = session_on(model, hparams), session_on(twin, hparams)
+    weights = [edited_weights(model)]
+    for number, facts in enumerate(ROUNDS[:3], 1):
+        if number == 3:
+            put_back(model, weights[1])
+        session.edit(facts)
+        weights.append(edited_weights(model))
+    put_back(model, weights[back_to])
+    caplog.clear()
+    session.edit(ROUNDS[3])
+    assert "other weights" not in caplog.text
+    assert ("1 of 2 rounds were undone" in caplog.text) == (back_to in (1, 2))
+    for facts in [[], ROUNDS[:1], ROUNDS[:2], [ROUNDS[0], ROUNDS[2]]][back_to]:
+        plain.edit(facts)
+    plain.edit(ROUNDS[3])
+    assert all(map(torch.equal, edited_weights(model), edited_weights(twin)))
+    assert session.state.knowledge.count == plain.state.knowledge.count
+    assert torch.equal(session.state.originals.tensors[1], weights[0][0])
+
+
+TOO_LONG = [Fact("The old town {} " + "is " * 99, "Rome", "Italy")]
+
+
+@pytest.mark.parametrize("ask", ["refused", "values", "interrupted"])
+def test_only_a_round_that_is_made_takes_other_weights_for_the_original_ones(ask, llama, hparams, monkeypatch):
+    """Weights are changed, something is asked that makes no round, and they are put back."""
+    session = session_on(llama, hparams)
+    original = edited_weights(llama)
+    for facts in ROUNDS[:2]:
+        session.edit(facts)
+    after, state = edited_weights(llama), session.state
+    noise(llama)
+    if ask == "refused":
+        with pytest.raises(ValueError, match="64 positions"):
+            session.edit(TOO_LONG)
+    elif ask == "values":
+        session.values(ROUNDS[2])
+    else:
+        changed = edited_weights(llama)
+        with monkeypatch.context() as patch:
+            failing(patch, RoundReport, "of")
+            with pytest.raises(Boom):
+                session.edit(ROUNDS[2])
+        assert all(map(torch.equal, edited_weights(llama), changed))
+    assert session.state is state
+    put_back(llama, after)
+    session.edit(ROUNDS[2])
+    assert session.state.knowledge.count == 4
+    assert torch.equal(session.state.originals.tensors[1], original[0])
 
 
 def noise(model):
@@ -216,30 +274,104 @@ def test_a_state_fits_any_of_its_rounds(stand, hparams):
     assert all(map(torch.equal, edited_weights(loaded), edited_weights(twin)))
 
 
-def test_the_state_follows_an_adapter(hparams):
-    """Keys and values of templates are of one adapter; EasyEdit's algorithm has one state for many calls."""
+def with_two_adapters():
     wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    wrapped.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)
-    model = wrapped.get_base_model()
-    moments = tiny_moments(tiny_model("llama"), LAYERS)
+    return wrapped
 
-    def values(state=None):
-        session = EditSession(model, tiny_tokenizer(), hparams, moments, TEMPLATES, state)
-        return session.values(tiny_facts()), session.state
 
-    _, state = values()
-    with wrapped.disable_adapter():
-        assert torch.equal(values(state)[0], values()[0])
-    wrapped.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    wrapped.set_adapter("other")
-    assert torch.equal(values(state)[0], values()[0])
-    for module in model.modules():
+def scaled(wrapped):
+    for module in wrapped.modules():
         if hasattr(module, "set_scale"):
-            module.set_scale("other", 9.0)
-    assert torch.equal(values(state)[0], values()[0])
+            module.set_scale("default", 9.0)
+
+
+def other_attention(wrapped):
+    wrapped.get_base_model().model.layers[3].self_attn.o_proj.weight.data.mul_(1.5)
+
+
+ELSEWHERE = [
+    lambda wrapped: wrapped.base_model.disable_adapter_layers(), lambda wrapped: wrapped.set_adapter("other"), scaled,
+    other_attention,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ELSEWHERE, ids=["off", "another", "scaled", "weights"])
+@pytest.mark.parametrize("through", ["session", "EasyEdit"])
+def test_what_was_measured_follows_the_rest_of_the_model(change, through, hparams):
+    """The rounds stand; moments, templates and values are those of the model as it is, with its original weights."""
+    wrapped = with_two_adapters()
+    model = wrapped.get_base_model()
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    original = edited_weights(model)
+    nse, session = NSE(), EditSession(model, tiny_tokenizer(), settings)
+
+    def edit(subject, target):
+        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
+        if through == "EasyEdit":
+            nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+            return nse.state_of(model)
+        session.edit(request)
+        return session.state
+
+    state = edit("France", "Lyon")
+    before = state.moments, state.templates
+    change(wrapped)
+    state = edit("Germany", "Rome")
+    assert state.knowledge.count == 2
+    assert torch.equal(state.originals.tensors[1], original[0])
+    put_back(model, original)
+    fresh = EditSession(model, tiny_tokenizer(), settings)
+    assert all(torch.equal(state.moments[layer], fresh.moments[layer]) for layer in LAYERS)
+    assert state.templates == fresh.templates
+    assert not torch.equal(state.moments[2], before[0][2])
+    again = EditSession(model, tiny_tokenizer(), settings, state=state)
+    assert torch.equal(again.values(ROUNDS[1]), fresh.values(ROUNDS[1]))
+
+
+@pytest.mark.parametrize("change", ELSEWHERE, ids=["off", "another", "scaled", "weights"])
+def test_a_state_of_a_model_that_differs_elsewhere_is_refused(change, hparams):
+    wrapped = with_two_adapters()
+    model = wrapped.get_base_model()
+    session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(tiny_model("llama"), LAYERS), TEMPLATES)
+    session.edit(ROUNDS[0])
+    before = edited_weights(model)
+    EditSession(model, tiny_tokenizer(), hparams, state=session.state)
+    change(wrapped)
+    with pytest.raises(StateError, match="state is of another model: the edited matrices are the same"):
+        EditSession(model, tiny_tokenizer(), hparams, state=session.state)
+    assert all(map(torch.equal, edited_weights(model), before))
+
+
+def test_given_moments_and_templates_stay_whatever_becomes_of_the_model(llama, hparams):
+    session = session_on(llama, hparams)
+    moments = session.moments
+    llama.model.layers[3].self_attn.o_proj.weight.data.mul_(1.5)
+    assert session.moments is moments
+    assert session.templates == list(TEMPLATES)
+
+
+def test_sessions_that_begin_with_one_state_go_on_separately(hparams):
+    """On a model and its copy, as after `copy.deepcopy`: neither loses its rounds to the other's."""
+    model = tiny_model("llama")
+    session = session_on(model, hparams)
+    original = edited_weights(model)
+    session.edit(ROUNDS[0])
+    other = copy.deepcopy(model)
+    on_copy = session_on(other, hparams, session.state)
+    on_copy.edit(ROUNDS[1])
+    session.edit(ROUNDS[2])
+    on_copy.edit(ROUNDS[3])
+    assert (session.state.knowledge.count, on_copy.state.knowledge.count) == (2, 4)
+    assert torch.equal(on_copy.state.originals.tensors[1], original[0])
+    plain = session_on(tiny_model("llama"), hparams)
+    for number in (0, 1, 3):
+        plain.edit(ROUNDS[number])
+    assert all(map(torch.equal, edited_weights(other), edited_weights(plain.model)))
 
 
 # -- whole or not at all -----------------------------------------------------------------------------------------
@@ -309,6 +441,103 @@ def test_a_round_that_is_stopped_after_its_commit_was_made(llama, hparams, monke
     assert len(session.state.reports) == 1
     session.edit(ROUNDS[1])
     assert session.state.knowledge.count == 3
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_easyedit_remembers_a_round_that_is_stopped_after_its_commit(earlier, hparams, monkeypatch):
+    model, nse = tiny_model("llama"), NSE()
+    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    original = edited_weights(model)
+
+    def edit(subject, target):
+        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
+        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+
+    for _ in range(earlier):
+        edit("France", "Lyon")
+    with monkeypatch.context() as patch:
+        failing(patch, session_module, "give_back")
+        with pytest.raises(Boom):
+            edit("Germany", "Rome")
+    assert nse.state_of(model).knowledge.count == earlier + 1
+    edit("Rome", "Italy")
+    assert nse.state_of(model).knowledge.count == earlier + 2
+    assert torch.equal(nse.state_of(model).originals.tensors[1], original[0])
+
+
+def test_easyedit_knows_the_rounds_of_each_choice_of_layers(hparams, caplog):
+    """Rounds in other layers are no others' changes, unless they stand in a matrix of these."""
+    model, nse = tiny_model("llama"), NSE()
+    original = edited_weights(model)
+    subjects = iter(["France", "Germany", "Italy", "Japan", "Rome", "Lyon"])
+
+    def edit(*layers):
+        settings = dataclasses.replace(hparams, layers=list(layers), mom2_n_samples=16)
+        request = {"prompt": "The capital of {} is", "subject": next(subjects), "target_new": "Berlin"}
+        caplog.clear()
+        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+        return nse.state_of(model)
+
+    edit(1, 2)
+    edit(1, 2)
+    assert edit(0).knowledge.count == 1
+    assert "the edited matrices changed from model.layers.1" in caplog.text
+    state = edit(1, 2)
+    assert state.knowledge.count == 3
+    assert torch.equal(state.originals.tensors[1], original[0])
+    after = {name: weight.clone() for name, weight in model.state_dict().items()}
+    edit(0, 1)
+    model.load_state_dict(after)
+    state = edit(1, 2)
+    assert caplog.text == ""
+    assert state.knowledge.count == 4
+    assert torch.equal(state.originals.tensors[1], original[0])
+
+
+def test_easyedit_starts_afresh_where_a_round_in_other_layers_stands(hparams, caplog):
+    model, nse = tiny_model("llama"), NSE()
+    for layers, subject in (([1, 2], "France"), ([0, 1], "Germany"), ([1, 2], "Italy")):
+        settings = dataclasses.replace(hparams, layers=layers, mom2_n_samples=16)
+        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": "Berlin"}
+        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+    assert "changed by someone else since the last round in these layers, or by rounds in others" in caplog.text
+    assert nse.state_of(model).knowledge.count == 1
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+@pytest.mark.parametrize("through", ["session", "EasyEdit"])
+def test_weights_and_history_agree_after_an_interrupt_at_any_line(through, earlier, hparams):
+    model, nse = tiny_model("llama"), NSE()
+    settings = dataclasses.replace(hparams, v_num_grad_steps=1, max_iterations=1, mom2_n_samples=4)
+    session = EditSession(model, tiny_tokenizer(), settings)
+    request = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
+
+    def edit():
+        if through == "session":
+            session.edit(request)
+        else:
+            nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
+
+    def rounds():
+        if through == "session":
+            assert session.state.history.standing(session._weights()) is session.state.history
+            return len(session.state.reports)
+        state = nse.state_of(model)
+        return 0 if state is None else len(state.reports)
+
+    original = edited_weights(model)
+    for _ in range(earlier):
+        edit()
+    before, made = edited_weights(model), earlier
+    modules = (session_module, restoring) if through == "session" else (algorithm,)
+    for where in interrupted_at_every_line(edit, *modules):
+        changed = not all(map(torch.equal, edited_weights(model), before))
+        now = rounds()
+        assert now == made + 1 or (now == made and not changed), where
+        before, made = edited_weights(model), now
+    assert made > earlier  # the last lines are those after a commit
+    state = session.state if through == "session" else nse.state_of(model)
+    assert torch.equal(state.originals.tensors[1], original[0])
 
 
 @pytest.mark.parametrize("call", range(1, 7))

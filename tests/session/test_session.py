@@ -27,7 +27,8 @@ import nse_plugin.session.session
 from nse_plugin import EditSession, Fact
 from nse_plugin.facts import FactError
 from nse_plugin.method.update import UpdateError
-from nse_plugin.models.layout import OutputMatrix
+from nse_plugin.models.layout import LayoutError, OutputMatrix
+from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.replay import SpanReplay, SuffixReplay
 
 LAYERS = [1, 2]
@@ -78,22 +79,23 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
         tokens[-1] += args[0].shape[0] * args[0].shape[1]
 
     def of_values(session):
-        tokens.append(0)
-        session._check_model()
+        for ask in (session._check_model, session._check_model):  # once for good, and what it costs every time
+            tokens.append(0)
+            ask(session.state)
         tokens.append(0)
         session.values([NEW])
-        return tokens[-1]
+        return tokens[-1] - tokens[-2]
 
     llama.model.layers[0].mlp.register_forward_pre_hook(count)
     count.__module__ = "transformers.only_looks"  # other hooks may change what is computed: nothing is kept
-    templates = sum(len(row.ids[: row.context]) for row in session._encoded([NEW])[0].rewrites)
+    templates = sum(len(row.ids[: row.context]) for row in session._encoded(session.state, [NEW])[0].rewrites)
     first = of_values(session)
     tokens.append(0)
     session.edit(ROUNDS[0])
     assert first - of_values(session) == (templates if once else 0)
     # EasyEdit's way: a session a round
     assert first - of_values(session_on(llama, hparams, **settings)) == 0
-    another = EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state.branched())
+    another = EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state)
     assert first - of_values(another) == (templates if once else 0)
     count.__module__ = __name__
     assert of_values(session) == first
@@ -279,6 +281,36 @@ def test_an_edit_that_goes_well_leaves_all_but_the_weights_as_it_was(hparams):
     assert everything(model, tokenizer) == before
 
 
+# -- hooks between rounds ------------------------------------------------------------------------------------------
+
+
+def looks_at_later_tokens(_, __, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    mixed = hidden + torch.nn.functional.pad(hidden[:, 1:], (0, 0, 0, 1))
+    return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+
+@pytest.mark.parametrize("change", ["another hook on the module", "a hook on a later module"])
+def test_layers_are_checked_again_when_hooks_change(change, llama, hparams, weights_of, same_weights):
+    layers = llama.model.layers
+    handle = layers[0].register_forward_hook(lambda *_: None)
+    session = session_on(llama, hparams)
+    session.edit(ROUNDS[0])
+    before = weights_of(llama)
+    if change == "another hook on the module":
+        handle.remove()
+        added = layers[0].register_forward_hook(looks_at_later_tokens)
+    else:
+        added = layers[1].register_forward_hook(looks_at_later_tokens)
+    for ask in (session.edit, session.values):
+        with pytest.raises(LayoutError, match="a hook that mixes tokens"):
+            ask(ROUNDS[1])
+    assert same_weights(weights_of(llama), before)
+    added.remove()
+    session.edit(ROUNDS[1])
+    assert session.state.knowledge.count == 3
+
+
 # -- what must not matter ----------------------------------------------------------------------------------------
 
 
@@ -338,7 +370,15 @@ def test_values_of_the_wrong_shape_are_refused(llama, hparams, weights_of, same_
     before = weights_of(llama)
     with pytest.raises(ValueError, match=r"values has shape \(3, 16\).*\(4, 16\)"):
         session.edit_with_values(tiny_facts(), torch.zeros(3, 16))
+    for values in ([[0.0] * 16] * 4, np.zeros((4, 16))):
+        with pytest.raises(ValueError, match=r"values is a (list|ndarray), and these facts need a tensor \(4, 16\)"):
+            session.edit_with_values(tiny_facts(), values)
     assert same_weights(weights_of(llama), before)
+
+
+def test_moments_that_are_not_by_layer_are_refused(llama, hparams):
+    with pytest.raises(MomentsError, match=r"moments is a list: give \{layer: tensor \[f, f\]\}"):
+        EditSession(llama, tiny_tokenizer(), hparams, list(tiny_moments(llama, LAYERS).values()))
 
 
 @pytest.mark.parametrize("templates", [[], ["The. {}"], ["{}", "no slot"], ["{}", "{} {}"]])
