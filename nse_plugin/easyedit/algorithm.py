@@ -31,7 +31,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.session import EditSession
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
-from nse_plugin.session.state import EditState, OtherModelError, StateError, weights_of
+from nse_plugin.session.state import EditState, StateError, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class NSE:
             if remembered.measured_with != _measured_with(hparams):
                 state.forget_measured()
             try:
-                return _going_on(model, tok, hparams, state)
+                return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
             except StateError:
                 log.warning(
                     "NSE: the edited weights were changed by someone else since the last round in these layers, or by "
@@ -177,16 +177,6 @@ def _with(states: _States, state: EditState, hparams: NSEHyperParams) -> _States
 
 def _latest(states: _States) -> _Remembered | None:
     return next(reversed(states.values()), None)
-
-
-def _going_on(model: nn.Module, tok: Any, hparams: NSEHyperParams, state: EditState) -> EditSession:
-    """A session on the model that the state was made on; where more than its edited matrices has changed since (an
-    adapter that was switched, other layers), the rounds stand and what was measured does not."""
-    try:
-        return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
-    except OtherModelError:
-        state.forget_measured()
-        return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
 
 
 nse = NSE()  # the instance that `register()` puts into EasyEdit

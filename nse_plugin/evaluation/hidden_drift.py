@@ -53,7 +53,8 @@ def hidden_states(
         chosen = states[torch.arange(len(last), device=states.device), last.to(states.device)]
         parts.append(chosen.to("cpu", torch.promote_types(chosen.dtype, torch.float32)))
 
-    order = batches_by_length([len(row) for row in rows], tokens_per_batch, padded=padding_is_safe(model))
+    lengths = [len(row) for row in rows]
+    order = batches_by_length(lengths, tokens_per_batch, padding_is_safe(model, max(lengths)))
     handle = layout.layers[layer].register_forward_hook(keep)
     try:
         with frozen(model), torch.no_grad():

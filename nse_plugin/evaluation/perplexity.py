@@ -35,7 +35,9 @@ def perplexity(
     total = torch.zeros((), dtype=torch.float64)
     with frozen(model), torch.inference_mode():
         lengths = [len(row) for row in windows]
-        for chosen in batches_by_length(lengths, tokens_per_batch, padded=padding_is_safe(model)):
+        for chosen in batches_by_length(
+            lengths, tokens_per_batch, padded=padding_is_safe(model, max(lengths, default=0))
+        ):
             rows, mask = pad_right([windows[i] for i in chosen], device)
             logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits[:, :-1]
             scored = mask[:, 1:].bool()

@@ -78,7 +78,9 @@ def predict_tokens(
     with frozen(model), torch.inference_mode():
         different = list(readers)
         lengths = [len(row) for row in different]
-        for chosen in batches_by_length(lengths, tokens_per_batch, padded=padding_is_safe(model)):
+        for chosen in batches_by_length(
+            lengths, tokens_per_batch, padded=padding_is_safe(model, max(lengths, default=0))
+        ):
             rows = [different[i] for i in chosen]
             read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
             # The head, wide as it is, runs only at positions that some row is read at.

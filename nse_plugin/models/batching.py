@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from nse_plugin.models.positions import max_positions, text_config
+from nse_plugin.models.transformers_private import attention_of, rope_settings
+
+_MADE_FOR_THE_LONGEST = ("dynamic", "longrope")
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: float, padded: bool = True) -> list[list[int]]:
@@ -23,9 +29,23 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: float, padded: b
     return batches
 
 
-def padding_is_safe(model: Any) -> bool:
-    """Whether padding leaves the other tokens alone. Not in float64 with eager attention: transformers masks with
-    float64's lowest number and takes the softmax in float32, so a padded place that attends to nothing becomes NaN,
-    which spreads to every token of its row (0 * NaN)."""
-    eager = getattr(model.config, "_attn_implementation", None) == "eager"
-    return not (eager and next(model.parameters()).dtype == torch.float64)
+def padding_is_safe(model: Any, longest: int) -> bool:
+    """Whether padding leaves the other tokens alone, in rows of up to `longest` tokens.
+
+    Not in float64 with eager attention: transformers masks with float64's lowest number and takes the softmax in
+    float32, so a padded place that attends to nothing becomes NaN, which spreads to every token of its row (0 * NaN).
+    Nor where the rotary frequencies of all rows are made for the longest of them ("longrope", "dynamic").
+    """
+    text = text_config(model.config)
+    eager = "eager" in (attention_of(model.config), attention_of(text))
+    if eager and next(model.parameters()).dtype == torch.float64:
+        return False
+    ropes = rope_settings(text)
+    limits = [rope.get("original_max_position_embeddings") or _trained_length(text) for rope in ropes]
+    kinds = [rope.get("rope_type", rope.get("type")) for rope in ropes]
+    return all(longest <= limit for kind, limit in zip(kinds, limits, strict=True) if kind in _MADE_FOR_THE_LONGEST)
+
+
+def _trained_length(config: Any) -> float:
+    positions = getattr(config, "original_max_position_embeddings", None) or max_positions(config)
+    return positions or math.inf

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
+from nse_plugin.models.transformers_private import attention_of
+
 _NOT_COMPUTED_WITH = (
     "_name_or_path", "architectures", "dtype", "output_attentions", "output_hidden_states", "return_dict",
     "torch_dtype", "transformers_version", "use_cache",
@@ -288,7 +290,7 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
         }
 
     configs = {name: part for name, part in vars(config).items() if hasattr(part, "_attn_implementation")}
-    attention = {name: part._attn_implementation for name, part in {"": config, **configs}.items()}
+    attention = {name: attention_of(part) for name, part in {"": config, **configs}.items()}
     return {**computed_with(config.to_dict()), "attention": attention}
 
 

@@ -118,9 +118,13 @@ def split_target(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], l
 
 
 def without_end(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text, without the end-of-text token that some tokenizers append."""
+    """Token ids of a text, without what some tokenizers append to it: an end of text, a separator."""
     ids: list[int] = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+    if not ids or ids[-1] not in tokenizer.all_special_ids:
+        return ids
+    own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = (end for end in range(len(ids), len(own) - 1, -1) if own and ids[end - len(own) : end] == own)
+    return ids[: next(ends, len(ids) - (ids[-1] == tokenizer.eos_token_id))]
 
 
 def _alone(tokenizer: Any, target: str) -> list[int]:

@@ -38,7 +38,8 @@ def write(
     top_k: int | None = None,
     ends: Collection[int] = (),
 ) -> list[list[int]]:
-    """Sample as many tokens after each row of token ids as `draws` [rows, tokens] has columns, at temperature 1.
+    """Sample as many tokens after each row of token ids as `draws` [rows, tokens] has columns, at temperature 1; fewer
+    where the model has no more positions.
 
     Each token is the `draw` quantile of the distribution over the `top_k` most likely tokens, the best first (None:
     over all). never: tokens that are not drawn, an end of text above all. ends: tokens after which a row is of no more
@@ -54,8 +55,12 @@ def write(
     choose = functools.partial(_drawn, never=never, top_k=top_k)
     with frozen(model), torch.inference_mode():
         trusted = ModelIdentity(model).unseen is not None
-        for chosen in batches_by_length([len(row) for row in rows], math.inf, padded=padding_is_safe(model)):
-            own, own_draws = [rows[i] for i in chosen], draws[chosen]
+        longest = max((len(row) for row in rows), default=0) + draws.shape[1]
+        positions = max_positions(model.config) or longest
+        padded = longest <= positions and padding_is_safe(model, longest)
+        for chosen in batches_by_length([len(row) for row in rows], math.inf, padded):
+            own = [rows[i] for i in chosen]
+            own_draws = draws[chosen, : max(0, positions - max(map(len, own)))]
             new = _with_cache(model, own, own_draws, choose, ends, trusted)
             if new is None:
                 new = [_without_cache(model, row, draw, choose, ends) for row, draw in zip(own, own_draws, strict=True)]
@@ -68,7 +73,6 @@ def _with_cache(
 ) -> list[list[int]] | None:
     """The new tokens of rows that are run together; None where the model does not go on from its cache."""
     device = model.get_input_embeddings().weight.device
-    last = (max_positions(model.config) or 0) - 1
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache_name, cache, logits = cache_argument(model), None, torch.empty(0)
@@ -80,7 +84,7 @@ def _with_cache(
         out = model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions.clamp(max=last) if last >= 0 else positions,  # rows that are long enough already
+            position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
             **{cache_name: cache},
@@ -96,8 +100,7 @@ def _with_cache(
     new: list[list[int]] = torch.cat(written, dim=1).tolist() if written else [[] for _ in rows]
     shortest = min(range(len(rows)), key=lambda i: len(rows[i]))  # with the most padding
     read = [*rows[shortest], *new[shortest][:-1]]
-    beyond = 0 <= last < len(read) - 1
-    if written and not (trusted or beyond) and not _are_its_own(model, read, logits[shortest]):
+    if written and not trusted and not _are_its_own(model, read, logits[shortest]):
         return None
     return new
 

@@ -26,10 +26,6 @@ class StateError(ValueError):
     """A state that does not belong to the model it is given with; the message says why."""
 
 
-class OtherModelError(StateError):
-    """A state whose rounds the edited matrices hold, and of a model that differs in something else."""
-
-
 @dataclass
 class EditState:
     """Everything that lasts from round to round.
@@ -103,8 +99,9 @@ class EditState:
     def fitting(self, model: nn.Module, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
         """A branch with the rounds that stand on these matrices of a model, whose weights are `now`.
 
-        Raises StateError when the state is of other matrices or weights, OtherModelError when only something else of
-        the model is another.
+        Where something else of the model is another (an adapter that was switched, layers that are not edited), the
+        rounds stand and nothing that was measured does. Raises StateError when the state is of other matrices or
+        weights.
         """
         if self.matrices != _names(matrices):
             raise StateError(
@@ -117,12 +114,10 @@ class EditState:
                 "state does not belong to this model's weights: they are neither those before its first round nor "
                 "those after any of them. Give the model as one of its rounds left it, or begin without a state."
             )
+        branch = state.branched()
         if self.identity is not None and self.identity_of(model, matrices)[1] != self.identity[1]:
-            raise OtherModelError(
-                "state is of another model: the edited matrices are the same, and other weights, the configuration, "
-                "adapters or autocast are not. Give the model as it was, or begin without a state."
-            )
-        return state.branched()
+            branch.forget_measured()
+        return branch
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:
