@@ -68,8 +68,8 @@ class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None where the model
-    has no limit. batched: which arguments of the layers are batched, once that was found. checked: for which l_0 it was
-    checked that the model can be replayed (`replay.check`).
+    has no limit. batched: which arguments of the layers are batched, once that was found. checked: up to how many
+    tokens it was checked that the model can be replayed (`replay.check`), by l_0.
     """
 
     model: nn.Module
@@ -79,7 +79,7 @@ class Layout:
     max_positions: int | None
     rewrite_module_tmp: str | None = None
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
-    checked: set[int] = field(default_factory=set, repr=False, compare=False)
+    checked: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:

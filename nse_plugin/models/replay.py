@@ -337,11 +337,13 @@ def _context(prompt: EncodedPrompt) -> tuple[int, ...]:
 
 
 def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt]) -> None:
-    """The first time that a layout's layers are replayed, check that they can be. Raises LayoutError."""
-    if layers[-1] not in layout.checked:
+    """The first time that a layout's layers are replayed, or in so long rows, check that they can be. Raises
+    LayoutError."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    if layout.checked.get(layers[-1], 0) < longest:
         from nse_plugin.replay.check import check_replay  # which replays them
 
-        check_replay(layout, layers, next(prompt.ids for prompt in prompts))
+        check_replay(layout, layers, prompts[0].ids, longest)
 
 
 def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> BatchedArguments:

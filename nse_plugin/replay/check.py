@@ -3,11 +3,14 @@
 NSE runs layers apart from their model: after cached keys and values, from a layer in the middle, for some rows only.
 That is exact where every token sees earlier tokens through attention and nothing else. State-space and convolution
 layers, tokens that see later ones, positions that a model counts by itself, virtual tokens, and hooks that mix tokens
-break it. So a few tokens are run both ways, and a model that differs is refused.
+break it. So a few tokens are run both ways, and a model that differs is refused. Some differ in long rows only (rotary
+frequencies made for the longest row of a batch, attention scaled by the position), so it is asked again, with longer
+rows, before a row is run that is longer than any that was checked.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +25,7 @@ from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, ou
 from nse_plugin.models.rounding import relative_error, rounding_allowed
 
 _TEXT = "The old river runs through the town because of rain and wind."
-# Lengths of the rows, and where delta is added to each: the first two have suffixes of one length after prefixes of
-# different lengths, the last one another suffix, so that both are padded.
-_ROWS = ((8, 4), (5, 1), (8, 2))
+_FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
 _LEFT = [0, 2]  # rows that go on when the other has left
 # what transformers, torch and `batched` raise for calls that a layer was not made for
 _UNSUITED = (
@@ -39,20 +40,21 @@ _UNSUITED = (
 )
 
 
-def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any) -> None:
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any, longest: int = 1) -> None:
     """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
     model does not go with."""
     ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
     if not ids:
         raise LayoutError(f"The model knows none of the tokens that the tokenizer makes of {_TEXT!r}: give its own.")
-    check_replay(layout, layers, ids)
+    check_replay(layout, layers, ids, longest)
 
 
-def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int]) -> None:
+def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], longest: int = 1) -> None:
     """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model.
 
-    layers: the layers to be edited, ascending. ids: some tokens, repeated where they are few. The model may be edited
-    already. It costs a few passes of 24 tokens, and is noted in `layout.checked`.
+    layers: the layers to be edited, ascending. ids: some tokens, repeated where they are few. longest: the tokens of
+    the longest row there will be. The model may be edited already. It costs a few passes of two such rows, of 64 tokens
+    or a higher power of two, and is noted in `layout.checked`.
     """
     kind = type(layout.model).__name__
     adapter: Any = getattr(layout.model, "active_peft_config", None)
@@ -61,12 +63,14 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int]) -> N
             f"{kind} puts virtual tokens before every text ({adapter.peft_type.value}): edit its base model, "
             "model.get_base_model(), instead."
         )
-    layout.checked.add(layers[-1])  # now, or the replays below would ask for it
+    before = layout.checked.get(layers[-1], 0)
+    length = max(_USUAL, 2 ** math.ceil(math.log2(longest)))
+    layout.checked[layers[-1]] = length  # now, or the replays below would ask for it
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
-            _compare(layout, list(layers), _rows(layout, ids))
+            _compare(layout, list(layers), _rows(layout, ids, length))
     except BaseException:
-        layout.checked.discard(layers[-1])
+        layout.checked[layers[-1]] = before
         raise
 
 
@@ -79,23 +83,31 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
     except _UNSUITED as error:
         raise LayoutError(
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
-            f"tokens through attention alone, and fails here ({_in_short(error)})."
+            "tokens through attention alone (not in state-space, linear-attention and convolution layers), "
+            f"and fails here ({_in_short(error)})."
         ) from error
     if not worst <= rounding_allowed(layout.model):
         raise LayoutError(
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
-            f"outputs than the model itself ({worst:.1%} off), as with attention to later tokens, positions that a "
-            "model counts by itself, state kept outside the cache, or a hook that mixes tokens."
+            f"outputs than the model itself ({worst:.1%} off in rows of {len(rows[0].ids)} tokens), as with attention "
+            "to later tokens, positions that a model counts by itself, state kept outside the cache, or a hook that "
+            "mixes tokens."
         )
 
 
-def _rows(layout: Layout, ids: Sequence[int]) -> list[EncodedPrompt]:
-    """`_ROWS` of these tokens."""
-    needed = max(length for length, _ in _ROWS)
-    if layout.max_positions is not None and layout.max_positions < needed:
-        raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {needed} at least.")
-    ids = tuple(ids) * needed
-    return [EncodedPrompt(ids[place : place + length], lookup) for place, (length, lookup) in enumerate(_ROWS)]
+def _rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
+    """Rows of these tokens, two of them `length` long, or as long as the model has positions.
+
+    delta is added at their lookups: the first two have suffixes of one length after prefixes of different lengths, the
+    last one another suffix, so that both are padded.
+    """
+    length = min(length, layout.max_positions or length)
+    if length < _FEWEST:
+        raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {_FEWEST} at least.")
+    ids = tuple(ids) * length
+    padded = 6 + (layout.max_positions or 2 * length) - length  # a longer one's suffix would lie beyond the positions
+    shapes = ((length, length - 4), (5, 1), (min(length, padded), 2))
+    return [EncodedPrompt(ids[place : place + size], lookup) for place, (size, lookup) in enumerate(shapes)]
 
 
 def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:

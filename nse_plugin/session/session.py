@@ -217,13 +217,19 @@ class EditSession:
             self._use_what_was_given(state)
         state.identity = identity
         unseen = ModelIdentity(self.model).unseen
-        if unseen is not None or not state.checked:
+        if unseen is not None:
+            state.checked = {}
+        if not state.checked.get(self.hparams.layers[-1]):
             check_model(self._layout_of(state), self.hparams.layers, self.tokenizer)
-            state.checked = unseen is None
-        self._layout.checked.add(self.hparams.layers[-1])
+
+    def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
+        """The same for rows that are longer than any that was checked."""
+        longest = max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence))
+        if longest > state.checked.get(self.hparams.layers[-1], 0):
+            check_model(self._layout_of(state), self.hparams.layers, self.tokenizer, longest)
 
     def _layout_of(self, state: EditState) -> Layout:
-        return dataclasses.replace(self._layout, batched=state.batched)
+        return dataclasses.replace(self._layout, batched=state.batched, checked=state.checked)
 
     # -- what is measured once, on the original weights --------------------------------------------------------
 
@@ -250,7 +256,9 @@ class EditSession:
             )
         positions, vocabulary = self._layout.max_positions, self._layout.vocabulary
         templates = self._templates(state)
-        return [encode_fact(self.tokenizer, fact, templates, positions, vocabulary) for fact in facts]
+        prompts = [encode_fact(self.tokenizer, fact, templates, positions, vocabulary) for fact in facts]
+        self._check_length(state, prompts)
+        return prompts
 
     def _values(self, state: EditState, prompts: Sequence[FactPrompts]) -> Tensor:
         with bar("values z, facts", len(prompts)) as advance:

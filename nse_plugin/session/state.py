@@ -34,8 +34,7 @@ class EditState:
     identity: (quick, full) of the model with its original weights, which all below belongs to; None: nothing was
     computed yet. templates, moments: measured when first needed, then kept; {layer: [f, f]}. contexts: the templates'
     keys and values, kept as long as the model looks the same. batched: which arguments of the layers are batched.
-    checked: whether it was checked that the model's layers can be replayed, while it had nothing that
-    `ModelIdentity.unseen` names.
+    checked: up to how many tokens it was checked that the model's layers can be replayed, by l_0.
     """
 
     originals: OriginalWeights
@@ -46,7 +45,7 @@ class EditState:
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
-    checked: bool = False
+    checked: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
@@ -76,7 +75,7 @@ class EditState:
     def forget_measured(self) -> None:
         """Forget all that was computed of the model; the original weights and the rounds stay."""
         self.templates = self.moments = None
-        self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), False
+        self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), {}
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:

@@ -142,7 +142,7 @@ def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templat
     monkeypatch.setattr(replay, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows))
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
     layout = Layout.of(llama)
-    replay.check_once(layout, [2], prompts[0].rewrites)
+    replay.check_once(layout, [2], [row for fact in prompts for row in fact.rewrites])
     run.clear()
     optimize_values(layout, prompts, dataclasses.replace(hparams, tokens_per_batch=1))
     contexts = {row.ids[: row.context] for fact in prompts for row in fact.rewrites}

@@ -11,15 +11,22 @@ import torch
 from architectures import EXACT, REFUSED, name_of_w_out, random_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 from torch import nn
-from transformers import AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from nse_plugin import EditSession
+from nse_plugin import EditSession, Fact
 from nse_plugin.method.values import _rows
 from nse_plugin.models import past
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
-from nse_plugin.models.prompts import encode_fact
+from nse_plugin.models.prompts import EncodedPrompt, encode_fact
 from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay
+from nse_plugin.models.rounding import relative_error
 from nse_plugin.replay import check
 
 LAYERS = [1, 2]
@@ -226,7 +233,7 @@ def test_whoever_replays_the_layers_is_told(replay, facts):
     arguments = ([1, 2], rows, 4096) if replay is SpanReplay else (2, rows, ContextStates())
     with pytest.raises(LayoutError, match="other outputs than the model itself"):
         replay(layout, *arguments)
-    assert layout.checked == set()
+    assert not any(layout.checked.values())
 
 
 # -- when it is asked --------------------------------------------------------------------------------------------
@@ -247,6 +254,62 @@ def test_a_model_is_checked_once(llama, hparams, facts, monkeypatch):
     session.edit(facts[:2])
     EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state).edit(facts[2:])
     assert checks == [LAYERS]
+
+
+def test_it_is_checked_again_before_longer_rows_are_run(llama, hparams, facts, monkeypatch):
+    checks = count_checks(monkeypatch)
+    monkeypatch.setattr(check, "_USUAL", 8)
+    session = session_on(llama, hparams)
+    _ = session.templates
+    assert checks == [LAYERS]
+    session.values(facts)
+    assert checks == [LAYERS, LAYERS]
+    session.values(facts[:1])
+    EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state).edit(facts)
+    assert checks == [LAYERS, LAYERS]
+    layout = Layout.of(llama)
+    rows = [encode_fact(tiny_tokenizer(), fact, TEMPLATES).rewrites[0] for fact in facts]
+    for longest in (6, 6, max(len(row.ids) for row in rows)):
+        SuffixReplay(layout, 2, [EncodedPrompt(row.ids[:longest], 2) for row in rows], ContextStates())
+    assert len(checks) == 4
+
+
+STRETCHED = {
+    "rotary frequencies": (
+        "phi3", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [3.0, 5.0],
+                                  "original_max_position_embeddings": 70, "factor": 8.0},
+                 "original_max_position_embeddings": 70}
+    ),
+    "temperature": (
+        "llama4_text", {"head_dim": 4, "moe_layers": [], "num_local_experts": 2, "no_rope_layers": [0] * 4,
+                        "floor_scale": 66, "attn_scale": 2.0, "attn_temperature_tuning": True,
+                        "intermediate_size_mlp": 40}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRETCHED)
+def test_what_long_rows_alone_change_is_refused(kind, hparams, facts):
+    """Up to 70 and 66 tokens these are models like any other."""
+    name, settings = STRETCHED[kind]
+    config = AutoConfig.for_model(
+        name, vocab_size=320, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=0, eos_token_id=0, **settings,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    session = session_on(model, hparams)
+    short = min(facts, key=lambda fact: len(fact.text))
+    expected = oracles.value(model, tiny_tokenizer(), short, TEMPLATES, session.hparams)
+    assert relative_error(session.values([short])[0], expected) <= 1e-8
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    words = "Because of the rain and the wind of the year that she was born in the old town by the river, "
+    with pytest.raises(LayoutError, match=r"off in rows of 128 tokens"):
+        session.edit([short, Fact(words + "{} is in", "Lyon", "Italy")])
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 def test_it_is_checked_again_when_it_gets_hooks(llama, hparams, facts, monkeypatch):

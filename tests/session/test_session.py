@@ -73,7 +73,7 @@ def test_without_rewinding_it_is_not(hparams):
 @pytest.mark.parametrize(("settings", "once"), [({}, True), ({"rewind": False}, False)])
 def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams, settings, once):
     session = session_on(llama, hparams, **settings)
-    tokens = []
+    tokens = [0]
 
     def count(_, args):
         tokens[-1] += args[0].shape[0] * args[0].shape[1]
