@@ -21,7 +21,7 @@ from nse_plugin.method.multilayer import RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
-from nse_plugin.models.layout import Layout
+from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.templates import check_templates, context_templates
@@ -77,7 +77,7 @@ class EditSession:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._read_fingerprint = read_fingerprint
         self._layout = Layout.of(model, hparams.rewrite_module_tmp)
-        self._matrices = self._layout.edited_matrices(hparams.layers)
+        self._layers = sorted(self._layout.edited_matrices(hparams.layers))  # which refuses what cannot be edited
         if moments is not None and not isinstance(moments, Mapping):
             raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
         self._given_moments = None if moments is None else check_moments(moments, self._matrices)
@@ -89,6 +89,11 @@ class EditSession:
         else:
             self.state = state.fitting(model, self._matrices, self._weights())
         self._use_what_was_given(self.state)
+
+    @property
+    def _matrices(self) -> dict[int, OutputMatrix]:
+        """The edited matrices, by layer, as they are now: a module may have been put in the place of another."""
+        return self._layout.output_matrices(self._layers)
 
     @property
     def templates(self) -> list[str]:

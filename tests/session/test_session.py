@@ -565,6 +565,31 @@ def test_a_model_with_adapters_is_said_not_to_save_its_edits(whole, hparams, cap
     assert caplog.text.count("writes the adapters alone, without the edits") == 1
 
 
+def test_a_module_put_in_the_place_of_another_is_the_one_that_is_edited(hparams, monkeypatch):
+    """By a copy, between rounds, as quantisation and adapters do it: rewinding, the round and its undoing are of it."""
+    model, plain = tiny_model("llama"), tiny_model("llama")
+    session, expected = session_on(model, hparams), session_on(plain, hparams)
+    for one in (session, expected):
+        one.edit(ROUNDS[0])
+    for layer in LAYERS:
+        mlp = model.model.layers[layer].mlp
+        mlp.down_proj = copy.deepcopy(mlp.down_proj)
+    before = [model.model.layers[layer].mlp.down_proj.weight.detach().clone() for layer in LAYERS]
+    assert torch.equal(session.values(ROUNDS[1]), expected.values(ROUNDS[1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(nse_plugin.session.session.RoundReport, "of", lambda *_: pytest.fail("no report"))
+        with pytest.raises(pytest.fail.Exception):
+            session.edit(ROUNDS[1])
+    for layer, weight in zip(LAYERS, before, strict=True):
+        assert torch.equal(model.model.layers[layer].mlp.down_proj.weight, weight)
+    for one in (session, expected):
+        one.edit(ROUNDS[1])
+    assert session.state.knowledge.count == expected.state.knowledge.count
+    for layer in LAYERS:
+        changed, other = (one.model.layers[layer].mlp.down_proj.weight for one in (model, plain))
+        assert torch.equal(changed, other)
+
+
 def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
     def slow(*_):
         time.sleep(0.3)
