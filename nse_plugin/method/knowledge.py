@@ -22,7 +22,8 @@ class Protected:
     parts: the keys of single rounds, [n, f] each; all m while m < f, afterwards those not yet in the square, fewer than
     `WAITING` x f. Their memory is shared with whoever keeps the rounds, and never written to.
     square: [f, f] float64, the sum of k k^T over the others, in main memory as C0 is; None: there are none. From there
-    on neither memory nor the cost of an update grows.
+    on neither what this holds nor the cost of an update grows. (A `History` keeps every round's keys, so that rounds
+    can be undone: f numbers a fact and layer, in main memory.)
     """
 
     parts: tuple[Tensor, ...]
