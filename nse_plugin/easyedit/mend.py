@@ -34,7 +34,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import BatchEncoding
-from transformers.pytorch_utils import Conv1D
 
 from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Fact, FactError
@@ -42,6 +41,7 @@ from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import split_target
+from nse_plugin.models.transformers_private import Conv1D
 from nse_plugin.progress import bar
 
 from . import wheel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -26,8 +27,8 @@ def shared_heads() -> Iterator[None]:
         return
     own = sdpa_attention.use_gqa_in_sdpa
 
-    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: Tensor) -> bool:
-        return key.device.type == "cpu" or own(attention_mask, key, *others)
+    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: Any, **named: Any) -> bool:
+        return key.device.type == "cpu" or own(attention_mask, key, *others, **named)
 
     sdpa_attention.use_gqa_in_sdpa = on_the_cpu_always
     try:

@@ -76,6 +76,38 @@ def test_tensors_of_any_shape_and_dtype_have_one(tensor):
         assert fingerprint(tensor) != fingerprint(changed)
 
 
+class Halved(torch.Tensor):
+    """A tensor subclass as quantisation libraries make them, of two plain tensors."""
+
+    @staticmethod
+    def __new__(cls, codes, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+    def __init__(self, codes, scale):
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self):
+        return ["codes", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].codes, args[0].scale)
+        raise NotImplementedError(function)
+
+
+@pytest.mark.parametrize("name", ["full", "quick"])
+def test_tensor_subclasses_count_as_what_they_are_made_of(name):
+    def of(codes, scale):
+        module = nn.Module()
+        module.register_buffer("buffer", Halved(codes, scale))
+        return getattr(ModelIdentity(module), name)()
+
+    codes, scale = torch.arange(6, dtype=torch.int8).reshape(2, 3), torch.tensor([0.5])
+    assert of(codes, scale) == of(codes.clone(), scale.clone())
+    assert len({of(codes, scale), of(codes + 1, scale), of(codes, scale + 1)}) == 3
+
+
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.filterwarnings("ignore:.*quantize")
 @pytest.mark.parametrize(

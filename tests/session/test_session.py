@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import nse_plugin.method.multilayer
 import nse_plugin.method.values
@@ -563,6 +565,22 @@ def test_a_model_with_adapters_is_said_not_to_save_its_edits(whole, hparams, cap
         EditSession(model, tiny_tokenizer(), hparams, state=session.state)
         session_on(tiny_model("llama"), hparams)
     assert caplog.text.count("writes the adapters alone, without the edits") == 1
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gemma3_text"])
+def test_sliding_windows_with_eager_attention_in_float64(kind, hparams):
+    """transformers' eager attention makes NaN of a padded place that attends to nothing, and NaN spreads."""
+    config = AutoConfig.for_model(
+        kind, vocab_size=320, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4, sliding_window=8, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="eager").eval()
+    session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(model, LAYERS), TEMPLATES)
+    facts = tiny_facts()
+    expected = [oracles.value(model, tiny_tokenizer(), fact, TEMPLATES, hparams) for fact in facts]
+    assert torch.allclose(session.values(facts), torch.stack(expected), rtol=1e-4, atol=1e-6)
+    assert "failed" not in session.edit(facts).frame["status"].tolist()
 
 
 def test_a_module_put_in_the_place_of_another_is_the_one_that_is_edited(hparams, monkeypatch):
