@@ -189,9 +189,12 @@ def held_out_text(setting: str, path: str | None) -> str:
     if path is None:
         return (resources.files("nse_plugin.data") / "held_out.txt").read_text(encoding="utf-8")
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{setting} = {path!r} cannot be read ({error}): give a UTF-8 text file.") from None
+    if not text.strip():
+        raise PlanError(f"{setting} = {path!r} holds no text: give one to measure on, or leave the setting out.")
+    return text
 
 
 def _prompts(path: str) -> list[str]:

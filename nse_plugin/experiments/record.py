@@ -53,15 +53,15 @@ class Record:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
-    def check_for(self, asked: dict[str, Any]) -> None:
-        """Raise PlanError when what is there was asked for differently. asked: as `plan.inputs` gives it. A method that
-        failed without any result may be asked anew, with what it lacked."""
+    def check_for(self, asked: dict[str, Any], begun: bool = False) -> None:
+        """Raise PlanError when results that are there were asked for differently. asked: as `plan.inputs` gives it.
+        begun: also when there are none yet, of what somebody has just begun."""
         path = self.folder / "asked.json"
-        if path.is_file() and not self._came_to_nothing:
+        if path.is_file() and (begun or not self._came_to_nothing):
             changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)
             if changed is not None:
                 raise PlanError(
-                    f"{self.folder} holds results of another comparison ({changed}): choose another `out`, or delete "
+                    f"{self.folder} holds results of other inputs ({changed}): choose another `out`, or delete "
                     "that folder."
                 )
 
@@ -74,7 +74,8 @@ class Record:
 
     @property
     def _came_to_nothing(self) -> bool:
-        return self.ended is not None and not self.is_done and not self.edits
+        """There is no result: it failed before the first one, was stopped, or never began."""
+        return not self.is_done and not self.edits
 
     @property
     def ended(self) -> dict[str, Any] | None:

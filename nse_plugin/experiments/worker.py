@@ -68,7 +68,9 @@ def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     """Write the plan's facts with one method, round after round, and measure at the checkpoints."""
     _seed(plan.seed)
     loaded = read_facts(plan.data, plan.facts)
-    record.open_for(inputs.of_method(plan, name, loaded))  # hours may have passed: the files may have changed since
+    asked = inputs.of_method(plan, name, loaded)
+    record.check_for(asked, begun=True)  # hours may have passed: the files may have changed since
+    record.open_for(asked)
     facts = loaded.facts
     tell({"doing": "loading the model"})
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)

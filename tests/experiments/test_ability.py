@@ -109,7 +109,7 @@ def test_results_of_another_examination_are_not_overwritten(base, tmp_path, caps
         saved(tmp_path / {"weights": "base", "edited": "edited"}[change], 8)
     assert main(["ability", *arguments]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"{out} holds results of another comparison" in said
+    assert f"{out} holds results of other inputs" in said
     assert "choose another `--out`" in said
     assert {"weights": "content of model.source", "edited": "content of edited"}.get(change, "questions.own") in said
     assert (out / "ability.csv").read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,7 @@ def test_a_reference_of_an_earlier_version(record):
     ("metrics", "words"),
     [
         ({"perplexity": {"text": "/nope"}}, "metrics.perplexity.text = '/nope' cannot be read"),
+        ({"perplexity": {"text": os.devnull}}, f"metrics.perplexity.text = '{os.devnull}' holds no text"),
         ({"generation": {"facts": 0}}, "metrics.generation.facts = 0 cannot be used"),
         ({"fluency": {"facts": "x"}}, "metrics.fluency.facts = 'x' cannot be used"),
         ({"generation": {"chatty": True}}, "metrics.generation: 'chatty' is not known"),

@@ -74,5 +74,6 @@ def test_a_method_that_failed_without_a_result_may_be_asked_anew(tmp_path) -> No
 def test_another_comparison_is_not_mixed_in(tmp_path) -> None:
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})
     Record(tmp_path).open_for({"facts": 20, "seed": 0, "checkpoints": (20,)})
+    Record(tmp_path).save(checkpoint(2), state=None)
     with pytest.raises(PlanError, match=r"facts was 20, now 30.*another `out`"):
         Record(tmp_path).open_for({"facts": 30, "seed": 0, "checkpoints": (20,)})

@@ -8,6 +8,7 @@ all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` 
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 _OF_THE_UNEDITED = ("model", "data", "metrics", "facts", "seed")
 # What transformers reads of a folder; others write their own files beside it.
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.py", "*_templates/*.jinja")
+_MODEL_FILES = (
+    "*.safetensors", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.pkl", "*.json", "*.model", "*.tiktoken", "*.bpe",
+    "*.codes", "*.vocab", "*.txt", "*.jinja", "*_templates/*.jinja", "**/*.py",
+)  # fmt: skip
+_INDEX = "*.index.json"  # of a model in several files, which may lie in folders below
+_MOMENTS = "moments in stats_dir"
 _LARGE = 2**30  # bytes, from which on reading a file is shown
 _CHUNK = 2**24
 _SETTLED = 2.0  # seconds after a change; before that another one may go unseen in the file's times
@@ -57,12 +63,14 @@ def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
     asked = {**plan.what_decides(), **_shared(plan.model, plan.data, plan.metrics, facts)}
     del asked["nse"]
     values = _preset_of_sweep(plan)
-    return {**asked, "values of the preset": values, **_contents("preset", files_named(values))}
+    named = _contents("preset", files_named(values))
+    return {**asked, "values of the preset": values, **named, **_moments_named(values)}
 
 
 def of_cell(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
     """Of one cell of a sweep."""
-    return {**of_sweep(plan, facts), "nse": dict(plan.nse), **_contents("nse", files_named(plan.nse))}
+    moments = _moments_named({**_preset_of_sweep(plan), **plan.nse})
+    return {**of_sweep(plan, facts), "nse": dict(plan.nse), **_contents("nse", files_named(plan.nse)), **moments}
 
 
 def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
@@ -107,7 +115,8 @@ def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
         given = {"archive": None, "model_name": "", **values, **choice.hparams}
         archive = archive_path(SimpleNamespace(**given))
         named |= {"archive": content(archive)} if archive.is_file() else {}
-    return {"values of the preset": values, **_contents("hparams", named)}
+    moments = _moments_named({**values, **choice.hparams})
+    return {"values of the preset": values, **_contents("hparams", named), **moments}
 
 
 def _read_preset(choice: MethodChoice, path: Path) -> dict[str, Any]:
@@ -182,10 +191,31 @@ def model_content(source: str) -> dict[str, str]:
     folder = source_folder(source)
     if folder is None:
         return {"commit": _hub_commit(source)}
-    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    parts = (path for index in folder.glob(_INDEX) for path in _parts(index))
+    listed = (path for pattern in _MODEL_FILES for path in folder.glob(pattern))
+    files = sorted({path for path in (*listed, *parts) if path.is_file()})
     found = {str(path.relative_to(folder)): content(path) for path in files}
     base = base_of_adapter(folder)
     return found if base is None else found | {f"base, {name}": value for name, value in model_content(base).items()}
+
+
+def _parts(index: Path) -> set[Path]:
+    """The files that an index says a model lies in."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return {index.parent / name for name in names}
+    except (ValueError, KeyError, TypeError, AttributeError):  # no index of a model
+        return set()
+
+
+def _moments_named(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """What the second moments hold that lie in the stats_dir of hyperparameters, of their corpus and of any model."""
+    if not hparams.get("stats_dir"):
+        return {}
+    root = Path(str(hparams["stats_dir"])).expanduser()
+    corpus = glob.escape(Path(str(hparams.get("mom2_dataset") or "")).stem)
+    files = sorted(root.glob(f"*/{corpus}_stats/*.npz"))
+    return {_MOMENTS: {str(path.relative_to(root)): content(path) for path in files}}
 
 
 def _hub_commit(source: str) -> str:
@@ -225,10 +255,13 @@ def _easyedit() -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first thing in which what is asked now differs from what was asked before, "seed was 0, now 1"; None: there
-    is none. What only `before` has plays no part."""
+    is none. What only `before` has plays no part, nor do second moments that have come since: the run itself may have
+    measured them."""
     for name, value in json.loads(json.dumps(now)).items():
         if name not in before:
             return f"{name} was not noted, now {_shortened(value)}"
+        if name == _MOMENTS:
+            value = {file: found for file, found in value.items() if file in before[name]}
         if before[name] != value:
             return _difference(name, before[name], value)
     return None

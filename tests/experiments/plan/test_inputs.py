@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -100,7 +102,7 @@ def test_a_sweep_does_not_read_cells_of_other_contents(folder, file):
     cell.run_cell(plan)
     cell.check_before(plan)
     changed(folder / file)
-    said = rf"holds results of another comparison \({CHANGES[file]}"
+    said = rf"holds results of other inputs \({CHANGES[file]}"
     with pytest.raises(PlanError, match=said):
         cell.check_before(plan)
     with pytest.raises(PlanError, match=said) as refused:
@@ -128,9 +130,70 @@ def test_a_comparison_does_not_either(folder, file):
     record = Record(plan.out / "methods" / "NSE")
     record.open_for(asked(plan))
     record.open_for(asked(plan))
+    record.end(status="done", error=None, note=None)
     changed(folder / file)
     with pytest.raises(PlanError, match=CHANGES[file]):
         record.open_for(asked(plan))
+
+
+@pytest.mark.parametrize("ended", [None, {"status": "failed", "error": "no", "note": None}])
+def test_a_folder_without_results_is_nobodys(folder, ended):
+    """After the measurement of the unedited model failed, say."""
+    plan = comparison(folder)
+    record = Record(plan.out / "methods" / "NSE")
+    record.open_for(asked(plan))
+    if ended:
+        record.end(**ended)
+    changed(folder / "held_out.txt")
+    record.open_for(asked(plan))
+    record.end(status="done", error=None, note=None)
+    changed(folder / "held_out.txt")
+    with pytest.raises(PlanError, match=r"metrics\.perplexity\.text was"):
+        record.open_for(asked(plan))
+
+
+def with_moments(folder: Path) -> Path:
+    """EasyEdit's files, as far as their names go."""
+    stats = folder / "stats" / "model" / "corpus_stats"
+    stats.mkdir(parents=True)
+    moments = np.eye(40, dtype=np.float32)
+    for layer in (1, 2):
+        file = stats / f"model.layers.{layer}.mlp.down_proj_float32_mom2_8.npz"
+        np.savez(file, **{"mom2.count": 1000, "mom2.mom2": 1000 * moments, "sample_size": 8})
+    return stats
+
+
+def test_moments_that_are_read_are_a_part_of_it(folder):
+    stats = with_moments(folder)
+    preset = {**PRESET, "mom2_dataset": str(folder / "corpus.txt"), "stats_dir": str(folder / "stats")}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(preset))
+    plan = cell_plan(folder)
+    cell.run_cell(plan)
+    np.savez(stats / "model.layers.0.mlp.down_proj_float32_mom2_8.npz", **{"mom2.count": 1000})  # a later run's
+    cell.check_before(plan)
+    file = stats / "model.layers.2.mlp.down_proj_float32_mom2_8.npz"
+    np.savez(file, **{"mom2.count": 1000, "mom2.mom2": 2000 * np.eye(40, dtype=np.float32), "sample_size": 8})
+    for ask in (cell.check_before, cell.run_cell):
+        with pytest.raises(PlanError, match=r"moments in stats_dir\.model/corpus_stats/model\.layers\.2.* was "):
+            ask(plan)
+    file.unlink()
+    with pytest.raises(PlanError, match="moments in stats_dir"):
+        cell.check_before(plan)
+
+
+@pytest.mark.parametrize("given_in", ["preset", "hparams"])
+def test_moments_of_other_methods_are_too(folder, given_in):
+    stats = with_moments(folder)
+    setting = f"stats_dir: {folder}/stats\nmom2_dataset: corpus\n" if given_in == "preset" else ""
+    (folder / "rome.yaml").write_text(f"alg_name: ROME\nlayers: [1]\n{setting}")
+    plan = comparison(folder)
+    if given_in == "hparams":
+        given = {"stats_dir": f"{folder}/stats", "mom2_dataset": "corpus"}
+        plan = replace(plan, methods={**plan.methods, "ROME": replace(plan.methods["ROME"], hparams=given)})
+    before = asked(plan, "ROME")
+    with next(stats.iterdir()).open("ab") as stream:
+        stream.write(b"x")
+    assert inputs.difference(before, asked(plan, "ROME")).startswith("moments in stats_dir.model/corpus_stats/")
 
 
 def test_methods_do_not_depend_on_each_others_files(folder):
@@ -245,6 +308,24 @@ def test_what_others_leave_in_a_models_folder_plays_no_part(folder):
     (folder / "model" / "checkpoint-1" / "model.safetensors").write_bytes(b"x")
     assert inputs.model_content(str(folder / "model")) == before
     assert "model.safetensors" in before
+
+
+def test_files_of_all_kinds_and_in_folders_below_are_a_models(folder):
+    """As far as transformers reads them: parts of a large model wherever its index says, code, other tokenizers."""
+    model = folder / "model"
+    index = {"weight_map": {"a": "parts/model-00001.safetensors", "b": "parts/model-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / "broken.index.json").write_text("[]")
+    names = ("parts/model-00001.safetensors", "parts/model-00002.safetensors", "code/layers.py", "words.tiktoken",
+             "bpe.codes", "vocab.pkl", "model.gguf", "tf_model.h5", "flax_model.msgpack")  # fmt: skip
+    for name in names:
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(b"one")
+    before = inputs.model_content(str(model))
+    for name in names:
+        (model / name).write_bytes(b"two")
+    after = inputs.model_content(str(model))
+    assert {name for name in before if before[name] != after[name]} == set(names)
 
 
 def test_a_path_that_begins_at_home_is_a_file_too(folder, monkeypatch):
