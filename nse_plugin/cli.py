@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
@@ -183,7 +184,7 @@ def _add_skip_bad(command: argparse.ArgumentParser) -> None:
 def _store(arguments: argparse.Namespace) -> int | None:
     from nse_plugin.store import Store, StoreError
 
-    if arguments.unused_for is not None and (arguments.what != "gc" or arguments.unused_for < 0):
+    if arguments.unused_for is not None and (arguments.what != "gc" or not 0 <= arguments.unused_for < math.inf):
         raise StoreError("--unused-for is for `gc`, and takes days, 0 or more.")
     store = Store.at(arguments.folder)
     if arguments.what == "ls":

@@ -234,7 +234,9 @@ class _InStore:
         return stored
 
     def check_writable(self) -> None:
-        """A store that cannot be written to is said, and no reason to stop."""
+        """A store that cannot be written to is said, and no reason to stop; one that cannot be is."""
+        if self._hparams.store is not None:
+            self._store.check_folder()
         problem = _why_not_writable(self.folder)
         if problem:
             log.warning("store %s cannot be written to (%s): second moments are not kept.", self.folder, problem)

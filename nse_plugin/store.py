@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -32,9 +33,11 @@ from nse_plugin.home import written_whole
 log = logging.getLogger(__name__)
 
 VALUE, MOMENT = "value", "moment"
-_SUFFIX = ".safetensors"
+_SUFFIX, _CORRUPT = ".safetensors", ".corrupt"
 _ABANDONED = 3600.0  # seconds after which a file that is still being written belongs to a process that was killed
-_UNFINISHED = ("??/.*", "index/.*", ".*", "nse_partial*")  # of writers, and of moments that were being measured
+# of writers (`home.written_whole`), and of moments that were being measured
+_UNFINISHED = (f"??/.{'[0-9a-f]' * 64}.*{_SUFFIX}", "index/.*.jsonl", "nse_partial-*", ".nse_partial-*")
+_ADDRESS = re.compile(r"[0-9a-f]{64}")
 _DAMAGED = (SafetensorError, KeyError, TypeError, ValueError)
 _WRITER = uuid.uuid4().hex  # this process's file in every store's index
 
@@ -61,11 +64,20 @@ class Store:
 
     @classmethod
     def at(cls, folder: str | Path) -> Store:
-        """A store that is there already. Raises StoreError when there is no such folder."""
+        """A store that is there already. Raises StoreError when there is no such folder, or it holds other things."""
         store = cls(folder)
         if not store.folder.is_dir():
             raise StoreError(f"There is no store {str(folder)!r}: give the folder that `store` was set to.")
+        own = (*store._own(_SUFFIX), *store._own(_CORRUPT), *store.folder.glob("index/*.jsonl"))
+        if not (own or any(store.folder.glob("nse_partial-*")) or not any(store.folder.iterdir())):
+            raise StoreError(f"{str(folder)!r} is no store: give the folder that `store` was set to.")
         return store
+
+    def check_folder(self) -> None:
+        """Raise StoreError when the store's folder cannot be one."""
+        inner = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if not inner.is_dir():
+            raise StoreError(f"store = {str(self.folder)!r} cannot be used: {inner} is a file; name a folder.")
 
     def get(self, address: str) -> Tensor | None:
         """The tensor at an address; None when it is not there, or what is there is not sound."""
@@ -136,7 +148,7 @@ class Store:
     def gc(self, unused_for: float | None = None) -> tuple[int, int]:
         """Remove what nobody will read: damaged files put aside, what killed processes left half-written, and, where
         given, tensors that nobody has used for so many seconds. Returns files and bytes removed."""
-        doomed = [(path, 0.0) for path in self.folder.glob("??/*.corrupt")]
+        doomed = [(path, 0.0) for path in self._own(_CORRUPT)]
         doomed += [(path, _ABANDONED) for pattern in _UNFINISHED for path in self.folder.glob(pattern)]
         if unused_for is not None:
             doomed += [(path, unused_for) for path in self._files()]
@@ -151,7 +163,14 @@ class Store:
         return files, freed
 
     def _files(self) -> Iterator[Path]:
-        return self.folder.glob(f"??/[!.]*{_SUFFIX}")
+        return self._own(_SUFFIX)
+
+    def _own(self, suffix: str) -> Iterator[Path]:
+        """Files at an address; whatever else lies in the folder is somebody else's."""
+        for path in self.folder.glob(f"??/*{suffix}"):
+            address = path.name.removesuffix(suffix)
+            if _ADDRESS.fullmatch(address) and address.startswith(path.parent.name):
+                yield path
 
     def _path(self, address: str) -> Path:
         return self.folder / address[:2] / f"{address}{_SUFFIX}"
@@ -175,6 +194,8 @@ class Store:
     def _write_index_anew(self) -> None:
         """One file in place of many. A writer that adds a line to an old one meanwhile loses nothing but that line."""
         old = list(self.folder.glob("index/[!.]*.jsonl"))
+        if not old:  # entries() reads the files then
+            return
         told = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
         with written_whole(self.folder / "index" / f"{uuid.uuid4().hex}.jsonl") as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
@@ -202,7 +223,7 @@ def _metadata(path: Path) -> dict[str, str]:
 def _put_aside(path: Path, damage: Exception) -> None:
     log.warning("%s is damaged (%s): put aside as .corrupt, what it held is computed again.", path, damage)
     try:
-        path.replace(path.with_suffix(".corrupt"))
+        path.replace(path.with_suffix(_CORRUPT))
     except OSError as error:
         log.warning("%s cannot be put aside: %s.", path, error)
 

@@ -18,7 +18,9 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 from nse_plugin import second_moments as moments_module
 from nse_plugin import store as store_module
 from nse_plugin.addresses import value_addresses
+from nse_plugin.cli import main
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session import EditSession
 from nse_plugin.session import session as session_module
@@ -314,8 +316,8 @@ def test_a_value_that_is_not_finite_is_not_kept(store, hparams):
 
 
 def test_a_store_that_cannot_be_written_to_stops_nothing(tmp_path, hparams, caplog):
-    (tmp_path / "file").write_text("not a folder")
     one = session(hparams, store=str(tmp_path / "file"))
+    (tmp_path / "file").write_text("not a folder")
     with caplog.at_level(logging.WARNING):
         assert one.values(tiny_facts()[:1]).isfinite().all()
     assert "cannot be written to" in caplog.text
@@ -413,9 +415,9 @@ def test_gc_removes_what_nobody_will_read(store):
     first, second, third, _ = sorted(store.folder.glob("*/*.safetensors"))
     first.write_bytes(b"")
     store.verify()
-    killed = second.with_name(".left-by-a-kill.safetensors")
+    killed = second.with_name(f".{second.stem}.{'0' * 32}.safetensors")
     killed.write_bytes(b"half")
-    busy = second.with_name(".being-written.safetensors")
+    busy = second.with_name(f".{second.stem}.{'1' * 32}.safetensors")
     busy.write_bytes(b"half")
     for path, days in ((killed, 1), (second, 40), (third, 40)):
         os.utime(path, (time.time() - days * 86400,) * 2)
@@ -431,6 +433,53 @@ def test_gc_removes_what_nobody_will_read(store):
 def test_a_store_that_is_not_there(tmp_path):
     with pytest.raises(StoreError, match="There is no store '.*nowhere'"):
         Store.at(tmp_path / "nowhere")
+    assert Store.at(tmp_path).entries() == []  # it may be one
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v1/model.safetensors", "v1/.model.1234.safetensors", "ab/ab.corrupt", ".notes", "index/words.json",
+        f"cd/{'ab' * 32}.safetensors", f"{'ab' * 32}.safetensors",
+    ],
+)  # fmt: skip
+def test_what_is_not_the_stores_is_never_touched(name, store, capsys):
+    def files():
+        return {path: path.stat().st_mtime for path in store.folder.rglob("*") if path.is_file()}
+
+    file = store.folder / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"a model")
+    os.utime(file, (0, 0))
+    before = files()
+    for what in (["ls"], ["verify"], ["gc"], ["gc", "--unused-for", "0"]):
+        assert main(["store", what[0], str(store.folder), *what[1:]]) == 1
+        assert f"'{store.folder}' is no store" in capsys.readouterr().err
+    assert files() == before
+    store.put("ab" * 32, Z, VALUE, "x")
+    assert [entry.about for entry in store.entries()] == ["x"]
+    assert store.verify() == (1, [])
+    assert store.gc(unused_for=0)[0] == 1
+    assert file in files()
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "-1"])
+def test_days_that_are_none(days, store, capsys):
+    store.put("ab" * 32, Z, VALUE, "x")
+    assert main(["store", "gc", str(store.folder), f"--unused-for={days}"]) == 1
+    assert "takes days, 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_store_that_is_a_file_is_refused_before_anything_is_measured(below, tmp_path, hparams, monkeypatch):
+    (tmp_path / "file").write_text("")
+    settings = dataclasses.replace(hparams, store=str(tmp_path / "file" / below))
+    monkeypatch.setattr(moments_module, "measure_moments", lambda *_: pytest.fail("measured"))
+    words = f"store = '.*file.*' cannot be used: {tmp_path}/file is a file"
+    with pytest.raises(StoreError, match=words):
+        EditSession(tiny_model("llama"), tiny_tokenizer(), settings)
+    with pytest.raises(StoreError, match=words):
+        moments_module.second_moments(Layout.of(tiny_model("llama")), tiny_tokenizer(), settings)
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

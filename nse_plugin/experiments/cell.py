@@ -33,6 +33,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
+from nse_plugin.store import Store
 from nse_plugin.timing import timed
 
 __all__ = ["OBJECTIVES", "SCORE", "CellPlan", "cells", "check_before", "loaded", "run_cell"]
@@ -66,6 +67,8 @@ def check_before(plan: CellPlan) -> None:
     Record(plan.out / BEFORE).check_for(inputs.of_reference(plan, loaded))
     _record(plan).check_for(inputs.of_cell(plan, loaded))
     check_writable(plan.out)
+    if plan.store is not None:
+        Store(plan.store).check_folder()
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:

@@ -33,6 +33,7 @@ from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
 from nse_plugin.home import written_whole
+from nse_plugin.store import Store
 
 
 def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
@@ -72,6 +73,8 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     for name in asked:  # nothing is written before all of them fit
         record_of(plan, name).check_for(asked[name])
     check_writable(plan.out)
+    if plan.store is not None:
+        Store(plan.store).check_folder()
     for name in asked:
         record_of(plan, name).open_for(asked[name])
     with written_whole(plan.out / PLAN) as path:

@@ -55,8 +55,8 @@ class EditSession:
     ones by the next round, with a warning. Where something else of the model changes between rounds, layers that are
     not edited or an adapter, what was measured of it is measured again; given moments and templates stay.
 
-    Raises HyperParamsError, LayoutError, MomentsError, StateError or ValueError for what cannot be used; the model is
-    untouched.
+    Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError for what cannot be used;
+    the model is untouched.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class EditSession:
         self._read_fingerprint = read_fingerprint
         self._layout = Layout.of(model, hparams.rewrite_module_tmp)
         self._layers = sorted(self._layout.edited_matrices(hparams.layers))  # which refuses what cannot be edited
+        if hparams.store is not None:
+            Store(hparams.store).check_folder()
         if moments is not None and not isinstance(moments, Mapping):
             raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
         self._given_moments = None if moments is None else check_moments(moments, self._matrices)
