@@ -3,7 +3,7 @@
 A cell of a field with several texts (rephrase_prompts, generation_prompts, reference_texts) holds one text, or a JSON
 list of texts; one of a field with pairs (locality_prompts, portability_prompts, reversal_prompts) a JSON list of
 [prompt, answer]. An empty cell is a field that the fact does not have. Cells are separated by commas, semicolons or
-tabs.
+tabs; white space round a cell is left out, but for what a prompt ends with.
 """
 
 from __future__ import annotations
@@ -45,41 +45,62 @@ def read_rows(text: str) -> list[Row]:
     Raises FactError, naming the line, for what is not CSV, a row with more cells than columns, a header that lacks,
     misspells or repeats a column, and where no row follows it.
     """
-    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    before, header = _header(text)
+    delimiter = max(DELIMITERS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     columns: list[str] = []
     line = 1
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
         for cells in reader:
-            if not columns:
-                columns = _columns(cells)
+            if line <= before:
+                pass
+            elif not columns:
+                columns = _columns(cells, line)
             elif any(cell.strip() for cell in cells[len(columns) :]):
                 raise FactError(
                     f"line {line} has {len(cells)} cells for {len(columns)} columns: put a text in quotes that holds "
                     f"{delimiter!r}."
                 )
             elif given := {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}:
-                rows.append(Row(line, {name: cell for name, cell in given.items() if name in RECORD_FIELDS}))
+                fields = {name: _trimmed(name, cell) for name, cell in given.items() if name in RECORD_FIELDS}
+                rows.append(Row(line, fields))
             line = reader.line_num + 1
     except csv.Error as error:
         raise FactError(f"line {line} is not CSV ({error}): put the text in quotes, and double those in it.") from error
+    finally:
+        csv.field_size_limit(limit)
     if not rows:
-        raise FactError("line 1 names the columns, and no fact follows: write a fact a line.")
+        raise FactError(f"line {before + 1} names the columns, and no fact follows: write a fact a line.")
     return rows
 
 
-def _columns(header: Sequence[str]) -> list[str]:
-    """The names in the first row, which is line 1."""
+def _header(text: str) -> tuple[int, str]:
+    """How many lines there are before the first that says something, and that line. "sep=;", which spreadsheets write
+    and read, says nothing of facts."""
+    for number, line in enumerate(io.StringIO(text, newline=None)):
+        if line.strip() and not line.lower().startswith("sep="):
+            return number, line
+    return 0, ""
+
+
+def _trimmed(name: str, cell: str) -> str:
+    return cell.lstrip() if name == "prompt" else cell.strip()
+
+
+def _columns(header: Sequence[str], line: int) -> list[str]:
+    """The names in the first row, which is on this line."""
     columns = [name.strip() for name in header]
     if misspelt := misspelt_field(columns):
-        raise FactError(f"line 1, column {misspelt[0]!r}: there is no such field; did you mean {misspelt[1]!r}?")
+        raise FactError(f"line {line}, column {misspelt[0]!r}: there is no such field; did you mean {misspelt[1]!r}?")
     if missing := [name for name in EDIT_FIELDS if name not in columns]:
         raise FactError(
-            f"line 1 names no column {missing[0]!r}: the first line names the columns of the facts' fields."
+            f"line {line} names no column {missing[0]!r}: the first line names the columns of the facts' fields, "
+            "separated by commas, semicolons or tabs."
         )
     if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise FactError(f"line 1 names the column {twice[0]!r} twice: leave one out.")
+        raise FactError(f"line {line} names the column {twice[0]!r} twice: leave one out.")
     return columns
 
 
@@ -92,7 +113,7 @@ def _value(name: str, cell: str) -> Any:
         return [cell] if name in _TEXTS else cell
     try:
         value = json.loads(cell)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = None
     if name in _PAIRS and not _are_pairs(value):
         raise FactError(f'column {name} is {cell!r:.80}: write its pairs as JSON, [["prompt", "answer"], ...].')

@@ -15,7 +15,7 @@ import http.client
 import json
 import logging
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,12 @@ class Loaded:
     sha256: str
     skipped: list[tuple[int, str]]
 
+    def __iter__(self) -> Iterator[Fact]:
+        return iter(self.facts)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
 
 def load_facts(
     source: str | Path,
@@ -106,6 +112,7 @@ def load_facts(
     the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
+    So is a prompt and subject with another target than before, which is a correction where its round comes later.
 
     Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
     there before), or there are fewer facts than `limit`.
@@ -152,7 +159,9 @@ def _facts(
     skipped: list[tuple[int, str]] = []
     numbers: dict[str, str] = {}  # case_id, as the results write it, to the place of its record
     edits: dict[tuple[str, str, str], str] = {}
+    targets: dict[tuple[str, str], tuple[str, str]] = {}  # by prompt and subject: the first target, and its place
     twice: list[str] = []
+    corrected: list[str] = []
     for index, record in enumerate(records):
         if len(facts) == limit:
             break
@@ -165,6 +174,10 @@ def _facts(
                 if skip_bad:
                     raise FactError(f"{again}.")
                 twice.append(f"{record.place}: {again}")
+            asked, target = fact.signature[:2], fact.signature[2]
+            before, first = targets.setdefault(asked, (target, record.place))
+            if before != target:
+                corrected.append(f"{record.place}: {fact.text!r} is {fact.target_new!r} here and {before!r} in {first}")
         except FactError as error:
             if not skip_bad:
                 counted = " (counted from 0)" if record.place.startswith("record") else ""
@@ -179,6 +192,9 @@ def _facts(
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)
+    if corrected:
+        more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
+        log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
     return facts, skipped
 
 
@@ -279,12 +295,16 @@ def _parsed(path: Path, text: str, line: int = 1) -> Any:
     """text: what begins at `line` of the file."""
     try:
         return json.loads(text)
+    except RecursionError:
+        raise DatasetError(f"{path} nests too many lists from line {line} on: give a list of records.") from None
     except json.JSONDecodeError as error:
         hint = "" if path.suffix.lower() == ".jsonl" else " (A file with a record a line must be named .jsonl.)"
         raise DatasetError(
             f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
             f"it there.{hint}"
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DatasetError(f"{path} cannot be read from line {line} on ({error}): correct it there.") from error
 
 
 def _snippet_texts(path: Path) -> SnippetTexts:

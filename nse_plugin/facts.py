@@ -84,13 +84,14 @@ class Fact:
         for field in EDIT_FIELDS:
             value = getattr(self, field)
             if not _is_text(value):
-                raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string.")
+                raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string of characters.")
         if not (self.target_true is None or _is_text(self.target_true)):
             raise FactError(f"{self._where()}target_true is {self.target_true!r}: give a non-empty string, or None.")
-        if self.prompt.count(SLOT) != 1:
+        if (count := self.prompt.count(SLOT)) != 1:
+            has = f"has '{{}}' {count} times" if count else "has no '{}'"
             raise FactError(
-                f"{self._where()}prompt {self.prompt!r} has {self.prompt.count(SLOT)} times '{{}}': write '{{}}' "
-                f"exactly once, where the subject {self.subject!r} goes."
+                f"{self._where()}prompt {self.prompt!r} {has}: write '{{}}' exactly once, where the subject "
+                f"{self.subject!r} goes."
             )
         for field in ("rephrase_prompts", "generation_prompts", "reference_texts"):
             object.__setattr__(self, field, self._texts(field))
@@ -409,7 +410,8 @@ def _string(value: Any) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    """Not empty, and of whole characters: a lone surrogate is half of one."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_pair(value: Any) -> bool:

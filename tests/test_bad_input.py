@@ -105,9 +105,9 @@ CASES = {
     ),
     "no {}": (
         lambda b: b.edit(("The capital of France is", "France", "Lyon")),
-        ["prompt", "'The capital of France is'", "0 times '{}'", "exactly once"],
+        ["prompt", "'The capital of France is'", "has no '{}'", "exactly once"],
     ),
-    "two {}": (lambda b: b.edit(("{} and {}", "France", "Lyon")), ["prompt", "2 times '{}'", "exactly once"]),
+    "two {}": (lambda b: b.edit(("{} and {}", "France", "Lyon")), ["prompt", "has '{}' 2 times", "exactly once"]),
     "empty target": (lambda b: b.edit(("{} is", "France", "")), ["target_new", "''", "non-empty"]),
     "blank target": (lambda b: b.apply({**FRANCE, "target_new": "  "}), ["fact 0", "target_new", "'  '", "non-empty"]),
     "no target": (lambda b: b.apply({**FRANCE, "target_new": None}), ["fact 0", "target_new", "missing"]),

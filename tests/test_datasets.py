@@ -440,6 +440,50 @@ def test_one_text_needs_no_list_and_pairs_may_have_names(written):
     assert fact.case_id == "a-1"
 
 
+@pytest.mark.parametrize(
+    "before", ["", "\n\n", "sep=;\n", "Sep=;\r\n"], ids=["nothing", "blank lines", "sep", "sep on Windows"]
+)
+def test_lines_before_the_header_and_spaces_round_cells_play_no_part(written, before):
+    path = written(f"{before} prompt ; subject ;target_new\n  The capital of {{}} is ; Japan ; Kyoto \n", "a.csv")
+    [fact] = load_facts(path)
+    assert (fact.prompt, fact.subject, fact.target_new) == ("The capital of {} is ", "Japan", "Kyoto")
+    path = written(f"{before}prompt,subject,target_new\n{{}} is,Japan\n".replace(",", ";"), "a.csv")
+    with pytest.raises(DatasetError, match=rf"line {before.count(chr(10)) + 2}: column target_new is empty"):
+        load_facts(path)
+
+
+def test_a_cell_of_any_length_is_read(written):
+    limit = csv.field_size_limit()
+    long = "x" * 200_000
+    [fact] = load_facts(written(f'prompt,subject,target_new,rephrase_prompts\n{{}} is,A,B,"{long}"\n', "a.csv"))
+    assert fact.rephrase_prompts == (long,)
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 100_000, "nests too many lists from line 1 on"),
+        ('[{"case_id": ' + "9" * 5_000 + "}]", "cannot be read from line 1 on .*digits"),
+        ('[{"prompt": "{} is", "subject": "A\\ud800", "target_new": "B"}]', "record 0 .*subject is 'A.ud800'"),
+        ('[{"prompt": "{} is", "subject": "A", "target_new": "B", "rephrase_prompts": ["\\udc00"]}]',
+         "rephrase_prompts holds"),
+    ],
+    ids=["nested", "digits", "half a character", "half a character in a list"],
+)  # fmt: skip
+def test_json_that_python_cannot_take_is_named(written, content, words):
+    with pytest.raises(DatasetError, match=words):
+        load_facts(written(content))
+
+
+def test_another_target_for_the_same_prompt_is_told(written, caplog):
+    rows = "{} is,A,B\n{} is,C,D\n{} is ,A,E\n{} is,A,E \n"
+    loaded = load_facts(written(f"prompt,subject,target_new\n{rows}", "a.csv"))
+    assert len(loaded) == 4
+    assert [fact.target_new for fact in loaded] == ["B", "D", "E", "E"]
+    assert "line 4: 'A is ' is 'E' here and 'B' in line 2 (and 1 more): no round takes both" in caplog.text
+
+
 def test_the_columns_of_easyedits_records_are_read_too(written):
     header = "prompt,subject,target_new,ground_truth,rephrase_prompt,locality_prompt,locality_ground_truth"
     row = "The capital of France is,France,Lyon,Paris,France's is,Rome is in,Italy"
@@ -532,7 +576,8 @@ def test_a_fact_that_is_there_twice_is_named_with_both_places(written, caplog, n
     path = written(records if name == "a.json" else "\n".join(map(json.dumps, records)), name)
     assert len(load_facts(path).facts) == 4  # as in published data
     first, third = ("record 0", "record 2") if name == "a.json" else ("line 1", "line 3")
-    [warning] = caplog.messages
+    warning, other = caplog.messages
+    assert "'Rome is in' is 'Chile' here and 'Peru' in" in other
     assert f"{name}, {third}: it is the fact of {first} again, 'Rome is in ' to ' Peru' (and 1 more)" in warning
     assert [fact.target_new for fact in load_facts(path, skip_bad=True).facts] == ["Peru", "Chile"]
 
