@@ -143,7 +143,7 @@ def load_facts(
         left_out = f" besides {len(skipped)} bad records" if skipped else ""
         asked = f"{limit or 'some'} are asked for" + (f" after the first {skip}" if skip else "")
         raise DatasetError(
-            f"{path} has {len(facts)} facts{left_out}, and {asked}: take {max(0, len(facts) - skip)} or fewer."
+            f"{path} has {len(facts)} facts{left_out}, and {asked}: take {max(0, len(facts) - skip)} or fewer, or all."
         )
     facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):

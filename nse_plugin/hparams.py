@@ -224,6 +224,10 @@ class NSEHyperParams:
             return NSEHyperParams(**settings)
         return chosen(**settings)
 
+    def with_overrides(self, **overrides: Any) -> NSEHyperParams:
+        """A copy with other values of some fields, by any of their names. Raises HyperParamsError."""
+        return dataclasses.replace(self, **_known_fields(type(self), overrides))
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain Python values."""
         return {**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}, "layers": [*self.layers]}

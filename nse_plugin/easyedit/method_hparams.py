@@ -58,7 +58,7 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
     path = Path(path)
     ours = {**overrides, "device": easyedit_device(next(model.parameters()).device)}
     if alg_name == "NSE":
-        return dataclasses.replace(NSEHyperParams.from_hparams(path), **_fitting(NSEHyperParams, ours, whole=False))
+        return NSEHyperParams.from_hparams(path).with_overrides(**ours)
     if not path.is_file():
         raise HyperParamsError(f"No hyperparameter file {str(path)!r}: give the path of a YAML file.")
     try:
@@ -99,8 +99,8 @@ def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
     return f"alg_name = {alg_name!r}: this EasyEdit has no such algorithm; {hint}"
 
 
-def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, Any]:
-    """The configuration with the fields that the class has, no more and, if it shall be `whole`, no fewer."""
+def _fitting(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the fields that the class has, no more and no fewer."""
     specs = {spec.name: spec for spec in dataclasses.fields(cls)}
     for name, source in _WHEEL_ONLY.items():
         if name in specs and source in config:
@@ -112,7 +112,7 @@ def _fitting(cls: Any, config: dict[str, Any], whole: bool = True) -> dict[str, 
         if right is not None and value != right:
             raise HyperParamsError(f"{name} = {value!r} cannot be used: this EasyEdit knows {right!r} only.")
     for name, spec in specs.items():
-        if whole and spec.default is spec.default_factory is dataclasses.MISSING and name not in config:
+        if spec.default is spec.default_factory is dataclasses.MISSING and name not in config:
             raise HyperParamsError(f"{name} is missing: no value of it suits every model, so give one.")
     return config
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ from nse_plugin.spelling import did_you_mean
 
 _CONF = "nse_plugin.experiments.conf"
 _SHOWS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+_SWITCHES = ("--multirun", "-m", "--run", "-r", "--resolve")
+_TAKE_A_WORD = (
+    "--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
+    "-cd", "--experimental-rerun",
+)  # fmt: skip
 _NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
 ConfigStore.instance().store(
     group="fields",
@@ -69,10 +76,19 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def check_words(arguments: Sequence[str]) -> None:
+    """Raise PlanError for a word on the command line that is neither a setting nor one of hydra's options."""
+    for before, word in itertools.pairwise(["", *arguments]):
+        option = word.split("=")[0] in (*_SWITCHES, *_SHOWS, *_TAKE_A_WORD)
+        if not (option or before in _TAKE_A_WORD or ("=" in word and not word.startswith("--")) or word[:1] == "~"):
+            raise PlanError(f"{word!r} is no setting: settings are written NAME=VALUE, for example facts=4.")
+
+
 def _with_own_model(arguments: Sequence[str]) -> list[str]:
-    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for."""
+    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for. Raises PlanError for what is none."""
     there = {Path(file.name).stem for file in (resources.files(_CONF) / "model").iterdir()}
     settings: list[str] = []
+    check_words(arguments)
     for word in arguments:
         key, _, value = word.partition("=")
         source = value.strip("'\"")
@@ -104,5 +120,8 @@ def _no_such_setting(config: str, error: HydraException) -> str:
         there = there.get(parent) if OmegaConf.is_dict(there) else None
     if not OmegaConf.is_dict(there):
         return f"There is no setting {missing[1]!r}: `nse {config} --help` shows them all."
-    hint = did_you_mean(key, [str(name) for name in there])
-    return f"There is no setting {missing[1]!r}; {hint} A new one is given with + before it."
+    near = get_close_matches(key, map(str, there), n=1)
+    if near:
+        return f"There is no setting {missing[1]!r}; did you mean {'.'.join([*parents, *near])!r}?"
+    names = ", ".join(sorted(map(str, there)))
+    return f"There is no setting {missing[1]!r}; there are {names}. A new one is given with + before it."

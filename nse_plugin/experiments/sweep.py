@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from nse_plugin.experiments.configuration import asks_for_help, composed, launched, plain
+from nse_plugin.experiments.configuration import asks_for_help, check_words, composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.cell import CellPlan
 
@@ -29,6 +29,7 @@ def sweep(arguments: Sequence[str]) -> None:
     Raises PlanError, DatasetError and HyperParamsError for what cannot be run as asked, before any cell is.
     """
     # a multirun in any case, and hydra wants its options in front of the settings
+    check_words(arguments)
     arguments = [word for word in arguments if word not in ("-m", "--multirun")]
     if asks_for_help(arguments):
         launched("sweep", arguments, cell)

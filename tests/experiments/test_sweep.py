@@ -142,10 +142,20 @@ def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_
         sweep([*settings, "nse.p=1.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'none'}"])
 
 
+def test_a_store_that_is_a_file_is_refused_before_anything_runs(settings, tmp_path, capsys):
+    assert main(["sweep", *settings, "nse.alpha=1", f"store={__file__}/x", f"out={tmp_path / 'out'}"]) == 1
+    assert f"{__file__} is a file; name a folder." in capsys.readouterr().err
+    assert not (tmp_path / "out" / "cells").exists()
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("nse.alfa=1,2", "There is no setting 'nse.alfa'; did you mean 'alpha'?"),
+        ("nse.alfa=1,2", "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
+        ("data.sorce=x", "There is no setting 'data.sorce'; did you mean 'data.source'?"),
+        ("nothing.like=it", "There is no setting 'nothing.like': `nse sweep --help` shows them all."),
+        ("--facts", "'--facts' is no setting: settings are written NAME=VALUE, for example facts=4."),
+        ("methods", "'methods' is no setting: settings are written NAME=VALUE"),
         ("objective=[fluency]", "objective: 'fluency' is not known; known are efficacy"),
         ("metrics=[accuracy]", "metrics has no probability"),
         ("round=0", "round = 0 cannot be used: give an integer above 0."),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
-from nse_plugin.experiments.plan.comparison import ABILITY, DRIFT, EASYEDIT, METRICS, DataChoice
+from nse_plugin.experiments.plan.comparison import ABILITY, DRIFT, EASYEDIT, METRICS, DataChoice, counted
 from nse_plugin.experiments.plan.model import ModelChoice, is_bundled
 from nse_plugin.hparams import NSEHyperParams, plain_value
 
@@ -36,6 +36,8 @@ class CellPlan:
     def from_config(cls, config: Mapping[str, Any]) -> CellPlan:
         """Read what hydra composed. Raises PlanError."""
         known("setting", config, [spec.name for spec in fields(cls)])
+        data = made(DataChoice, "data", config["data"])
+        config = {**config, "facts": counted(data, config["facts"])}
         for name in ("facts", "round"):
             positive(name, config[name])
         known("metrics", config["metrics"], [name for name in METRICS if name not in (EASYEDIT, ABILITY, DRIFT)])
@@ -44,7 +46,7 @@ class CellPlan:
             raise PlanError("objective is empty, or metrics has no probability: a sweep needs both to find its best.")
         return cls(
             model=ModelChoice.from_config(config["model"]),
-            data=made(DataChoice, "data", config["data"]),
+            data=data,
             metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
             nse={name: plain_value(name, value) for name, value in config["nse"].items() if value is not None},
             objective=tuple(config["objective"]),

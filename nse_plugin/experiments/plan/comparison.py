@@ -68,6 +68,8 @@ class Plan:
         """Read what hydra composed (or `as_config` wrote). Raises PlanError."""
         config = {key: value for key, value in config.items() if key != "experiment"}
         known("setting", config, [spec.name for spec in dataclasses.fields(cls)])
+        data = made(DataChoice, "data", config["data"])
+        config["facts"] = counted(data, config["facts"])
         for name in ("facts", "round", "jobs"):
             positive(name, config[name])
         if not isinstance(config["seed"], int) or config["seed"] < 0:
@@ -89,7 +91,7 @@ class Plan:
         known("metrics", config["metrics"], list(METRICS))
         return cls(
             model=ModelChoice.from_config(config["model"]),
-            data=made(DataChoice, "data", config["data"]),
+            data=data,
             methods=methods,
             metrics={name: dict(settings or {}) for name, settings in config["metrics"].items()},
             facts=facts,
@@ -114,9 +116,14 @@ class Plan:
         return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}
 
 
-def read_facts(data: DataChoice, count: int) -> Loaded:
-    """The first `count` facts of what was chosen. Raises DatasetError."""
+def read_facts(data: DataChoice, count: int | None) -> Loaded:
+    """The first `count` facts of what was chosen; None: all. Raises DatasetError."""
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
+
+
+def counted(data: DataChoice, asked: Any) -> Any:
+    """How many facts are asked for, where "all" of them, or null, is. Raises DatasetError."""
+    return len(read_facts(data, None)) if asked in (None, "all") else asked
 
 
 def _checkpoints(given: Sequence[Any], facts: int, methods: Mapping[str, MethodChoice]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nse_plugin.experiments.plan.checks import PlanError
 from nse_plugin.experiments.plan.model import ModelChoice, is_bundled, model_config, shape_of, tuned_name
 from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+from nse_plugin.models.positions import text_config
 
 if TYPE_CHECKING:
     from nse_plugin.experiments.plan.cell import CellPlan
@@ -24,6 +25,9 @@ NEEDED = {"layers", "alpha"}  # of NSE's fields, those that have no default
 
 def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> None:
     """Raise PlanError for methods that have nothing to start from on this model: one sentence for all of them."""
+    for name, choice in methods.items():
+        if choice.alg_name == NSE:
+            _check_of_nse(name, choice, model)
     lacking = [name for name, choice in methods.items() if not _has_start(choice, model)]
     if not lacking:
         return
@@ -38,6 +42,25 @@ def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> No
     if others:
         remedies.append(f"leave {', '.join(others)} out of methods")
     raise PlanError(_lacks(lacking, model, remedies))
+
+
+def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
+    """Raise PlanError for hyperparameters of NSE that cannot be used on this model."""
+    path, config = preset_of(choice, model), text_config(model_config(model.source))
+    given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # where they are missing, another sentence says so
+    try:
+        if path is None:
+            found = NSEHyperParams.for_model("", **given)
+        else:
+            found = NSEHyperParams.from_hparams(path).with_overrides(**choice.hparams)
+        found.check()
+    except HyperParamsError as error:
+        raise PlanError(f"methods.{name}: {error}") from error
+    if max(found.layers) > config.num_hidden_layers - 2:
+        raise PlanError(
+            f"methods.{name}: layers = {[*found.layers]} cannot be used: {model.name} has {config.num_hidden_layers} "
+            f"layers, counted from 0, and the last that can be edited is {config.num_hidden_layers - 2}."
+        )
 
 
 def check_preset_of_sweep(plan: CellPlan) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
 from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.experiments.configuration import composed
 from nse_plugin.experiments.plan import BEFORE, METRICS, Plan, PlanError
+from nse_plugin.experiments.plan.cell import CellPlan
 
 
 def plan(*overrides: str) -> Plan:
@@ -76,6 +79,16 @@ def test_round_sizes() -> None:
 def test_bad_settings_are_named(overrides: list[str], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         plan(*overrides)
+
+
+@pytest.mark.parametrize("word", ["facts=all", "facts=null"])
+def test_all_facts_may_be_asked_for(word: str, tmp_path: Path) -> None:
+    records = [{"prompt": "{} is in", "subject": f"Rome {number}", "target_new": "Peru"} for number in range(7)]
+    (tmp_path / "facts.json").write_text(json.dumps(records))
+    assert plan(word, f"data.source={tmp_path}/facts.json").facts == 7
+    assert plan(word, f"data.source={tmp_path}/facts.json", "data.skip=3").facts == 4
+    sweep = composed("sweep", [word, f"data.source={tmp_path}/facts.json"])
+    assert CellPlan.from_config(sweep).facts == 7
 
 
 def test_a_plan_survives_json() -> None:

@@ -124,6 +124,27 @@ def test_without_a_preset_of_its_shape_each_method_is_named_with_what_it_needs(t
     check_presets(plan("methods=[NSE,ROME]", *settings, *given).methods, made.model)
 
 
+@pytest.mark.parametrize("preset", [True, False], ids=["a file", "none"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("layers:[1,99],alpha:1", r"layers = \[1, 99\] cannot be used: mine has 30 layers, counted from 0, .* is 28\."),
+        ("layers:[28,29],alpha:1", r"layers = \[28, 29\] cannot be used"),
+        ("layers:[1,2],alpha:abc", "alpha = 'abc' cannot be used: use a number above 0"),
+        ("layers:[1,2],alpha:1,p:1.5", "p = 1.5 cannot be used"),
+        ("layer:[1,2],alpha:1", "'layer': did you mean 'layers'"),
+        ("neuron_treshold:0.5", "'neuron_treshold': did you mean 'neuron_threshold'"),
+    ],
+)
+def test_hyperparameters_of_nse_are_checked_before_anything_is_loaded(preset, given, words, tmp_path):
+    folder = shaped(tmp_path / "mine")
+    (tmp_path / "own.yaml").write_text("alg_name: NSE\nlayers: [1]\nalpha: 1.0\n")
+    settings = [f"model={folder}", "methods=[NSE]", f"+methods.NSE.hparams={{{given}}}"]
+    made = plan(*settings, *([f"methods.NSE.preset={tmp_path}/own.yaml"] if preset else []))
+    with pytest.raises(PlanError, match=rf"^methods\.NSE: .*{words}"):
+        check_presets(made.methods, made.model)
+
+
 def test_a_preset_that_is_not_there_and_a_folder_of_presets_that_is_not(tmp_path):
     folder = shaped(tmp_path / "mine")
     made = plan(f"model={folder}", "methods=[NSE]", "methods.NSE.preset=/nowhere.yaml")
