@@ -339,11 +339,14 @@ def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.loading import load
     from nse_plugin.replay.check import check_model
     from nse_plugin.second_moments import moments_file, moments_folder, second_moments
+    from nse_plugin.store import Store
 
     _check_counts(arguments, "samples", "workers")
     _check_text(arguments.text)
     _check_device(arguments, elsewhere=arguments.address is not None)
     hparams = _moments_hparams(arguments, _check_model(arguments))
+    if hparams.store is not None:
+        Store(hparams.store).check_folder()
     spread = arguments.workers is not None or arguments.address is not None
     # This process then needs the model for its fingerprint and names only.
     model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)

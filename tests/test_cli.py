@@ -168,7 +168,7 @@ def test_the_version(capsys):
         (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
         (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
         (["compare", "--help"], 0, "metrics: ability, accuracy"),
-        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'alpha'?"),
+        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
         (["sweep", "round=0"], 1, "round = 0 cannot be used"),
         (["sweep", "--help"], 0, "nse.FIELD"),
     ],
