@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import re
 import sys
@@ -50,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 _SHELL_WORDS = (
     (r"^limit (?:=|is) (\S+):", r"--limit \1:"),
     (r", or give None for all\b", ""),
+    (r"^skip is (\S+):", r"--skip \1:"),
     (r"^workers = (\S+)", r"--workers \1"),
     (r"^out = ", "--out "),
     ("`out`", "`--out`"),
@@ -161,10 +161,15 @@ def _parser() -> argparse.ArgumentParser:
 
     store = commands.add_parser("store", help="look after a store of values z and second moments")
     store.add_argument(
-        "what", choices=("ls", "verify", "gc"), help="list it; read it all; remove what nobody will read"
+        "what",
+        choices=("ls", "verify", "gc"),
+        help="ls: list it; verify: read it all, and put aside what is damaged; gc: remove what was put aside as "
+        "damaged, and what killed processes left unfinished more than an hour ago",
     )
     store.add_argument("folder", type=Path, help="what `store` was set to")
-    store.add_argument("--unused-for", type=float, metavar="DAYS", help="gc: also what nobody used for so many days")
+    store.add_argument(
+        "--unused-for", type=float, metavar="DAYS", help="gc: also tensors that nobody used for so many days"
+    )
     store.set_defaults(run=_store)
     return parser
 
@@ -184,8 +189,9 @@ def _add_skip_bad(command: argparse.ArgumentParser) -> None:
 def _store(arguments: argparse.Namespace) -> int | None:
     from nse_plugin.store import Store, StoreError
 
-    if arguments.unused_for is not None and (arguments.what != "gc" or not 0 <= arguments.unused_for < math.inf):
-        raise StoreError("--unused-for is for `gc`, and takes days, 0 or more.")
+    days = arguments.unused_for
+    if days is not None and (arguments.what != "gc" or not 0 <= days < float("inf")):
+        raise StoreError(f"--unused-for {days:g}: it is for `gc`, and takes a number of days, 0 or more.")
     store = Store.at(arguments.folder)
     if arguments.what == "ls":
         entries = store.entries()
@@ -199,7 +205,6 @@ def _store(arguments: argparse.Namespace) -> int | None:
         print(f"{sound} sound, {len(damaged)} damaged")
         return 1 if damaged else 0
     else:
-        days = arguments.unused_for
         files, freed = store.gc(None if days is None else days * 86400)
         print(f"{files} files removed, {freed:,} bytes")
     return None
@@ -213,6 +218,7 @@ def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
     from nse_plugin.models.loading import load
 
+    _check_counts(arguments, "train", "val", "steps")
     preset = preset_path("MEND", arguments.model)
     facts = load_facts(arguments.data, arguments.train + arguments.val, arguments.skip_bad, skip=arguments.skip).facts
     choice = configured_model(arguments.model)
@@ -249,6 +255,7 @@ def _tune(arguments: argparse.Namespace) -> None:
 
     seconds = _seconds(arguments.budget)
     _check_model(arguments)
+    _check_device(arguments)
     _check_counts(arguments, "round")
     model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
     written = tune(
@@ -271,6 +278,7 @@ def _ability(arguments: argparse.Namespace) -> None:
     from nse_plugin.experiments.plan.model import source_name
 
     _check_model(arguments)
+    _check_device(arguments)
     model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
     edited = edited_folders(arguments.edited)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
@@ -311,6 +319,7 @@ def _values(arguments: argparse.Namespace) -> None:
     _check_counts(arguments, "limit", "workers")
     if arguments.address is None:  # else the model need not be on this machine
         _check_model(arguments)
+    _check_device(arguments, elsewhere=arguments.address is not None)
     facts = load_facts(arguments.facts, arguments.limit, arguments.skip_bad).facts
     hparams = NSEHyperParams.from_hparams(arguments.hparams) if arguments.hparams else None
     count = arguments.workers
@@ -330,10 +339,14 @@ def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.loading import load
     from nse_plugin.replay.check import check_model
     from nse_plugin.second_moments import moments_file, moments_folder, second_moments
+    from nse_plugin.store import Store
 
     _check_counts(arguments, "samples", "workers")
     _check_text(arguments.text)
+    _check_device(arguments, elsewhere=arguments.address is not None)
     hparams = _moments_hparams(arguments, _check_model(arguments))
+    if hparams.store is not None:
+        Store(hparams.store).check_folder()
     spread = arguments.workers is not None or arguments.address is not None
     # This process then needs the model for its fingerprint and names only.
     model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)
@@ -363,6 +376,22 @@ def _check_model(arguments: argparse.Namespace) -> Any:
     from nse_plugin.experiments.plan.model import model_config
 
     return model_config(arguments.model, "--model")
+
+
+def _check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None:
+    """elsewhere: it is another machine's."""
+    import torch
+
+    device = arguments.device
+    if elsewhere:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise ValueError(f"--device {device}: there is no such device; give cpu, cuda, cuda:0 or mps.")
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if device not in here:
+        raise ValueError(f"--device {device}: there is no such device here; give {' or '.join(here)}.")
 
 
 def _check_counts(arguments: argparse.Namespace, *options: str) -> None:

@@ -203,12 +203,14 @@ def _described(value: Any) -> str:
     return f"of type {name}" + (f" ({_PANDAS[name]} is what is wanted)" if name in _PANDAS else "")
 
 
-def misspelt_field(names: Iterable[Any], known: Collection[str] = RECORD_FIELDS) -> tuple[str, str] | None:
+def misspelt_field(
+    names: Iterable[Any], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
+) -> tuple[str, str] | None:
     """The first of the names that is nearly one of `known`, and which: where none that it is near to is there too, and
-    it is no field of another form of record."""
+    it is no field of another form of record. cutoff: how near, as `difflib.get_close_matches` counts it, 0 to 1."""
     given = {name for name in names if isinstance(name, str)}
     for name in sorted(given - _ALL_FIELDS):
-        near = get_close_matches(re.sub(r"[\s-]+", "_", name.strip().lower()), known, cutoff=0.8)
+        near = get_close_matches(re.sub(r"[\s-]+", "_", name.strip().lower()), known, cutoff=cutoff)
         if near and not given & {*near}:
             return name, near[0]
     return None
@@ -410,8 +412,12 @@ def _string(value: Any) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    """Not empty, and of whole characters: a lone surrogate is half of one."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has whole characters only: no half of one, a lone surrogate."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_pair(value: Any) -> bool:

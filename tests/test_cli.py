@@ -74,7 +74,10 @@ def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, cap
         ({"--text": "a.pdf"}, ["--text a.pdf: give", ".parquet"]),
         ({"--text": "nocorpus.jsonl"}, ["--text nocorpus.jsonl: there is no such file"]),
         ({"--hparams": "llama3-8"}, ["'llama3-8'", "did you mean 'llama3-8b'"]),
-        ({"--device": "cuda:0"}, ["device cuda:0", "no CUDA", "use cpu"]),
+        ({"--store": f"{__file__}/a"}, [f"{__file__} is a file; name a folder."]),
+        ({"--device": "cuda:0"}, ["--device cuda:0: there is no such device here; give cpu"]),
+        ({"--device": "foo"}, ["--device foo: there is no such device here; give cpu"]),
+        ({"--device": "foo", "--address": "auto"}, ["--device foo: there is no such device; give cpu, cuda, cuda:0"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -165,7 +168,7 @@ def test_the_version(capsys):
         (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
         (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
         (["compare", "--help"], 0, "metrics: ability, accuracy"),
-        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'alpha'?"),
+        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
         (["sweep", "round=0"], 1, "round = 0 cannot be used"),
         (["sweep", "--help"], 0, "nse.FIELD"),
     ],
@@ -214,6 +217,31 @@ def test_a_closed_pipe_is_no_error(saved, tmp_path):
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train-mend", "--train", "0"], "--train 0: give a number above 0."),
+        (["train-mend", "--train", "-5"], "--train -5: give a number above 0."),
+        (["train-mend", "--val", "0"], "--val 0: give a number above 0."),
+        (["train-mend", "--steps", "0"], "--steps 0: give a number above 0."),
+        (
+            ["train-mend", "--skip", "-1", "--data", "demo"],
+            "--skip -1: give the number of facts to leave out",
+        ),
+        (["tune", "--facts", "demo", "--device", "foo"], "--device foo: there is no such device here; give cpu"),
+        (
+            ["values", "--facts", "demo", "--store", "s", "--device", "foo"],
+            "--device foo: there is no such device here",
+        ),
+        (["ability", "--device", "foo"], "--device foo: there is no such device here; give cpu"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named(command, message, saved, capsys):
+    model = "smollm2-135m" if command[0] == "train-mend" else saved
+    assert main([*command, "--model", model]) == 1
+    assert capsys.readouterr().err.startswith(f"nse: {message}")
+
+
 @pytest.mark.parametrize("arguments", [[], ["moments"], ["moments", "--model", "x", "--dtype", "int8"], ["edit"]])
 def test_a_command_line_that_is_none(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -251,8 +279,8 @@ def test_looking_after_a_store(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["ls", "/nowhere"], "There is no store '/nowhere'"),
-        (["ls", "/tmp", "--unused-for", "3"], "--unused-for is for `gc`"),
-        (["gc", "/tmp", "--unused-for", "-3"], "0 or more"),
+        (["ls", "/tmp", "--unused-for", "3"], "--unused-for 3: it is for `gc`"),
+        *((["gc", "/tmp", "--unused-for", days], f"--unused-for {days}: it is") for days in ("-3", "nan", "inf")),
     ],
 )
 def test_store_errors_are_one_line(arguments, words, capsys):

@@ -467,7 +467,7 @@ def test_what_is_not_the_stores_is_never_touched(name, store, capsys):
 def test_days_that_are_none(days, store, capsys):
     store.put("ab" * 32, Z, VALUE, "x")
     assert main(["store", "gc", str(store.folder), f"--unused-for={days}"]) == 1
-    assert "takes days, 0 or more" in capsys.readouterr().err
+    assert "takes a number of days, 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "deep/er"])

@@ -18,12 +18,14 @@ import pandas as pd
 
 from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.teacher_forcing import predict_tokens
+from nse_plugin.facts import is_unicode, misspelt_field
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import split_target
 
 LETTERS = ("A", "B", "C", "D")
 LOG_PROBABILITIES = [f"log_probability_{letter}" for letter in LETTERS]
 ALL = "all"  # subjects together
+FIELDS = ("question", "subject", "choices", "answer")
 
 
 class QuestionError(ValueError):
@@ -61,20 +63,22 @@ def read_questions(path: str | Path) -> list[Question]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise QuestionError(f"{path} cannot be read ({error.strerror}): give a JSON file of questions.") from error
-    except ValueError as error:  # of UTF-8 as well
+    except (ValueError, RecursionError) as error:  # of UTF-8 as well, or of lists within lists
         raise QuestionError(f"{path} is not JSON ({error}): give a JSON list of questions.") from error
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if entries == [] else f"a {type(entries).__name__}"
         raise QuestionError(f"{path} holds {found}: give a JSON list of one question or more.")
-    return [_question(entry, f"{path}, entry {number}") for number, entry in enumerate(entries)]
+    return [_question(entry, f"{path}, entry {number} (counted from 0)") for number, entry in enumerate(entries)]
 
 
 def _question(entry: Any, where: str) -> Question:
     if not isinstance(entry, Mapping):
         raise QuestionError(f"{where}: {entry!r:.60} is no question: give question, subject, choices and answer.")
-    for field in ("question", "subject", "choices", "answer"):
+    for field in FIELDS:
         if field not in entry:
-            raise QuestionError(f"{where}: {field} is missing: give question, subject, choices and answer.")
+            near = misspelt_field(entry.keys() - {*FIELDS}, (field,), cutoff=0.6)
+            meant = f", and there is no field {near[0]!r}: rename it" if near else ""
+            raise QuestionError(f"{where}: {field} is missing{meant}: give question, subject, choices and answer.")
     for field in ("question", "subject"):
         if not isinstance(entry[field], str) or not entry[field].strip():
             raise QuestionError(f"{where}: {field} = {entry[field]!r:.60}: give a text.")
@@ -83,6 +87,9 @@ def _question(entry: Any, where: str) -> Question:
         raise QuestionError(f"{where}: choices = {choices!r:.60}: give a list of four texts.")
     if len(choices) != len(LETTERS):
         raise QuestionError(f"{where}: choices = {choices!r:.60} are {len(choices)}: give four.")
+    for text in (entry["question"], entry["subject"], *choices):
+        if not is_unicode(text):
+            raise QuestionError(f"{where}: {text!r:.60} has half of a character (a lone surrogate): write it whole.")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
         raise QuestionError(f"{where}: answer = {answer!r:.60}: give the place of the right choice, 0, 1, 2 or 3.")
     first, second, third, fourth = choices

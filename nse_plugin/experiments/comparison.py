@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 from queue import Queue
 from typing import Any
@@ -57,7 +56,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     when the unedited model could not be measured. A method that fails is a row that says why.
     """
     console = console or Console()
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    started = datetime.now(UTC)
     loaded = read_facts(plan.data, plan.facts)
     yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
     model_config(plan.model.source)
@@ -65,7 +64,8 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     for choice in plan.methods.values():
         if choice.alg_name == "NSE":
             check_rounds(loaded.facts, choice.round)
-    if not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods)):
+    worked = not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods))
+    if worked:
         yardstick.check(loaded.facts)
         yardstick.check_lengths(loaded.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
@@ -95,7 +95,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
         _run_workers(plan, open_ones, followed)
 
     summary = write_tables(plan)
-    write_run(plan, started, time.monotonic() - clock, data, command)
+    write_run(plan, started, data, command, worked=worked)
     report = write_report(plan.out)
     show_table(console, plan.out)
     console.print(f"Report: {report}", soft_wrap=True)

@@ -134,6 +134,9 @@ class Yardstick:
         yield from ((*pair, 0) for family in self._teacher_forced for pair in PAIRS[family](fact))
         if any(family in self.metrics for family in WRITING):
             yield from ((prompt, "", 0) for prompt in generation_prompts(fact))
+        if EASYEDIT in self.metrics:
+            yield from ((prompt, fact.target_new, 0) for prompt in fact.rephrase_prompts[:1])
+            yield from ((*pair, 0) for pair in fact.locality_prompts)
         if "generation" in self.metrics:
             yield from ((prompt, "", TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,24 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
     return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
 
 
-def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any], command: str | None) -> None:
+def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: str | None, *, worked: bool) -> None:
     """Write run.json: the whole configuration, versions, host, and how each method ended.
 
-    started, seconds: of this call; where there is a run.json it began earlier, and took so much longer.
+    started: this call. worked: whether anything was left to run. Its time is added to that of earlier calls, but what
+    they ran at the same time is counted once.
     """
     path = plan.out / "run.json"
+    began = until = datetime.now(UTC)
+    seconds = 0.0
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        started, seconds = earlier["started"], seconds + earlier["seconds"]
+        began, seconds = datetime.fromisoformat(earlier["started"]), earlier["seconds"]
+        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not say
+    if worked or not path.is_file():
+        now = datetime.now(UTC)
+        both = min(now, until) - max(started, began)
+        seconds += (now - started - max(both, timedelta(0))).total_seconds()
+        began, until = min(began, started), now
     methods = {}
     for name, choice in plan.methods.items():
         record = record_of(plan, name)
@@ -85,7 +95,8 @@ def write_run(plan: Plan, started: str, seconds: float, data: Mapping[str, Any],
         "host": _host(),
         "data": dict(data),
         "model": {"name": plan.model.name, "weights": before.get("weights")},
-        "started": started,
+        "started": began.isoformat(timespec="seconds"),
+        "ended": until.isoformat(timespec="seconds"),
         "seconds": seconds,
         "methods": methods,
     }

@@ -187,6 +187,7 @@ def test_reading_a_file(tmp_path: Any) -> None:
         ({"answer": 1.0}, ["answer = 1.0"]),
         ({"question": " "}, ["question = ' '", "give a text"]),
         ({"subject": None}, ["subject = None", "give a text"]),
+        ({"choices": ["a", "\ud800", "", ""]}, ["'\\ud800' has half of a character", "write it whole"]),
     ],
 )
 def test_a_bad_entry_is_named(tmp_path: Any, change: dict[str, Any], words: list[str]) -> None:
@@ -194,14 +195,23 @@ def test_a_bad_entry_is_named(tmp_path: Any, change: dict[str, Any], words: list
     path.write_text(json.dumps([GOOD, {**GOOD, **change}]), encoding="utf-8")
     with pytest.raises(QuestionError) as caught:
         read_questions(path)
-    assert all(word in str(caught.value) for word in [f"{path}, entry 1: ", *words]), caught.value
+    assert all(word in str(caught.value) for word in [f"{path}, entry 1 (counted from 0): ", *words]), caught.value
 
 
 @pytest.mark.parametrize("field", GOOD)
 def test_a_missing_field_is_named(tmp_path: Any, field: str) -> None:
     path = tmp_path / "own.json"
     path.write_text(json.dumps([{name: value for name, value in GOOD.items() if name != field}]), encoding="utf-8")
-    with pytest.raises(QuestionError, match=f"own.json, entry 0: {field} is missing: give question, subject"):
+    with pytest.raises(
+        QuestionError, match=f"own.json, entry 0 .counted from 0.: {field} is missing: give question, subject"
+    ):
+        read_questions(path)
+
+
+def test_a_misspelt_field_is_named(tmp_path: Any) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([{"choise" if name == "choices" else name: value for name, value in GOOD.items()}]))
+    with pytest.raises(QuestionError, match=r"choices is missing, and there is no field 'choise': rename it"):
         read_questions(path)
 
 
@@ -210,10 +220,12 @@ def test_a_missing_field_is_named(tmp_path: Any, field: str) -> None:
     [
         (b"", "is not JSON"),
         (b"[{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON .maximum recursion depth exceeded"),
+        (b"[" + b"9" * 5000 + b"]", "is not JSON .Exceeds the limit"),
         (b"\xff\xfe[]", "is not JSON"),
         (b"[]", "holds an empty list: give a JSON list of one question or more"),
         (b'{"questions": []}', "holds a dict: give a JSON list"),
-        (b'["Where is Lyon?"]', "entry 0: 'Where is Lyon[?]' is no question"),
+        (b'["Where is Lyon?"]', "entry 0 .counted from 0.: 'Where is Lyon[?]' is no question"),
     ],
 )
 def test_a_file_that_is_none(tmp_path: Any, content: bytes, words: str) -> None:

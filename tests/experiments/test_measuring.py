@@ -75,6 +75,12 @@ def test_facts_that_cannot_be_measured(folder, nothing_is_loaded, capsys, comman
     assert not (folder / "results").exists()
 
 
+@pytest.mark.parametrize("change", [{"rephrase_prompts": [LONG]}, {"locality_prompts": [[LONG, "Germany"]]}])
+def test_what_easyedits_evaluator_reads_is_counted(folder, nothing_is_loaded, capsys, change):
+    said = refused(asked("compare", folder, {**RECORD, **change}, "metrics=[easyedit]"), capsys)
+    assert "and the model has 64 positions: shorten it" in said
+
+
 def test_a_comparison_says_what_to_measure_without_true_targets(folder, nothing_is_loaded, capsys):
     record = {name: value for name, value in RECORD.items() if name != "target_true"}
     said = refused(asked("compare", folder, record, "metrics=[probability,accuracy]"), capsys)
