@@ -117,7 +117,9 @@ def test_the_models_own_text_is_seeded_and_as_much_as_asked(layout, tokenizer, h
 
 def test_the_models_own_passages_have_their_length(tokenizer, hparams):
     """In a model with room for them."""
-    layout = dataclasses.replace(Layout.of(tiny_model("llama")), max_positions=None)
+    model = tiny_model("llama")
+    model.config.max_position_embeddings = 2 * PASSAGE_TOKENS
+    layout = Layout.of(model)
     chosen = dataclasses.replace(hparams, mom2_n_samples=2)
     assert {len(row) for row in rows_of(layout, tokenizer, chosen)} == {PASSAGE_TOKENS}
 

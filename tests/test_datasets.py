@@ -161,7 +161,7 @@ def test_a_file_in_another_encoding(tmp_path):
 
 
 def test_too_few_facts_says_how_many_there_are(written):
-    with pytest.raises(DatasetError, match=r"facts.json has 3 facts, and 4 are asked for: take 3 or fewer\."):
+    with pytest.raises(DatasetError, match=r"facts.json has 3 facts, and 4 are asked for: take 3 or fewer, or all\."):
         load_facts(written(RECORDS), limit=4)
     with pytest.raises(DatasetError, match=r"has 3 facts besides 1 bad records, and 4 are asked for: take 3"):
         load_facts(written([NO_SUBJECT, *RECORDS]), limit=4, skip_bad=True)
@@ -385,7 +385,9 @@ def test_the_first_facts_may_be_left_out(written):
     path = written(RECORDS)
     assert [fact.case_id for fact in load_facts(path, limit=1, skip=1).facts] == [71]
     assert [fact.case_id for fact in load_facts(path, skip=1).facts] == [71, 72]
-    with pytest.raises(DatasetError, match=r"has 3 facts, and 2 are asked for after the first 2: take 1 or fewer\."):
+    with pytest.raises(
+        DatasetError, match=r"has 3 facts, and 2 are asked for after the first 2: take 1 or fewer, or all\."
+    ):
         load_facts(path, limit=2, skip=2)
     with pytest.raises(DatasetError, match=r"some are asked for after the first 3: take 0 or fewer"):
         load_facts(path, skip=3)

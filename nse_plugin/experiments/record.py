@@ -75,7 +75,7 @@ class Record:
     @property
     def _came_to_nothing(self) -> bool:
         """There is no result: it failed before the first one, was stopped, or never began."""
-        return not self.is_done and not self.edits
+        return not (self.is_done or self.edits or any(self.folder.glob("*.csv")))
 
     @property
     def ended(self) -> dict[str, Any] | None:

@@ -155,7 +155,7 @@ def test_what_the_paper_asks(monkeypatch):
     [
         ([], ["nothing to ask", "--tasks", "--questions"]),
         (["--questions", "nowhere.json"], ["nowhere.json cannot be read"]),
-        (["--questions", "three.json"], ["three.json, entry 0: choices", "are 3: give four"]),
+        (["--questions", "three.json"], ["three.json, entry 0 (counted from 0): choices", "are 3: give four"]),
         (["--questions", "own.json", "deeper/own.json"], ["Two files", "'own'", "rename one"]),
         (["--questions", "own.json", "--limit", "0"], ["--limit 0: ask one item"]),
         (["--questions", "own.json", "--edited", "nowhere"], ["--edited nowhere holds no model", "save_pretrained"]),

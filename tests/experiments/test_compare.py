@@ -168,12 +168,12 @@ def test_a_second_run_does_nothing_again(uninterrupted, settings):
 def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
     failing = [item for item in settings if not item.startswith("metrics")]
     failing += ["metrics=[probability]", "checkpoints=[]", "facts=2", "jobs=2"]
-    failing.append("+methods.NSE-one-pass.hparams.layers=[1,99]")
+    failing.append('+methods.NSE-one-pass.hparams.rewrite_module_tmp="nowhere.{}"')
     said = finished(tmp_path / "run", failing, tmp_path / "home")
     written = json.loads((tmp_path / "run" / "run.json").read_text())["methods"]
     assert written["NSE"]["status"] == "done"
     assert written["NSE-one-pass"]["status"] == "failed"
-    assert "99" in written["NSE-one-pass"]["error"]
+    assert "nowhere" in written["NSE-one-pass"]["error"]
     assert "failed" in said
     lines = said.splitlines()  # there is no terminal
     for line in (
