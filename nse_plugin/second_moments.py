@@ -7,9 +7,9 @@ and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they w
 has the name but is of something else, it is left alone, and this model's gets a mark of its own before `.npz`.
 EasyEdit's files do not say, and are taken by their name.
 
-Wherever they are to be kept, they are also looked for in the user's own store and in all stores that this user has had
-moments measured into (`cache_home()/stores_with_moments.txt`), so that no command measures what another one has. Of a
-model with hooks or replaced methods (`ModelIdentity.unseen`) nothing that was measured is known to hold: its moments
+Where they are to be kept in a store, they are also looked for in the user's own and in all others that this user has
+had moments measured into (`cache_home()/stores_with_moments.txt`), so that no command measures what another one has. Of
+a model with hooks or replaced methods (`ModelIdentity.unseen`) nothing that was measured is known to hold: its moments
 are measured in each session, and not kept.
 """
 
@@ -20,6 +20,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import tempfile
 import time
 import zipfile
@@ -157,12 +158,17 @@ def _kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> _Kept:
 
 
 def _found(kept: _Kept, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, _Stored]:
-    """What is kept, there or in another store."""
+    """What is kept there; or in another store, and from now on there too."""
     found = _read_all(kept, hparams.layers)
+    if not isinstance(kept, _InStore):
+        return found
     for folder in _stores_with_moments():
         missing = [layer for layer in hparams.layers if layer not in found]
         if missing and folder.resolve() != kept.folder.resolve() and _text(hparams):
-            found |= _read_all(_InStore(layout, tokenizer, hparams, folder, kept.identity), missing)
+            others = _read_all(_InStore(layout, tokenizer, hparams, folder, kept.identity), missing)
+            for layer, stored in others.items():
+                kept.keep(layer, stored)
+            found |= others
     return found
 
 
@@ -228,10 +234,14 @@ class _InStore:
 
     def write(self, layer: int, sums: MomentSums) -> _Stored:
         stored = self.stored(layer, sums)
-        about = f"layer {layer}, {corpus_name(self._hparams)}, {sums.tokens} tokens"
-        self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
+        self.keep(layer, stored)
         _note(self.folder)
         return stored
+
+    def keep(self, layer: int, stored: _Stored) -> None:
+        tokens = "" if math.isnan(stored.tokens) else f", {stored.tokens:.0f} tokens"
+        about = f"layer {layer}, {corpus_name(self._hparams)}{tokens}"
+        self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
 
     def check_writable(self) -> None:
         """A store that cannot be written to is said, and no reason to stop; one that cannot be is."""

@@ -29,6 +29,7 @@ from nse_plugin.second_moments import (
     second_moments,
 )
 from nse_plugin.session import EditSession
+from nse_plugin.store import Store
 
 SENTENCES = [
     "The capital of France is Paris.",
@@ -361,7 +362,7 @@ def test_a_model_with_hooks_neither_reads_nor_keeps_any(change, kept_in, tokeniz
     assert not moments_are_kept(named(changed, "town-model"), tokenizer, settings)
 
 
-@pytest.mark.parametrize("asked_with", ["stats_dir", "store", "neither"])
+@pytest.mark.parametrize("asked_with", ["store", "neither"])
 @pytest.mark.parametrize("measured_with", ["store", "neither"])
 def test_moments_are_found_wherever_they_were_kept(
     asked_with, measured_with, tokenizer, settings, tmp_path, monkeypatch
@@ -374,6 +375,7 @@ def test_moments_are_found_wherever_they_were_kept(
     monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
     again = second_moments(Layout.of(tiny_model("llama")), tokenizer, kept(asked_with, "other"))
     assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
+    assert len(Store(moments_folder(kept(asked_with, "other"))).entries()) == 2  # where it was asked for, too
 
 
 def test_a_model_that_is_not_finite_is_refused_at_its_first_batch(tokenizer, settings, monkeypatch):
