@@ -104,7 +104,7 @@ def test_moments_into_a_store(ray_here, saved, hparams_file, tmp_path, capsys):
     [
         ({"workers": 0}, ["--workers 0: give a number above 0."]),
         ({"model": "./nosuch"}, ["--model ./nosuch: there is no such folder."]),
-        ({"device": "cuda"}, ["device cuda", "no GPU", "use cpu"]),
+        ({"device": "cuda"}, ["--device cuda: there is no such device here; give cpu"]),
         ({"facts": "long.json"}, ["tokens long", "64 positions"]),
         ({"limit": 9}, ["has 4 facts", "9 are asked for"]),
     ],
