@@ -7,14 +7,36 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 QUICK = 2.0  # seconds; of work that ends sooner no line is printed
 EVERY = 30.0  # seconds between two lines
+
+Listener = Callable[[str | None], None]
+_listener: ContextVar[Listener] = ContextVar("listener", default=lambda what: None)
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Within, `listener` is called with the description of every `bar` that begins, and with None when it is done."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yields `advance(count)`. total: None when it is not known beforehand."""
+    _listener.get()(description)
+    with _shown(description, total) as advance:
+        yield advance
+    _listener.get()(None)
+
+
+@contextmanager
+def _shown(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         with _Lines(description, total) as lines:
             yield lines.advance

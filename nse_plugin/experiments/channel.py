@@ -31,8 +31,8 @@ def own_output() -> TextIO:
 
 
 def report(stream: TextIO, what: dict[str, Any]) -> None:
-    """Write one report: `doing`, a text, and `edits`, the facts written so far, once there are some. Raises
-    BrokenPipeError when the parent is gone."""
+    """Write one report: `doing`, a text, and `edits`, the facts written so far, except while something is done
+    once for a model. Raises BrokenPipeError when the parent is gone."""
     print(json.dumps(what), file=stream, flush=True)
 
 

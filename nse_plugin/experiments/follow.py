@@ -30,7 +30,8 @@ class Followed(Protocol):
     ) -> None: ...
 
     def update(self, name: str, what: Mapping[str, Any]) -> None:
-        """name: of a method. what: `doing`, and `edits` once there are some."""
+        """name: of a method. what: `doing`, and `edits` while it writes facts or measures them: what is done without
+        them is done once, and no part of the time that facts take."""
 
 
 def follow(console: Console, facts: int) -> Followed:
@@ -73,6 +74,7 @@ class _Lines:
         self._doing: dict[str, str] = {}
         self._said: dict[str, float] = {}  # when
         self._first: dict[str, tuple[float, int]] = {}  # when the first edits of this run were reported, and how many
+        self._once: dict[str, float] = {}  # since when something is done without edits
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +86,12 @@ class _Lines:
         now, doing, edits = time.monotonic(), what["doing"], what.get("edits")
         same = self._doing.get(name) == doing
         self._doing[name] = doing
-        if edits is not None:
-            self._first.setdefault(name, (now, edits))
+        if edits is None:
+            self._once.setdefault(name, now)
+        else:
+            began, first = self._first.get(name, (now, edits))
+            # what was done once is left out, as if the facts had been begun so much later
+            self._first[name] = (min(now, began + now - self._once.pop(name, now)), first)
         if same and now - self._said[name] < EVERY:
             return
         self._said[name] = now

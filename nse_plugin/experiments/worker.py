@@ -32,8 +32,10 @@ from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
+from nse_plugin.progress import heard_by
 
 PLAN = "plan.json"
+MOMENTS = "second moments"  # what the description of their progress begins with
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
 Tell = Callable[[dict[str, Any]], None]
 
@@ -125,7 +127,9 @@ class _Run:
         for start in range(self._resumed(), len(self._facts), self._choice.round):
             self._tell({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
-            frame = self._method.edit(chunk).assign(round=start // self._choice.round + 1)
+            with heard_by(functools.partial(self._hear, start)):
+                frame = self._method.edit(chunk)
+            frame = frame.assign(round=start // self._choice.round + 1)
             self._edited = pd.concat([self._edited, frame], ignore_index=True)
             edits = start + len(chunk)
             if start == 0:
@@ -149,7 +153,8 @@ class _Run:
             if state is not None or edits == len(self._facts):
                 checkpoint = self._record.load(edits)
                 if state is not None:
-                    self._method.resume(state)
+                    with heard_by(functools.partial(self._hear, edits)):
+                        self._method.resume(state)
                 self._method.seconds.update(checkpoint.costs["seconds"])
                 self._measuring = self._method.seconds.pop("measure")
                 self._note = checkpoint.costs["note"]
@@ -157,6 +162,13 @@ class _Run:
                 self._edited = checkpoint.facts[["case_id", "round", "status", "residual"]]
                 return edits
         return 0
+
+    def _hear(self, edits: int, what: str | None) -> None:
+        """Tell when second moments are measured: once for a model, so without the edits that time left is told by."""
+        if what is None:
+            self._tell({"doing": "editing", "edits": edits})
+        elif what.startswith(MOMENTS):
+            self._tell({"doing": f"measuring {what.rpartition(',')[0]}"})
 
     def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
         """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""

@@ -48,6 +48,25 @@ def test_time_left_is_by_the_pace_of_this_run(clock, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "NSE: editing, 90 of 100 facts, about 60 s left"
 
 
+def test_time_left_leaves_out_what_is_done_once(clock, capsys):
+    followed = follow(Console(force_terminal=False), 100)
+    followed.update("NSE", {"doing": "loading the model"})
+    clock.seconds = 5.0
+    followed.update("NSE", {"doing": "editing", "edits": 0})
+    followed.update("NSE", {"doing": "measuring second moments of layers [2, 3]"})
+    clock.seconds = 605.0
+    followed.update("NSE", {"doing": "editing", "edits": 0})
+    clock.seconds = 645.0
+    followed.update("NSE", {"doing": "editing", "edits": 10})
+    assert capsys.readouterr().err.splitlines() == [
+        "NSE: loading the model",
+        "NSE: editing, 0 of 100 facts",
+        "NSE: measuring second moments of layers [2, 3]",
+        "NSE: editing, 0 of 100 facts",
+        "NSE: editing, 10 of 100 facts, about 6 min left",
+    ]
+
+
 def test_bars_on_a_terminal(capsys):
     console = Console(force_terminal=True, width=120)
     with follow(console, 10) as followed:

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from tiny import tiny_facts
+from tiny import tiny_facts, tiny_model
 
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.worker import _Run
+from nse_plugin.models.layout import Layout
+from nse_plugin.second_moments import second_moments
 
 COSTS = {"seconds": {"edit": 2.0, "measure": 1.0}, "peak_memory_mib": 1.0, "note": "of old", "values_from_store": 0}
 
@@ -64,3 +66,21 @@ def test_one_that_was_not_begins_anew(run):
     run.to_the_end()
     assert [len(subjects) for subjects in run._method.asked] == [2, 2]
     assert run._record.is_done
+
+
+def test_second_moments_are_told_without_edits(run, tokenizer, monkeypatch):
+    """What follows is again told with them."""
+    layout = Layout.of(tiny_model("llama"))
+    run._hparams.mom2_n_samples = 2
+    written = Method.edit
+
+    def edit(method, facts):
+        second_moments(layout, tokenizer, run._hparams)  # measured in the first round, and kept
+        return written(method, facts)
+
+    monkeypatch.setattr(Method, "edit", edit)
+    run.to_the_end()
+    moments = {"doing": f"measuring second moments of layers {[*run._hparams.layers]}"}
+    first = {"doing": "editing", "edits": 0}
+    assert run._news[:4] == [first, moments, first, {"doing": "measuring", "edits": 2}]
+    assert moments not in run._news[4:]
