@@ -7,13 +7,15 @@ The launcher says where the cells run (`hydra/launcher=basic|joblib|submitit_slu
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.console import Console
 from nse_plugin.experiments.configuration import asks_for_help, check_words, composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.cell import CellPlan
+from nse_plugin.hparams import plain_value
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -34,12 +37,16 @@ def sweep(arguments: Sequence[str]) -> None:
     if asks_for_help(arguments):
         launched("sweep", arguments, cell)
         return
-    first = CellPlan.from_config(composed("sweep", _first_cell(arguments)))
+    choices = [(override, _choices(override)) for override in _overrides(arguments)]
+    first = CellPlan.from_config(composed("sweep", [chosen[0] for _, chosen in choices]))
     # These import torch: a mistake in a setting is found before.
     from nse_plugin.experiments.cell import check_before
+    from nse_plugin.experiments.plan.presets import check_preset_of_sweep
     from nse_plugin.experiments.sweep_report import write_sweep
 
     check_before(first)
+    for plan in _cells(first, [chosen for override, chosen in choices if override.is_sweep_override()]):
+        check_preset_of_sweep(plan)
     started = time.monotonic()
     launched("sweep", _on_every_core(arguments, first), cell)
     console = Console()
@@ -60,24 +67,39 @@ def cell(config: DictConfig) -> float | tuple[float, ...]:
     return values if len(values) > 1 else values[0]
 
 
-def _first_cell(arguments: Sequence[str]) -> list[str]:
-    """The overrides of the first cell of a grid, so that mistakes are found before any process is started."""
+def _overrides(arguments: Sequence[str]) -> list[Override]:
+    """Raises PlanError."""
     given = [word for word in arguments if not word.startswith(("-", "hydra"))]
     try:
-        overrides = OverridesParser.create().parse_overrides(given)
+        return OverridesParser.create().parse_overrides(given)
     except HydraException as error:
         raise PlanError(" ".join(str(error).split())) from None
-    chosen = []
-    for override in overrides:
-        if not override.is_sweep_override():
-            chosen.append(str(override.input_line))
-        elif override.is_discrete_sweep():
-            chosen.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
-        elif override.is_interval_sweep():
-            value = override.value()
-            assert isinstance(value, IntervalSweep)
-            chosen.append(f"{override.get_key_element()}={value.start}")
-    return chosen
+
+
+def _choices(override: Override) -> list[str]:
+    """The settings that an override stands for, one a cell. Of an interval its end: many begin with a 0 that is not
+    allowed itself."""
+    if override.is_discrete_sweep():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{override.get_key_element()}={value.end}"]
+    return [str(override.input_line)]
+
+
+def _cells(first: CellPlan, choices: Sequence[Sequence[str]]) -> Iterator[CellPlan]:
+    """The cells of a grid, as far as they differ in hyperparameters and presets. Raises HyperParamsError."""
+    parser = OverridesParser.create()
+    swept = [[parser.parse_override(setting) for setting in chosen] for chosen in choices]
+    for cell in itertools.product(*swept):
+        given = {override.key_or_group: override.value() for override in cell}
+        nse = dict(first.nse)
+        for key, value in given.items():
+            if key.startswith("nse."):
+                name = key.removeprefix("nse.")
+                nse[name] = plain_value(name, value)
+        preset: Any = given.get("preset", first.preset)
+        yield replace(first, preset=preset, nse={name: value for name, value in nse.items() if value is not None})
 
 
 def _on_every_core(arguments: Sequence[str], plan: CellPlan) -> list[str]:

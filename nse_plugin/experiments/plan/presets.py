@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from nse_plugin.experiments.plan.checks import PlanError
@@ -46,7 +47,7 @@ def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> No
 
 def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
     """Raise PlanError for hyperparameters of NSE that cannot be used on this model."""
-    path, config = preset_of(choice, model), text_config(model_config(model.source))
+    path = preset_of(choice, model)
     given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # where they are missing, another sentence says so
     try:
         if path is None:
@@ -56,21 +57,26 @@ def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
         found.check()
     except HyperParamsError as error:
         raise PlanError(f"methods.{name}: {error}") from error
-    if max(found.layers) > config.num_hidden_layers - 2:
+    _check_layers(f"methods.{name}: layers", found, model)
+
+
+def _check_layers(field: str, hparams: NSEHyperParams, model: ModelChoice) -> None:
+    count = text_config(model_config(model.source)).num_hidden_layers
+    if max(hparams.layers) > count - 2:
         raise PlanError(
-            f"methods.{name}: layers = {[*found.layers]} cannot be used: {model.name} has {config.num_hidden_layers} "
-            f"layers, counted from 0, and the last that can be edited is {config.num_hidden_layers - 2}."
+            f"{field} = {[*hparams.layers]} cannot be used: {model.name} has {count} layers, counted from 0, and the "
+            f"last that can be edited is {count - 2}."
         )
 
 
 def check_preset_of_sweep(plan: CellPlan) -> None:
-    """Raise PlanError when a sweep's cells have nothing to start from on this model, HyperParamsError for a preset that
-    cannot be used."""
-    if plan.preset is not None:
-        NSEHyperParams.from_hparams(plan.preset)
-    elif tuned_name(model_config(plan.model.source)) is None and not plan.nse.keys() >= NEEDED:
+    """Raise PlanError when a sweep's cell has nothing to start from on this model, or layers that the model has not,
+    HyperParamsError for a preset or a hyperparameter that cannot be used."""
+    config = model_config(plan.model.source)
+    if plan.preset is None and tuned_name(config) is None and not plan.nse.keys() >= NEEDED:
         remedies = [f"give preset=FILE.yaml ({_tune(plan.model)} writes one)", "nse.layers=[...] and nse.alpha=..."]
         raise PlanError(_lacks([NSE], plan.model, remedies))
+    _check_layers("layers", plan.hparams(SimpleNamespace(config=config)), plan.model)
 
 
 def _lacks(names: Sequence[str], model: ModelChoice, remedies: Sequence[str]) -> str:
