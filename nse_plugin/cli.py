@@ -14,6 +14,7 @@ from typing import Any
 
 import nse_plugin
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.spelling import number_of
 
 DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
 LOG_WIDTH = 240  # columns of a table where there is no terminal
@@ -197,7 +198,7 @@ def _store(arguments: argparse.Namespace) -> int | None:
         entries = store.entries()
         for entry in entries:
             print(f"{entry.address[:12]}  {entry.kind:<6}  {entry.bytes:>11,}  {entry.about}")
-        print(f"{len(entries)} tensors, {sum(entry.bytes for entry in entries):,} bytes")
+        print(f"{number_of(len(entries), 'tensor')}, {number_of(sum(entry.bytes for entry in entries), 'byte')}")
     elif arguments.what == "verify":
         sound, damaged = store.verify()
         for path in damaged:
@@ -206,7 +207,7 @@ def _store(arguments: argparse.Namespace) -> int | None:
         return 1 if damaged else 0
     else:
         files, freed = store.gc(None if days is None else days * 86400)
-        print(f"{files} files removed, {freed:,} bytes")
+        print(f"{number_of(files, 'file')} removed, {number_of(freed, 'byte')}")
     return None
 
 
@@ -328,10 +329,14 @@ def _values(arguments: argparse.Namespace) -> None:
     for text in filled.failed:
         print(f"not finite, not kept: {text}", file=sys.stderr)
     print(
-        f"{len(facts)} values: {filled.computed} computed by {count} workers in {filled.seconds:.1f} s after "
-        f"{filled.seconds_loading:.1f} s of loading, {filled.read} read from the store."
-        + (f" {filled.repeated} facts are there more than once." if filled.repeated else "")
+        f"{number_of(len(facts), 'value')}: {filled.computed} computed by {number_of(count, 'worker')} in "
+        f"{filled.seconds:.1f} s after {filled.seconds_loading:.1f} s of loading, {filled.read} read from the store."
+        + _repeated(filled.repeated)
     )
+
+
+def _repeated(count: int) -> str:
+    return f" {number_of(count, 'fact')} {'is' if count == 1 else 'are'} there more than once." if count else ""
 
 
 def _moments(arguments: argparse.Namespace) -> None:

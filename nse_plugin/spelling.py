@@ -1,4 +1,4 @@
-"""What a user may have meant by a name that is not known."""
+"""Words for what users read: what they may have meant by a name that is not known, and numbers of things."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def did_you_mean(given: Any, known: Collection[str], otherwise: str | None = Non
     if near:
         return f"did you mean {near[0]!r}?"
     return f"there are {', '.join(sorted(known)) or 'none'}." if otherwise is None else otherwise
+
+
+def number_of(count: int, thing: str) -> str:
+    """ "1 cell", "2 cells", "1,000 cells"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

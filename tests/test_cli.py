@@ -270,7 +270,7 @@ def test_looking_after_a_store(tmp_path, capsys):
     assert main(["store", "verify", str(store.folder)]) == 0  # what was damaged is out of the way
     assert capsys.readouterr().out == "2 sound, 0 damaged\n"
     assert main(["store", "gc", str(store.folder)]) == 0
-    assert capsys.readouterr().out == "1 files removed, 3 bytes\n"
+    assert capsys.readouterr().out == "1 file removed, 3 bytes\n"
     assert main(["store", "gc", str(store.folder), "--unused-for", "0"]) == 0
     assert store.entries() == []
 

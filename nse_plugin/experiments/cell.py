@@ -25,7 +25,7 @@ from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
-from nse_plugin.experiments.plan.checks import check_rounds
+from nse_plugin.experiments.plan.checks import check_rounds, in_a_line
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record, check_writable
@@ -93,7 +93,7 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
     except Exception as error:  # a setting that cannot be run is a result, and the others go on
         trace = "".join(traceback.format_exception(error))
         record.log.write_text(trace, encoding="utf-8")
-        record.end(status="failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+        record.end(status="failed", error=in_a_line(error))
         return None
     record.save(checkpoint, state=None)
     record.end(status="done", error=None, hparams=hparams.to_dict())

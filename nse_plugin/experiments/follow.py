@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from nse_plugin.progress import EVERY, duration
+from nse_plugin.spelling import number_of
 
 
 class Followed(Protocol):
@@ -95,7 +96,7 @@ class _Lines:
         if same and now - self._said[name] < EVERY:
             return
         self._said[name] = now
-        far = "" if edits is None else f", {edits} of {self._facts} facts{self._left(name, now, edits)}"
+        far = "" if edits is None else f", {edits} of {number_of(self._facts, 'fact')}{self._left(name, now, edits)}"
         print(f"{name}: {doing}{far}", file=sys.stderr, flush=True)
 
     def _left(self, name: str, now: float, edits: int) -> str:

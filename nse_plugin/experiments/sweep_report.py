@@ -27,28 +27,31 @@ from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
 from nse_plugin.home import written_whole
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.spelling import number_of
 
+_DEFAULTS = {spec.name: spec.default for spec in dataclasses.fields(NSEHyperParams)}
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
 
 
 @dataclass(frozen=True)
 class Cell:
     """A finished cell. by_fact: a row a fact, a column a metric. costs: as in its checkpoint. preset: the values of all
-    fields without the sweep."""
+    fields without the sweep; None where the sweep had no preset to start from."""
 
     name: str
     hparams: dict[str, Any]
     overall: dict[str, float]
     by_fact: pd.DataFrame
     costs: dict[str, Any]
-    preset: dict[str, Any]
+    preset: dict[str, Any] | None
 
     def setting(self, fields: Sequence[str]) -> str:
         return ", ".join(f"{name} = {_plain(self.hparams[name])}" for name in fields)
 
     def as_in_the_preset(self, fields: Sequence[str]) -> int:
-        """How many of the fields have the preset's value."""
-        return sum(self.hparams[name] == self.preset.get(name) for name in fields)
+        """How many of the fields have the preset's value; without a preset, their default."""
+        usual = _DEFAULTS if self.preset is None else self.preset
+        return sum(self.hparams[name] == usual.get(name) for name in fields)
 
 
 def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.DataFrame:
@@ -98,9 +101,9 @@ def _read(record: Record) -> Cell:
     return Cell(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs, preset)
 
 
-def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields as they are without the sweep: in the preset that it was started with, in that of the model, or by
-    default."""
+def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any] | None:
+    """All fields as they are without the sweep: in the preset that it was started with, or in that of the model; None
+    where there is neither."""
     asked = record.folder / "asked.json"
     named = json.loads(asked.read_text(encoding="utf-8")).get("preset") if asked.is_file() else None
     try:
@@ -108,7 +111,7 @@ def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any]:
             return NSEHyperParams.from_hparams(named).to_dict()
         return NSEHyperParams.for_model(hparams["model_name"]).to_dict()
     except HyperParamsError:
-        return {spec.name: spec.default for spec in dataclasses.fields(NSEHyperParams)}
+        return None
 
 
 def _different(done: Sequence[Cell]) -> list[Cell]:
@@ -161,8 +164,8 @@ def _found(
     """ties: the cells that are not worse than the best, which is one of them. chosen: that of best.yaml."""
     low, high = metric_intervals(best.by_fact)[objective]
     told = (
-        f"Best of {len(done)} cells on {len(best.by_fact)} facts: {best.setting(fields)}, {objective} "
-        f"{100 * best.overall[objective]:.1f} (95% interval {100 * low:.1f} to {100 * high:.1f}). "
+        f"Best of {number_of(len(done), 'cell')} on {number_of(len(best.by_fact), 'fact')}: {best.setting(fields)}, "
+        f"{objective} {100 * best.overall[objective]:.1f} (95% interval {100 * low:.1f} to {100 * high:.1f}). "
     )
     others, alike = len(done) - 1, len(ties) - 1
     if not others:
@@ -172,17 +175,19 @@ def _found(
     elif alike < others:
         told += f"{alike} of the other {others} are not worse beyond the noise of these facts."
     else:
-        told += "The other cells are not worse beyond the noise of these facts; no difference: keep the preset."
+        told += "The other cells are not worse beyond the noise of these facts"
+        told += "." if chosen.preset is None else "; no difference: keep the preset."
     if chosen is not best:
-        told += f" best.yaml has {chosen.setting(fields)}: of these cells it changes the preset least."
-    return told + (f" {failed} of {len(done) + failed} cells failed." if failed else "")
+        from_what = "the defaults" if chosen.preset is None else "the preset"
+        told += f" best.yaml has {chosen.setting(fields)}: as good within that noise, and it changes {from_what} least."
+    return told + (f" {failed} of {number_of(len(done) + failed, 'cell')} failed." if failed else "")
 
 
 def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:
     seconds = ", ".join(f"{part} {taken:.0f} s" for part, taken in costs["seconds"].items())
     console.print(
-        f"{costs['cells']} cells: {costs['values_computed']:,} values z computed, {costs['values_read']:,} read from "
-        f"the store ({seconds}).",
+        f"{number_of(costs['cells'], 'cell')}: {number_of(costs['values_computed'], 'value')} z computed, "
+        f"{costs['values_read']:,} read from the store ({seconds}).",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(told, soft_wrap=True, highlight=False)
@@ -220,7 +225,7 @@ def _maps(frame: pd.DataFrame, fields: Sequence[str], chosen: Cell) -> Figure:
         axes.set_xticks(range(len(grid.columns)), [f"{name}" for name in grid.columns])
         axes.set_yticks(range(len(grid.index)), [f"{name}" for name in grid.index])
         axes.set(title=title, xlabel=fields[1], ylabel=fields[0])
-    figure.suptitle(f"{len(frame) // frame['metric'].nunique()} cells, in percent; framed: best.yaml")
+    figure.suptitle(f"{number_of(len(frame) // frame['metric'].nunique(), 'cell')}, in percent; framed: best.yaml")
     return figure
 
 

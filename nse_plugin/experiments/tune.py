@@ -32,6 +32,7 @@ from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
 from nse_plugin.progress import bar, duration
 from nse_plugin.second_moments import second_moments
+from nse_plugin.spelling import number_of
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
@@ -86,7 +87,7 @@ def tune(
     end = time.monotonic() + seconds
     available = load_facts(facts, skip_bad=skip_bad).facts
     if len(available) < 4 * FEWEST:
-        raise PlanError(f"{facts} holds {len(available)} facts: tuning needs {4 * FEWEST} at least.")
+        raise PlanError(f"{facts} holds {number_of(len(available), 'fact')}: tuning needs {4 * FEWEST} at least.")
     check_rounds(available, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
@@ -108,7 +109,8 @@ def tune(
     _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), tell)
 
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
-    tell(f"where: {len(places)} settings (windows of layers: {len(windows)}, learning rates: {len(LEARNING_RATES)})")
+    rates = len(LEARNING_RATES)
+    tell(f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})")
     fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
@@ -120,7 +122,7 @@ def tune(
         for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
     ]
     last = held_out * trials.seconds_per_fact  # as measured by now
-    tell(f"how: {len(ways)} settings (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
+    tell(f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
     how = trials.halved("how", ways, end - last)
 
     best = how[0].setting

@@ -27,6 +27,7 @@ from nse_plugin.experiments import channel
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
+from nse_plugin.experiments.plan.checks import in_a_line
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
@@ -60,8 +61,7 @@ def _run_and_note(plan: Plan, name: str, record: Record, tell: Tell) -> int:
         return 1
     except Exception as error:  # a method that fails is a result: its row says why
         traceback.print_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        record.end(status="failed", error=reason, note=None, seconds=time.monotonic() - started)
+        record.end(status="failed", error=in_a_line(error), note=None, seconds=time.monotonic() - started)
         return 1
     return 0
 

@@ -26,6 +26,7 @@ from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.sweep import sweep
 from nse_plugin.experiments.sweep_report import write_sweep
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.update import UpdateError
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
 from nse_plugin.session import session as session_module
@@ -132,14 +133,37 @@ def test_a_sweeper_that_learns(settings, tmp_path):
     assert (tmp_path / "out" / "front.png").stat().st_size > 5_000
 
 
-def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_path, capsys):
-    sweep([*settings, "nse.p=0.5,1.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'out'}"])
+def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_path, capsys, monkeypatch):
+    real = session_module.edit_layers
+
+    def failing(*arguments):
+        if arguments[-1].p < 0.9:
+            raise UpdateError("layer 1 cannot be solved for")
+        return real(*arguments)
+
+    monkeypatch.setattr(session_module, "edit_layers", failing)
+    sweep([*settings, "nse.p=0.5,1.0", "nse.alpha=1", BASIC, f"out={tmp_path / 'out'}"])
     said = capsys.readouterr().out
-    assert re.search(r"p=1\.5\S* failed: HyperParamsError: p = 1\.5 cannot be used", said)
-    assert "1 cells: " in said
-    assert "p=1.5" in str(list(json.loads((tmp_path / "out" / "sweep.json").read_text())["failed"]))
+    assert re.search(r"p=0\.5\S* failed: layer 1 cannot be solved for\n", said)
+    assert "1 cell: " in said
+    assert "p=0.5" in str(list(json.loads((tmp_path / "out" / "sweep.json").read_text())["failed"]))
     with pytest.raises(PlanError, match="No cell of .* could be run"):
-        sweep([*settings, "nse.p=1.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'none'}"])
+        sweep([*settings, "nse.p=0.5", "nse.alpha=1", BASIC, f"out={tmp_path / 'none'}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nse.p=0.5,1.5", r"p = 1\.5 cannot be used"),
+        ("nse.p=interval(0,1.5)", r"p = 1\.5 cannot be used"),
+        ("nse.layers=[1,2],[2,9]", r"layers = \[2, 9\] cannot be used: .* has \d layers"),
+        ("preset=llama3-8b,llama9-8b", "llama9-8b"),
+    ],
+)
+def test_every_cell_is_checked_before_one_is_run(settings, tmp_path, given, said):
+    with pytest.raises(ValueError, match=said):
+        sweep([*settings, "nse.alpha=1", given, BASIC, f"out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out" / "cells").exists()
 
 
 def test_a_store_that_is_a_file_is_refused_before_anything_runs(settings, tmp_path, capsys):
@@ -264,8 +288,22 @@ def test_without_a_difference_the_preset_is_kept(tmp_path):
         fabricated(tmp_path, RIGHT, p=p, model_name="smollm2-135m")
     found, best = found_in(tmp_path)
     assert "no difference: keep the preset" in found
-    assert "best.yaml has p = 0.8: of these cells it changes the preset least." in found
+    assert "best.yaml has p = 0.8: as good within that noise, and it changes the preset least." in found
     assert best.p == 0.8  # of SmolLM2's preset
+
+
+def test_a_preset_that_is_not_there_is_not_to_be_kept(tmp_path):
+    for p, wrong in ((0.5, 0), (1.0, 1)):
+        fabricated(tmp_path, WRONG[:wrong] + RIGHT[wrong:], p=p, model_name="unknown")
+    found, best = found_in(tmp_path)
+    assert "preset" not in found
+    assert found.endswith("best.yaml has p = 1.0: as good within that noise, and it changes the defaults least.")
+    assert best.p == 1.0
+
+
+def test_one_is_one_cell(tmp_path):
+    fabricated(tmp_path, [1.0, 1.0], p=0.5)
+    assert found_in(tmp_path)[0].startswith("Best of 1 cell on 2 facts: ")
 
 
 def test_within_the_noise_the_presets_own_cell_comes_before_the_best(tmp_path):

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nse_plugin.facts import Fact, FactError, check_round
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.spelling import did_you_mean, number_of
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error in one line: this package's own say all there is to say, others begin with their class."""
+    own = type(error).__module__.partition(".")[0] == "nse_plugin"
+    return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())
 
 
 class PlanError(ValueError):
@@ -44,6 +50,6 @@ def check_rounds(facts: Sequence[Fact], size: int) -> None:
             check_round(facts[first : first + size])
         except FactError as error:
             raise PlanError(
-                f"Round {number} of {size} facts cannot be written: {error} data.skip_bad=true leaves a fact that is "
-                "there twice out, data.skip=N the first N facts."
+                f"Round {number} of {number_of(size, 'fact')} cannot be written: {error} "
+                "data.skip_bad=true leaves a fact that is there twice out, data.skip=N the first N facts."
             ) from None

@@ -130,7 +130,7 @@ def _checkpoints(given: Sequence[Any], facts: int, methods: Mapping[str, MethodC
     for edits in given:
         positive("checkpoints", edits)
         if edits > facts:
-            raise PlanError(f"checkpoints = {list(given)} cannot be used: there are only {facts} facts.")
+            raise PlanError(f"checkpoints = {list(given)} cannot be used: {edits} is more than facts = {facts}.")
         for name, choice in methods.items():
             if edits % choice.round and edits != facts:
                 raise PlanError(

@@ -65,7 +65,7 @@ def test_round_sizes() -> None:
         (["jobs=0"], r"jobs = 0"),
         (["seed=-1"], r"seed = -1"),
         (["methods=[]"], r"methods is empty"),
-        (["checkpoints=[200]"], r"checkpoints = \[200\] .*only 100 facts"),
+        (["checkpoints=[200]"], r"checkpoints = \[200\] .*200 is more than facts = 100"),
         (["checkpoints=[15]"], r"checkpoints = \[15\] .*10 facts at a time.*15"),
         (["checkpoints=[50]", "methods=[NSE]", "methods.NSE.round=20"], r"NSE writes 20 facts"),
         (["+fact=3"], r"'fact' is not known; did you mean 'facts'"),
