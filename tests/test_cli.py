@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tiny import tiny_model, tiny_tokenizer
 import nse_plugin
 from nse_plugin import cli
 from nse_plugin.cli import main
-from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.second_moments import second_moments
 from nse_plugin.store import VALUE, Store
@@ -168,6 +169,14 @@ def test_the_version(capsys):
         (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
         (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
         (["compare", "--help"], 0, "metrics: ability, accuracy"),
+        (["compare", "--help"], 0, "jobs         methods running at the same time"),
+        (
+            ["compare", "--facts", "4"],
+            2,
+            "'--facts' is no setting: settings are written NAME=VALUE, for example",
+        ),
+        (["compare", "facts=4", "methods", "NSE"], 2, "'methods' is no setting: settings are written NAME=VALUE"),
+        (["sweep", "--facts", "4"], 2, "'--facts' is no setting: settings are written NAME=VALUE"),
         (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
         (["sweep", "round=0"], 1, "round = 0 cannot be used"),
         (["sweep", "--help"], 0, "nse.FIELD"),
@@ -197,6 +206,7 @@ def test_help_for_a_sweep_loads_nothing_and_says_what_there_is(flag, tmp_path, c
         main(["sweep", *flag])
     assert caught.value.code == 0
     said = capsys.readouterr().out
+    assert not re.search(r"^(methods|experiment|fields): ", said, re.MULTILINE)  # groups of `nse compare`
     for words in ("mom2_update_weight", "max_iterations", "efficacy, generalization, specificity, score"):
         assert words in said
     for launcher in ("basic", "joblib", "submitit_slurm", "ray"):
@@ -286,3 +296,10 @@ def test_looking_after_a_store(tmp_path, capsys):
 def test_store_errors_are_one_line(arguments, words, capsys):
     assert main(["store", *arguments]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_model_without_tuned_hyperparameters_is_told_once_what_to_give():
+    with pytest.raises(HyperParamsError) as caught:
+        NSEHyperParams.for_model("unknown")
+    said = cli._in_shell_words(str(caught.value), argparse.Namespace(run=cli._values))
+    assert said.endswith("smollm2-135m): give --hparams FILE.yaml, which `nse tune` writes.")

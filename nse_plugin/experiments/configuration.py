@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.plan.checks import CommandLineError
 from nse_plugin.experiments.plan.model import EMBEDDED, is_path
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.spelling import did_you_mean
@@ -35,6 +36,11 @@ _TAKE_A_WORD = (
     "-cd", "--experimental-rerun",
 )  # fmt: skip
 _NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
+OmegaConf.register_new_resolver(  # for the help of the applications
+    "choices",
+    lambda group: ", ".join(sorted(Path(file.name).stem for file in (resources.files(_CONF) / group).iterdir())),
+    replace=True,
+)
 ConfigStore.instance().store(
     group="fields",
     name="nse",
@@ -77,15 +83,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def check_words(arguments: Sequence[str]) -> None:
-    """Raise PlanError for a word on the command line that is neither a setting nor one of hydra's options."""
+    """Raise CommandLineError for a word on the command line that is neither a setting nor one of hydra's options."""
     for before, word in itertools.pairwise(["", *arguments]):
         option = word.split("=")[0] in (*_SWITCHES, *_SHOWS, *_TAKE_A_WORD)
         if not (option or before in _TAKE_A_WORD or ("=" in word and not word.startswith("--")) or word[:1] == "~"):
-            raise PlanError(f"{word!r} is no setting: settings are written NAME=VALUE, for example facts=4.")
+            raise CommandLineError(f"{word!r} is no setting: settings are written NAME=VALUE, for example facts=4.")
 
 
 def _with_own_model(arguments: Sequence[str]) -> list[str]:
-    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for. Raises PlanError for what is none."""
+    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for. Raises CommandLineError."""
     there = {Path(file.name).stem for file in (resources.files(_CONF) / "model").iterdir()}
     settings: list[str] = []
     check_words(arguments)

@@ -20,6 +20,10 @@ class PlanError(ValueError):
     """An experiment that cannot be run as asked; the message names the setting, its value and the remedy."""
 
 
+class CommandLineError(PlanError):
+    """A command line that is not of the form NAME=VALUE, with the form in its message."""
+
+
 def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
     """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
     known(where, values, [spec.name for spec in dataclasses.fields(kind)])
