@@ -249,7 +249,7 @@ def test_prompts_that_are_none(entries, tmp_path):
 def test_questions_with_three_choices_are_refused(tmp_path):
     path = tmp_path / "three.json"
     path.write_text(json.dumps([{**QUESTIONS[0], "choices": ["a", "b", "c"]}]))
-    with pytest.raises(QuestionError, match=r"three.json, entry 0: choices = .* are 3: give four"):
+    with pytest.raises(QuestionError, match=r"three.json, entry 0 \(counted from 0\): choices = .* are 3: give four"):
         instruments({"ability": {"questions": [str(path)]}}, ModelChoice("m", "/nowhere"))
 
 
