@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nse_plugin
+from nse_plugin.home import cache_home
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.spelling import number_of
 
@@ -94,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     moments.add_argument("--layers", help="layers to measure, e.g. 4,5,6,7,8; default: those of the hyperparameters")
     moments.add_argument("--text", help="'self', 'wikipedia', or a .txt, .jsonl, .parquet file; default: mom2_dataset")
     moments.add_argument("--samples", type=int, help="documents to read (100000), or passages to write")
-    moments.add_argument("--stats-dir", help="write EasyEdit's npz files there; default: stats_dir, or the cache")
-    moments.add_argument("--store", help="keep them in this store instead of in files")
+    moments.add_argument("--stats-dir", help="keep them there, as EasyEdit's npz files")
+    moments.add_argument("--store", help="keep them in this store; default: ~/.cache/nse-plugin/moments")
     moments.add_argument("--workers", type=int, help="processes to spread the text over (Ray); default: this one")
     moments.add_argument("--address", help="of a Ray cluster, e.g. ray://host:10001 or auto; default: this machine")
     moments.set_defaults(run=_moments)
@@ -199,6 +200,8 @@ def _store(arguments: argparse.Namespace) -> int | None:
     store = Store.at(arguments.folder)
     if arguments.what == "ls":
         entries = store.entries()
+        if entries:
+            print(f"{'ADDRESS':<12}  {'KIND':<6}  {'BYTES':>11}  OF")
         for entry in entries:
             print(f"{entry.address[:12]}  {entry.kind:<6}  {entry.bytes:>11,}  {entry.about}")
         print(f"{number_of(len(entries), 'tensor')}, {number_of(sum(entry.bytes for entry in entries), 'byte')}")
@@ -352,6 +355,7 @@ def _moments(arguments: argparse.Namespace) -> None:
     _check_counts(arguments, "samples", "workers")
     _check_text(arguments.text)
     _check_device(arguments, elsewhere=arguments.address is not None)
+    cache_home()  # which refuses what is no folder: nothing measured could be kept
     hparams = _moments_hparams(arguments, _check_model(arguments))
     if hparams.store is not None:
         Store(hparams.store).check_folder()

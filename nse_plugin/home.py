@@ -11,8 +11,19 @@ from pathlib import Path
 
 
 def cache_home() -> Path:
-    """`$NSE_HOME`, or `~/.cache/nse-plugin`. Not created here."""
-    return Path(os.environ.get("NSE_HOME") or Path.home() / ".cache" / "nse-plugin").expanduser()
+    """`$NSE_HOME`, or `~/.cache/nse-plugin`. Not created here. Raises ValueError where a file has that name."""
+    given = os.environ.get("NSE_HOME")
+    home = Path(given or Path.home() / ".cache" / "nse-plugin").expanduser()
+    if file := file_in_the_way(home):
+        name = "NSE_HOME" if given else "The cache folder"
+        raise ValueError(f"{name} = {str(home)!r} cannot be used: {file} is a file; set NSE_HOME to a folder.")
+    return home
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file that has the name of a folder, or of a folder above it."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return None if nearest.is_dir() else nearest
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nse_plugin.home import written_whole
+from nse_plugin.home import file_in_the_way, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,8 @@ class Store:
 
     def check_folder(self) -> None:
         """Raise StoreError when the store's folder cannot be one."""
-        inner = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        if not inner.is_dir():
-            raise StoreError(f"store = {str(self.folder)!r} cannot be used: {inner} is a file; name a folder.")
+        if file := file_in_the_way(self.folder):
+            raise StoreError(f"store = {str(self.folder)!r} cannot be used: {file} is a file; name a folder.")
 
     def get(self, address: str) -> Tensor | None:
         """The tensor at an address; None when it is not there, or what is there is not sound."""

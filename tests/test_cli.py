@@ -252,6 +252,26 @@ def test_an_option_that_cannot_be_used_is_named(command, message, saved, capsys)
     assert capsys.readouterr().err.startswith(f"nse: {message}")
 
 
+def test_a_cache_that_is_a_file_is_told_before_anything_is_measured(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # cannot be called
+    monkeypatch.setenv("NSE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    assert main(["moments", "--model", saved, "--layers", "1", "--samples", "4"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"nse: NSE_HOME = '{tmp_path}/file' cannot be used: {tmp_path}/file is a file; set NSE_HOME to a folder.\n",
+    )
+
+
+def test_a_demo_that_could_write_nothing(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"nse: --out '{tmp_path}/file/demo' cannot be used: {tmp_path}/file is a file; name a folder.\n",
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], ["moments"], ["moments", "--model", "x", "--dtype", "int8"], ["edit"]])
 def test_a_command_line_that_is_none(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -266,7 +286,8 @@ def test_looking_after_a_store(tmp_path, capsys):
         store.put(f"{number}{'a' * 63}", torch.arange(5.0), VALUE, f"The capital of town {number} is Lyon")
     assert main(["store", "ls", str(store.folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == [
+    assert lines[0].split() == ["ADDRESS", "KIND", "BYTES", "OF"]
+    assert lines[2].split() == [
         "1aaaaaaaaaaa",
         "value",
         str(store.entries()[1].bytes),

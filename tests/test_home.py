@@ -84,3 +84,17 @@ def test_the_cache_is_where_it_is_said_to_be(monkeypatch, tmp_path):
     assert cache_home() == tmp_path
     monkeypatch.delenv("NSE_HOME")
     assert cache_home() == Path.home() / ".cache" / "nse-plugin"
+
+
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+def test_a_cache_that_is_a_file_is_refused(monkeypatch, tmp_path, inside):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("NSE_HOME", str(file / inside))
+    with pytest.raises(ValueError, match=f"NSE_HOME = '{file / inside}' cannot be used: {file} is a file; set NSE_HOME"):
+        cache_home()
+    monkeypatch.delenv("NSE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: file)
+    with pytest.raises(ValueError, match="The cache folder = .* is a file; set NSE_HOME to a folder"):
+        cache_home()
+    assert not file.read_bytes()

@@ -25,6 +25,7 @@ from nse_plugin.demo.stages import Stages
 from nse_plugin.evaluation.fluency import continuations, text_entropy
 from nse_plugin.evaluation.probability import score_facts
 from nse_plugin.facts import Fact
+from nse_plugin.home import file_in_the_way
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 from nse_plugin.models.layout import Layout
@@ -43,9 +44,12 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
     seeded. EasyEdit's own output goes to demo.log.
 
     Returns the summary: columns method, edits, metric, value.
-    Raises EmbeddedModelError or ImportError when the model's package or EasyEdit is not installed.
+    Raises ValueError where `out` is a file, EmbeddedModelError or ImportError when the model's package or EasyEdit is
+    not installed.
     """
     out = Path(out).resolve()
+    if file := file_in_the_way(out):
+        raise ValueError(f"out = {str(out)!r} cannot be used: {file} is a file; name a folder.")
     console = console or Console(file=sys.stdout)  # held: the stages redirect sys.stdout
     records = demo_records()
     facts = [Fact.from_record(record) for record in records]

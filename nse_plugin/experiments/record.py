@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.inputs import difference
-from nse_plugin.home import folder_written_whole, written_whole
+from nse_plugin.home import file_in_the_way, folder_written_whole, written_whole
 
 STATE = "state.safetensors"
 
@@ -135,6 +135,8 @@ class Record:
 
 def check_writable(out: Path) -> None:
     """Make a folder for results where there is none yet. Raises PlanError when nothing can be written to it."""
+    if file := file_in_the_way(out):
+        raise PlanError(f"out = {str(out)!r} cannot be used: {file} is a file; name a folder.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

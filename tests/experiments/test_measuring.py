@@ -117,5 +117,9 @@ def test_a_model_without_a_tokenizer(command, folder, nothing_is_loaded, capsys)
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 @pytest.mark.parametrize("where", ["facts.json/out", "/proc/nowhere/out", "facts.json"])
 def test_an_out_that_cannot_be_written_is_told_at_the_start(folder, nothing_is_loaded, capsys, command, where):
-    out = folder / where
-    assert f"out = '{out}' cannot be written to (" in refused(asked(command, folder, RECORD, f"out={out}"), capsys)
+    out, file = folder / where, folder / "facts.json"
+    said = refused(asked(command, folder, RECORD, f"out={out}"), capsys)
+    if file in (out, *out.parents):
+        assert said.endswith(f"out = '{out}' cannot be used: {file} is a file; name a folder.")
+    else:
+        assert f"out = '{out}' cannot be written to (" in said
