@@ -91,7 +91,9 @@ def test_a_cache_that_is_a_file_is_refused(monkeypatch, tmp_path, inside):
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("NSE_HOME", str(file / inside))
-    with pytest.raises(ValueError, match=f"NSE_HOME = '{file / inside}' cannot be used: {file} is a file; set NSE_HOME"):
+    with pytest.raises(
+        ValueError, match=f"NSE_HOME = '{file / inside}' cannot be used: {file} is a file; set NSE_HOME"
+    ):
         cache_home()
     monkeypatch.delenv("NSE_HOME")
     monkeypatch.setattr(Path, "home", lambda: file)

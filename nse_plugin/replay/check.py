@@ -23,6 +23,7 @@ from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, without_end
 from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, output_of
 from nse_plugin.models.rounding import relative_error, rounding_allowed
+from nse_plugin.models.transformers_private import Conv1D
 
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
@@ -113,6 +114,8 @@ def _rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt
 def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:
     """Relative errors of replayed keys, hidden states and logits, of all rows together and of some that were left."""
     plain = _own_passes(layout, layers, rows)
+    if layout.rewrite_module_tmp is not None:
+        _check_named(layout, layers, rows[1])
     h = torch.stack([one.h for one in plain])
     delta = torch.randn(h.shape, generator=torch.Generator().manual_seed(0)).to(h)
     delta *= h.norm(dim=1, keepdim=True) / (2 * delta.norm(dim=1, keepdim=True))
@@ -188,6 +191,39 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
             "head, or a classifier): load it with AutoModelForCausalLM."
         )
     return _Pass(keys, h[0], logits[0])
+
+
+def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> None:
+    """Raise LayoutError when a matrix that was named is not the last one that its MLP runs.
+
+    In an MLP that has as many neurons as the hidden size, no shape tells W_out from the matrices before it.
+    """
+    matrices = layout.output_matrices(layers)
+    last: dict[int, nn.Module] = {}
+
+    def note(layer: int) -> Any:
+        def hook(module: nn.Module, *_: Any) -> None:
+            last[layer] = module
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(layer))
+        for layer, matrix in matrices.items()
+        for module in layout.model.get_submodule(matrix.name.removesuffix(".weight").rpartition(".")[0]).children()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
+    try:
+        layout.model(input_ids=torch.tensor([row.ids], device=layout.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, matrix in matrices.items():
+        if last[layer] is not matrix.module:
+            raise LayoutError(
+                f"rewrite_module_tmp = {layout.rewrite_module_tmp!r} names {matrix.name}, after which its MLP runs "
+                "another matrix: name that one."
+            )
 
 
 def _check_reach(

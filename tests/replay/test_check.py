@@ -221,6 +221,29 @@ def test_values_that_no_layer_above_would_see_are_refused(hparams, facts):
         session.values(facts)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right"),
+    [
+        ("llama", "mlp.gate_proj", "mlp.down_proj"),
+        ("llama", "mlp.up_proj", "mlp.down_proj"),
+        ("opt", "fc1", "fc2"),
+        ("gpt2", "mlp.c_fc", "mlp.c_proj"),
+    ],
+)
+def test_a_matrix_before_the_last_of_a_square_mlp(kind, wrong, right, hparams, facts):
+    """No shape tells it from W_out, and its edit would not reach the residual stream as it is."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "word_embed_proj_dim": 16}
+    square = {"intermediate_size": 16, "ffn_dim": 16, "n_inner": 16}
+    config = AutoConfig.for_model(kind, vocab_size=320, max_position_embeddings=64, **sizes, **square)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    [name] = {own for own, _ in model.named_modules() if own.endswith(f".1.{wrong}")}
+    template = name.replace(".1.", ".{}.")
+    with pytest.raises(LayoutError, match=rf"names {name}.weight, after which its MLP runs another matrix: name that"):
+        session_on(model, hparams, template).values(facts)
+    assert count_hooks(model) == 0
+    assert session_on(model, hparams, template.replace(wrong, right)).values(facts).isfinite().all()
+
+
 def count_hooks(model):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
