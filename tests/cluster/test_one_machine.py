@@ -63,7 +63,7 @@ def test_values_with_a_ray_of_its_own(command, saved, tmp_path, hparams_file, ca
     assert not ray.is_initialized()
     assert main(command(workers=1)) == 0
     assert not ray.is_initialized()
-    assert capsys.readouterr().out.startswith("4 values: 4 computed by 1 workers in ")
+    assert capsys.readouterr().out.startswith("4 values: 4 computed by 1 worker in ")
     hparams, store = NSEHyperParams.from_hparams(hparams_file), Store(tmp_path / "store")
     alone = EditSession(*load(saved, "float64"), hparams).values(tiny_facts())
     hparams.store = str(store.folder)
@@ -77,7 +77,7 @@ def test_facts_that_are_there_twice_are_not_counted_as_read(ray_here, command, t
     (tmp_path / "facts.json").write_text(json.dumps([*records[:2], *records[:2]]))
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert said.startswith("4 values: 2 computed by 1 workers in ")
+    assert said.startswith("4 values: 2 computed by 1 worker in ")
     assert said.endswith(" 0 read from the store. 2 facts are there more than once.\n")
     (tmp_path / "facts.json").write_text(json.dumps(records))
     assert main(arguments) == 0
