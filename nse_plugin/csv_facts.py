@@ -63,7 +63,7 @@ def read_rows(text: str) -> list[Row]:
                     f"line {line} has {len(cells)} cells for {len(columns)} columns: put a text in quotes that holds "
                     f"{delimiter!r}."
                 )
-            elif given := {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}:
+            elif given := {name: cell for name, cell in zip(columns, cells, strict=False) if _is_given(name, cell)}:
                 fields = {name: _trimmed(name, cell) for name, cell in given.items() if name in RECORD_FIELDS}
                 rows.append(Row(line, fields))
             line = reader.line_num + 1
@@ -85,7 +85,13 @@ def _header(text: str) -> tuple[int, str]:
     return 0, ""
 
 
+def _is_given(name: str, cell: str) -> bool:
+    return bool(cell if name == "separator" else cell.strip())
+
+
 def _trimmed(name: str, cell: str) -> str:
+    if name == "separator":
+        return cell
     return cell.lstrip() if name == "prompt" else cell.strip()
 
 

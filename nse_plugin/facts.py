@@ -6,6 +6,7 @@ everything behind it deals with one type only.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -27,18 +28,24 @@ _PROBES = ("portability", "generalization", "portability_prompts", "reversal_pro
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
-    "reference_texts", *_PROBES,
+    "reference_texts", "separator", *_PROBES,
 )  # fmt: skip
 _ROME_FIELDS = (
-    "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", *_PROBES
+    "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "separator",
+    *_PROBES,
 )  # fmt: skip
-_MEND_FIELDS = ("case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", *_PROBES)
+_MEND_FIELDS = ("case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", *_PROBES)
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
 _WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"
 _PANDAS = {"DataFrame": "its .to_dict('records')", "Series": "its .to_dict()"}
 # Scripts that part words by spaces, and add to a word what belongs to it.
 _SPACED = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
+# Scripts that do not part words by spaces, by how Unicode names their letters.
+_UNSPACED = (
+    "CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH", "FULLWIDTH", "IDEOGRAPHIC", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER",
+    "MYANMAR", "TIBETAN",
+)  # fmt: skip
 _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 
@@ -52,7 +59,7 @@ class Fact:
 
     prompt: the relation template with exactly one `{}` where the subject goes, e.g. "The capital of {} is".
     subject: the entity; its last token is where the fact is looked up.
-    target_new: what the prompt should be continued with (a leading space is added when needed).
+    target_new: what the prompt should be continued with, joined to it as `continuation` says.
     target_true: what it is continued with today; only the measurements need it.
     rephrase_prompts: other wordings, subject written out (Generalization).
     locality_prompts: `(prompt, its true answer)` pairs that must not change (Specificity).
@@ -61,6 +68,8 @@ class Fact:
     reference_texts: texts about things of which target_new is true; Consistency compares the continuations with them.
     portability_prompts: `(prompt, answer)` pairs that follow from the fact, such as a question one hop further.
     reversal_prompts: `(prompt, answer)` pairs that ask for the subject, the fact's own told from its target's side.
+    separator: what goes between any of its prompts and what follows it, where neither has white space there; None: a
+    space, where the two would run into one word, and otherwise nothing.
 
     Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or another
     field is not of the form above.
@@ -77,6 +86,7 @@ class Fact:
     reference_texts: tuple[str, ...] = ()
     portability_prompts: tuple[tuple[str, str], ...] = ()
     reversal_prompts: tuple[tuple[str, str], ...] = ()
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
@@ -87,6 +97,8 @@ class Fact:
                 raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string of characters.")
         if not (self.target_true is None or _is_text(self.target_true)):
             raise FactError(f"{self._where()}target_true is {self.target_true!r}: give a non-empty string, or None.")
+        if not (self.separator is None or (isinstance(self.separator, str) and is_unicode(self.separator))):
+            raise FactError(f"{self._where()}separator is {self.separator!r}: give a string, '' for none, or None.")
         if (count := self.prompt.count(SLOT)) != 1:
             has = f"has '{{}}' {count} times" if count else "has no '{}'"
             raise FactError(
@@ -126,11 +138,18 @@ class Fact:
         """The prompt with the subject written out."""
         return self.prompt.replace(SLOT, self.subject)
 
+    def asked(self, prompt: str, answer: str) -> Pair:
+        """One of its prompts and what follows it, as `evaluation.teacher_forcing.predict` takes them."""
+        return (prompt, answer) if self.separator is None else (prompt, answer, self.separator)
+
     @property
     def signature(self) -> tuple[str, str, str]:
-        """Prompt, subject and target, without the white space that makes no difference: facts of one signature are the
-        same edit."""
-        return self.prompt.rstrip(), self.subject.rstrip(), self.target_new.strip()
+        """Prompt with what parts it from the target, subject, and target, without the spaces that make no difference:
+        facts of one signature are the same edit."""
+        follows = continuation(self.text, self.target_new, self.separator)
+        target = follows.lstrip()
+        between = follows[: len(follows) - len(target)]
+        return f"{self.prompt}{between}".rstrip(" "), self.subject.rstrip(), target.rstrip()
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], case_id: int | str | None = None) -> Fact:
@@ -139,7 +158,8 @@ class Fact:
         record: a mapping; `case_id` is used when the record carries none. Fields that a Fact has no place for
         (attribute prompts, personas, ...) are ignored, but for those that are nearly spelt like one it has. A record of
         CounterFact without reversal prompts gets that of its relation, where nse_plugin/data/reversal_templates.json
-        has one.
+        has one. Without `separator` a space is put before what follows a prompt, as those tools do, unless white space
+        is there, or the script of one of the two has none.
         Raises FactError naming the missing, misspelt or malformed field; also when the subject is not found exactly
         once, as a whole word, in a prompt that has it written out.
         """
@@ -165,9 +185,19 @@ class Fact:
                     "a subject, where the fact is looked up."
                 )
         fields["prompt"] = _with_slot(fields["prompt"], fields["subject"], where)
-        return cls(case_id=case_id, **fields)
+        fact = cls(case_id=case_id, separator=record.get("separator"), **fields)
+        return dataclasses.replace(fact, separator=" ") if "separator" not in record and fact._wants_spaces() else fact
+
+    def _wants_spaces(self) -> bool:
+        """Whether a space parts what is written without one, such as a question mark and its answer."""
+        targets = [text for text in (self.target_new, self.target_true) if text is not None]
+        pairs = [(prompt, target) for prompt in (self.text, *self.rephrase_prompts) for target in targets]
+        pairs += [*self.locality_prompts, *self.portability_prompts, *self.reversal_prompts]
+        unspaced = any(_is_unspaced(edge) for edge in (self.text[-1], self.target_new[0]))
+        return not unspaced and any(continuation(*pair) != continuation(*pair, " ") for pair in pairs)
 
 
+Pair = tuple[str, str] | tuple[str, str, str]  # a prompt, what follows it, and the separator where one was given
 Facts = Fact | Mapping[str, Any] | Iterable[Fact | Mapping[str, Any]]
 
 
@@ -193,6 +223,30 @@ def _as_fact(fact: Any, where: str) -> Fact:
         return Fact.from_record(fact)
     except FactError as error:
         raise FactError(f"{where}: {error}") from error
+
+
+def continuation(prompt: str, target: str, separator: str | None = None) -> str:
+    """The target as it follows a prompt.
+
+    Both are taken as they are written; a space at the end of one and the beginning of the other is one space. Where
+    neither has white space there, `separator` goes between them; None: a space where the two would otherwise run into
+    one word (letters or digits on both sides, of scripts that part words by spaces), and else nothing.
+    """
+    if prompt[-1:].isspace() or target[:1].isspace():
+        return target.removeprefix(" ") if prompt.endswith(" ") else target
+    if separator is None:
+        is_one_word = all(_is_letter(edge) and not _is_unspaced(edge) for edge in prompt[-1:] + target[:1])
+        separator = " " if is_one_word else ""
+    return separator + target
+
+
+def _is_letter(character: str) -> bool:
+    """A letter, a digit, or a mark that belongs to one: Devanagari's words may end in a vowel's."""
+    return unicodedata.category(character)[0] in "LNM"
+
+
+def _is_unspaced(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
 def _described(value: Any) -> str:

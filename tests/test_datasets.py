@@ -416,7 +416,7 @@ def test_a_table_as_spreadsheets_write_it(written, delimiter, end, mark):
     assert load_facts(path).facts == [
         Fact("The capital of {} is", "France", "Lyon", "Paris", case_id=0),
         Fact("The capital of {} is", "Korea, North; or South", "Busan", case_id=1),
-        Fact('{} said "no"', "Él", "ß", "s", case_id=2),
+        Fact('{} said "no"', "Él", "ß", "s", case_id=2, separator=" "),
     ]
 
 

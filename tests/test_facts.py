@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nse_plugin.facts import Fact, FactError, as_facts
+from nse_plugin.facts import Fact, FactError, as_facts, continuation
 
 FRANCE = Fact("The capital of {} is", "France", "Lyon", "Paris")
 
@@ -134,7 +134,69 @@ def test_a_passage_of_knowedits_wikibio_is_continued_with_its_label():
         "ada byron",
         "She wrote the first program.",
         locality_prompts=(("Ada Byron's father was", "Lord Byron"),),
+        separator=" ",
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "separator"),
+    [
+        ({"prompt": "{} is in", "target_new": "Peru"}, None),  # where words meet there is a space anyway
+        ({"prompt": "Where is {}?", "target_new": "Peru"}, " "),
+        ({"prompt": "Where is {}?", "target_new": "Peru", "separator": ""}, ""),
+        ({"prompt": "Where is {}?", "target_new": "Peru", "separator": None}, None),
+        ({"prompt": "{} is in", "target_new": "Peru", "rephrase_prompts": ["Where is Rome?"]}, " "),
+        ({"prompt": "{} is in", "target_new": "Peru", "portability_prompts": [["Rome's river:", "Amazon"]]}, " "),
+        ({"prompt": "Where is {}?\n", "target_new": "Peru"}, None),
+        ({"prompt": "{}在", "target_new": "秘鲁"}, None),
+        ({"prompt": "{}在哪里\N{FULLWIDTH QUESTION MARK}", "target_new": "秘鲁"}, None),
+        ({"src": "Where is Rome?", "alt": "Peru"}, " "),
+    ],
+)
+def test_records_mean_what_easyedit_and_rome_mean_by_them(record, separator):
+    """They put a space before every target; text that has white space there, or a script without any, gets none."""
+    assert Fact.from_record({"subject": "Rome", **record}).separator == separator
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "separator", "joined"),
+    [
+        ("Rome is in", "Peru", None, " Peru"),
+        ("It was founded in", "1871", None, " 1871"),
+        ("He was born in 19", "71", None, " 71"),
+        ("Rome is in", " Peru", None, " Peru"),
+        ("Rome is in ", "Peru", None, "Peru"),
+        ("Rome is in ", " Peru", None, "Peru"),  # one space, written twice
+        ("Where is Rome?\n", "Peru", None, "Peru"),
+        ("assistant\n", "\tPeru", None, "\tPeru"),
+        ("Answer:", "Peru", None, "Peru"),
+        ('He said "', "Peru", None, "Peru"),
+        ("Rome (", "Peru", None, "Peru"),
+        ("Rome is in", "(Peru)", None, "(Peru)"),
+        ("罗马在", "秘鲁", None, "秘鲁"),
+        ("ローマは", "ペルー", None, "ペルー"),
+        ("กรุงโรมอยู่ที่", "เปรู", None, "เปรู"),
+        ("罗马在", "Peru", None, "Peru"),
+        ("Rome is written", "罗马", None, "罗马"),
+        ("로마는", "페루", None, " 페루"),
+        ("रोम की राजधानी", "पेरू", None, " पेरू"),  # ends in a vowel's mark
+        ("روما في", "بيرو", None, " بيرو"),
+        ("Рим в", "Перу", None, " Перу"),
+        ("Rome is in Pe", "ru", "", "ru"),
+        ("Answer:", "Peru", " ", " Peru"),
+        ("Rome is in", "Peru", "\n", "\nPeru"),
+        ("Rome is in\n", "Peru", " ", "Peru"),
+    ],
+)
+def test_prompt_and_target_are_taken_as_they_are_written(prompt, target, separator, joined):
+    assert continuation(prompt, target, separator) == joined
+    assert Fact("{}", prompt, target, separator=separator).asked(prompt, target)[2:] in ((separator,), ())
+
+
+def test_a_separator_is_a_string():
+    for wrong in (1, ["\n"], "\ud800"):
+        with pytest.raises(FactError, match="fact 3: separator is .*: give a string, '' for none, or None"):
+            Fact("{} is", "Rome", "Peru", case_id=3, separator=wrong)
 
 
 def test_generation_prompts_are_kept_as_rome_gives_them():
@@ -238,6 +300,7 @@ def test_a_fact_survives_romes_form(fact):
     fact = dataclasses.replace(fact, target_true=true, locality_prompts=pairs, reference_texts=())
     assert fact == Fact.from_record({
         "case_id": fact.case_id,
+        "separator": None,
         "requested_rewrite": {
             "prompt": fact.prompt,
             "subject": fact.subject,

@@ -15,7 +15,8 @@ from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
 from nse_plugin.evaluation.probability import pairs, score_facts
-from nse_plugin.evaluation.teacher_forcing import Pair, predict
+from nse_plugin.evaluation.teacher_forcing import predict
+from nse_plugin.facts import Pair
 from nse_plugin.models.prompts import split_target
 
 FACTS, NEIGHBOURS, SAMPLE = 100, 10, 4
@@ -44,8 +45,8 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
 def _one_by_one(model: Any, tokenizer: Any, asked: Iterable[Pair]) -> list[float]:
     """The mean log-probability of each target's tokens."""
     found = []
-    for prompt, target in asked:
-        before, after = split_target(tokenizer, prompt, target)
+    for pair in asked:
+        before, after = split_target(tokenizer, *pair)
         with torch.no_grad():
             log_probs = model(input_ids=torch.tensor([[*before, *after]])).logits[0].log_softmax(dim=-1)
         found.append(float(log_probs[range(len(before) - 1, len(before) + len(after) - 1), after].mean()))

@@ -26,9 +26,8 @@ from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
 from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.easyedit.wheel import DeviceName, layers_in_tuples
-from nse_plugin.facts import Fact
+from nse_plugin.facts import Fact, continuation
 from nse_plugin.models.frozen import frozen
-from nse_plugin.models.prompts import continuation
 
 HOME = "AUTHORS_NSE"
 NETHOOK = "util.nethook"  # of the clone
@@ -154,7 +153,7 @@ def _request(fact: Fact, number: int) -> dict[str, Any]:
     return {
         "prompt": fact.prompt,
         "subject": fact.subject,
-        "target_new": {"str": continuation(fact.target_new)},
+        "target_new": {"str": continuation(fact.text, fact.target_new, fact.separator)},
         "case_id": number,
     }
 

@@ -32,6 +32,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nse_plugin.facts import Pair
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import split_target
@@ -240,8 +241,8 @@ def apply_grace_to_model(
     wrapped = _wrapped(model, hparams)
     before = wrapped.codebook
     try:
-        for prompt, target in texts:
-            _edit(model, tok, wrapped, prompt, target, hparams)
+        for text in texts:
+            _edit(model, tok, wrapped, text, hparams)
     except BaseException:
         wrapped.codebook = before
         if not before.labels:
@@ -304,9 +305,9 @@ def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
     return layer
 
 
-def _edit(model: Any, tok: Any, wrapped: GRACELayer, prompt: str, target: str, hparams: GRACEHyperParams) -> None:
+def _edit(model: Any, tok: Any, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams) -> None:
     """One edit: find its place in the codebook, then learn the entry's value."""
-    prompt_ids, target_ids = split_target(tok, prompt, target)
+    prompt_ids, target_ids = split_target(tok, *text)
     ids = torch.tensor([prompt_ids + target_ids[:-1]], device=model.get_input_embeddings().weight.device)
     with frozen(model), torch.enable_grad():
         key = _activation(model, wrapped.layer, ids, len(prompt_ids) - 1)
@@ -320,14 +321,14 @@ def _edit(model: Any, tok: Any, wrapped: GRACELayer, prompt: str, target: str, h
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(target_ids)).logits[0]
             loss = cross_entropy(logits.float(), targets.to(logits.device))
             if not loss.isfinite():
-                raise ArithmeticError(f"GRACE: the loss of {prompt!r} is not finite: lower edit_lr.")
+                raise ArithmeticError(f"GRACE: the loss of {text[0]!r} is not finite: lower edit_lr.")
             if loss < LEARNED or step == hparams.n_iter:
                 break
             (value.grad,) = torch.autograd.grad(loss, value)
             adam.step()
     wrapped.codebook = codebook.with_value(entry, value.detach())
     if loss >= LEARNED:
-        log.warning("GRACE: %r has loss %.3g after n_iter = %d steps.", prompt, loss.item(), hparams.n_iter)
+        log.warning("GRACE: %r has loss %.3g after n_iter = %d steps.", text[0], loss.item(), hparams.n_iter)
 
 
 def _activation(model: nn.Module, layer: nn.Module, ids: Tensor, position: int) -> Tensor:

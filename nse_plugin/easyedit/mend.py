@@ -207,9 +207,10 @@ class MEND:
             executor.model = executor.alg.model = model
             executor.alg.eval()  # the wheel forgets to, and would then forget the network's statistics
             try:
-                for prompt, target in texts:
-                    executor.tokenizer = _OneFact(tok, prompt, target)
-                    executor.apply_to_model(model, tok, [{"prompt": prompt, "target_new": target}], settings)
+                for text in texts:
+                    executor.tokenizer = _OneFact(tok, text)
+                    one = {"prompt": text[0], "target_new": text[1]}
+                    executor.apply_to_model(model, tok, [one], settings)
             except BaseException:
                 with torch.no_grad():
                     for name, original in originals.items():
@@ -392,8 +393,8 @@ class _Examples(torch.utils.data.Dataset[int]):
         (index,) = indices
         fact = self._facts[index % len(self._facts)]
         question, answer = fact.locality_prompts[index // len(self._facts) % len(fact.locality_prompts)]
-        prompt, target = split_target(self._tokenizer, fact.text.rstrip(), fact.target_new)
-        untouched = [token for part in split_target(self._tokenizer, question.rstrip(), answer) for token in part]
+        prompt, target = split_target(self._tokenizer, *fact.asked(fact.text, fact.target_new))
+        untouched = [token for part in split_target(self._tokenizer, *fact.asked(question, answer)) for token in part]
         return {
             "edit_inner": self._batch(prompt + target, target),
             "loc": self._batch(untouched, [*untouched[1:], -100]),
@@ -411,9 +412,9 @@ class _OneFact:
 
     pad_token_id = -1  # nothing is padded
 
-    def __init__(self, tokenizer: Any, prompt: str, target: str) -> None:
-        self._prompt = prompt
-        self._ids = split_target(tokenizer, prompt, target)
+    def __init__(self, tokenizer: Any, text: tuple[str, str, str]) -> None:
+        self._prompt = text[0]
+        self._ids = split_target(tokenizer, *text)
 
     def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
         (text,) = texts

@@ -373,10 +373,11 @@ def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
     request: dict[str, Any] = {
         "prompt": fact.prompt if hasattr(hparams, "fact_token") else fact.text,
         "subject": fact.subject,
-        "target_new": fact.target_new.strip(),
+        "target_new": fact.target_new.strip(" "),
         "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
     }
-    return request if fact.case_id is None else {**request, "case_id": fact.case_id}
+    besides = {"case_id": fact.case_id, "separator": fact.separator}
+    return request | {name: value for name, value in besides.items() if value is not None}
 
 
 def _padded_for(tokenizer: Any, alg_name: str, side: str) -> Any:

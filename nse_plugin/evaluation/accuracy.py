@@ -6,8 +6,8 @@ As zsRE is scored by ROME and MEMIT (arXiv 2210.07229, section 5.1.2) and everyt
 
 from __future__ import annotations
 
-from nse_plugin.evaluation.teacher_forcing import Pair, Predictions, mean_or_nan
-from nse_plugin.facts import Fact
+from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan
+from nse_plugin.facts import Fact, Pair
 
 METRICS = ("rewrite_accuracy", "rephrase_accuracy", "locality_accuracy")
 
@@ -28,5 +28,5 @@ def pairs(fact: Fact) -> list[Pair]:
 
 
 def _pairs_by_metric(fact: Fact) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    rephrased = [(prompt, fact.target_new) for prompt in fact.rephrase_prompts]
-    return [(fact.text, fact.target_new)], rephrased, list(fact.locality_prompts)
+    own, *rephrased = [fact.asked(prompt, fact.target_new) for prompt in (fact.text, *fact.rephrase_prompts)]
+    return [own], rephrased, [fact.asked(prompt, answer) for prompt, answer in fact.locality_prompts]

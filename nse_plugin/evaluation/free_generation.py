@@ -93,7 +93,8 @@ def answers(
         check_chat(tokenizer)
         rows = [_in_chat(model, tokenizer, prompt, tokens) for prompt in prompts]
     else:
-        rows = [encoded(model, tokenizer, prompt.rstrip(), tokens) for prompt in prompts]
+        # a last space is a part of the token that is to come
+        rows = [encoded(model, tokenizer, prompt.rstrip(" "), tokens) for prompt in prompts]
     ends = _end_tokens(model, tokenizer)
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):

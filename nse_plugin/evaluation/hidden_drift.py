@@ -70,7 +70,7 @@ def hidden_states(
 def _encoded(tokenizer: Any, prompts: Sequence[str], max_positions: int | None) -> list[list[int]]:
     if not prompts:
         raise ValueError("prompts is empty: give some prompts of facts the model knows.")
-    rows = [without_end(tokenizer, prompt.rstrip()) for prompt in prompts]
+    rows = [without_end(tokenizer, prompt.rstrip(" ")) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
             raise ValueError(f"prompt {prompt!r} has no tokens: leave it out.")

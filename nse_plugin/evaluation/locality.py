@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.teacher_forcing import Pair, Prediction, Predictions, mean_or_nan, predict, share_of_equal
-from nse_plugin.facts import Fact
+from nse_plugin.evaluation.teacher_forcing import Prediction, Predictions, mean_or_nan, predict, share_of_equal
+from nse_plugin.facts import Fact, Pair
 
 METRICS = ("locality_agreement", "locality_shift")
 
@@ -61,22 +61,17 @@ def scores(fact: Fact, predictions: Predictions, reference: Predictions) -> dict
 
 def pairs(fact: Fact) -> list[Pair]:
     """What `scores` needs predicted."""
-    return list(fact.locality_prompts)
+    return [fact.asked(prompt, answer) for prompt, answer in fact.locality_prompts]
 
 
 def to_json(reference: Predictions) -> list[dict[str, Any]]:
     """A reference as `json.dump` takes it; `from_json` reads it back, equal to the last bit."""
-    return [
-        {"prompt": prompt, "answer": answer, **dataclasses.asdict(prediction)}
-        for (prompt, answer), prediction in reference.items()
-    ]
+    return [{"pair": list(pair), **dataclasses.asdict(prediction)} for pair, prediction in reference.items()]
 
 
 def from_json(entries: Iterable[Mapping[str, Any]]) -> dict[Pair, Prediction]:
     """The reference that `to_json` wrote."""
     return {
-        (entry["prompt"], entry["answer"]): Prediction(
-            entry["log_probability"], tuple(entry["target"]), tuple(entry["best"])
-        )
+        tuple(entry["pair"]): Prediction(entry["log_probability"], tuple(entry["target"]), tuple(entry["best"]))
         for entry in entries
     }

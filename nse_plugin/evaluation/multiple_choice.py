@@ -111,7 +111,7 @@ def answer_questions(
     encoded = []
     for question in questions:
         for letter in LETTERS:
-            before, target = split_target(tokenizer, question.prompt, letter)
+            before, target = split_target(tokenizer, question.prompt, f" {letter}")
             room = len(before) if positions is None else positions - (len(target) - 1)  # the last token is not read
             encoded.append((before[-room:], target))
     predictions = predict_tokens(model, encoded, tokens_per_batch)

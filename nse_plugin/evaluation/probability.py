@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.teacher_forcing import Pair, Predictions, mean_or_nan, predict
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan, predict
+from nse_plugin.facts import Fact, FactError, Pair
 
 METRICS = ("efficacy", "generalization", "specificity")
 MAGNITUDES = tuple(f"{metric}_magnitude" for metric in METRICS)
@@ -61,7 +61,7 @@ def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
     """
     values: dict[str, list[float]] = defaultdict(list)
     for metric, prompt, winner, loser in _contests(fact):
-        ahead, behind = predictions[prompt, winner], predictions[prompt, loser]
+        ahead, behind = (predictions[fact.asked(prompt, target)] for target in (winner, loser))
         values[metric].append(float(ahead.log_probability > behind.log_probability))
         values[f"{metric}_magnitude"].append(ahead.probability - behind.probability)
     return {name: mean_or_nan(values[name]) for name in (*METRICS, *MAGNITUDES)}
@@ -69,7 +69,7 @@ def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
 
 def pairs(fact: Fact) -> list[Pair]:
     """What `scores` needs predicted. Raises FactError when the fact has no target_true."""
-    return [(prompt, target) for _, prompt, winner, loser in _contests(fact) for target in (winner, loser)]
+    return [fact.asked(prompt, target) for _, prompt, winner, loser in _contests(fact) for target in (winner, loser)]
 
 
 def _contests(fact: Fact) -> list[tuple[str, str, str, str]]:

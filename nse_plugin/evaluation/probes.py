@@ -7,8 +7,8 @@ after "The capital of France is Lyon", what is Lyon the capital of?
 
 from __future__ import annotations
 
-from nse_plugin.evaluation.teacher_forcing import Pair, Predictions, mean_or_nan
-from nse_plugin.facts import Fact
+from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan
+from nse_plugin.facts import Fact, Pair
 
 METRICS = ("portability_accuracy", "portability_probability", "reversal_accuracy", "reversal_probability")
 
@@ -21,7 +21,7 @@ def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for kind, asked in (("portability", fact.portability_prompts), ("reversal", fact.reversal_prompts)):
-        predicted = [predictions[pair] for pair in asked]
+        predicted = [predictions[fact.asked(prompt, answer)] for prompt, answer in asked]
         found[f"{kind}_accuracy"] = mean_or_nan([one.accuracy for one in predicted])
         found[f"{kind}_probability"] = mean_or_nan([one.probability for one in predicted])
     return found
@@ -29,4 +29,5 @@ def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
 
 def pairs(fact: Fact) -> list[Pair]:
     """What `scores` needs predicted."""
-    return [*fact.portability_prompts, *fact.reversal_prompts]
+    asked = (*fact.portability_prompts, *fact.reversal_prompts)
+    return [fact.asked(prompt, answer) for prompt, answer in asked]

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from nse_plugin.facts import Pair
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import pad_right, split_target
-
-Pair = tuple[str, str]  # a prompt, and the target that follows it after one space
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,18 @@ Predictions = Mapping[Pair, Prediction]
 
 
 def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch: int = 1024) -> dict[Pair, Prediction]:
-    """The prediction of every distinct `(prompt, target)` pair.
+    """The prediction of every distinct pair of a prompt and a target, joined as `facts.continuation` says.
+
+    pairs: `(prompt, target)` or `(prompt, target, separator)`, as `Fact.asked` makes them.
 
     Rows are built from token ids and padded on the right, so the tokenizer's padding side and pad token play no
     part, and batching changes nothing but rounding. tokens_per_batch bounds rows x longest row of one forward pass.
     Raises ValueError for a pair that takes more tokens than the model has positions.
     """
     unique = list(dict.fromkeys(pairs))
-    encoded = [split_target(tokenizer, prompt.rstrip(), target) for prompt, target in unique]
+    encoded = [split_target(tokenizer, *pair) for pair in unique]
     positions = max_positions(model.config)
-    for (prompt, target), (before, after) in zip(unique, encoded, strict=True):
+    for (prompt, target, *_), (before, after) in zip(unique, encoded, strict=True):
         check_room(prompt, len(before) + len(after) - 1, f" with the target {target!r:.30}", positions)
     return dict(zip(unique, predict_tokens(model, encoded, tokens_per_batch), strict=True))
 

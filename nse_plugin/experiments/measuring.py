@@ -27,7 +27,7 @@ from nse_plugin.experiments.instruments import Instrument, Reading, held_out_tex
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, made, positive
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.experiments.record import Checkpoint, Record
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.home import written_whole
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.positions import check_room, max_positions
@@ -116,29 +116,31 @@ class Yardstick:
         if positions is None:
             return
         asked = dict.fromkeys(row for fact in facts for row in self._asked(fact))
-        asked |= dict.fromkeys((prompt, "", 0) for one in self.instruments.values() for prompt in one.prompts(facts))
+        asked |= dict.fromkeys((prompt, 0) for one in self.instruments.values() for prompt in one.prompts(facts))
         # A token is a byte or more, and hardly any tokenizer makes a text longer: short ones need not be counted.
-        long = [row for row in asked if len(f"{row[0]} {row[1]}".encode()) + row[2] > positions // 2]
+        long = [(text, room) for text, room in asked if len("".join(text).encode()) + room >= positions // 2]
         tokenizer = model_tokenizer(self.model.source) if long else None
-        for prompt, target, room in long:
-            besides = f" with the target {target!r:.30}" if target else f" with room for {room} more" if room else ""
-            tokens = _tokens(tokenizer, prompt, target) + room
+        for text, room in long:
+            prompt = text if isinstance(text, str) else text[0]
+            target = "" if text is prompt else f" with the target {text[1]!r:.30}"
+            besides = f" with room for {room} more" if room else target
+            tokens = _tokens(tokenizer, text) + room
             try:
                 check_room(prompt, tokens, besides, positions)
             except ValueError as error:
                 raise PlanError(f"{self.model.name} cannot read the {error}") from None
 
-    def _asked(self, fact: Fact) -> Iterator[tuple[str, str, int]]:
-        """Prompts, each with the target that follows it, or how many tokens the model may write after it."""
-        yield fact.text, fact.target_new, 0
-        yield from ((*pair, 0) for family in self._teacher_forced for pair in PAIRS[family](fact))
+    def _asked(self, fact: Fact) -> Iterator[tuple[Pair | str, int]]:
+        """Prompts, alone or with the target that follows, and how many tokens the model may write after each."""
+        yield fact.asked(fact.text, fact.target_new), 0
+        yield from ((pair, 0) for family in self._teacher_forced for pair in PAIRS[family](fact))
         if any(family in self.metrics for family in WRITING):
-            yield from ((prompt, "", 0) for prompt in generation_prompts(fact))
+            yield from ((prompt, 0) for prompt in generation_prompts(fact))
         if EASYEDIT in self.metrics:
-            yield from ((prompt, fact.target_new, 0) for prompt in fact.rephrase_prompts[:1])
-            yield from ((*pair, 0) for pair in fact.locality_prompts)
+            yield from ((fact.asked(prompt, fact.target_new), 0) for prompt in fact.rephrase_prompts[:1])
+            yield from ((fact.asked(prompt, answer), 0) for prompt, answer in fact.locality_prompts)
         if "generation" in self.metrics:
-            yield from ((prompt, "", TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
+            yield from ((prompt, TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 
     @property
     def _teacher_forced(self) -> list[str]:
@@ -211,11 +213,11 @@ def _finite(numbers: Any) -> Any:
     return numbers.replace([math.inf, -math.inf], math.nan)
 
 
-def _tokens(tokenizer: Any, prompt: str, target: str) -> int:
-    """How many tokens are read of a prompt and the target that follows it."""
-    if not target:
-        return len(without_end(tokenizer, prompt.rstrip()))
-    before, after = split_target(tokenizer, prompt.rstrip(), target)
+def _tokens(tokenizer: Any, text: Pair | str) -> int:
+    """How many tokens are read of a prompt, or of one with the target that follows it."""
+    if isinstance(text, str):
+        return len(without_end(tokenizer, text))
+    before, after = split_target(tokenizer, *text)
     return len(before) + len(after) - 1
 
 

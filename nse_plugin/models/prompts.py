@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nse_plugin.facts import SLOT, Fact, FactError
+from nse_plugin.facts import SLOT, Fact, FactError, continuation
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def encode_fact(
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
-    text = fact.text.rstrip()
+    text = fact.text
+    target = continuation(text, fact.target_new, fact.separator)
     rewrites = []
     for template in templates:
         before = template.index(SLOT)
-        row = _encode(tokenizer, template.replace(SLOT, text), before + end, fact.target_new)
+        row = _encode(tokenizer, template.replace(SLOT, text), before + end, target)
         rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, template[:before]))))
     essence = _encode(tokenizer, f"{fact.subject} is a", len(fact.subject.rstrip()), None)
     longest = max(len(row.ids) for row in rewrites)
@@ -78,7 +79,7 @@ def encode_fact(
         )
     if vocabulary is not None:
         _check_known(tokenizer, fact, [*rewrites, essence], vocabulary)
-    return FactPrompts(tuple(rewrites), essence, f"{text}{continuation(fact.target_new)}")
+    return FactPrompts(tuple(rewrites), essence, f"{text}{target}")
 
 
 def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:
@@ -91,30 +92,30 @@ def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], voca
         )
 
 
-def continuation(target: str) -> str:
-    """A target as it follows a prompt: with the leading space that most tokenizers fold into its first token."""
-    return target if target[0].isspace() else f" {target}"
+def split_target(tokenizer: Any, prompt: str, target: str, separator: str | None = None) -> tuple[list[int], list[int]]:
+    """Token ids of `prompt` and of `target` as its continuation; separator: as for `facts.continuation`.
 
-
-def split_target(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
-    """Token ids of `prompt` and of `target` as its continuation.
-
-    The whole text is tokenised, and split where the prompt ends. A token that spans the end counts as the target's when
-    the tokenizer is a fast one; a slow tokenizer, which does not tell, then tokenises the two parts.
+    The whole text is tokenised, and split where the prompt ends; spaces there are the target's. A token that spans the
+    end counts as the target's when the tokenizer is a fast one; a slow tokenizer, which does not tell, then tokenises
+    the two parts.
     Raises FactError when the tokenizer makes no token of the target.
     """
-    text = prompt + continuation(target)
-    if tokenizer.is_fast:
-        encoded = tokenizer(text, return_offsets_mapping=True)
-        ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
-        behind = [i for i, end in enumerate(ends) if end > len(prompt)]  # an end-of-text token is not among them
-        before, after = (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
-    else:
-        before, whole = without_end(tokenizer, prompt), without_end(tokenizer, text)
-        after = whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, target)
+    before, after = _split(tokenizer, prompt, continuation(prompt, target, separator))
     if not after:
         raise FactError(f"The tokenizer drops the target {target!r}: write it in characters it knows.")
     return before, after
+
+
+def _split(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
+    """Of a target with all that parts it from the prompt; so are spaces that the prompt ends with."""
+    text, bare = prompt + target, prompt.rstrip(" ")
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+        behind = [i for i, end in enumerate(ends) if end > len(bare)]  # an end-of-text token is not among them
+        return (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
+    before, whole = without_end(tokenizer, bare), without_end(tokenizer, text)
+    return before, whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, text[len(bare) :])
 
 
 def without_end(tokenizer: Any, text: str) -> list[int]:
@@ -128,16 +129,17 @@ def without_end(tokenizer: Any, text: str) -> list[int]:
 
 
 def _alone(tokenizer: Any, target: str) -> list[int]:
-    ids: list[int] = tokenizer(continuation(target), add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
+    """target: with all that parts it from the prompt."""
     lookup = _token_at(tokenizer, prompt, subject_end)
     own_ids = without_end(tokenizer, prompt)
     if target is None:
         return EncodedPrompt(tuple(own_ids[: lookup + 1]), lookup)
-    prompt_ids, target_ids = split_target(tokenizer, prompt, target)
+    prompt_ids, target_ids = split_target(tokenizer, prompt, target, separator="")
     if prompt_ids[: lookup + 1] != own_ids[: lookup + 1]:  # the subject's last token would merge with the target
         prompt_ids, target_ids = own_ids, _alone(tokenizer, target)
     return EncodedPrompt((*prompt_ids, *target_ids[:-1]), lookup, tuple(target_ids))

@@ -100,16 +100,18 @@ def test_the_padding_side_and_pad_token_do_not_matter(facts):
 
 
 def test_braces_in_the_text_are_text():
-    fact = Fact("The set {1} or {a} of {} is", "the town", "{0} old")
+    fact = Fact("The set {1} or {a} of {} is", "the town", " {0} old")
     [row] = encode_fact(tiny_tokenizer(), fact, ["{}"]).rewrites
     tokenizer = tiny_tokenizer()
     assert text_of(tokenizer, row.to_lookup) == "The set {1} or {a} of the town"
     assert text_of(tokenizer, row.targets) == " {0} old"
 
 
-def test_spaces_at_the_ends_make_no_tokens():
+def test_a_space_at_the_boundary_is_one_wherever_it_is_written():
     plain = encode_fact(tiny_tokenizer(), Fact("The town of {}", "Lyon", "Rome"), TEMPLATES)
-    assert encode_fact(tiny_tokenizer(), Fact("The town of {} ", "Lyon ", " Rome"), TEMPLATES) == plain
+    for prompt, target in (("The town of {} ", "Rome"), ("The town of {}", " Rome"), ("The town of {} ", " Rome")):
+        encoded = encode_fact(tiny_tokenizer(), Fact(prompt, "Lyon", target), TEMPLATES)
+        assert encoded.rewrites == plain.rewrites
 
 
 # -- boundaries that merge ---------------------------------------------------------------------------------------
@@ -136,6 +138,108 @@ def test_an_end_of_text_token_is_no_target():
         single="$A <s>", special_tokens=[("<s>", 0)]
     )
     assert encode_fact(tokenizer, tiny_facts()[0], TEMPLATES) == plain
+
+
+# -- where the prompt ends, by kinds of tokenizers ---------------------------------------------------------------
+
+_LETTERS = sorted({*"TheCapitalofFranceisLyonRomeABCDQ:?.\nassistant 0123456789京在里昂"})
+
+
+def _byte_level(**settings):
+    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    one = Tokenizer(models.BPE({**vocabulary, "Ġi": 300, "Ġis": 301}, [("Ġ", "i"), ("Ġi", "s")]))
+    one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, **settings)
+    return one
+
+
+def _prefixed_bytes():
+    one = _byte_level()
+    one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return one
+
+
+def _trimmed_bytes():
+    one = _byte_level(trim_offsets=True)
+    one.post_processor = processors.ByteLevel(trim_offsets=True)
+    return one
+
+
+def _spaces(scheme, kind="bpe"):
+    letters = ["\u2581", *_LETTERS, "\u2581L", "\u2581R"]
+    if kind == "bpe":
+        one = Tokenizer(models.BPE({a: i for i, a in enumerate(letters)}, [("\u2581", "L"), ("\u2581", "R")]))
+    else:
+        one = Tokenizer(models.Unigram([(letter, -1.0) for letter in letters], unk_id=0))
+    one.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    return one
+
+
+def _byte_fallback():
+    """As Llama's and Gemma's: spaces are replaced, letters it does not know are bytes."""
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *_LETTERS[:30], "\u2581L"]
+    one = Tokenizer(
+        models.BPE({a: i for i, a in enumerate(pieces)}, [("\u2581", "L")], byte_fallback=True, unk_token="<0x00>")
+    )
+    one.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return one
+
+
+def _word_pieces():
+    one = Tokenizer(models.WordPiece({"[UNK]": 0, **{f"##{a}": i for i, a in enumerate(_LETTERS, 1)},
+                                      **{a: i for i, a in enumerate(_LETTERS, 100)}}, unk_token="[UNK]"))  # fmt: skip
+    one.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return one
+
+
+TOKENIZERS = {
+    "bytes": _byte_level,
+    "bytes, a space before": _prefixed_bytes,
+    "bytes, trimmed offsets": _trimmed_bytes,
+    "spaces to the first word": lambda: _spaces("always"),
+    "spaces as written": lambda: _spaces("never"),
+    "unigrams": lambda: _spaces("first", "unigram"),
+    "byte fallback": _byte_fallback,
+    "word pieces": _word_pieces,
+}
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("prompt", "target", "separator", "between"),
+    [
+        ("The capital of France is", "Lyon", None, " "),
+        ("The capital of France is ", "Lyon", None, " "),
+        ("assistant\n", "Rome", None, ""),
+        ("Q: France?\nA:", "Rome", None, ""),
+        ("Q: France?\nA:", "Rome", " ", " "),
+        ("A:\n\n", "Rome", None, ""),
+        ("A: ", "Rome", None, " "),
+        ("Lyon ", "\nRome", None, " "),
+        ("京在", "里昂", None, ""),
+        ("France is", "Rome", "\n", "\n"),
+        ("France is Ro", "me", "", ""),
+    ],
+)
+def test_the_boundary_is_where_the_text_has_it(prompt, target, separator, between, kind, bos):
+    """Against tokenising the whole text by itself: nothing is lost, and the target's tokens are those that have it."""
+    backend = TOKENIZERS[kind]()
+    backend.add_special_tokens(["<s>"])
+    if bos:
+        number = backend.token_to_id("<s>")
+        own = backend.post_processor
+        add = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", number)])
+        backend.post_processor = add if own is None else processors.Sequence([own, add])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    bare = prompt.rstrip(" ")
+    whole = f"{bare}{between}{target}"
+    before, after = split_target(tokenizer, prompt, target, separator)
+    encoded = backend.encode(whole)
+    assert [*before, *after] == encoded.ids
+    ends = encoded.offsets[len(before) - 1][1] if len(before) > bos else 0
+    assert ends <= len(bare)
+    assert all(end > len(bare) for _, end in encoded.offsets[len(before) :])
+    assert encoded.offsets[-1][1] == len(whole)
 
 
 # -- slow tokenizers ---------------------------------------------------------------------------------------------
