@@ -14,7 +14,7 @@ from typing import Any
 
 from nse_plugin.corpora import corpus_identity
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import BETAS, CONTEXTS, LONGER, SHARE
+from nse_plugin.method.solvers import BETAS, CONTEXTS, JOINT, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 2  # raise it whenever method/values.py computes other values than before
@@ -23,13 +23,26 @@ VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "cl
 MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 
 
-def value_addresses(model: str, prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> list[str]:
-    """The address of every fact's z. model: `ModelIdentity.full` of the unedited model."""
+def value_addresses(
+    model: str,
+    prompts: Sequence[FactPrompts],
+    hparams: NSEHyperParams,
+    groups: Sequence[Sequence[int]] = (),
+) -> list[str]:
+    """The address of every fact's z. model: `ModelIdentity.full` of the unedited model. groups: facts (indices) that
+    share a value, whose rows each one's z depends on."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
-    return [_hash({**shared, "rows": [_row(row) for row in (*fact.rewrites, fact.essence)]}) for fact in prompts]
+    rows = [[_row(row) for row in (*fact.rewrites, fact.essence)] for fact in prompts]
+    asked = [{**shared, "rows": own} for own in rows]
+    for group in groups:
+        if len(group) > 1:
+            together = {"joint": JOINT, "group": [rows[place] for place in group]}
+            for place in group:
+                asked[place] |= together
+    return [_hash(one) for one in asked]
 
 
 def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, str]:

@@ -151,6 +151,11 @@ class Fact:
         between = follows[: len(follows) - len(target)]
         return f"{self.prompt}{between}".rstrip(" "), self.subject.rstrip(), target.rstrip()
 
+    @property
+    def question(self) -> tuple[str, str]:
+        """`signature` without the target: of two facts with one question the later replaces the earlier."""
+        return self.signature[:2]
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any], case_id: int | str | None = None) -> Fact:
         """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or Fact's own fields.

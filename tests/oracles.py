@@ -51,19 +51,28 @@ def rows(tokenizer, fact, templates):
 
 def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999), stop=0.05):
     """z by plain autograd through the full model."""
+    return joint_values(model, tokenizer, [fact], templates, hparams, hparams.v_num_grad_steps - 1, betas, stop)[0]
+
+
+def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.9, 0.999), stop=0.05):
+    """z of facts that share delta, in so many updates at most, on the mean of their losses. KL and norm(h) are of the
+    first."""
     layer = hparams.layers[-1]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    contexts = list(rows(tokenizer, fact, templates))
-    essence = ids_of(tokenizer, f"{fact.subject} is a")
-    essence_at = subject_end(tokenizer, fact.subject, len(fact.subject))
-    bare = ids_of(tokenizer, fact.text)
-    bare_at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
-    h = run(model, bare, layer)[1][bare_at].detach()
+    contexts = [row for fact in facts for row in rows(tokenizer, fact, templates)]
+    subject = facts[0].subject
+    essence = ids_of(tokenizer, f"{subject} is a")
+    essence_at = subject_end(tokenizer, subject, len(subject))
+    starts = []
+    for fact in facts:
+        at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
+        starts.append(run(model, ids_of(tokenizer, fact.text), layer)[1][at].detach())
+    h = starts[0]
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
     delta = torch.zeros_like(h, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hparams.v_lr, betas=betas)
-    for step in range(hparams.v_num_grad_steps):
+    for step in range(updates + 1):
         losses = []
         for ids, lookup, count in contexts:
             logits, _ = run(model, ids, layer, lookup, delta)
@@ -73,7 +82,7 @@ def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999), stop=0
         kl = (now.exp() * (now - before)).sum()
         decay = delta.norm() / h.norm() ** 2
         loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        if loss < stop or step == hparams.v_num_grad_steps - 1:
+        if loss < stop or step == updates:
             break
         adam.zero_grad()
         loss.backward()
@@ -82,7 +91,7 @@ def value(model, tokenizer, fact, templates, hparams, betas=(0.9, 0.999), stop=0
             longest = hparams.clamp_norm_factor * h.norm()
             if delta.norm() > longest:
                 delta *= longest / delta.norm()
-    return h + delta.detach()
+    return [start + delta.detach() for start in starts]
 
 
 def key_and_output(model, tokenizer, fact, templates, layer, last):

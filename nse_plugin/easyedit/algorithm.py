@@ -160,7 +160,7 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
         raise FactError(
             f"request {number} is a {type(request).__name__}, not a mapping with prompt, subject and target_new."
         )
-    wanted = ("case_id", "prompt", "subject", "target_new")
+    wanted = ("case_id", "prompt", "subject", "target_new", "separator")
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 

@@ -5,6 +5,9 @@
 (arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with
 and without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
 norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there.
+
+Facts of one subject have nearly one key, so only one vector can be written for all of them: they share delta, made on
+the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `JOINT` times as many steps.
 """
 
 from __future__ import annotations
@@ -37,22 +40,26 @@ def optimize_values(
     hparams: NSEHyperParams,
     on_done: Callable[[int], None] = lambda count: None,
     contexts: ContextStates | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
 
     prompts: n facts. on_done: called with the number of facts just finished. contexts: those of earlier calls on the
-    same weights, which learn this call's; None: begun here.
+    same weights, which learn this call's; None: begun here. groups: which facts (indices) share delta; None: none do.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
     prompts = contexts_of(prompts, hparams)
+    groups = [[i] for i in range(len(prompts))] if groups is None else groups
+    joint = [FactPrompts.joint([prompts[i] for i in members]) for members in groups]
     values: list[Tensor | None] = [None] * len(prompts)
     with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), shared_heads():
         contexts = contexts or ContextStates()
-        for chosen in _batches(prompts, hparams.tokens_per_batch, layout.device):
-            batch = _Batch(layout, hparams.layers[-1], [prompts[i] for i in chosen], contexts)
-            for i, z in zip(chosen, _optimize(batch, hparams), strict=True):
+        for chosen in _batches(joint, hparams.tokens_per_batch, layout.device):
+            batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
+            places = [i for group in chosen for i in groups[group]]
+            for i, z in zip(places, _optimize(batch, hparams), strict=True):
                 values[i] = z
-            on_done(len(chosen))
+            on_done(len(places))
     return torch.stack([z for z in values if z is not None])
 
 
@@ -74,13 +81,20 @@ def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torc
 
 
 def _optimize(batch: _Batch, hparams: NSEHyperParams) -> list[Tensor]:
-    h = batch.h
-    norm = h.norm(dim=1)
-    walk = Walk(h, hparams)
-    active = list(range(len(h)))
+    """z of every member of the batch's facts, in their order."""
+    h, members = batch.h, batch.members
+    norm = h[batch.first_members].norm(dim=1)
+    walk = Walk(h[batch.first_members], hparams, members)
+    active = list(range(len(members)))
     failed: set[int] = set()
 
-    for _ in range(walk.updates):
+    for number in range(max(walk.updates)):
+        going = [place for place, fact in enumerate(active) if number < walk.updates[fact]]
+        if len(going) < len(active):
+            if not going:
+                break
+            batch.keep(torch.tensor(going))
+            active = [active[place] for place in going]
         delta = walk.delta[active].requires_grad_()
         nll, kl = batch.nll_and_kl(delta)
         decay = delta.norm(dim=1) / norm[active] ** 2
@@ -98,9 +112,8 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> list[Tensor]:
             moved = walk.delta[active]
             longest = hparams.clamp_norm_factor * norm[active] / moved.norm(dim=1)
             walk.delta[active] = moved * longest.clamp(max=1)[:, None]
-    z = h + walk.delta
-    z[sorted(failed)] = torch.nan
-    return list(z)
+    walk.delta[sorted(failed)] = torch.nan
+    return list(h + walk.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0))
 
 
 class _Batch:
@@ -109,18 +122,26 @@ class _Batch:
     A fact's rows are its rewrites, the bare prompt first, and its essence; where the bare prompt begins with the
     subject, the two are the same up to the subject's last token, and one row serves both.
 
-    h: [n, d], l_0's output at the subject's last token of the bare prompt, float32 at least.
+    members: how many facts share the value of each, m in all. h: [m, d], l_0's output at the subject's last token of
+    their bare prompts, float32 at least. first_members: of each, the first one's place in h.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts], contexts: ContextStates) -> None:
         self._prompts = list(prompts)
+        self.members = [fact.members for fact in prompts]
+        self.first_members = [sum(self.members[:number]) for number in range(len(prompts))]
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)], contexts)
         self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
         start = self._replay.at_lookup
         self._dtype = torch.promote_types(start.dtype, torch.float32)
         self._device = start.device
         self._place()
-        self.h = start[self._first_row].to(self._dtype)
+        bare = [
+            first + number * (len(fact.rewrites) // fact.members)
+            for first, fact in zip(self._first_row, prompts, strict=True)
+            for number in range(fact.members)
+        ]
+        self.h = start[bare].to(self._dtype)
 
     def _place(self) -> None:
         """Find every fact's rows, every target token's row and position, and its share in its fact's mean."""

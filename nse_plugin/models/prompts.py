@@ -42,11 +42,21 @@ class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
     `essence` ends at the subject's last token: the KL term asks for nothing behind it. text: the fact in words.
+    members: how many facts' rows these are, one after the other.
     """
 
     rewrites: tuple[EncodedPrompt, ...]
     essence: EncodedPrompt
     text: str = ""
+    members: int = 1
+
+    @classmethod
+    def joint(cls, facts: Sequence[FactPrompts]) -> FactPrompts:
+        """Facts that share one value: the rows of all, and the essence of the first."""
+        if len(facts) == 1:
+            return facts[0]
+        rows = tuple(row for fact in facts for row in fact.rewrites)
+        return cls(rows, facts[0].essence, "; ".join(fact.text for fact in facts), len(facts))
 
 
 def encode_fact(

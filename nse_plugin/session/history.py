@@ -9,11 +9,12 @@ changed by someone else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from nse_plugin.facts import Fact
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.session.report import RoundReport
 
@@ -25,13 +26,15 @@ class Round:
     """One round that was made.
 
     below: the place in `History.made` of the round it was made on; None: it was made on the first weights. after: the
-    weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it did.
+    weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it did. facts:
+    those it wrote, also those of earlier rounds that it wrote again.
     """
 
     below: int | None
     after: Weights
     keys: Mapping[int, Tensor]
     report: RoundReport
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,15 @@ class History:
 
     start: the weights before the first of `rounds`. made: every round ever made, the undone ones too, so that they are
     known when their weights come back: an undone round costs the memory of its keys, as one that stands does. last: the
-    place in `made` of the last one that stands; None: none does. protected_before: keys of still earlier rounds, whose
-    weights are not known. knowledge: these and the keys of `rounds`.
+    place in `made` of the last one that stands; None: none does. protected_before, facts_before: of still earlier
+    rounds, whose weights are not known. knowledge: the former and the keys of `rounds`.
     """
 
     start: Weights
     made: tuple[Round, ...] = ()
     last: int | None = None
     protected_before: Knowledge = field(default_factory=Knowledge)
+    facts_before: tuple[Fact, ...] = ()
     knowledge: Knowledge = field(default_factory=Knowledge)
 
     @property
@@ -60,9 +64,17 @@ class History:
             place = self.made[place].below
         return tuple(reversed(found))
 
-    def extended(self, after: Weights, keys: Mapping[int, Tensor], report: RoundReport) -> History:
-        """This history and one more round. keys: {layer: [m, f]}, wherever they are."""
-        made = Round(self.last, after, {layer: k.cpu() for layer, k in keys.items()}, report)
+    def standing_facts(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The facts of its rounds that have a subject in common with these, each as it was written last."""
+        subjects = {fact.subject.strip() for fact in facts}
+        written = (*self.facts_before, *(fact for made in self.rounds for fact in made.facts))
+        return list({fact.question: fact for fact in written if fact.subject.strip() in subjects}.values())
+
+    def extended(
+        self, after: Weights, keys: Mapping[int, Tensor], report: RoundReport, facts: Sequence[Fact] = ()
+    ) -> History:
+        """This history and one more round. keys: {layer: [m, f]}, wherever they are. facts: that it wrote."""
+        made = Round(self.last, after, {layer: k.cpu() for layer, k in keys.items()}, report, tuple(facts))
         return dataclasses.replace(
             self, made=(*self.made, made), last=len(self.made), knowledge=self.knowledge.extended(keys)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ class RoundReport:
 
     frame: pandas, a row per fact: case_id; status (`done`, `off_target`: residual still above alpha,
     `skipped_upper_bound`: preset released only, took part in no update, `failed`: not finite, left out);
-    residual_before, residual: norm(z - h) in the unit of the hidden states; passes: updates it took part in; seconds:
-    its share of the round's time, without second moments.
+    residual_before, residual: norm(z - h) in the unit of the hidden states; passes: updates it took part in;
+    same_subject: how many other facts about its subject stand, of this round and earlier ones; replaces: the target
+    that an earlier round gave the same prompt and subject; seconds: its share of the round's time, without second
+    moments.
     seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update".
     values_from_store: how many of its z were read and not computed.
     """
@@ -33,19 +36,31 @@ class RoundReport:
 
     @classmethod
     def of(
-        cls, facts: Sequence[Fact], result: RoundResult, total: float, seconds: dict[str, float], from_store: int
+        cls,
+        facts: Sequence[Fact],
+        result: RoundResult,
+        total: float,
+        seconds: dict[str, float],
+        from_store: int,
+        earlier: Sequence[Fact] = (),
     ) -> RoundReport:
-        """total: the round's wall time in seconds, second moments included."""
+        """result: of these facts, and maybe of others that were written again. total: the round's wall time in seconds,
+        second moments included. earlier: facts of earlier rounds about the same subjects."""
         import pandas
 
+        n = len(facts)
+        before = {fact.question: fact.target_new for fact in earlier}
+        subjects = Counter(fact.subject.strip() for fact in {f.question: f for f in (*earlier, *facts)}.values())
         frame = pandas.DataFrame(
             {
                 "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
-                "status": result.status,
-                "residual_before": result.residual_before.tolist(),
-                "residual": result.residual.tolist(),
-                "passes": result.passes.tolist(),
-                "seconds": (total - seconds.get(MOMENTS, 0.0)) / len(facts),
+                "status": result.status[:n],
+                "residual_before": result.residual_before[:n].tolist(),
+                "residual": result.residual[:n].tolist(),
+                "passes": result.passes[:n].tolist(),
+                "same_subject": [subjects[fact.subject.strip()] - 1 for fact in facts],
+                "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
+                "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
             }
         )
         return cls(frame, seconds, from_store)

@@ -17,8 +17,9 @@ from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
 from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
-from nse_plugin.method.multilayer import RoundResult, edit_layers
+from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.method.subjects import same_subject
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
@@ -32,11 +33,13 @@ from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport
 from nse_plugin.session.state import EditState, weights_of
+from nse_plugin.spelling import number_of
 from nse_plugin.store import VALUE, Store
 from nse_plugin.timing import timed
 
 log = logging.getLogger(__name__)
 
+_Groups = Sequence[list[int]]  # of facts (indices) that share a value
 KEPT_AT_ONCE = 64  # facts whose values are computed together and then put in the store: a stop loses no more
 
 
@@ -118,9 +121,10 @@ class EditSession:
         facts = as_facts(facts)
         if not facts:
             raise FactError("facts is empty: give at least one.")
-        state, _ = self._standing()
+        state, history = self._standing()
         self._check_model(state)
-        return self._values(state, self._encoded(state, facts))
+        every = [*facts, *_others(history.standing_facts(facts), facts)]
+        return self._values(state, every, self._encoded(state, every))[: len(facts)]
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -141,20 +145,31 @@ class EditSession:
         state, history = self._standing()
         self._check_model(state)
         read_before = self.values_from_store
-        prompts = self._encoded(state, facts)
+        earlier = history.standing_facts(facts)
+        again = _others(earlier, facts)
+        if values is not None and again:
+            log.warning(
+                "%s of earlier rounds: about a subject of this one, and the values given for it do not serve what was "
+                "written before; it is overwritten.", number_of(len(again), "fact"),
+            )  # fmt: skip
+            again = []
+        every = [*facts, *again]
+        prompts = self._encoded(state, every)
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
             moments = self._moments(state)
         with timed(seconds, "values"):
-            values = self._values(state, prompts) if values is None else values
+            values = self._values(state, every, prompts) if values is None else values
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, prompts, values, moments, history.knowledge)
             read = self.values_from_store - read_before
-            report = RoundReport.of(facts, result, time.monotonic() - started, seconds, read)
+            report = RoundReport.of(facts, result, time.monotonic() - started, seconds, read, earlier)
             keys = result.keys if self.hparams.accumulate else {}
-            state.history = history.extended(self._weights(), keys, report)  # the commit, of a state that is in use
-            self.state = state  # and that of a new one: nothing comes after it
+            written = [fact for fact, status in zip(every, result.status, strict=True) if status != FAILED]
+            # The commit: of a state that is in use, and of a new one; nothing comes after it.
+            state.history = history.extended(self._weights(), keys, report, written)
+            self.state = state
         give_back()
         return report
 
@@ -267,52 +282,62 @@ class EditSession:
         self._check_length(state, prompts)
         return prompts
 
-    def _values(self, state: EditState, prompts: Sequence[FactPrompts]) -> Tensor:
+    def _values(self, state: EditState, facts: Sequence[Fact], prompts: Sequence[FactPrompts]) -> Tensor:
+        """Facts of one subject share what is added to h."""
+        groups = same_subject(facts, prompts)
         with bar("values z, facts", len(prompts)) as advance:
             if not self.hparams.rewind:
-                return optimize_values(self._layout_of(state), prompts, self.hparams, advance)
+                return optimize_values(self._layout_of(state), prompts, self.hparams, advance, groups=groups)
             with self._original_model(state):
-                return self._rewound_values(state, prompts, advance)
+                return self._rewound_values(state, prompts, groups, advance)
 
     def _rewound_values(
-        self, state: EditState, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]
+        self, state: EditState, prompts: Sequence[FactPrompts], groups: _Groups, on_done: Callable[[int], None]
     ) -> Tensor:
         """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
         unseen = ModelIdentity(self.model).unseen
         if unseen is None and self.hparams.store is not None:
-            return self._kept_values(Store(self.hparams.store), state, prompts, on_done)
+            return self._kept_values(Store(self.hparams.store), state, prompts, groups, on_done)
         if unseen is not None and self.hparams.store is not None:
             log.warning("store %s is not used: the model has %s.", self.hparams.store, unseen)
-        return self._computed(state, prompts, on_done, keep_contexts=unseen is None)
+        return self._computed(state, prompts, groups, on_done, keep_contexts=unseen is None)
 
     def _computed(
         self,
         state: EditState,
         prompts: Sequence[FactPrompts],
+        groups: _Groups,
         on_done: Callable[[int], None],
         keep_contexts: bool = True,
     ) -> Tensor:
         """The values, with the templates' keys and values that earlier rounds computed."""
         contexts = state.contexts if keep_contexts else None
-        return optimize_values(self._layout_of(state), prompts, self.hparams, on_done, contexts)
+        return optimize_values(self._layout_of(state), prompts, self.hparams, on_done, contexts, groups)
 
     def _kept_values(
-        self, store: Store, state: EditState, prompts: Sequence[FactPrompts], on_done: Callable[[int], None]
+        self,
+        store: Store,
+        state: EditState,
+        prompts: Sequence[FactPrompts],
+        groups: _Groups,
+        on_done: Callable[[int], None],
     ) -> Tensor:
         """What the store has of the values, the rest computed and put there."""
         _, full = state.identity_of(self.model, self._matrices)
-        addresses = value_addresses(full, prompts, self.hparams)
+        addresses = value_addresses(full, prompts, self.hparams, groups)
         values = [store.get(address) for address in addresses]
-        missing = [place for place, value in enumerate(values) if value is None]
-        on_done(len(prompts) - len(missing))
-        for first in range(0, len(missing), KEPT_AT_ONCE):
-            places = missing[first : first + KEPT_AT_ONCE]
-            computed = self._computed(state, [prompts[place] for place in places], on_done)
+        missing = [group for group in groups if any(values[place] is None for place in group)]
+        count = sum(map(len, missing))
+        on_done(len(prompts) - count)
+        for some in _at_most(KEPT_AT_ONCE, missing):
+            places = [place for group in some for place in group]
+            own = [[places.index(place) for place in group] for group in some]
+            computed = self._computed(state, [prompts[place] for place in places], own, on_done)
             for place, value in zip(places, computed, strict=True):
                 values[place] = value
             store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))
-        self.values_from_store += len(prompts) - len(missing)
-        log.info("values z: %d computed, %d read from %s", len(missing), len(prompts) - len(missing), store.folder)
+        self.values_from_store += len(prompts) - count
+        log.info("values z: %d computed, %d read from %s", count, len(prompts) - count, store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 
     def _write(
@@ -325,6 +350,24 @@ class EditSession:
     ) -> RoundResult:
         knowledge = protected if self.hparams.accumulate else Knowledge()
         return edit_layers(self._layout_of(state), prompts, values, moments, knowledge, self.hparams)
+
+
+def _others(earlier: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
+    """The earlier facts that none of these replaces."""
+    replaced = {fact.question for fact in facts}
+    return [fact for fact in earlier if fact.question not in replaced]
+
+
+def _at_most(count: int, groups: _Groups) -> Iterator[list[list[int]]]:
+    """Groups together that have so many members, or one that has more."""
+    some: list[list[int]] = []
+    for group in groups:
+        if some and sum(map(len, some)) + len(group) > count:
+            yield some
+            some = []
+        some.append(group)
+    if some:
+        yield some
 
 
 def _check_values(values: Tensor, needed: tuple[int, int]) -> None:
