@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -438,6 +440,25 @@ def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
     for wide in ("<table", "<svg"):
         before = [piece.rstrip().rsplit("<", 1)[-1] for piece in html.split(wide)[:-1]]
         assert all(tag.startswith('div class="wide') for tag in before), before
+
+
+BROWSER = shutil.which("chromium")
+MEASURED = """<script>document.title = JSON.stringify([...document.querySelectorAll("main .wide")].map(box => [
+box.scrollWidth - box.clientWidth, parseFloat(getComputedStyle(box, "::before").paddingBottom)]))</script></html>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+@pytest.mark.parametrize(("width", "scrolls"), [(1200, False), (1400, False), (800, True), (500, True)])
+def test_all_of_the_page_is_seen_or_said_to_scroll(finished, tmp_path, width, scrolls) -> None:
+    page = tmp_path / "page.html"
+    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+    page.write_text(html.replace("</html>", MEASURED), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--dump-dom", f"--window-size={width},900", f"--user-data-dir={tmp_path}"]
+    shown = subprocess.run([BROWSER, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    boxes = json.loads(re.search("<title>(.*?)</title>", shown.stdout)[1])
+    assert (boxes[0][0] > 0) == scrolls  # the first table
+    for hidden, height_of_hint in boxes:
+        assert (hidden > 0) == (height_of_hint > 10)
 
 
 def test_absent_metrics_are_dashes(tmp_path) -> None:
