@@ -200,7 +200,7 @@ def _rows(results: Results, columns: Sequence[Column]) -> list[_Row]:
 
 
 def _interval(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}"
+    return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}".replace("-", MINUS)
 
 
 def _tests(results: Results) -> dict[str, dict[str, Comparison]]:
@@ -244,7 +244,7 @@ def _latex(rows: Sequence[_Row]) -> str:
 
 def _latex_cell(cell: _Cell) -> str:
     text = cell.text.replace(MINUS, "$-$").replace("∞", r"$\infty$").replace(ABSENT, "--")
-    around = f" {{\\scriptsize({cell.interval.replace(TO, '--')})}}" if cell.interval else ""
+    around = f" {{\\scriptsize({cell.interval.replace(TO, '--').replace(MINUS, '$-$')})}}" if cell.interval else ""
     return (rf"\textbf{{{text}}}" if cell.best else text) + around
 
 

@@ -25,6 +25,7 @@ from nse_plugin.experiments.cell import cells
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.tables import clipped
 from nse_plugin.home import written_whole
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.spelling import number_of
@@ -137,7 +138,7 @@ def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
         for metric, value in cell.overall.items():
             low, high = around.get(metric, NONE)
             rows.append({**setting, "metric": metric, "value": value, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    return clipped(pd.DataFrame(rows))
 
 
 def _costs(done: Sequence[Cell]) -> dict[str, Any]:

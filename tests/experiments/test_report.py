@@ -385,6 +385,27 @@ def test_a_summary_of_an_earlier_version_gets_its_intervals(tmp_path, no_plots) 
     assert report_of(folder).row("NSE") == expected
 
 
+def test_intervals_end_where_the_metric_does(tmp_path, no_plots) -> None:
+    """Student's interval of few facts does not; a folder of an earlier version has it in its summary.csv."""
+    two = facts_with(A=[1.0, 1.0]).assign(consistency=[0.1, 0.5], fluency=[0.1, 5.0], locality_shift=[0.1, 2.0])
+    values = dict(two[["consistency", "fluency", "locality_shift"]].mean())
+    ends = {"ability_quiz": 0.9, "ability_quiz_low": 0.7, "ability_quiz_high": 1.1}
+    table = with_intervals(summary_of(A=values | ends), two).set_index("metric")
+    assert tuple(table.loc["consistency", ["low", "high"]]) == (0.0, 1.0)
+    assert table.loc["fluency", "low"] == table.loc["locality_shift", "low"] == 0.0
+    assert table.loc["fluency", "high"] > 5.0
+    assert tuple(table.loc["ability_quiz", ["low", "high"]]) == (0.7, 1.0)
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    rows = pd.DataFrame([("NSE", 20, "consistency", 0.293, -0.55, 1.14)], columns=[*summary_of(), "low", "high"])
+    changed(folder, "summary", lambda f: pd.concat([f, rows]))
+    assert report_of(folder).row("NSE")[4] == f"29.300{TO}100"
+    assert rf"29.30 {{\scriptsize(0--100)}}" in (folder / "table.tex").read_text(encoding="utf-8")
+
+
+def test_an_end_below_zero_has_a_minus_sign() -> None:
+    assert report._interval(-5.4, 10.2) == f"\N{MINUS SIGN}5{TO}10"
+
+
 def test_intervals_stand_below_the_values(finished) -> None:
     folder, page = finished
     results = Results.read(folder)
