@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -58,6 +59,7 @@ from nse_plugin.home import written_whole
 COUNTERFACT = "counterfact"
 SHOWN = 5  # prompts whose texts are shown
 LENGTH = 320  # characters of each text
+_NO_LIMIT = 10_000  # columns of a screen
 _DETAILS = ("config", "versions", "host", "data", "model", "methods")  # of run.json, at the end of the page
 
 
@@ -132,7 +134,8 @@ def show_table(console: Console, folder: Path) -> None:
     """Print the report's table, what `best_values` marks in green, and below it why a method has no row and what to
     know about one.
 
-    The columns that fit a terminal of 80 characters; the report has them all.
+    The columns that mostly fit a terminal of 80 characters; the report has them all. Where there is less room the table
+    is wider than the terminal, and no number is cut.
 
     Raises ResultsError as `write_report` does.
     """
@@ -152,7 +155,9 @@ def show_table(console: Console, folder: Path) -> None:
         cells = [Text(row.cells[title].text, "bold green" if row.cells[title].best else "") for title in used]
         name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"
         table.add_row(Text(name, "bold" if row.method == OURS else ""), *cells)
-    console.print(table)
+    narrowest, widest = Measurement.get(console, console.options.update(max_width=_NO_LIMIT), table)
+    table.width = max(narrowest, min(widest, console.width)) if console.is_terminal else widest
+    console.print(table, crop=False)
     for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
         console.print(Text(f"{name}: {remark}"), soft_wrap=True)
 

@@ -218,9 +218,7 @@ def clipped(summary: pd.DataFrame) -> pd.DataFrame:
     metrics = summary["metric"].astype(str)
     ends = [_ENDS.get(name, (0.0, 1.0) if name.startswith("ability_") else (-np.inf, np.inf)) for name in metrics]
     lowest, highest = np.reshape(ends, (-1, 2)).T
-    return summary.assign(
-        low=summary["low"].clip(lowest, highest), high=summary["high"].clip(lowest, highest)
-    )
+    return summary.assign(low=summary["low"].clip(lowest, highest), high=summary["high"].clip(lowest, highest))
 
 
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:

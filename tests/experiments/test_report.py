@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -399,7 +400,7 @@ def test_intervals_end_where_the_metric_does(tmp_path, no_plots) -> None:
     rows = pd.DataFrame([("NSE", 20, "consistency", 0.293, -0.55, 1.14)], columns=[*summary_of(), "low", "high"])
     changed(folder, "summary", lambda f: pd.concat([f, rows]))
     assert report_of(folder).row("NSE")[4] == f"29.300{TO}100"
-    assert rf"29.30 {{\scriptsize(0--100)}}" in (folder / "table.tex").read_text(encoding="utf-8")
+    assert r"29.30 {\scriptsize(0--100)}" in (folder / "table.tex").read_text(encoding="utf-8")
 
 
 def test_an_end_below_zero_has_a_minus_sign() -> None:
@@ -594,6 +595,21 @@ def test_the_table_on_screen(finished) -> None:
         assert method in shown
     assert f"{FAILED}: failed: {ERROR}" in shown
     assert NOTE in shown
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(False, 40), (True, 40), (True, 80)])
+def test_no_number_of_the_table_on_screen_is_cut(tmp_path, terminal, width) -> None:
+    folder = results_folder(tmp_path / "run")
+    consistency = pd.DataFrame({"method": METHODS[:-1], "edits": 20, "metric": "consistency", "value": 0.3141})
+    changed(folder, "summary", lambda f: pd.concat([f, consistency]))
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, no_color=True)
+    show_table(console, folder)
+    (row,) = (line for line in console.file.getvalue().splitlines() if "ROME" in line)
+    wanted = Results.read(folder)
+    table = paper_table(wanted.measured(wanted.summary)).loc["ROME"]
+    shown = [column.shown(table[column.title]) for column in COLUMNS if column.short]
+    assert len(shown) == 8
+    assert all(number in row for number in shown), row
 
 
 @pytest.mark.parametrize("name", ["summary.csv", "facts.csv", "texts.csv", "run.json"])
