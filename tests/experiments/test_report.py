@@ -464,9 +464,21 @@ def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
         assert all(tag.startswith('div class="wide') for tag in before), before
 
 
+def test_every_metric_of_the_first_table_is_defined(finished) -> None:
+    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+    terms = re.search(r'<dl class="terms">(.*?)</dl>', html, re.DOTALL)[1]
+    assert re.findall("<dt>(.*?)</dt>", terms) == [column.title.removesuffix(" (MiB)") for column in COLUMNS]
+    assert "Fluency and Consistency are not, but times 100" in finished[1].text
+
+
 BROWSER = shutil.which("chromium")
-MEASURED = """<script>document.title = JSON.stringify([...document.querySelectorAll("main .wide")].map(box => [
-box.scrollWidth - box.clientWidth, parseFloat(getComputedStyle(box, "::before").paddingBottom)]))</script></html>"""
+MEASURED = """<script>
+document.querySelectorAll("details").forEach(one => one.open = true);
+const letters = [...document.querySelectorAll("svg text")].map(one => one.getBoundingClientRect().height);
+const boxes = [...document.querySelectorAll(".wide")].map(box => [
+box.scrollWidth - box.clientWidth, parseFloat(getComputedStyle(box, "::before").paddingBottom)]);
+const page = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.title = JSON.stringify({boxes, page, letters: letters.filter(height => height > 0)})</script></html>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
@@ -477,9 +489,11 @@ def test_all_of_the_page_is_seen_or_said_to_scroll(finished, tmp_path, width, sc
     page.write_text(html.replace("</html>", MEASURED), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--dump-dom", f"--window-size={width},900", f"--user-data-dir={tmp_path}"]
     shown = subprocess.run([BROWSER, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
-    boxes = json.loads(re.search("<title>(.*?)</title>", shown.stdout)[1])
-    assert (boxes[0][0] > 0) == scrolls  # the first table
-    for hidden, height_of_hint in boxes:
+    found = json.loads(re.search("<title>(.*?)</title>", shown.stdout)[1])
+    assert found["page"] == 0
+    assert min(found["letters"]) > 11
+    assert (found["boxes"][0][0] > 0) == scrolls  # the first table
+    for hidden, height_of_hint in found["boxes"]:
         assert (hidden > 0) == (height_of_hint > 10)
 
 
