@@ -55,6 +55,7 @@ from nse_plugin.experiments.tables import (
     paper_table,
 )
 from nse_plugin.home import written_whole
+from nse_plugin.spelling import number_of
 
 COUNTERFACT = "counterfact"
 SHOWN = 5  # prompts whose texts are shown
@@ -115,6 +116,7 @@ def write_report(folder: Path) -> Path:
         everything=_everything(results),
         versions=results.run["versions"],
         details={key: json.dumps(results.run[key], indent=2, ensure_ascii=False) for key in _DETAILS},
+        number_of=number_of,
         ours=OURS,
         before=BEFORE,
         absent=ABSENT,
@@ -153,7 +155,7 @@ def show_table(console: Console, folder: Path) -> None:
         table.add_column(short, justify="right", no_wrap=True)
     for row in shown:
         cells = [Text(row.cells[title].text, "bold green" if row.cells[title].best else "") for title in used]
-        name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"
+        name = row.method if row.edits is None else f"{row.method}, {number_of(row.edits, 'edit')}"
         table.add_row(Text(name, "bold" if row.method == OURS else ""), *cells)
     narrowest, widest = Measurement.get(console, console.options.update(max_width=_NO_LIMIT), table)
     table.width = max(narrowest, min(widest, console.width)) if console.is_terminal else widest
@@ -255,7 +257,8 @@ def _latex_cell(cell: _Cell) -> str:
 
 def _title(results: Results) -> str:
     count = len(results.methods) - (BEFORE in results.methods)
-    return f"{count} editing method{'s' if count > 1 else ''} compared on {results.facts['case_id'].nunique()} facts"
+    facts = number_of(results.facts["case_id"].nunique(), "fact")
+    return f"{number_of(count, 'editing method')} compared on {facts}"
 
 
 def _about(results: Results) -> dict[str, str]:
@@ -263,12 +266,14 @@ def _about(results: Results) -> dict[str, str]:
     run, config = results.run, results.run["config"]
     rounds = sorted({choice["round"] for choice in config["methods"].values()})
     skipped = run["data"].get("skipped")
+    left_out = f" ({number_of(skipped, 'malformed record')} left out)" if skipped else ""
+    minutes = number_of(round(run["seconds"] / 60), "minute")
     about = {
         "Model": run["model"]["name"],
-        "Data": Path(run["data"]["path"]).name + (f" ({skipped} malformed records left out)" if skipped else ""),
+        "Data": Path(run["data"]["path"]).name + left_out,
         "Facts": f"{results.facts['case_id'].nunique()}, in rounds of {', '.join(map(str, rounds))}",
         "Seed": str(config["seed"]),
-        "Run": f"{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M %Z}, {run['seconds'] / 60:,.0f} minutes",
+        "Run": f"{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M %Z}, {minutes}",
     }
     return about | ({"Command": run["command"]} if "command" in run else {})
 

@@ -540,6 +540,16 @@ def test_a_single_checkpoint_and_few_methods(tmp_path) -> None:
     assert "Over the number of edits" not in page.text
 
 
+def test_one_is_one_fact_and_one_edit(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"), checkpoints=(1,))
+    assert "2 editing methods compared on 1 fact " in f"{report_of(folder).text} "
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"), checkpoints=(1, 5))
+    for name in ("summary", "facts"):
+        changed(folder, name, lambda f: f[(f["method"] != "MEMIT") | (f["edits"] == 1)])
+    assert "after 1 edit" in report_of(folder).tables[0][3][0]
+    assert "after 1 edits" not in report_of(folder).text
+
+
 def test_a_single_round_has_no_ages(tmp_path) -> None:
     folder = results_folder(tmp_path / "run", ("MEMIT",), checkpoints=(5,))
     page = report_of(folder)

@@ -230,5 +230,5 @@ def test_a_budget_that_is_none(budget, capsys):
 def test_too_few_facts(tmp_path):
     path = tmp_path / "few.json"
     path.write_text('[{"prompt": "{} is in", "subject": "Rome", "target_new": "Peru", "target_true": "Italy"}]')
-    with pytest.raises(PlanError, match=r"few\.json holds 1 facts: tuning needs 16 at least"):
+    with pytest.raises(PlanError, match=r"few\.json holds 1 fact: tuning needs 16 at least"):
         module.tune(ModelChoice("m", "/nowhere"), str(path), seconds=1.0, out=tmp_path)
