@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -32,6 +33,7 @@ from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.replay import SpanReplay, SuffixReplay
+from nse_plugin.session.report import RoundReport
 
 LAYERS = [1, 2]
 NEW = Fact("The river of {} is", "Rome", "cold")
@@ -621,3 +623,9 @@ def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, m
     assert parts <= report.frame["seconds"].sum() < parts + 0.25
     assert re.search(r"facts: .*; \d+\.\d s, and 0\.\d s for second moments, once for this model$", str(report))
     assert "second moments" not in str(session.edit(ROUNDS[0]))
+
+
+def test_a_report_of_one_fact_is_of_one_fact() -> None:
+    frame = pd.DataFrame({"status": ["done"], "seconds": [1.5]})
+    assert str(RoundReport(frame)) == "1 fact: 1 done; 1.5 s"
+    assert str(RoundReport(pd.concat([frame, frame]))) == "2 facts: 2 done; 3.0 s"
