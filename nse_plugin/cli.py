@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nse_plugin
-from nse_plugin.home import cache_home
+from nse_plugin.home import check_home
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.spelling import number_of
 
@@ -355,8 +355,9 @@ def _moments(arguments: argparse.Namespace) -> None:
     _check_counts(arguments, "samples", "workers")
     _check_text(arguments.text)
     _check_device(arguments, elsewhere=arguments.address is not None)
-    cache_home()  # which refuses what is no folder: nothing measured could be kept
     hparams = _moments_hparams(arguments, _check_model(arguments))
+    if hparams.stats_dir is None and hparams.store is None:
+        check_home()  # nothing measured could be kept
     if hparams.store is not None:
         Store(hparams.store).check_folder()
     spread = arguments.workers is not None or arguments.address is not None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nse_plugin.facts import EDIT_FIELDS, RECORD_FIELDS, FactError, misspelt_field
+from nse_plugin.spelling import number_of
 
 DELIMITERS = ",;\t"
 _TEXT = (*EDIT_FIELDS, "target_true", "ground_truth")
@@ -60,8 +61,8 @@ def read_rows(text: str) -> list[Row]:
                 columns = _columns(cells, line)
             elif any(cell.strip() for cell in cells[len(columns) :]):
                 raise FactError(
-                    f"line {line} has {len(cells)} cells for {len(columns)} columns: put a text in quotes that holds "
-                    f"{delimiter!r}."
+                    f"line {line} has {number_of(len(cells), 'cell')} for {number_of(len(columns), 'column')}: put a "
+                    f"text in quotes that holds {delimiter!r}."
                 )
             elif given := {name: cell for name, cell in zip(columns, cells, strict=False) if _is_given(name, cell)}:
                 fields = {name: _trimmed(name, cell) for name, cell in given.items() if name in RECORD_FIELDS}

@@ -24,6 +24,7 @@ from nse_plugin.csv_facts import Row, read_rows
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.progress import bar
+from nse_plugin.spelling import number_of
 
 log = logging.getLogger(__name__)
 
@@ -136,14 +137,16 @@ def load_facts(
     if skipped:
         number, problem = skipped[0]
         first = records[number].place
-        log.warning("%s: %d bad records left out, the first of them %s: %s", path, len(skipped), first, problem)
+        first = first if len(skipped) == 1 else f"the first of them {first}"
+        log.warning("%s: %s left out, %s: %s", path, number_of(len(skipped), "bad record"), first, problem)
     if not facts:
         raise DatasetError(f"{path} has no good record; the first, {records[0].place}: {skipped[0][1]}")
     if (limit is not None and len(facts) < skip + limit) or len(facts) <= skip:
-        left_out = f" besides {len(skipped)} bad records" if skipped else ""
+        left_out = f" besides {number_of(len(skipped), 'bad record')}" if skipped else ""
         asked = f"{limit or 'some'} are asked for" + (f" after the first {skip}" if skip else "")
         raise DatasetError(
-            f"{path} has {len(facts)} facts{left_out}, and {asked}: take {max(0, len(facts) - skip)} or fewer, or all."
+            f"{path} has {number_of(len(facts), 'fact')}{left_out}, and {asked}: take {max(0, len(facts) - skip)} or "
+            "fewer, or all."
         )
     facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):

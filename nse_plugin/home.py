@@ -11,13 +11,14 @@ from pathlib import Path
 
 
 def cache_home() -> Path:
-    """`$NSE_HOME`, or `~/.cache/nse-plugin`. Not created here. Raises ValueError where a file has that name."""
-    given = os.environ.get("NSE_HOME")
-    home = Path(given or Path.home() / ".cache" / "nse-plugin").expanduser()
-    if file := file_in_the_way(home):
-        name = "NSE_HOME" if given else "The cache folder"
-        raise ValueError(f"{name} = {str(home)!r} cannot be used: {file} is a file; set NSE_HOME to a folder.")
-    return home
+    """`$NSE_HOME`, or `~/.cache/nse-plugin`. Not created here."""
+    return Path(os.environ.get("NSE_HOME") or Path.home() / ".cache" / "nse-plugin").expanduser()
+
+
+def check_home() -> None:
+    """Raise ValueError where `cache_home` cannot be a folder; for whoever has nothing to do without it."""
+    if file := file_in_the_way(cache_home()):
+        raise ValueError(f"NSE_HOME = {str(cache_home())!r} cannot be used: {file} is a file; set it to a folder.")
 
 
 def file_in_the_way(folder: Path) -> Path | None:

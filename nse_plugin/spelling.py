@@ -1,4 +1,4 @@
-"""Words for what users read: what they may have meant by a name that is not known, and numbers of things."""
+"""Words for what users read: what they may have meant by a name that is not known, numbers of things, and errors."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def did_you_mean(given: Any, known: Collection[str], otherwise: str | None = Non
 def number_of(count: int, thing: str) -> str:
     """ "1 cell", "2 cells", "1,000 cells"."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error in one line: this package's own say all there is to say, others begin with their class."""
+    own = type(error).__module__.partition(".")[0] == "nse_plugin"
+    return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())

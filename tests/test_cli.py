@@ -259,7 +259,7 @@ def test_a_cache_that_is_a_file_is_told_before_anything_is_measured(saved, tmp_p
     assert main(["moments", "--model", saved, "--layers", "1", "--samples", "4"]) == 1
     assert capsys.readouterr() == (
         "",
-        f"nse: NSE_HOME = '{tmp_path}/file' cannot be used: {tmp_path}/file is a file; set NSE_HOME to a folder.\n",
+        f"nse: NSE_HOME = '{tmp_path}/file' cannot be used: {tmp_path}/file is a file; set it to a folder.\n",
     )
 
 

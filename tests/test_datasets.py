@@ -120,6 +120,13 @@ def test_bad_records_are_left_out_counted_and_logged(written, caplog):
     assert [fact.case_id for fact in load_facts(path, limit=2, skip_bad=True).facts] == [70, 71]
 
 
+def test_a_single_bad_record_is_one(written, caplog):
+    load_facts(written([NO_SUBJECT, RECORDS[0]]), skip_bad=True)
+    assert "1 bad record left out, record 0: fact 0: subject is missing" in caplog.messages[-1]
+    with pytest.raises(DatasetError, match=r"facts.json has 1 fact, and 4 are asked for"):
+        load_facts(written(RECORDS[:1]), limit=4)
+
+
 def test_a_file_of_bad_records_only(written):
     with pytest.raises(DatasetError, match=r"has no good record; the first, record 0: fact 0: subject is missing"):
         load_facts(written([NO_SUBJECT, NO_SUBJECT]), skip_bad=True)
@@ -163,7 +170,7 @@ def test_a_file_in_another_encoding(tmp_path):
 def test_too_few_facts_says_how_many_there_are(written):
     with pytest.raises(DatasetError, match=r"facts.json has 3 facts, and 4 are asked for: take 3 or fewer, or all\."):
         load_facts(written(RECORDS), limit=4)
-    with pytest.raises(DatasetError, match=r"has 3 facts besides 1 bad records, and 4 are asked for: take 3"):
+    with pytest.raises(DatasetError, match=r"has 3 facts besides 1 bad record, and 4 are asked for: take 3"):
         load_facts(written([NO_SUBJECT, *RECORDS]), limit=4, skip_bad=True)
     with pytest.raises(DatasetError, match=r"limit is 0: ask for at least one fact, or give None for all\."):
         load_facts(written(RECORDS), limit=0)

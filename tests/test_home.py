@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nse_plugin import home
-from nse_plugin.home import cache_home, folder_written_whole, written_whole
+from nse_plugin.home import cache_home, check_home, folder_written_whole, written_whole
 
 
 @pytest.fixture
@@ -90,13 +90,13 @@ def test_the_cache_is_where_it_is_said_to_be(monkeypatch, tmp_path):
 def test_a_cache_that_is_a_file_is_refused(monkeypatch, tmp_path, inside):
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setenv("NSE_HOME", str(file / inside))
-    with pytest.raises(
-        ValueError, match=f"NSE_HOME = '{file / inside}' cannot be used: {file} is a file; set NSE_HOME"
-    ):
-        cache_home()
-    monkeypatch.delenv("NSE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: file)
-    with pytest.raises(ValueError, match="The cache folder = .* is a file; set NSE_HOME to a folder"):
-        cache_home()
+    for folder in (file / inside, tmp_path / "new", tmp_path):
+        monkeypatch.setenv("NSE_HOME", str(folder))
+        if folder.is_relative_to(file):
+            with pytest.raises(
+                ValueError, match=f"NSE_HOME = '{folder}' cannot be used: {file} is a file; set it to a"
+            ):
+                check_home()
+        else:
+            check_home()
     assert not file.read_bytes()

@@ -43,6 +43,7 @@ from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.second_moments import second_moments
 from nse_plugin.session.state import EditState
+from nse_plugin.spelling import in_a_line
 from nse_plugin.timing import timed
 
 from . import wheel
@@ -205,7 +206,7 @@ class Method:
             raise
         except Exception as error:
             what = f"{requests[0]['prompt']!r}" + (f" and {len(requests) - 1} more" if len(requests) > 1 else "")
-            raise MethodError(f"{self.alg_name} failed on {what}: {type(error).__name__}: {error}") from error
+            raise MethodError(f"{self.alg_name} failed on {what}: {in_a_line(error)}") from error
         if edited is not self.model:
             raise MethodError(
                 f"{self.alg_name} hands back a {type(edited).__name__} in place of the model it was given: it cannot "

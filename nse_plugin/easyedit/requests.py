@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nse_plugin.facts import Fact, FactError, check_round
+from nse_plugin.spelling import number_of
 
 from .algorithm import ALG_NAME
 
@@ -44,7 +45,8 @@ def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Sequence[An
         raise FactError("prompts is empty: give at least one fact.")
     for name, values in (("target_new", targets), ("subject", subjects)):
         if len(values) != len(prompts):
-            raise FactError(f"{name} has {len(values)} entries for {len(prompts)} prompts: give one for each.")
+            given = f"{number_of(len(values), 'value')} for {number_of(len(prompts), 'prompt')}"
+            raise FactError(f"{name} has {given}: give one for each.")
     fields = ("prompt", "target_new", "subject")
     return [
         Fact.from_record(dict(zip(fields, values, strict=True)), case_id=number)

@@ -37,6 +37,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nse_plugin.evaluation.probability import METRICS, mean_scores
+from nse_plugin.spelling import number_of
 
 try:
     from scipy import stats
@@ -129,7 +130,7 @@ def compare_facts(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Compari
     """
     if len(ours) != len(theirs):
         raise ValueError(
-            f"{len(ours)} facts cannot be compared with {len(theirs)}: give the same facts of both models."
+            f"{number_of(len(ours), 'fact')} cannot be compared with {len(theirs)}: give the same facts of both models."
         )
     metrics = [metric for metric in ours if metric in theirs]
     ours, theirs = (frame[metrics].astype(float).reset_index(drop=True) for frame in (ours, theirs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nse_plugin.models.positions import max_positions
+from nse_plugin.spelling import number_of
 
 
 def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[list[int]]:
@@ -19,5 +20,7 @@ def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens:
     ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
     windows = [row for start in range(0, len(ids), window) if len(row := ids[start : start + window]) > 1]
     if not windows:
-        raise ValueError(f"text {text!r:.40} is {len(ids)} tokens long, and predicting needs two: give a longer text.")
+        raise ValueError(
+            f"text {text!r:.40} is {number_of(len(ids), 'token')} long, and predicting needs two: give a longer text."
+        )
     return windows

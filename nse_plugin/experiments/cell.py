@@ -25,7 +25,7 @@ from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
-from nse_plugin.experiments.plan.checks import check_rounds, in_a_line
+from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record, check_writable
@@ -33,6 +33,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
+from nse_plugin.spelling import in_a_line
 from nse_plugin.store import Store
 from nse_plugin.timing import timed
 

@@ -24,6 +24,7 @@ from nse_plugin.experiments.plots import (
     titled,
 )
 from nse_plugin.experiments.tables import OURS, at_last_checkpoint, in_order
+from nse_plugin.spelling import number_of
 
 COLUMNS = 3  # panels side by side
 MOST_LAYERS = 11
@@ -50,7 +51,7 @@ def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
         own = edited[edited["method"] == name]
         axes.scatter(before["x"], before["y"], s=9, color=FAINT, alpha=0.45, lw=0, zorder=2, rasterized=True)
         axes.scatter(own["x"], own["y"], s=9, color=styles[name].colour, alpha=0.6, lw=0, zorder=3, rasterized=True)
-        titled(axes, f"{name}, {own['edits'].iloc[0]:,} edits")
+        titled(axes, f"{name}, {number_of(own['edits'].iloc[0], 'edit')}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
         axes.grid(color=GRID, lw=0.8)

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 from nse_plugin.experiments.plan import BEFORE
 from nse_plugin.experiments.tables import OURS, THREE_SCORES, at_last_checkpoint, in_order
@@ -101,7 +101,9 @@ def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure 
         axes.grid(axis="y", color=GRID, lw=0.8)
         if metric == "perplexity":
             log_if_far_apart(axes, values["value"], "y")
-        elif metric not in NO_SHARES:
+        elif metric in NO_SHARES:
+            plain_numbers(axes, values["value"], "y")
+        else:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in grid[len(shown) :]:
@@ -193,7 +195,8 @@ def drift(summary: pd.DataFrame) -> Figure | None:
             axes.set_xlim(min(0.5, values.min() - 0.05), 1)
             axes.xaxis.set_major_formatter(PercentFormatter(1))
         elif metric == "locality_shift":
-            axes.set_xlim(0, 1.05 * values.max() or 1)
+            plain_numbers(axes, values, "x")
+            axes.set_xlim(0, None)
         else:
             log_if_far_apart(axes, values, "x")
         _method_rows(axes, methods)
@@ -294,13 +297,35 @@ def _method_rows(axes: Axes, methods: Sequence[str], offset: float = 0.0) -> Non
 
 
 def log_if_far_apart(axes: Axes, values: pd.Series[float], axis: str) -> None:
-    """A logarithmic axis with plain numbers where values are far apart; infinite ones do not show."""
+    """A logarithmic axis with plain numbers where values are far apart, else as `plain_numbers`; infinite values do not
+    show."""
     finite = values[np.isfinite(values) & (values > 0)]
-    if len(finite) and finite.max() > _FAR_APART * finite.min():
-        axes.set(**{f"{axis}scale": "log"})
-        chosen = axes.xaxis if axis == "x" else axes.yaxis
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-        chosen.set_minor_locator(NullLocator())
+    if not len(finite) or finite.max() <= _FAR_APART * finite.min():
+        plain_numbers(axes, values, axis)
+        return
+    axes.set(**{f"{axis}scale": "log"})
+    chosen = axes.xaxis if axis == "x" else axes.yaxis
+    few_powers = finite.max() < 1000 * finite.min()
+    chosen.set_major_locator(LogLocator(subs=(1, 2, 5)) if few_powers else LogLocator(numticks=6))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    chosen.set_minor_locator(NullLocator())
+
+
+def plain_numbers(axes: Axes, values: pd.Series[float], axis: str) -> None:
+    """Few ticks, each with its whole number: matplotlib writes those of values close together as differences from one
+    of them. The axis is a thousandth of the values long at least, and begins at 0 where it would go below it without
+    a value there."""
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        low, high = finite.min(), finite.max()
+        length = 1.1 * max(high - low, abs(high) / 1000, 1e-4)
+        start, end = (low + high - length) / 2, (low + high + length) / 2
+        axes.set(**{f"{axis}lim": (max(start, 0.0) if low >= 0 else start, end)})
+    chosen = axes.xaxis if axis == "x" else axes.yaxis
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    chosen.set_major_formatter(formatter)
+    chosen.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _number(value: float) -> str:
@@ -310,5 +335,9 @@ def _number(value: float) -> str:
 
 
 def few(edits: Sequence[int], most: int = 6) -> list[int]:
-    """Some of the checkpoints, the last among them."""
-    return list(edits[:: -max(1, -(-len(edits) // most))])[::-1]
+    """Checkpoints that are far enough apart to be labelled, the last among them. edits: in order."""
+    chosen: list[int] = []
+    for number in reversed(edits):
+        if not chosen or chosen[0] - number >= edits[-1] / most:
+            chosen.insert(0, number)
+    return chosen

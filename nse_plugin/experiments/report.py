@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -54,10 +55,12 @@ from nse_plugin.experiments.tables import (
     paper_table,
 )
 from nse_plugin.home import written_whole
+from nse_plugin.spelling import number_of
 
 COUNTERFACT = "counterfact"
 SHOWN = 5  # prompts whose texts are shown
 LENGTH = 320  # characters of each text
+_NO_LIMIT = 10_000  # columns of a screen
 _DETAILS = ("config", "versions", "host", "data", "model", "methods")  # of run.json, at the end of the page
 
 
@@ -113,6 +116,7 @@ def write_report(folder: Path) -> Path:
         everything=_everything(results),
         versions=results.run["versions"],
         details={key: json.dumps(results.run[key], indent=2, ensure_ascii=False) for key in _DETAILS},
+        number_of=number_of,
         ours=OURS,
         before=BEFORE,
         absent=ABSENT,
@@ -132,7 +136,8 @@ def show_table(console: Console, folder: Path) -> None:
     """Print the report's table, what `best_values` marks in green, and below it why a method has no row and what to
     know about one.
 
-    The columns that fit a terminal of 80 characters; the report has them all.
+    The columns that mostly fit a terminal of 80 characters; the report has them all. Where there is less room the table
+    is wider than the terminal, and no number is cut.
 
     Raises ResultsError as `write_report` does.
     """
@@ -150,9 +155,11 @@ def show_table(console: Console, folder: Path) -> None:
         table.add_column(short, justify="right", no_wrap=True)
     for row in shown:
         cells = [Text(row.cells[title].text, "bold green" if row.cells[title].best else "") for title in used]
-        name = row.method if row.edits is None else f"{row.method}, {row.edits} edits"
+        name = row.method if row.edits is None else f"{row.method}, {number_of(row.edits, 'edit')}"
         table.add_row(Text(name, "bold" if row.method == OURS else ""), *cells)
-    console.print(table)
+    narrowest, widest = Measurement.get(console, console.options.update(max_width=_NO_LIMIT), table)
+    table.width = max(narrowest, min(widest, console.width)) if console.is_terminal else widest
+    console.print(table, crop=False)
     for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
         console.print(Text(f"{name}: {remark}"), soft_wrap=True)
 
@@ -200,7 +207,7 @@ def _rows(results: Results, columns: Sequence[Column]) -> list[_Row]:
 
 
 def _interval(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}"
+    return "" if np.isnan(low) else f"{low:.0f}{TO}{high:.0f}".replace("-", MINUS)
 
 
 def _tests(results: Results) -> dict[str, dict[str, Comparison]]:
@@ -244,13 +251,14 @@ def _latex(rows: Sequence[_Row]) -> str:
 
 def _latex_cell(cell: _Cell) -> str:
     text = cell.text.replace(MINUS, "$-$").replace("∞", r"$\infty$").replace(ABSENT, "--")
-    around = f" {{\\scriptsize({cell.interval.replace(TO, '--')})}}" if cell.interval else ""
+    around = f" {{\\scriptsize({cell.interval.replace(TO, '--').replace(MINUS, '$-$')})}}" if cell.interval else ""
     return (rf"\textbf{{{text}}}" if cell.best else text) + around
 
 
 def _title(results: Results) -> str:
     count = len(results.methods) - (BEFORE in results.methods)
-    return f"{count} editing method{'s' if count > 1 else ''} compared on {results.facts['case_id'].nunique()} facts"
+    facts = number_of(results.facts["case_id"].nunique(), "fact")
+    return f"{number_of(count, 'editing method')} compared on {facts}"
 
 
 def _about(results: Results) -> dict[str, str]:
@@ -258,12 +266,14 @@ def _about(results: Results) -> dict[str, str]:
     run, config = results.run, results.run["config"]
     rounds = sorted({choice["round"] for choice in config["methods"].values()})
     skipped = run["data"].get("skipped")
+    left_out = f" ({number_of(skipped, 'malformed record')} left out)" if skipped else ""
+    minutes = number_of(round(run["seconds"] / 60), "minute")
     about = {
         "Model": run["model"]["name"],
-        "Data": Path(run["data"]["path"]).name + (f" ({skipped} malformed records left out)" if skipped else ""),
+        "Data": Path(run["data"]["path"]).name + left_out,
         "Facts": f"{results.facts['case_id'].nunique()}, in rounds of {', '.join(map(str, rounds))}",
         "Seed": str(config["seed"]),
-        "Run": f"{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M %Z}, {run['seconds'] / 60:,.0f} minutes",
+        "Run": f"{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M %Z}, {minutes}",
     }
     return about | ({"Command": run["command"]} if "command" in run else {})
 

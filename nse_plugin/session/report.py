@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nse_plugin.facts import Fact
 from nse_plugin.method.multilayer import RoundResult
+from nse_plugin.spelling import number_of
 
 if TYPE_CHECKING:
     import pandas
@@ -70,4 +71,4 @@ class RoundReport:
         statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
         once = self.seconds.get(MOMENTS, 0.0)
         moments = f", and {once:.1f} s for second moments, once for this model" if once >= 0.1 else ""
-        return f"{len(self.frame)} facts: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"
+        return f"{number_of(len(self.frame), 'fact')}: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"

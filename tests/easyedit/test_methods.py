@@ -26,6 +26,7 @@ from nse_plugin.easyedit.methods import (
 )
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.store import StoreError
 
 FAMILIES = {"llama": ("model.layers.{}", "mlp.down_proj", "self_attn", "model.norm", "lm_head"),
             "gpt2": ("transformer.h.{}", "mlp.c_proj", "attn", "transformer.ln_f", "transformer.wte")}  # fmt: skip
@@ -290,6 +291,21 @@ def test_a_failure_names_the_method_and_the_fact(
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     with pytest.raises(FactError, match="facts is empty"):
         method.edit([])
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_failure_of_our_own_is_told_without_its_class(
+    new_model: Callable[[], Any], method_on: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = method_on(new_model(), "MEMIT")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreError("the store cannot be\nwritten to")
+
+    monkeypatch.setattr(importlib.import_module("easyeditor.models.memit.memit_main"), "compute_ks", fail)
+    with pytest.raises(MethodError) as told:
+        method.edit(FACTS[:1])
+    assert str(told.value) == "MEMIT failed on 'The capital of {} is': the store cannot be written to"
 
 
 @pytest.mark.parametrize("family", ["llama"])

@@ -25,7 +25,7 @@ FRANCE: dict[str, Any] = {
         ({"target_new": [" "]}, r"target_new is ' '"),
         ({"prompts": [""]}, r"prompt is ''"),
         ({"prompts": [], "subject": [], "target_new": [], "ground_truth": []}, r"prompts is empty"),
-        ({"subject": ["France", "Peru"]}, r"subject has 2 entries for 1 prompts"),
+        ({"subject": ["France", "Peru"]}, r"subject has 2 values for 1 prompt:"),
     ],
 )
 def test_one_sentence_and_an_untouched_model(

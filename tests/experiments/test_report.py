@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -383,6 +386,27 @@ def test_a_summary_of_an_earlier_version_gets_its_intervals(tmp_path, no_plots) 
     assert report_of(folder).row("NSE") == expected
 
 
+def test_intervals_end_where_the_metric_does(tmp_path, no_plots) -> None:
+    """Student's interval of few facts does not; a folder of an earlier version has it in its summary.csv."""
+    two = facts_with(A=[1.0, 1.0]).assign(consistency=[0.1, 0.5], fluency=[0.1, 5.0], locality_shift=[0.1, 2.0])
+    values = dict(two[["consistency", "fluency", "locality_shift"]].mean())
+    ends = {"ability_quiz": 0.9, "ability_quiz_low": 0.7, "ability_quiz_high": 1.1}
+    table = with_intervals(summary_of(A=values | ends), two).set_index("metric")
+    assert tuple(table.loc["consistency", ["low", "high"]]) == (0.0, 1.0)
+    assert table.loc["fluency", "low"] == table.loc["locality_shift", "low"] == 0.0
+    assert table.loc["fluency", "high"] > 5.0
+    assert tuple(table.loc["ability_quiz", ["low", "high"]]) == (0.7, 1.0)
+    folder = results_folder(tmp_path / "run", ("NSE",))
+    rows = pd.DataFrame([("NSE", 20, "consistency", 0.293, -0.55, 1.14)], columns=[*summary_of(), "low", "high"])
+    changed(folder, "summary", lambda f: pd.concat([f, rows]))
+    assert report_of(folder).row("NSE")[4] == f"29.300{TO}100"
+    assert r"29.30 {\scriptsize(0--100)}" in (folder / "table.tex").read_text(encoding="utf-8")
+
+
+def test_an_end_below_zero_has_a_minus_sign() -> None:
+    assert report._interval(-5.4, 10.2) == f"\N{MINUS SIGN}5{TO}10"
+
+
 def test_intervals_stand_below_the_values(finished) -> None:
     folder, page = finished
     results = Results.read(folder)
@@ -440,6 +464,39 @@ def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
         assert all(tag.startswith('div class="wide') for tag in before), before
 
 
+def test_every_metric_of_the_first_table_is_defined(finished) -> None:
+    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+    terms = re.search(r'<dl class="terms">(.*?)</dl>', html, re.DOTALL)[1]
+    assert re.findall("<dt>(.*?)</dt>", terms) == [column.title.removesuffix(" (MiB)") for column in COLUMNS]
+    assert "Fluency and Consistency are not, but times 100" in finished[1].text
+
+
+BROWSER = shutil.which("chromium")
+MEASURED = """<script>
+document.querySelectorAll("details").forEach(one => one.open = true);
+const letters = [...document.querySelectorAll("svg text")].map(one => one.getBoundingClientRect().height);
+const boxes = [...document.querySelectorAll(".wide")].map(box => [
+box.scrollWidth - box.clientWidth, parseFloat(getComputedStyle(box, "::before").paddingBottom)]);
+const page = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.title = JSON.stringify({boxes, page, letters: letters.filter(height => height > 0)})</script></html>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+@pytest.mark.parametrize(("width", "scrolls"), [(1200, False), (1400, False), (800, True), (500, True)])
+def test_all_of_the_page_is_seen_or_said_to_scroll(finished, tmp_path, width, scrolls) -> None:
+    page = tmp_path / "page.html"
+    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+    page.write_text(html.replace("</html>", MEASURED), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--dump-dom", f"--window-size={width},900", f"--user-data-dir={tmp_path}"]
+    shown = subprocess.run([BROWSER, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(re.search("<title>(.*?)</title>", shown.stdout)[1])
+    assert found["page"] == 0
+    assert min(found["letters"]) > 11
+    assert (found["boxes"][0][0] > 0) == scrolls  # the first table
+    for hidden, height_of_hint in found["boxes"]:
+        assert (hidden > 0) == (height_of_hint > 10)
+
+
 def test_absent_metrics_are_dashes(tmp_path) -> None:
     folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"))
     changed(folder, "summary", lambda f: f[f["metric"].isin(["efficacy", "perplexity"])])
@@ -483,6 +540,16 @@ def test_a_single_checkpoint_and_few_methods(tmp_path) -> None:
     assert "Over the number of edits" not in page.text
 
 
+def test_one_is_one_fact_and_one_edit(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"), checkpoints=(1,))
+    assert "2 editing methods compared on 1 fact " in f"{report_of(folder).text} "
+    folder = results_folder(tmp_path / "run", ("NSE", "MEMIT"), checkpoints=(1, 5))
+    for name in ("summary", "facts"):
+        changed(folder, name, lambda f: f[(f["method"] != "MEMIT") | (f["edits"] == 1)])
+    assert "after 1 edit" in report_of(folder).tables[0][3][0]
+    assert "after 1 edits" not in report_of(folder).text
+
+
 def test_a_single_round_has_no_ages(tmp_path) -> None:
     folder = results_folder(tmp_path / "run", ("MEMIT",), checkpoints=(5,))
     page = report_of(folder)
@@ -505,6 +572,44 @@ def test_plots_are_written_and_have_a_panel_for_each_metric(finished) -> None:
     nse = panels["Efficacy"].lines[5]  # drawn last of the six, on top
     assert list(nse.get_xdata()) == [5, 10, 20]
     assert list(nse.get_ydata()) == [1.0, 1.0, 1.0]
+
+
+def labels_of(axis) -> list[str]:
+    """What is written along an axis, within what it shows."""
+    axis.axes.figure.draw_without_rendering()
+    assert axis.get_offset_text().get_text() == ""
+    low, high = sorted(axis.get_view_interval())
+    return [
+        label.get_text()
+        for place, label in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+        if low <= place <= high and label.get_text()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"before": 27.08961, "NSE": 27.08964}, ["27.08", "27.09", "27.10"]),  # all but equal
+        ({"before": 27.1, "NSE": 27.3}, ["27.10", "27.15", "27.20", "27.25", "27.30"]),
+        ({"before": 20.0, "NSE": 900.0}, ["20", "50", "100", "200", "500", "1,000"]),
+        ({"before": 20.0, "NSE": 3e8}, ["100", "10,000", "1e6", "1e8"]),
+    ],
+)
+def test_ticks_of_perplexity_are_whole_numbers(values, shown) -> None:
+    of = {name: {"perplexity": value} for name, value in values.items()}
+    first = summary_of(**of)
+    first.loc[first["method"] == "NSE", ["edits", "value"]] = 5, values["before"]
+    figure, drift = plots.curves(pd.concat([first, summary_of(**of)]).drop_duplicates()), plots.drift(summary_of(**of))
+    assert figure is not None
+    assert drift is not None
+    assert labels_of(figure.axes[0].yaxis) == shown
+    assert labels_of(drift.axes[0].xaxis) == shown
+
+
+def test_checkpoints_that_are_close_together_are_not_all_labelled() -> None:
+    assert plots.few([1, 2, 5, 10, 100, 500, 1000, 2000]) == [100, 500, 1000, 2000]
+    assert plots.few(range(10, 210, 10)) == [40, 80, 120, 160, 200]
+    assert plots.few([5, 10, 20]) == [5, 10, 20]
 
 
 def test_retention_is_efficacy_by_age_of_the_final_model(finished) -> None:
@@ -552,6 +657,21 @@ def test_the_table_on_screen(finished) -> None:
         assert method in shown
     assert f"{FAILED}: failed: {ERROR}" in shown
     assert NOTE in shown
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(False, 40), (True, 40), (True, 80)])
+def test_no_number_of_the_table_on_screen_is_cut(tmp_path, terminal, width) -> None:
+    folder = results_folder(tmp_path / "run")
+    consistency = pd.DataFrame({"method": METHODS[:-1], "edits": 20, "metric": "consistency", "value": 0.3141})
+    changed(folder, "summary", lambda f: pd.concat([f, consistency]))
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, no_color=True)
+    show_table(console, folder)
+    (row,) = (line for line in console.file.getvalue().splitlines() if "ROME" in line)
+    wanted = Results.read(folder)
+    table = paper_table(wanted.measured(wanted.summary)).loc["ROME"]
+    shown = [column.shown(table[column.title]) for column in COLUMNS if column.short]
+    assert len(shown) == 8
+    assert all(number in row for number in shown), row
 
 
 @pytest.mark.parametrize("name", ["summary.csv", "facts.csv", "texts.csv", "run.json"])

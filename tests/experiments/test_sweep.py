@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import swept
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from nse_plugin.cli import main
@@ -19,12 +21,14 @@ from nse_plugin.datasets import load_facts
 from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.probability import METRICS, harmonic_mean, score_facts
 from nse_plugin.experiments import cell as cell_module
+from nse_plugin.experiments import sweep_report
 from nse_plugin.experiments.cell import CellPlan, run_cell
 from nse_plugin.experiments.configuration import composed
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.sweep import sweep
 from nse_plugin.experiments.sweep_report import write_sweep
+from nse_plugin.experiments.tables import TO
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.loading import load
@@ -226,7 +230,10 @@ def test_one_setting_in_two_spellings_is_one_cell(settings, tmp_path):
 # -- the uncertainty ---------------------------------------------------------------------------------------------
 
 
-def fabricated(out: Path, efficacy: list[float], *, asked: dict | None = None, **fields) -> None:
+MEASURED = ("efficacy", "generalization", "specificity", "score")
+
+
+def fabricated(out: Path, efficacy: list[float], *, asked: dict | None = None, metrics=MEASURED, **fields) -> None:
     """A finished cell whose facts have this Efficacy, and are right otherwise."""
     hparams = NSEHyperParams(**{"layers": [1], "alpha": 1, **fields})
     record = Record(out / "cells" / ",".join(f"{name}={value}" for name, value in fields.items()))
@@ -238,6 +245,7 @@ def fabricated(out: Path, efficacy: list[float], *, asked: dict | None = None, *
     )
     mean = float(np.mean(efficacy))
     overall = {"efficacy": mean, "generalization": 1.0, "specificity": 1.0, "score": harmonic_mean(mean, 1.0, 1.0)}
+    facts, overall = facts[[name for name in facts if name in metrics]], {name: overall[name] for name in metrics}
     costs = {"seconds": dict.fromkeys(("moments", "values", "update", "measure"), 1.0), "values_from_store": 0}
     record.save(Checkpoint(count, facts, pd.DataFrame(columns=["prompt", "text"]), overall, costs), None)
     record.end(status="done", error=None, hparams=hparams.to_dict())
@@ -272,6 +280,66 @@ def test_noise_is_told_from_a_difference(tmp_path):
     assert efficacy["high"] - efficacy["value"] == pytest.approx(error, abs=0.02)
     sure = frame[(frame["metric"] == "specificity") & (frame["p"] == 1.0)].iloc[0]
     assert (sure["low"], sure["value"], sure["high"]) == (pytest.approx(wilson(1.0, 99).low, abs=1e-5), 1.0, 1.0)
+
+
+def drawn_of(out: Path, monkeypatch, objective: str = "score") -> Figure:
+    """A sweep's sweep.png as the figure it was."""
+    figures = {}
+    monkeypatch.setattr(sweep_report, "_save", lambda figure, file: figures.update({file.name: figure}))
+    found_in(out, objective)
+    figures["sweep.png"].draw_without_rendering()
+    return figures["sweep.png"]
+
+
+def names_along(axis) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_values_stand_in_order_at_equal_distances_under_their_names(tmp_path, monkeypatch):
+    windows = [[10, 11, 12, 13], [3, 4, 5], [3, 9], [10, 11]]
+    for layers in windows:
+        fabricated(tmp_path, RIGHT[:20] + WRONG[:10], layers=layers)
+    figure = drawn_of(tmp_path, monkeypatch)
+    assert len(figure.axes) == 4
+    assert names_along(figure.axes[0].xaxis) == [f"3{TO}5", "3, 9", "10, 11", f"10{TO}13"]
+    assert all(name.endswith("%") for name in names_along(figure.axes[0].yaxis))
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        ends = [end for lines in axes.collections for line in lines.get_segments() for end in line[:, 1]]
+        assert len(ends) == 8
+        assert low < min(ends) < max(ends) < high
+    assert "orange: best.yaml" in figure.get_suptitle()
+
+
+def test_cells_of_the_same_value_stand_next_to_each_other(tmp_path, monkeypatch):
+    for p, alpha, beta in itertools.product((0.5, 1.0), (1, 20), (15, 15000)):
+        fabricated(tmp_path, RIGHT, p=p, alpha=alpha, mom2_update_weight=beta)
+    figure = drawn_of(tmp_path, monkeypatch)
+    assert len(figure.axes) == 12
+    for axes in figure.axes:
+        places = [place for line in axes.lines for place in line.get_xdata()]
+        assert len(set(places)) == 8
+        assert {round(place) for place in places} == {0, 1}
+
+
+def test_a_grid_of_two_fields_is_a_heat_map_and_cells_all_over_are_not(tmp_path, monkeypatch):
+    for p, bound in itertools.product((0.5, 1.0), (None, 4.0)):
+        fabricated(tmp_path / "grid", RIGHT, p=p, upper_bound=bound)
+    maps = drawn_of(tmp_path / "grid", monkeypatch)
+    assert [len(axes.images) for axes in maps.axes] == [1, 1, 1, 1]
+    assert sorted(names_along(maps.axes[0].xaxis) + names_along(maps.axes[0].yaxis)) == ["0.5", "1", "4", "null"]
+    for place in range(6):
+        fabricated(tmp_path / "learnt", RIGHT, p=0.5 + place / 20, alpha=1 + place)
+    panels = drawn_of(tmp_path / "learnt", monkeypatch)
+    assert [len(axes.images) for axes in panels.axes] == [0] * 8
+
+
+@pytest.mark.parametrize("alphas", [(1,), (1, 2)])
+def test_a_metric_that_was_not_measured_has_no_panel(tmp_path, monkeypatch, alphas):
+    for p, alpha in itertools.product((0.5, 1.0), alphas):
+        fabricated(tmp_path, RIGHT, metrics=("efficacy",), p=p, alpha=alpha)
+    figure = drawn_of(tmp_path, monkeypatch, "efficacy")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Efficacy"]
 
 
 def test_numbers_are_in_percent(tmp_path):

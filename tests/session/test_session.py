@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -32,6 +33,7 @@ from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.replay import SpanReplay, SuffixReplay
+from nse_plugin.session.report import RoundReport
 
 LAYERS = [1, 2]
 NEW = Fact("The river of {} is", "Rome", "cold")
@@ -609,15 +611,27 @@ def test_a_module_put_in_the_place_of_another_is_the_one_that_is_edited(hparams,
 
 
 def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
+    slept = []
+
     def slow(*_):
-        time.sleep(0.3)
+        """As long as ten minutes would be: what the clock shows, without waiting."""
+        slept.append(600.0)
         return tiny_moments(llama, LAYERS)
+
+    own = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: own() + sum(slept))
 
     monkeypatch.setattr(nse_plugin.session.session, "second_moments", slow)
     session = EditSession(llama, tiny_tokenizer(), hparams, templates=TEMPLATES)
     report = session.edit(tiny_facts())
-    assert report.seconds["moments"] >= 0.3
+    assert report.seconds["moments"] >= 600
     parts = report.seconds["values"] + report.seconds["update"]
-    assert parts <= report.frame["seconds"].sum() < parts + 0.25
-    assert re.search(r"facts: .*; \d+\.\d s, and 0\.\d s for second moments, once for this model$", str(report))
+    assert parts <= report.frame["seconds"].sum() < parts + 300
+    assert re.search(r"facts: .*; \d+\.\d s, and 60\d\.\d s for second moments, once for this model$", str(report))
     assert "second moments" not in str(session.edit(ROUNDS[0]))
+
+
+def test_a_report_of_one_fact_is_of_one_fact() -> None:
+    frame = pd.DataFrame({"status": ["done"], "seconds": [1.5]})
+    assert str(RoundReport(frame)) == "1 fact: 1 done; 1.5 s"
+    assert str(RoundReport(pd.concat([frame, frame]))) == "2 facts: 2 done; 3.0 s"

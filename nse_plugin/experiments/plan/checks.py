@@ -10,12 +10,6 @@ from nse_plugin.facts import Fact, FactError, check_round
 from nse_plugin.spelling import did_you_mean, number_of
 
 
-def in_a_line(error: BaseException) -> str:
-    """An error in one line: this package's own say all there is to say, others begin with their class."""
-    own = type(error).__module__.partition(".")[0] == "nse_plugin"
-    return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())
-
-
 class PlanError(ValueError):
     """An experiment that cannot be run as asked; the message names the setting, its value and the remedy."""
 

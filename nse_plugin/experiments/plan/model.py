@@ -16,6 +16,7 @@ import yaml
 
 from nse_plugin.experiments.plan.checks import PlanError, made
 from nse_plugin.hparams import TUNED_FOR
+from nse_plugin.spelling import number_of
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 EMBEDDED = "embedded"
@@ -142,7 +143,7 @@ def tuned_name(config: Any) -> str | None:
 def shape_of(config: Any) -> str:
     """A model's shape in words."""
     text = config.get_text_config()
-    return f"a {text.model_type} of {text.num_hidden_layers} layers, hidden size {text.hidden_size}"
+    return f"a {text.model_type} of {number_of(text.num_hidden_layers, 'layer')}, hidden size {text.hidden_size}"
 
 
 @functools.cache
