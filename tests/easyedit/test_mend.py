@@ -175,10 +175,10 @@ def test_a_copy_is_edited_alone(trained, tiny_llama, tiny_tokenizer):
 def test_a_failed_edit_leaves_the_weights(trained, tiny_llama, tiny_tokenizer, monkeypatch):
     before, one_fact = weights(tiny_llama), mend._OneFact
 
-    def stumbling(tokenizer, prompt, target):
-        if prompt == OTHER["prompt"]:
+    def stumbling(tokenizer, text):
+        if text[0] == OTHER["prompt"]:
             raise FactError("no")
-        return one_fact(tokenizer, prompt, target)
+        return one_fact(tokenizer, text)
 
     monkeypatch.setattr(mend, "_OneFact", stumbling)
     with pytest.raises(FactError):

@@ -57,12 +57,13 @@ def session_on(model, hparams, **settings):
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # Linear, Conv1D
 def test_after_five_rounds_a_new_value_is_bit_identical(architecture, hparams):
-    untouched = session_on(tiny_model(architecture), hparams).values([NEW, *tiny_facts()])
+    facts = [Fact(f"{{}} {words}", subject, "Lyon") for words in ("is", "speaks") for subject in ("Paris", "a town")]
+    untouched = session_on(tiny_model(architecture), hparams).values(facts)
     session = session_on(tiny_model(architecture), hparams)
-    for facts in ROUNDS:
-        session.edit(facts)
+    for round_of_facts in ROUNDS:
+        session.edit(round_of_facts)
     assert len(session.state.reports) == 5
-    assert torch.equal(session.values([NEW, *tiny_facts()]), untouched)
+    assert torch.equal(session.values(facts), untouched)
 
 
 def test_without_rewinding_it_is_not(hparams):
@@ -415,7 +416,9 @@ def test_models_in_their_own_precision(dtype, hparams, tokenizer):
 def test_the_report_has_a_row_a_fact(llama, hparams):
     facts = [*tiny_facts()[:2], NEW]
     frame = session_on(llama, hparams).edit(facts).frame
-    assert list(frame.columns) == ["case_id", "status", "residual_before", "residual", "passes", "seconds"]
+    assert list(frame.columns) == [
+        "case_id", "status", "residual_before", "residual", "passes", "same_subject", "replaces", "seconds"
+    ]  # fmt: skip
     assert frame["case_id"].tolist() == [10, 11, 2]
     assert (frame["seconds"] > 0).all()
 
