@@ -104,13 +104,17 @@ class NSE:
         matrices = Layout.of(model, remembered.rewrite_module_tmp).output_matrices(remembered.state.layers)
         return remembered.state.at(weights_of(matrices, fingerprint))
 
-    def adopt(self, model: nn.Module, state: EditState, protected: Knowledge, hparams: NSEHyperParams) -> None:
+    def adopt(
+        self, model: nn.Module, state: EditState, protected: Knowledge, facts: Sequence[Fact], hparams: NSEHyperParams
+    ) -> None:
         """Remember a model that was edited in another process.
 
-        state: with its original weights. protected: the keys of the rounds that its present weights hold.
+        state: with its original weights. protected, facts: the keys of the rounds that its present weights hold, and
+        what they wrote.
         """
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
-        history = History(weights_of(matrices, fingerprint), protected_before=protected, knowledge=protected)
+        weights = weights_of(matrices, fingerprint)
+        history = History(weights, protected_before=protected, facts_before=tuple(facts), knowledge=protected)
         state = dataclasses.replace(state, history=history)
         self._models[model] = _with(self._models.get(model, {}), state, hparams)
 

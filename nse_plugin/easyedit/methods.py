@@ -14,9 +14,11 @@ to the bit, and a sequence that can go on from a file. So around every call:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import io
+import json
 import logging
 import random
 import sys
@@ -177,7 +179,9 @@ class Method:
             for name, saved in weights.items():
                 parameters[name].copy_(saved)
         if unedited is not None:
-            nse.adopt(self.model, unedited, Knowledge.from_tensors(_under("nse.", state)), self.hparams)
+            own = _under("nse.", state)
+            facts = _facts_of(own.pop("facts", torch.empty(0, dtype=torch.uint8)))
+            nse.adopt(self.model, unedited, Knowledge.from_tensors(own), facts, self.hparams)
         codebook = _under("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
@@ -320,8 +324,10 @@ class Method:
             return {}
         if self.alg_name == NSE:
             state = nse.state_of(self.model)
-            protected = {} if state is None else state.knowledge.tensors()
-            return {f"nse.{name}": tensor.clone() for name, tensor in protected.items()}
+            if state is None:
+                return {}
+            own = {**state.knowledge.tensors(), "facts": _as_tensor(state.history.written)}
+            return {f"nse.{name}": tensor.clone() for name, tensor in own.items()}
         if self._apply is grace.apply_grace_to_model:
             codebook = grace.codebook_of(self.model)
             entries = {} if codebook is None else codebook.tensors()
@@ -460,6 +466,18 @@ class _ToLog(io.TextIOBase):
 
 def _fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
+
+
+def _as_tensor(facts: Sequence[Fact]) -> Tensor:
+    """Facts as a file of tensors can hold them: the bytes of their JSON."""
+    text = json.dumps([dataclasses.asdict(fact) for fact in facts])
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def _facts_of(tensor: Tensor) -> list[Fact]:
+    """What `_as_tensor` was given."""
+    records = json.loads(bytes(tensor.tolist()) or b"[]")
+    return [Fact(**record) for record in records]
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

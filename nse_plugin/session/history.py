@@ -67,8 +67,12 @@ class History:
     def standing_facts(self, facts: Sequence[Fact]) -> list[Fact]:
         """The facts of its rounds that have a subject in common with these, each as it was written last."""
         subjects = {fact.subject.strip() for fact in facts}
-        written = (*self.facts_before, *(fact for made in self.rounds for fact in made.facts))
-        return list({fact.question: fact for fact in written if fact.subject.strip() in subjects}.values())
+        return list({fact.question: fact for fact in self.written if fact.subject.strip() in subjects}.values())
+
+    @property
+    def written(self) -> list[Fact]:
+        """The facts of its rounds, in order; one that was written again stands there again."""
+        return [*self.facts_before, *(fact for made in self.rounds for fact in made.facts)]
 
     def extended(
         self, after: Weights, keys: Mapping[int, Tensor], report: RoundReport, facts: Sequence[Fact] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import random
 from collections.abc import Callable
@@ -115,17 +116,18 @@ def test_going_on_from_a_state_is_never_having_stopped(
 ) -> None:
     whole = new_model()
     method = method_on(whole, alg_name)
-    method.edit(FACTS[:2])
+    first, then = FACTS[:2], [*FACTS[2:], dataclasses.replace(FACTS[0], prompt="{} stands in", case_id=30)]
+    method.edit(first)
     state = method.state()
     assert state is not None
     saved = {name: tensor.clone() for name, tensor in state.items()}
-    last = method.edit(FACTS[2:])
+    last = method.edit(then)
 
     torch.rand(3)  # another process has other random numbers
     resumed = new_model()
     method = method_on(resumed, alg_name)
     method.resume(saved)
-    assert last.equals(method.edit(FACTS[2:]))
+    assert last.equals(method.edit(then))
     for (name, weight), expected in zip(resumed.named_parameters(), whole.parameters(), strict=True):
         assert torch.equal(weight, expected), name
 
