@@ -80,7 +80,7 @@ def test_what_was_protected_before_stays_protected():
 @pytest.mark.parametrize("through", ["session", "EasyEdit"])
 def test_any_number_of_undone_rounds_is_as_if_they_had_not_been(stand, through, hparams, caplog):
     """The next round's weights, protected keys and reports are those of a model that never had them."""
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
 
     def writer(model):
         if through == "session":
@@ -225,7 +225,7 @@ def test_weights_that_no_round_left_are_new_original_ones(change, ask, llama, hp
 
 
 def test_what_was_measured_itself_is_measured_again_on_new_original_weights(llama, hparams):
-    session = EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, mom2_n_samples=8))
+    session = EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, mom2_n_samples=2))
     session.edit(ROUNDS[0])
     templates, moments = session.templates, session.moments
     another_checkpoint(llama)
@@ -306,7 +306,7 @@ def test_what_was_measured_follows_the_rest_of_the_model(change, through, hparam
     """The rounds stand; moments, templates and values are those of the model as it is, with its original weights."""
     wrapped = with_two_adapters()
     model = wrapped.get_base_model()
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
     original = edited_weights(model)
     nse, session = NSE(), EditSession(model, tiny_tokenizer(), settings)
 
@@ -450,7 +450,7 @@ def test_a_round_that_is_stopped_after_its_commit_was_made(llama, hparams, monke
 @pytest.mark.parametrize("earlier", [0, 1])
 def test_easyedit_remembers_a_round_that_is_stopped_after_its_commit(earlier, hparams, monkeypatch):
     model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
     original = edited_weights(model)
 
     def edit(subject, target):
@@ -476,7 +476,7 @@ def test_easyedit_knows_the_rounds_of_each_choice_of_layers(hparams, caplog):
     subjects = iter(["France", "Germany", "Italy", "Japan", "Rome", "Lyon"])
 
     def edit(*layers):
-        settings = dataclasses.replace(hparams, layers=list(layers), mom2_n_samples=16)
+        settings = dataclasses.replace(hparams, layers=list(layers), mom2_n_samples=2)
         request = {"prompt": "The capital of {} is", "subject": next(subjects), "target_new": "Berlin"}
         caplog.clear()
         nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
@@ -501,7 +501,7 @@ def test_easyedit_knows_the_rounds_of_each_choice_of_layers(hparams, caplog):
 def test_easyedit_starts_afresh_where_a_round_in_other_layers_stands(hparams, caplog):
     model, nse = tiny_model("llama"), NSE()
     for layers, subject in (([1, 2], "France"), ([0, 1], "Germany"), ([1, 2], "Italy")):
-        settings = dataclasses.replace(hparams, layers=layers, mom2_n_samples=16)
+        settings = dataclasses.replace(hparams, layers=layers, mom2_n_samples=2)
         request = {"prompt": "The capital of {} is", "subject": subject, "target_new": "Berlin"}
         nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
     assert "changed by someone else since the last round in these layers, or by rounds in others" in caplog.text
@@ -512,7 +512,7 @@ def test_easyedit_starts_afresh_where_a_round_in_other_layers_stands(hparams, ca
 @pytest.mark.parametrize("through", ["session", "EasyEdit"])
 def test_weights_and_history_agree_after_an_interrupt_at_any_line(through, earlier, hparams):
     model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, v_num_grad_steps=1, max_iterations=1, mom2_n_samples=4)
+    settings = dataclasses.replace(hparams, v_num_grad_steps=1, max_iterations=1, mom2_n_samples=2)
     session = EditSession(model, tiny_tokenizer(), settings)
     request = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
 
@@ -549,7 +549,7 @@ def test_easyedits_state_and_weights_agree_wherever_a_call_fails(call, hparams, 
     """As when memory runs out while the weights are read: two matrices when the state is looked up, two before the
     round, two after it."""
     model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
 
     def edit(subject, target):
         request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
@@ -572,7 +572,7 @@ def test_easyedits_state_and_weights_agree_wherever_a_call_fails(call, hparams, 
 def test_a_failed_call_on_changed_weights_forgets_nothing(hparams):
     """Weights are changed, a call fails, and they are put back: the earlier rounds are still protected."""
     model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
     request = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
     nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
     after = edited_weights(model)
@@ -614,7 +614,7 @@ def test_a_session_may_begin_and_go_on_in_inference_mode(hparams):
 
 
 def test_moments_and_templates_of_a_session_in_inference_mode_serve_outside(llama, hparams):
-    settings = dataclasses.replace(hparams, mom2_n_samples=8)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
     with torch.inference_mode():
         session = EditSession(llama, tiny_tokenizer(), settings)
         assert session.moments

@@ -126,7 +126,7 @@ def test_only_the_edited_matrices_change(llama, hparams, weights_of):
 
 def test_templates_and_moments_are_those_of_the_original_model(hparams, tmp_path):
     """First asked for after an edit, they are what they would have been before it."""
-    settings = dataclasses.replace(hparams, mom2_n_samples=16)
+    settings = dataclasses.replace(hparams, mom2_n_samples=2)
 
     def stored_apart(name):
         return dataclasses.replace(settings, stats_dir=str(tmp_path / name))
@@ -279,7 +279,7 @@ def test_an_edit_that_goes_well_leaves_all_but_the_weights_as_it_was(hparams):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer(padding_side="left")
     model.train()
     model.lm_head.weight.requires_grad_(False)
-    session = EditSession(model, tokenizer, dataclasses.replace(hparams, mom2_n_samples=4))
+    session = EditSession(model, tokenizer, dataclasses.replace(hparams, mom2_n_samples=2))
     before = everything(model, tokenizer)
     session.values([NEW])  # writes templates
     session.edit(tiny_facts())  # measures moments
@@ -327,7 +327,7 @@ def test_a_left_padded_tokenizer_gives_the_same_weights(bos, hparams, weights_of
         tokenizer = tiny_tokenizer(bos=bos, padding_side=side)
         if side == "left":
             tokenizer.pad_token = None
-        settings = dataclasses.replace(hparams, mom2_n_samples=8)
+        settings = dataclasses.replace(hparams, mom2_n_samples=2)
         EditSession(model, tokenizer, settings).edit(tiny_facts())
         found.append(weights_of(model))
     assert same_weights(*found)
@@ -475,7 +475,7 @@ def test_a_session_needs_no_easyedit(tmp_path):
         sys.meta_path.insert(0, Blocked())
         from nse_plugin import EditSession, NSEHyperParams
         from tiny import tiny_facts, tiny_model, tiny_tokenizer
-        hparams = NSEHyperParams(layers=[1, 2], alpha=5, v_num_grad_steps=3, mom2_n_samples=4)
+        hparams = NSEHyperParams(layers=[1, 2], alpha=5, v_num_grad_steps=3, mom2_n_samples=2)
         report = EditSession(tiny_model("llama"), tiny_tokenizer(), hparams).edit(tiny_facts())
         print(len(report.frame), "easyeditor" in sys.modules)
         """,
