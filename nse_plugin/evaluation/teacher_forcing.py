@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nse_plugin.facts import Pair
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
@@ -33,6 +34,20 @@ class Prediction:
     log_probability: float
     target: tuple[int, ...]
     best: tuple[int, ...]
+
+    @classmethod
+    def of(cls, logits: Tensor, target: Sequence[int]) -> Prediction:
+        """logits: [n, vocabulary], at each of the target's n tokens."""
+        logits = logits.float()
+        following = torch.tensor(target, device=logits.device)[:, None]
+        mean = logits.log_softmax(dim=-1).gather(1, following).mean()
+        best = logits.argmax(dim=-1).masked_fill(logits.isnan().any(dim=-1), -1)
+        return cls(float(mean), tuple(target), tuple(best.tolist()))
+
+    @property
+    def is_said(self) -> bool:
+        """Whether each of the target's tokens is the most likely one."""
+        return self.best == self.target
 
     @property
     def probability(self) -> float:
@@ -92,11 +107,8 @@ def predict_tokens(
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
             for row, index in read:
                 target = encoded[index][1]
-                at_target = logits[row, [column[place] for place in _places(rows[row], target)]].float()
-                following = torch.tensor(target, device=device)[:, None]
-                mean = at_target.log_softmax(dim=-1).gather(1, following).mean()
-                best = at_target.argmax(dim=-1).masked_fill(at_target.isnan().any(dim=-1), -1)
-                predictions[index] = Prediction(float(mean), tuple(target), tuple(best.tolist()))
+                at_target = logits[row, [column[place] for place in _places(rows[row], target)]]
+                predictions[index] = Prediction.of(at_target, target)
     return [predictions[index] for index in range(len(encoded))]
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact
-from nse_plugin.method.multilayer import RoundResult
+from nse_plugin.method.multilayer import DONE, RoundResult
 from nse_plugin.spelling import number_of
 
 if TYPE_CHECKING:
@@ -17,17 +18,40 @@ if TYPE_CHECKING:
 MOMENTS = "moments"  # the part of a round's time that is spent once for a model
 
 
+WEAK_VALUE = "weak_value"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the model says of each fact's target in its bare prompt: before the round; the unedited model with z in its
+    place; after the round."""
+
+    before: Sequence[Prediction]
+    under_z: Sequence[Prediction]
+    after: Sequence[Prediction]
+
+
 @dataclass(frozen=True)
 class RoundReport:
     """What one round did. No fact is dropped silently: each has a row.
 
-    frame: pandas, a row per fact: case_id; status (`done`, `off_target`: residual still above alpha,
-    `skipped_upper_bound`: preset released only, took part in no update, `failed`: not finite, left out);
-    residual_before, residual: norm(z - h) in the unit of the hidden states; passes: updates it took part in;
-    same_subject: how many other facts about its subject stand, of this round and earlier ones; replaces: the target
-    that an earlier round gave the same prompt and subject; seconds: its share of the round's time, without second
-    moments.
-    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update".
+    frame: pandas, a row per fact:
+        case_id
+        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
+            its tokens is the most likely one), or the target is not more probable than before the round; `off_target`:
+            residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
+            not finite, left out
+        residual_before, residual: norm(z - h) in the unit of the hidden states
+        passes: updates it took part in
+        target_before, target_under_z, target_after: probability of the target (geometric mean of its tokens') in the
+            bare prompt, before the round, with z in its place, after the round; is_said: whether each of its tokens is
+            the most likely one after the round
+        same_subject: how many other facts about its subject stand, of this round and earlier ones, which its value
+            serves too
+        replaces: the target that an earlier round gave the same prompt and subject
+        seconds: its share of the round's time, without second moments
+    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "targets" (what
+    the model says of them), "update".
     values_from_store: how many of its z were read and not computed.
     """
 
@@ -40,13 +64,14 @@ class RoundReport:
         cls,
         facts: Sequence[Fact],
         result: RoundResult,
+        targets: Targets,
+        earlier: Sequence[Fact],
         total: float,
         seconds: dict[str, float],
         from_store: int,
-        earlier: Sequence[Fact] = (),
     ) -> RoundReport:
-        """result: of these facts, and maybe of others that were written again. total: the round's wall time in seconds,
-        second moments included. earlier: facts of earlier rounds about the same subjects."""
+        """result: of these facts, and maybe of others that were written again. earlier: facts of earlier rounds about
+        the same subjects. total: the round's wall time in seconds, second moments included."""
         import pandas
 
         n = len(facts)
@@ -55,10 +80,14 @@ class RoundReport:
         frame = pandas.DataFrame(
             {
                 "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
-                "status": result.status[:n],
+                "status": [_status(result.status[place], targets, place) for place in range(n)],
                 "residual_before": result.residual_before[:n].tolist(),
                 "residual": result.residual[:n].tolist(),
                 "passes": result.passes[:n].tolist(),
+                "target_before": [one.probability for one in targets.before],
+                "target_under_z": [one.probability for one in targets.under_z],
+                "target_after": [one.probability for one in targets.after],
+                "is_said": [one.is_said for one in targets.after],
                 "same_subject": [subjects[fact.subject.strip()] - 1 for fact in facts],
                 "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
                 "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
@@ -72,3 +101,9 @@ class RoundReport:
         once = self.seconds.get(MOMENTS, 0.0)
         moments = f", and {once:.1f} s for second moments, once for this model" if once >= 0.1 else ""
         return f"{number_of(len(self.frame), 'fact')}: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"
+
+
+def _status(status: str, targets: Targets, place: int) -> str:
+    """Of a fact that came near z, whether z was worth coming near."""
+    is_likelier = targets.after[place].log_probability > targets.before[place].log_probability
+    return WEAK_VALUE if status == DONE and not (targets.under_z[place].is_said and is_likelier) else status

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
+from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
 from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
@@ -20,6 +21,7 @@ from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.subjects import same_subject
+from nse_plugin.method.targets import predictions, predictions_under
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
@@ -31,7 +33,7 @@ from nse_plugin.replay.check import check_model
 from nse_plugin.restoring import restoring
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
-from nse_plugin.session.report import MOMENTS, RoundReport
+from nse_plugin.session.report import MOMENTS, RoundReport, Targets
 from nse_plugin.session.state import EditState, weights_of
 from nse_plugin.spelling import number_of
 from nse_plugin.store import VALUE, Store
@@ -160,11 +162,16 @@ class EditSession:
             moments = self._moments(state)
         with timed(seconds, "values"):
             values = self._values(state, every, prompts) if values is None else values
+        with timed(seconds, "targets"):
+            own = prompts[: len(facts)]
+            before, under = predictions(self._layout, own), self._under(state, own, values)
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, prompts, values, moments, history.knowledge)
+            with timed(seconds, "targets"):
+                targets = Targets(before, under, predictions(self._layout, own))
             read = self.values_from_store - read_before
-            report = RoundReport.of(facts, result, time.monotonic() - started, seconds, read, earlier)
+            report = RoundReport.of(facts, result, targets, earlier, time.monotonic() - started, seconds, read)
             keys = result.keys if self.hparams.accumulate else {}
             written = [fact for fact, status in zip(every, result.status, strict=True) if status != FAILED]
             # The commit: of a state that is in use, and of a new one; nothing comes after it.
@@ -339,6 +346,14 @@ class EditSession:
         self.values_from_store += len(prompts) - count
         log.info("values z: %d computed, %d read from %s", count, len(prompts) - count, store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
+
+    def _under(self, state: EditState, prompts: Sequence[FactPrompts], values: Tensor) -> list[Prediction]:
+        """What the model that the values were made for says with them."""
+        layer, own = self.hparams.layers[-1], values[: len(prompts)]
+        if not self.hparams.rewind:
+            return predictions_under(self._layout_of(state), layer, prompts, own)
+        with self._original_model(state):
+            return predictions_under(self._layout_of(state), layer, prompts, own)
 
     def _write(
         self,

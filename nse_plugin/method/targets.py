@@ -1,0 +1,43 @@
+"""What a model says of facts' targets in their bare prompts: as it is, and with z in the place of l_0's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nse_plugin.evaluation.teacher_forcing import Prediction, predict_tokens
+from nse_plugin.models.attention import shared_heads
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
+from nse_plugin.models.replay import ContextStates, SuffixReplay
+
+AT_ONCE = 32  # facts
+
+
+def predictions(layout: Layout, prompts: Sequence[FactPrompts]) -> list[Prediction]:
+    """On the weights as they are."""
+    rows = [fact.rewrites[0] for fact in prompts]
+    return predict_tokens(layout.model, [(row.ids[: _start(row) + 1], row.targets) for row in rows])
+
+
+def predictions_under(layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor) -> list[Prediction]:
+    """With z [n, d] at the subject's last token, the output of `layer`, on the weights as they are."""
+    found: list[Prediction] = []
+    with torch.no_grad(), frozen(layout.model), shared_heads():
+        for first in range(0, len(prompts), AT_ONCE):
+            rows = [fact.rewrites[0] for fact in prompts[first : first + AT_ONCE]]
+            replay = SuffixReplay(layout, layer, rows, ContextStates())
+            delta = values[first : first + AT_ONCE] - replay.at_lookup.to(values)
+            places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
+            numbers, positions = torch.tensor(places).T
+            logits = torch.split(replay.logits(delta, numbers, positions), [len(row.targets) for row in rows])
+            found += [Prediction.of(own, row.targets) for own, row in zip(logits, rows, strict=True)]
+    return found
+
+
+def _start(row: EncodedPrompt) -> int:
+    """The position that predicts the target's first token."""
+    return len(row.ids) - len(row.targets)
