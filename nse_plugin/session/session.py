@@ -27,6 +27,7 @@ from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_model
@@ -126,7 +127,8 @@ class EditSession:
         state, history = self._standing()
         self._check_model(state)
         every = [*facts, *_others(history.standing_facts(facts), facts)]
-        return self._values(state, every, self._encoded(state, every))[: len(facts)]
+        prompts = self._behind_words(state, every, self._encoded(state, every))
+        return self._values(state, every, prompts)[: len(facts)]
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -156,15 +158,16 @@ class EditSession:
             )  # fmt: skip
             again = []
         every = [*facts, *again]
-        prompts = self._encoded(state, every)
+        asked = self._encoded(state, every)
+        prompts = self._behind_words(state, every, asked)
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
             moments = self._moments(state)
         with timed(seconds, "values"):
             values = self._values(state, every, prompts) if values is None else values
         with timed(seconds, "targets"):
-            own = prompts[: len(facts)]
-            before, under = predictions(self._layout, own), self._under(state, own, values)
+            own = asked[: len(facts)]
+            before, under = predictions(self._layout, own), self._under(state, prompts[: len(facts)], values)
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, prompts, values, moments, history.knowledge)
@@ -288,6 +291,23 @@ class EditSession:
         prompts = [encode_fact(self.tokenizer, fact, templates, positions, vocabulary) for fact in facts]
         self._check_length(state, prompts)
         return prompts
+
+    def _behind_words(
+        self, state: EditState, facts: Sequence[Fact], prompts: Sequence[FactPrompts]
+    ) -> list[FactPrompts]:
+        """The prompts without attention sinks, told of with a warning."""
+        with self._original_model(state):
+            found = without_sinks(
+                self._layout_of(state), self.hparams.layers[-1], prompts, self.hparams.tokens_per_batch
+            )
+        sinks = [fact for fact, one, other in zip(facts, prompts, found, strict=True) if one is not other]
+        if sinks:
+            log.warning(
+                "%s, %r the first: the subject is the first token of the prompt, where this model has an attention "
+                "sink, which no fact can be written to. It is written for prompts with words before the subject; begin "
+                "the prompt with some, or ask it so.", number_of(len(sinks), "fact"), sinks[0].text,
+            )  # fmt: skip
+        return found
 
     def _values(self, state: EditState, facts: Sequence[Fact], prompts: Sequence[FactPrompts]) -> Tensor:
         """Facts of one subject share what is added to h."""

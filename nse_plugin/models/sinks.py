@@ -1,0 +1,45 @@
+"""Facts whose subject ends where the model keeps an attention sink: the first token of a text without a BOS.
+
+What such a token is hardly shows in its hidden state, which is many times as long as others and alike for all of them
+(arXiv 2309.17453; "massive activations", arXiv 2402.17762). An edit of its key changes every text and writes no fact.
+Behind other words the same subject is a token like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.replay import SpanReplay
+
+LONGER = 3.0  # times the norm of the same subject's state behind other words
+
+
+def without_sinks(
+    layout: Layout, layer: int, prompts: Sequence[FactPrompts], tokens_per_batch: int
+) -> list[FactPrompts]:
+    """The facts with the first generated context in the place of a bare prompt whose lookup token, the first of the
+    row, is a sink at the output of `layer`; others, and facts without generated contexts, as they are."""
+    first = [i for i, fact in enumerate(prompts) if fact.rewrites[0].lookup == 0 and len(fact.rewrites) > 1]
+    found = list(prompts)
+    if not first:
+        return found
+    rows = [row for i in first for row in prompts[i].rewrites[:2]]
+    with torch.no_grad(), frozen(layout.model):
+        _, h = SpanReplay(layout, [layer], rows, tokens_per_batch).run()
+    bare, behind = h.float().norm(dim=1).view(-1, 2).T
+    for i, is_sink in zip(first, (bare > LONGER * behind).tolist(), strict=True):
+        if is_sink:
+            found[i] = _behind_words(prompts[i])
+    return found
+
+
+def _behind_words(fact: FactPrompts) -> FactPrompts:
+    context = fact.rewrites[1]
+    essence = replace(context, ids=context.to_lookup, targets=())
+    return replace(fact, rewrites=(context, *fact.rewrites[1:]), essence=essence)
