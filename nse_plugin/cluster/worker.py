@@ -22,6 +22,7 @@ from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.models.replay import ContextStates
+from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.templates import context_templates
 
 
@@ -56,6 +57,7 @@ class Worker:
             raise HyperParamsError("rewind = False cannot be used: z then depends on what was edited; leave it out.")
         templates = context_templates(self._model, self._tokenizer, self._hparams.seed)
         prompts = [encode_fact(self._tokenizer, fact, templates, self._layout.max_positions) for fact in facts]
+        prompts = without_sinks(self._layout, self._hparams.layers[-1], prompts, self._hparams.tokens_per_batch)
         return value_addresses(self._fingerprint, prompts, self._hparams), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
