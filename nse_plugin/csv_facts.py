@@ -20,7 +20,7 @@ from nse_plugin.spelling import number_of
 
 DELIMITERS = ",;\t"
 _TEXT = (*EDIT_FIELDS, "target_true", "ground_truth")
-_TEXTS = ("rephrase_prompts", "generation_prompts", "reference_texts")
+_TEXTS = ("rephrase_prompts", "generation_prompts", "reference_texts", "aliases")
 _PAIRS = ("locality_prompts", "portability_prompts", "reversal_prompts")
 
 

@@ -28,13 +28,25 @@ _PROBES = ("portability", "generalization", "portability_prompts", "reversal_pro
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
-    "reference_texts", "separator", *_PROBES,
+    "reference_texts", "separator", "aliases", *_PROBES,
 )  # fmt: skip
 _ROME_FIELDS = (
     "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "separator",
-    *_PROBES,
+    "aliases", *_PROBES,
 )  # fmt: skip
-_MEND_FIELDS = ("case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", *_PROBES)
+_MEND_FIELDS = (
+    "case_id",
+    "subject",
+    "src",
+    "alt",
+    "answers",
+    "rephrase",
+    "loc",
+    "loc_ans",
+    "separator",
+    "aliases",
+    *_PROBES,
+)
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
 _WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"
@@ -70,6 +82,7 @@ class Fact:
     reversal_prompts: `(prompt, answer)` pairs that ask for the subject, the fact's own told from its target's side.
     separator: what goes between any of its prompts and what follows it, where neither has white space there; None: a
     space, where the two would run into one word, and otherwise nothing.
+    aliases: other names of the subject, for which the fact is written too.
 
     Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or another
     field is not of the form above.
@@ -87,6 +100,7 @@ class Fact:
     portability_prompts: tuple[tuple[str, str], ...] = ()
     reversal_prompts: tuple[tuple[str, str], ...] = ()
     separator: str | None = None
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
@@ -105,7 +119,7 @@ class Fact:
                 f"{self._where()}prompt {self.prompt!r} {has}: write '{{}}' exactly once, where the subject "
                 f"{self.subject!r} goes."
             )
-        for field in ("rephrase_prompts", "generation_prompts", "reference_texts"):
+        for field in ("rephrase_prompts", "generation_prompts", "reference_texts", "aliases"):
             object.__setattr__(self, field, self._texts(field))
         for field in ("locality_prompts", "portability_prompts", "reversal_prompts"):
             object.__setattr__(self, field, self._pairs(field))
@@ -137,6 +151,15 @@ class Fact:
     def text(self) -> str:
         """The prompt with the subject written out."""
         return self.prompt.replace(SLOT, self.subject)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subject and its aliases."""
+        return (self.subject, *(name for name in self.aliases if name.strip() != self.subject.strip()))
+
+    def named(self, name: str) -> Fact:
+        """The same fact of the subject under another name."""
+        return self if name == self.subject else dataclasses.replace(self, subject=name)
 
     def asked(self, prompt: str, answer: str) -> Pair:
         """One of its prompts and what follows it, as `evaluation.teacher_forcing.predict` takes them."""
@@ -190,6 +213,7 @@ class Fact:
                     "a subject, where the fact is looked up."
                 )
         fields["prompt"] = _with_slot(fields["prompt"], fields["subject"], where)
+        fields["aliases"] = record.get("aliases") or ()
         fact = cls(case_id=case_id, separator=record.get("separator"), **fields)
         return dataclasses.replace(fact, separator=" ") if "separator" not in record and fact._wants_spaces() else fact
 

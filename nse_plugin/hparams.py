@@ -53,6 +53,8 @@ class NSEHyperParams:
         mom2_update_weight: lambda, the weight of the preserved knowledge C0.
         preset: `paper`, or `released` for the authors' code: neuron set short of p, `max_iterations - 1`
             passes, facts above `upper_bound` skipped (and reported).
+        chat: write facts as a user's message that the assistant answers, in the tokenizer's chat template: True, or the
+            name of one of several templates; "both": one value for this and for plain text; False: plain text.
         rewind: compute z on the original weights. False: on the weights as they are now (ablation).
         accumulate: protect the keys of earlier rounds. False: each round forgets them (ablation).
     How z is optimised
@@ -86,6 +88,7 @@ class NSEHyperParams:
     upper_bound: float | None = None
     rewind: bool = True
     accumulate: bool = True
+    chat: bool | str = False
 
     v_lr: float = 0.5
     v_num_grad_steps: int = 25
@@ -154,6 +157,8 @@ class NSEHyperParams:
             _require(ok, name, getattr(self, name), "name a folder, or leave it out")
         for name in ("rewind", "accumulate"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
+        ok = isinstance(self.chat, bool) or (isinstance(self.chat, str) and self.chat.strip() != "")
+        _require(ok, "chat", self.chat, "use true, false, 'both', or the name of a chat template")
         _require(self.fact_token == "subject_last", "fact_token", self.fact_token, "NSE looks facts up at subject_last")
         if self.upper_bound is not None:
             ok = _is_number(self.upper_bound) and self.upper_bound > 0

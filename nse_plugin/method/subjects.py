@@ -1,22 +1,32 @@
-"""Which facts are about one thing, and so share a value.
+"""The forms that a fact is written in, and which facts are about one thing and so share a value.
 
-The key of a fact depends on the tokens up to its subject's last one: facts whose rows are alike up to there have one
-key, and facts of one subject nearly one wherever it stands. What is written for one of them is written for all.
+A fact is written for each of its subject's names, in plain text, in a chat or in both. The key of each form depends on
+the tokens up to the name's last one: forms that are alike up to there have one key, and those of one subject nearly one
+wherever it stands. What is written for one of them is written for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from nse_plugin.facts import Fact
 from nse_plugin.models.prompts import FactPrompts
 
 
-def same_subject(facts: Sequence[Fact], prompts: Sequence[FactPrompts]) -> list[list[int]]:
-    """The facts (indices, ascending) in groups: of one subject, or alike up to the subject's last token in the bare
-    prompt. prompts: their rows."""
-    names: list[tuple[Hashable, Hashable]] = [
-        (fact.subject.strip(), rows.rewrites[0].to_lookup) for fact, rows in zip(facts, prompts, strict=True)
+@dataclass(frozen=True)
+class Form:
+    """One form of a fact. owner: the fact's place among the others. prompts: its rows."""
+
+    owner: int
+    prompts: FactPrompts
+
+
+def same_subject(facts: Sequence[Fact], forms: Sequence[Form]) -> list[list[int]]:
+    """The forms (indices, ascending) in groups: of one fact, of facts with a name in common, or alike up to the
+    subject's last token in the bare prompt."""
+    names: list[list[Hashable]] = [
+        [*(name.strip() for name in facts[form.owner].names), form.prompts.rewrites[0].to_lookup] for form in forms
     ]
     group_of: dict[Hashable, list[int]] = {}
     for place, own in enumerate(names):

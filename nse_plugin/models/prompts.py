@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.facts import SLOT, Fact, FactError, continuation
+from nse_plugin.models.chat import PLAIN, Frame
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,26 @@ def encode_fact(
     templates: Sequence[str],
     max_positions: int | None = None,
     vocabulary: int | None = None,
+    frame: Frame = PLAIN,
 ) -> FactPrompts:
     """Tokenise a fact in every context template.
 
     templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: of the model; None: any.
+    frame: where the text with its context is asked.
     Raises FactError when a row is longer than the model's positions, or has a token that the model does not know.
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
     text = fact.text
-    target = continuation(text, fact.target_new, fact.separator)
+    separator = fact.separator if frame is PLAIN else frame.separator
+    target = continuation(text + frame.after, fact.target_new, separator)
     rewrites = []
     for template in templates:
-        before = template.index(SLOT)
-        row = _encode(tokenizer, template.replace(SLOT, text), before + end, target)
-        rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, template[:before]))))
-    essence = _encode(tokenizer, f"{fact.subject} is a", len(fact.subject.rstrip()), None)
+        before, after = (frame.before + template).split(SLOT)[0], template.split(SLOT)[1] + frame.after
+        row = _encode(tokenizer, before + text + after, len(before) + end, target)
+        rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, before))))
+    subject = frame.before + fact.subject
+    essence = _encode(tokenizer, f"{subject} is a", len(subject.rstrip()), None)
     longest = max(len(row.ids) for row in rewrites)
     if max_positions is not None and longest > max_positions:
         raise FactError(
@@ -89,7 +94,7 @@ def encode_fact(
         )
     if vocabulary is not None:
         _check_known(tokenizer, fact, [*rewrites, essence], vocabulary)
-    return FactPrompts(tuple(rewrites), essence, f"{text}{target}")
+    return FactPrompts(tuple(rewrites), essence, f"{text}{target}" + " (in a chat)" * (frame is not PLAIN))
 
 
 def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:

@@ -66,8 +66,9 @@ class History:
 
     def standing_facts(self, facts: Sequence[Fact]) -> list[Fact]:
         """The facts of its rounds that have a subject in common with these, each as it was written last."""
-        subjects = {fact.subject.strip() for fact in facts}
-        return list({fact.question: fact for fact in self.written if fact.subject.strip() in subjects}.values())
+        names = {name.strip() for fact in facts for name in fact.names}
+        written = {fact.question: fact for fact in self.written if any(name.strip() in names for name in fact.names)}
+        return list(written.values())
 
     @property
     def written(self) -> list[Fact]:

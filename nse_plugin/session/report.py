@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact
-from nse_plugin.method.multilayer import DONE, RoundResult
+from nse_plugin.method.multilayer import DONE, FAILED, OFF_TARGET, SKIPPED, RoundResult
 from nse_plugin.spelling import number_of
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ MOMENTS = "moments"  # the part of a round's time that is spent once for a model
 
 
 WEAK_VALUE = "weak_value"
+_STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Targets:
 class RoundReport:
     """What one round did. No fact is dropped silently: each has a row.
 
-    frame: pandas, a row per fact:
+    frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
         case_id
         status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
             its tokens is the most likely one), or the target is not more probable than before the round; `off_target`:
@@ -63,6 +63,7 @@ class RoundReport:
     def of(
         cls,
         facts: Sequence[Fact],
+        owners: Sequence[int],
         result: RoundResult,
         targets: Targets,
         earlier: Sequence[Fact],
@@ -70,25 +71,36 @@ class RoundReport:
         seconds: dict[str, float],
         from_store: int,
     ) -> RoundReport:
-        """result: of these facts, and maybe of others that were written again. earlier: facts of earlier rounds about
+        """result: of the forms of these facts, and maybe of others that were written again. owners: whose each of them
+        is. targets: of the forms of these facts. earlier: facts of earlier rounds about
         the same subjects. total: the round's wall time in seconds, second moments included."""
         import pandas
 
         n = len(facts)
+        forms = [[place for place, owner in enumerate(owners) if owner == number] for number in range(n)]
         before = {fact.question: fact.target_new for fact in earlier}
-        subjects = Counter(fact.subject.strip() for fact in {f.question: f for f in (*earlier, *facts)}.values())
+        standing = {fact.question: fact for fact in (*earlier, *facts)}.values()
+
+        def others(fact: Fact) -> int:
+            names = {name.strip() for name in fact.names}
+            return sum(any(name.strip() in names for name in one.names) for one in standing) - 1
+
+        def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
+            return [choose([values[place] for place in places]) for places in forms]
+
+        status = [_status(result.status[place], targets, place) for place in range(len(targets.before))]
         frame = pandas.DataFrame(
             {
                 "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
-                "status": [_status(result.status[place], targets, place) for place in range(n)],
-                "residual_before": result.residual_before[:n].tolist(),
-                "residual": result.residual[:n].tolist(),
-                "passes": result.passes[:n].tolist(),
-                "target_before": [one.probability for one in targets.before],
-                "target_under_z": [one.probability for one in targets.under_z],
-                "target_after": [one.probability for one in targets.after],
-                "is_said": [one.is_said for one in targets.after],
-                "same_subject": [subjects[fact.subject.strip()] - 1 for fact in facts],
+                "status": worst(status, lambda own: max(own, key=_STATUSES.index)),
+                "residual_before": worst(result.residual_before.tolist(), max),
+                "residual": worst(result.residual.tolist(), max),
+                "passes": worst(result.passes.tolist(), max),
+                "target_before": worst([one.probability for one in targets.before], min),
+                "target_under_z": worst([one.probability for one in targets.under_z], min),
+                "target_after": worst([one.probability for one in targets.after], min),
+                "is_said": worst([one.is_said for one in targets.after], all),
+                "same_subject": [others(fact) for fact in facts],
                 "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
                 "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
             }

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.method.subjects import same_subject
+from nse_plugin.method.subjects import Form, same_subject
 from nse_plugin.method.targets import predictions, predictions_under
 from nse_plugin.method.values import optimize_values
+from nse_plugin.models.chat import frames
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
@@ -119,7 +120,8 @@ class EditSession:
     def values(self, facts: Facts) -> Tensor:
         """z of every fact [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits nothing.
 
-        A fact whose optimisation is not finite has a row of NaN. Raises FactError, LayoutError.
+        A fact that is written for several names, or in plain text and in a chat, has a row for each: its first name in
+        plain text, in a chat, then the next. What is not finite is a row of NaN. Raises FactError, LayoutError.
         """
         facts = as_facts(facts)
         if not facts:
@@ -127,8 +129,8 @@ class EditSession:
         state, history = self._standing()
         self._check_model(state)
         every = [*facts, *_others(history.standing_facts(facts), facts)]
-        prompts = self._behind_words(state, every, self._encoded(state, every))
-        return self._values(state, every, prompts)[: len(facts)]
+        forms = self._forms(state, every)
+        return self._values(state, every, self._behind_words(state, every, forms))[: _count(forms, facts)]
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -144,8 +146,6 @@ class EditSession:
         started = time.monotonic()
         facts = as_facts(facts)
         check_round(facts)
-        if values is not None:
-            _check_values(values, (len(facts), self._layout.hidden_size))
         state, history = self._standing()
         self._check_model(state)
         read_before = self.values_from_store
@@ -158,25 +158,29 @@ class EditSession:
             )  # fmt: skip
             again = []
         every = [*facts, *again]
-        asked = self._encoded(state, every)
-        prompts = self._behind_words(state, every, asked)
+        asked = self._forms(state, every)
+        own = slice(0, _count(asked, facts))
+        if values is not None:
+            _check_values(values, (own.stop, self._layout.hidden_size))
+        forms = self._behind_words(state, every, asked)
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
             moments = self._moments(state)
         with timed(seconds, "values"):
-            values = self._values(state, every, prompts) if values is None else values
+            values = self._values(state, every, forms) if values is None else values
         with timed(seconds, "targets"):
-            own = asked[: len(facts)]
-            before, under = predictions(self._layout, own), self._under(state, prompts[: len(facts)], values)
+            before, under = predictions(self._layout, _prompts(asked[own])), self._under(state, forms[own], values[own])
         with self._transaction():
             with timed(seconds, "update"):
-                result = self._write(state, prompts, values, moments, history.knowledge)
+                result = self._write(state, _prompts(forms), values, moments, history.knowledge)
             with timed(seconds, "targets"):
-                targets = Targets(before, under, predictions(self._layout, own))
+                targets = Targets(before, under, predictions(self._layout, _prompts(asked[own])))
             read = self.values_from_store - read_before
-            report = RoundReport.of(facts, result, targets, earlier, time.monotonic() - started, seconds, read)
+            owners = [form.owner for form in asked]
+            report = RoundReport.of(facts, owners, result, targets, earlier, time.monotonic() - started, seconds, read)
             keys = result.keys if self.hparams.accumulate else {}
-            written = [fact for fact, status in zip(every, result.status, strict=True) if status != FAILED]
+            sound = {owner for owner, status in zip(owners, result.status, strict=True) if status != FAILED}
+            written = [fact for place, fact in enumerate(every) if place in sound]
             # The commit: of a state that is in use, and of a new one; nothing comes after it.
             state.history = history.extended(self._weights(), keys, report, written)
             self.state = state
@@ -279,7 +283,8 @@ class EditSession:
 
     # -- one round ---------------------------------------------------------------------------------------------
 
-    def _encoded(self, state: EditState, facts: Sequence[Fact]) -> list[FactPrompts]:
+    def _forms(self, state: EditState, facts: Sequence[Fact]) -> list[Form]:
+        """Every fact in all its forms, as it is asked."""
         self.hparams.check()
         if self.hparams.layers != state.layers:
             raise HyperParamsError(
@@ -288,19 +293,25 @@ class EditSession:
             )
         positions, vocabulary = self._layout.max_positions, self._layout.vocabulary
         templates = self._templates(state)
-        prompts = [encode_fact(self.tokenizer, fact, templates, positions, vocabulary) for fact in facts]
-        self._check_length(state, prompts)
-        return prompts
+        forms = [
+            Form(place, encode_fact(self.tokenizer, fact.named(name), templates, positions, vocabulary, frame))
+            for place, fact in enumerate(facts)
+            for name in fact.names
+            for frame in frames(self.tokenizer, self.hparams.chat)
+        ]
+        self._check_length(state, _prompts(forms))
+        return forms
 
-    def _behind_words(
-        self, state: EditState, facts: Sequence[Fact], prompts: Sequence[FactPrompts]
-    ) -> list[FactPrompts]:
-        """The prompts without attention sinks, told of with a warning."""
+    def _behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
+        """The forms without attention sinks, told of with a warning."""
+        if all(form.prompts.rewrites[0].lookup for form in forms):
+            return forms
         with self._original_model(state):
-            found = without_sinks(
-                self._layout_of(state), self.hparams.layers[-1], prompts, self.hparams.tokens_per_batch
+            prompts = without_sinks(
+                self._layout_of(state), self.hparams.layers[-1], _prompts(forms), self.hparams.tokens_per_batch
             )
-        sinks = [fact for fact, one, other in zip(facts, prompts, found, strict=True) if one is not other]
+        found = [Form(form.owner, rows) for form, rows in zip(forms, prompts, strict=True)]
+        sinks = [facts[form.owner] for form, rows in zip(forms, prompts, strict=True) if rows is not form.prompts]
         if sinks:
             log.warning(
                 "%s, %r the first: the subject is the first token of the prompt, where this model has an attention "
@@ -309,9 +320,9 @@ class EditSession:
             )  # fmt: skip
         return found
 
-    def _values(self, state: EditState, facts: Sequence[Fact], prompts: Sequence[FactPrompts]) -> Tensor:
+    def _values(self, state: EditState, facts: Sequence[Fact], forms: Sequence[Form]) -> Tensor:
         """Facts of one subject share what is added to h."""
-        groups = same_subject(facts, prompts)
+        groups, prompts = same_subject(facts, forms), _prompts(forms)
         with bar("values z, facts", len(prompts)) as advance:
             if not self.hparams.rewind:
                 return optimize_values(self._layout_of(state), prompts, self.hparams, advance, groups=groups)
@@ -367,13 +378,10 @@ class EditSession:
         log.info("values z: %d computed, %d read from %s", count, len(prompts) - count, store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 
-    def _under(self, state: EditState, prompts: Sequence[FactPrompts], values: Tensor) -> list[Prediction]:
+    def _under(self, state: EditState, forms: Sequence[Form], values: Tensor) -> list[Prediction]:
         """What the model that the values were made for says with them."""
-        layer, own = self.hparams.layers[-1], values[: len(prompts)]
-        if not self.hparams.rewind:
-            return predictions_under(self._layout_of(state), layer, prompts, own)
-        with self._original_model(state):
-            return predictions_under(self._layout_of(state), layer, prompts, own)
+        with self._original_model(state) if self.hparams.rewind else nullcontext():
+            return predictions_under(self._layout_of(state), self.hparams.layers[-1], _prompts(forms), values)
 
     def _write(
         self,
@@ -385,6 +393,15 @@ class EditSession:
     ) -> RoundResult:
         knowledge = protected if self.hparams.accumulate else Knowledge()
         return edit_layers(self._layout_of(state), prompts, values, moments, knowledge, self.hparams)
+
+
+def _prompts(forms: Sequence[Form]) -> list[FactPrompts]:
+    return [form.prompts for form in forms]
+
+
+def _count(forms: Sequence[Form], facts: Sequence[Fact]) -> int:
+    """How many of the forms are of the first facts, these."""
+    return sum(form.owner < len(facts) for form in forms)
 
 
 def _others(earlier: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:

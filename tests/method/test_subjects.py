@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokeni
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.solvers import JOINT
-from nse_plugin.method.subjects import same_subject
+from nse_plugin.method.subjects import Form, same_subject
 from nse_plugin.models.prompts import encode_fact
 
 LAYERS = [1, 2]
@@ -76,14 +76,14 @@ def test_a_loss_that_is_not_finite_fails_all_its_facts_and_no_other(llama, hpara
 # -- which facts -------------------------------------------------------------------------------------------------
 
 
-def rows(facts):
-    return [encode_fact(tiny_tokenizer(), fact, ["{}"]) for fact in facts]
+def forms(facts):
+    return [Form(place, encode_fact(tiny_tokenizer(), fact, ["{}"])) for place, fact in enumerate(facts)]
 
 
 def test_facts_of_one_subject_and_facts_alike_up_to_it():
     alike = [Fact("The town of {} is", "Rome", "old"), Fact("The {} is", "town of Rome", "cold")]
     facts = [OTHERS[0], ROME[0], alike[1], OTHERS[1], alike[0], dataclasses.replace(ROME[1], subject="Rome ")]
-    assert same_subject(facts, rows(facts)) == [[0], [1, 2, 4, 5], [3]]
+    assert same_subject(facts, forms(facts)) == [[0], [1, 2, 4, 5], [3]]
 
 
 @settings(deadline=None, max_examples=50)
@@ -103,7 +103,7 @@ def test_groups_are_those_of_a_search_through_all_pairs(names):
                 for place in both:
                     expected[place] = both
     groups = sorted({min(group): sorted(group) for group in expected}.values())
-    assert same_subject(facts, [Rows(span) for _, span in names]) == groups
+    assert same_subject(facts, [Form(place, Rows(span)) for place, (_, span) in enumerate(names)]) == groups
 
 
 # -- in later rounds ---------------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""A fact is written for every name of its subject, in plain text, in a chat, or in both, with one value."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import oracles
+import pytest
+import torch
+from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+
+from nse_plugin import EditSession, Fact
+from nse_plugin.evaluation.teacher_forcing import predict
+from nse_plugin.facts import FactError
+from nse_plugin.hparams import HyperParamsError
+from nse_plugin.method.solvers import JOINT
+from nse_plugin.models.chat import PLAIN, chat_frame, frames
+from nse_plugin.models.prompts import encode_fact
+
+LAYERS = [1, 2]
+CHAT = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>\n' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
+)
+ROME = Fact("{} is an old town of", "Rome", "Italy", case_id=5)
+CURIE = Fact("{} speaks", "Marie Curie", "Italian", aliases=("Mme Curie", "the wind"), case_id=6)
+
+
+def talker(template=CHAT, **settings):
+    tokenizer = tiny_tokenizer(**settings)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def session_of(model, hparams, tokenizer=None, **changes):
+    chosen = dataclasses.replace(hparams, **changes)
+    return EditSession(model, tokenizer or talker(), chosen, tiny_moments(model, LAYERS), list(TEMPLATES))
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def in_chat(fact):
+    """The same as plain text: what the template makes of it, by hand."""
+    prompt = f"<user>\n{fact.prompt}\n<assistant>\n"
+    return dataclasses.replace(fact, prompt=prompt, aliases=())
+
+
+# -- chat --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])
+def test_rows_in_a_chat_are_what_the_template_makes_of_them(bos):
+    template = ("{{ bos_token }}" if bos else "") + CHAT
+    tokenizer = talker(template, bos=bos)
+    frame = chat_frame(tokenizer)
+    encoded = encode_fact(tokenizer, ROME, list(TEMPLATES), frame=frame)
+    for template, row in zip(TEMPLATES, encoded.rewrites, strict=True):
+        turns = [{"role": "user", "content": template.replace("{}", ROME.text)}]
+        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(asked + ROME.target_new, add_special_tokens=False)["input_ids"]
+        assert [*row.ids, row.targets[-1]] == ids
+        assert tokenizer.decode(row.targets) == ROME.target_new
+        up_to_subject = asked[: asked.index("Rome") + len("Rome")]
+        assert list(row.to_lookup) == tokenizer(up_to_subject, add_special_tokens=False)["input_ids"]
+        assert list(row.ids[: row.context]) == list(row.ids)[: row.context]
+    assert tokenizer.decode(encoded.essence.ids).endswith("<user>\nRome")
+
+
+def test_a_value_in_a_chat_is_exact(llama, hparams):
+    """Against autograd through the full model, of the same text written by hand."""
+    [found] = session_of(llama, hparams, chat=True).values([ROME])
+    bare = ["{}"]
+    session = EditSession(llama, talker(), dataclasses.replace(hparams, chat=True), tiny_moments(llama, LAYERS), bare)
+    [found] = session.values([ROME])
+    by_hand = in_chat(ROME)
+    rows = [(ids, at, n) for ids, at, n in _rows(talker(), by_hand)]
+    expected = _value(llama, rows, hparams)
+    assert relative(found, expected) <= 1e-6
+
+
+def _rows(tokenizer, fact):
+    text = fact.text
+    ids = torch.tensor([tokenizer(text + fact.target_new)["input_ids"]])
+    lookup = len(tokenizer(text[: text.index(fact.subject) + len(fact.subject)])["input_ids"]) - 1
+    yield ids, lookup, ids.shape[1] - len(tokenizer(text)["input_ids"])
+
+
+def _value(model, rows, hparams):
+    [(ids, lookup, count)] = rows
+    layer = hparams.layers[-1]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    h = oracles.run(model, ids, layer)[1][lookup].detach()
+    essence = ids[:, : lookup + 1]
+    before = oracles.run(model, essence, layer)[0][lookup].log_softmax(-1).detach()
+    delta = torch.zeros_like(h, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=hparams.v_lr)
+    for _ in range(hparams.v_num_grad_steps - 1):
+        logits = oracles.run(model, ids, layer, lookup, delta)[0][-count - 1 : -1].log_softmax(-1)
+        now = oracles.run(model, essence, layer, lookup, delta)[0][lookup].log_softmax(-1)
+        loss = -logits[range(count), ids[0, -count:]].mean()
+        loss = loss + hparams.kl_factor * (now.exp() * (now - before)).sum()
+        loss = loss + hparams.v_weight_decay * delta.norm() / h.norm() ** 2
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            longest = hparams.clamp_norm_factor * h.norm()
+            if delta.norm() > longest:
+                delta *= longest / delta.norm()
+    return h + delta.detach()
+
+
+def test_both_forms_share_one_value(llama, hparams):
+    session = session_of(llama, hparams, chat="both")
+    values = session.values([ROME])
+    assert values.shape[0] == 2
+    frame = session.edit_with_values([ROME], values).frame
+    assert frame["case_id"].tolist() == [5]
+    assert session.state.knowledge.count == 2
+    again = session_of(tiny_model("llama"), hparams, chat="both").edit([ROME]).frame
+    assert again["residual"].tolist() == pytest.approx(frame["residual"].tolist())
+
+
+def test_the_separator_of_a_chat_is_the_templates():
+    spaced = CHAT.replace("'>\n' + m['content']", "'>\n' + (' ' if m['role'] == 'assistant' else '') + m['content']")
+    assert chat_frame(talker()).separator == ""
+    assert chat_frame(talker(spaced)).separator == " "
+    [row] = encode_fact(talker(spaced), ROME, ["{}"], frame=chat_frame(talker(spaced))).rewrites
+    assert talker().decode(row.targets).strip() == "Italy"
+
+
+def test_templates_by_name_and_none_at_all(llama, hparams):
+    two = talker({"default": CHAT, "loud": CHAT.replace("user", "USER")})
+    assert frames(two, False) == [PLAIN]
+    assert frames(two, "both")[0] is PLAIN
+    with pytest.raises(FactError, match="chat is 'quiet', and the tokenizer has no chat template 'quiet'"):
+        frames(two, "quiet")
+    with pytest.raises(FactError, match="chat is True, and the tokenizer has no chat template: set it to False"):
+        session_of(llama, hparams, tiny_tokenizer(), chat=True).edit([ROME])
+    with pytest.raises(FactError, match="changes what the user says"):
+        chat_frame(talker(CHAT.replace("m['content']", "m['content'].upper()")))
+    for wrong in (1, "", None):
+        with pytest.raises(HyperParamsError, match="chat"):
+            dataclasses.replace(hparams, chat=wrong)
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+
+def test_every_name_has_the_fact(llama, hparams):
+    """One value serves all; what a fact of each name alone would be told apart by is the key."""
+    session = session_of(llama, hparams)
+    values = session.values([CURIE, ROME])
+    assert values.shape[0] == 4
+    named = [CURIE.named(name) for name in CURIE.names]
+    updates = JOINT * (hparams.v_num_grad_steps - 1)
+    expected = oracles.joint_values(llama, talker(), named, TEMPLATES, session.hparams, updates)
+    for z, oracle in zip(values[:3], expected, strict=True):
+        assert relative(z, oracle) <= 1e-6
+    before = predict(llama, talker(), [(one.text, one.target_new) for one in named])
+    frame = session.edit([CURIE, ROME]).frame
+    after = predict(llama, talker(), [(one.text, one.target_new) for one in named])
+    assert frame["case_id"].tolist() == [6, 5]
+    assert frame["target_after"][0] == pytest.approx(min(one.probability for one in after.values()))
+    assert frame["target_before"][0] == pytest.approx(min(one.probability for one in before.values()))
+    assert session.state.knowledge.count == 4
+    assert [fact.case_id for fact in session.state.history.rounds[-1].facts] == [6, 5]
+
+
+def test_a_fact_about_an_alias_is_about_the_same_thing(llama, hparams):
+    session = session_of(llama, hparams)
+    session.edit([CURIE])
+    report = session.edit([Fact("{} is", "Mme Curie", "old")])
+    assert report.frame["same_subject"].tolist() == [1]
+    assert [fact.subject for fact in session.state.history.rounds[-1].facts] == ["Mme Curie", "Marie Curie"]
+
+
+def test_names_are_texts_and_the_subject_is_not_one_of_them_twice():
+    assert dataclasses.replace(CURIE, aliases=("Marie Curie", "Mme")).names == ("Marie Curie", "Mme")
+    assert Fact.from_record({**dataclasses.asdict(CURIE)}) == CURIE
+    with pytest.raises(FactError, match="aliases holds ''"):
+        Fact("{} is", "Rome", "old", aliases=("",))
+    with pytest.raises(FactError, match="aliases is 'Roma'"):
+        Fact("{} is", "Rome", "old", aliases="Roma")
