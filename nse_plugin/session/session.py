@@ -128,7 +128,7 @@ class EditSession:
             raise FactError("facts is empty: give at least one.")
         state, history = self._standing()
         self._check_model(state)
-        every = [*facts, *_others(history.standing_facts(facts), facts)]
+        every = [*facts, *self._again(history.standing_facts(facts), facts)]
         forms = self._forms(state, every)
         return self._values(state, every, self._behind_words(state, every, forms))[: _count(forms, facts)]
 
@@ -150,7 +150,7 @@ class EditSession:
         self._check_model(state)
         read_before = self.values_from_store
         earlier = history.standing_facts(facts)
-        again = _others(earlier, facts)
+        again = self._again(earlier, facts)
         if values is not None and again:
             log.warning(
                 "%s of earlier rounds: about a subject of this one, and the values given for it do not serve what was "
@@ -320,6 +320,11 @@ class EditSession:
             )  # fmt: skip
         return found
 
+    def _again(self, earlier: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
+        """The earlier facts that are written again with these, which replace none of them."""
+        replaced = {fact.question for fact in facts}
+        return [fact for fact in earlier if self.hparams.accumulate and fact.question not in replaced]
+
     def _values(self, state: EditState, facts: Sequence[Fact], forms: Sequence[Form]) -> Tensor:
         """Facts of one subject share what is added to h."""
         groups, prompts = same_subject(facts, forms), _prompts(forms)
@@ -402,12 +407,6 @@ def _prompts(forms: Sequence[Form]) -> list[FactPrompts]:
 def _count(forms: Sequence[Form], facts: Sequence[Fact]) -> int:
     """How many of the forms are of the first facts, these."""
     return sum(form.owner < len(facts) for form in forms)
-
-
-def _others(earlier: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
-    """The earlier facts that none of these replaces."""
-    replaced = {fact.question for fact in facts}
-    return [fact for fact in earlier if fact.question not in replaced]
 
 
 def _at_most(count: int, groups: _Groups) -> Iterator[list[list[int]]]:
