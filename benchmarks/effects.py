@@ -86,13 +86,13 @@ def warm_start(stack: ExitStack) -> None:
         return row.ids[row.lookup + 1 : len(row.ids) - len(row.targets) + 1]
 
     class Warm(walk):  # type: ignore[misc, valid-type]
-        def __init__(self, h: Tensor, hparams: NSEHyperParams) -> None:
-            super().__init__(h, hparams)
+        def __init__(self, h: Tensor, hparams: NSEHyperParams, members: Sequence[int]) -> None:
+            super().__init__(h, hparams, members)
             for place, delta in enumerate(begin):
                 if delta is not None:
                     self.delta[place] = delta
 
-    def optimize(batch: values._Batch, hparams: NSEHyperParams) -> list[Tensor]:
+    def optimize(batch: values._Batch, hparams: NSEHyperParams) -> Tensor:
         facts, h = list(batch._prompts), batch.h.clone()
         with torch.no_grad():
             batch.nll_and_kl(torch.zeros_like(h))  # KL is against the distribution without delta

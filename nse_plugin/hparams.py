@@ -56,8 +56,8 @@ class NSEHyperParams:
         chat: write facts as a user's message that the assistant answers, in the tokenizer's chat template: True, or the
             name of one of several templates; "both": one value for this and for plain text; False: plain text.
         rewind: compute z on the original weights. False: on the weights as they are now (ablation).
-        accumulate: protect the keys of earlier rounds, and write their facts about a round's subjects again. False: each
-            round forgets them (ablation).
+        accumulate: protect the keys of earlier rounds, and write their facts about a round's subjects again. False:
+            each round forgets them (ablation).
     How z is optimised
         v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.

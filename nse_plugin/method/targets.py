@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,25 +18,44 @@ from nse_plugin.models.replay import ContextStates, SuffixReplay
 AT_ONCE = 32  # facts
 
 
+class Said(NamedTuple):
+    """What the model that z was made for says of a target: by itself, and with z."""
+
+    before: Prediction
+    under_z: Prediction
+
+
 def predictions(layout: Layout, prompts: Sequence[FactPrompts]) -> list[Prediction]:
     """On the weights as they are."""
     rows = [fact.rewrites[0] for fact in prompts]
     return predict_tokens(layout.model, [(row.ids[: _start(row) + 1], row.targets) for row in rows])
 
 
-def predictions_under(layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor) -> list[Prediction]:
+def said_with(layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor) -> list[Said]:
     """With z [n, d] at the subject's last token, the output of `layer`, on the weights as they are."""
-    found: list[Prediction] = []
+    found: list[Said] = []
     with torch.no_grad(), frozen(layout.model), shared_heads():
         for first in range(0, len(prompts), AT_ONCE):
             rows = [fact.rewrites[0] for fact in prompts[first : first + AT_ONCE]]
             replay = SuffixReplay(layout, layer, rows, ContextStates())
-            delta = values[first : first + AT_ONCE] - replay.at_lookup.to(values)
-            places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
-            numbers, positions = torch.tensor(places).T
-            logits = torch.split(replay.logits(delta, numbers, positions), [len(row.targets) for row in rows])
-            found += [Prediction.of(own, row.targets) for own, row in zip(logits, rows, strict=True)]
+            found += said_in(replay, rows, values[first : first + AT_ONCE] - replay.at_lookup.to(values))
     return found
+
+
+def said_in(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Said]:
+    """In bare prompts that are replayed, n rows. delta: [n, d], z - h."""
+    places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
+    numbers, positions = torch.tensor(places).T
+    sizes = [len(row.targets) for row in rows]
+    with torch.no_grad():
+        before, under_z = (
+            [
+                Prediction.of(own, row.targets)
+                for own, row in zip(torch.split(replay.logits(one, numbers, positions), sizes), rows, strict=True)
+            ]
+            for one in (torch.zeros_like(delta), delta)
+        )
+    return [Said(*both) for both in zip(before, under_z, strict=True)]
 
 
 def _start(row: EncodedPrompt) -> int:

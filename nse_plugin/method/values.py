@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.solvers import Walk, contexts_of
+from nse_plugin.method.targets import Said, said_in
 from nse_plugin.models.attention import shared_heads
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
@@ -41,11 +42,13 @@ def optimize_values(
     on_done: Callable[[int], None] = lambda count: None,
     contexts: ContextStates | None = None,
     groups: Sequence[Sequence[int]] | None = None,
+    said: dict[int, Said] | None = None,
 ) -> Tensor:
     """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
 
     prompts: n facts. on_done: called with the number of facts just finished. contexts: those of earlier calls on the
     same weights, which learn this call's; None: begun here. groups: which facts (indices) share delta; None: none do.
+    said: gets what the model says of every fact's target, by the fact's index.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
     prompts = contexts_of(prompts, hparams)
@@ -57,8 +60,12 @@ def optimize_values(
         for chosen in _batches(joint, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
             places = [i for group in chosen for i in groups[group]]
-            for i, z in zip(places, _optimize(batch, hparams), strict=True):
-                values[i] = z
+            bare = None if said is None else batch.bare()  # before facts leave it
+            z = _optimize(batch, hparams)
+            for i, own in zip(places, z, strict=True):
+                values[i] = own
+            if said is not None and bare is not None:
+                said.update(zip(places, said_in(*bare, z - batch.h), strict=True))
             on_done(len(places))
     return torch.stack([z for z in values if z is not None])
 
@@ -80,8 +87,8 @@ def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torc
     return batches
 
 
-def _optimize(batch: _Batch, hparams: NSEHyperParams) -> list[Tensor]:
-    """z of every member of the batch's facts, in their order."""
+def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
+    """z of every member of the batch's facts, in their order, [m, d]."""
     h, members = batch.h, batch.members
     norm = h[batch.first_members].norm(dim=1)
     walk = Walk(h[batch.first_members], hparams, members)
@@ -113,7 +120,7 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> list[Tensor]:
             longest = hparams.clamp_norm_factor * norm[active] / moved.norm(dim=1)
             walk.delta[active] = moved * longest.clamp(max=1)[:, None]
     walk.delta[sorted(failed)] = torch.nan
-    return list(h + walk.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0))
+    return h + walk.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0)
 
 
 class _Batch:
@@ -136,12 +143,17 @@ class _Batch:
         self._dtype = torch.promote_types(start.dtype, torch.float32)
         self._device = start.device
         self._place()
-        bare = [
+        self._bare = [
             first + number * (len(fact.rewrites) // fact.members)
             for first, fact in zip(self._first_row, prompts, strict=True)
             for number in range(fact.members)
         ]
-        self.h = start[bare].to(self._dtype)
+        self.h = start[self._bare].to(self._dtype)
+
+    def bare(self) -> tuple[SuffixReplay, list[EncodedPrompt]]:
+        """All members' bare prompts, replayed by themselves."""
+        rows = [row for fact in self._prompts for row in _rows(fact)]
+        return self._replay.part(torch.tensor(self._bare)), [rows[place] for place in self._bare]
 
     def _place(self) -> None:
         """Find every fact's rows, every target token's row and position, and its share in its fact's mean."""

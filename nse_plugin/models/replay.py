@@ -77,6 +77,12 @@ class SuffixReplay:
         starts = torch.cat([pack.start[:, 0] for pack in self._packs])
         self.at_lookup: Tensor = starts[order.to(starts.device)]
 
+    def part(self, rows: Tensor) -> SuffixReplay:
+        """The replay of some of the rows (indices, ascending)."""
+        part = copy(self)
+        part.keep(rows)
+        return part
+
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these (indices into the present ones, ascending)."""
         batched = batched_arguments(self._layout, self._prompts)

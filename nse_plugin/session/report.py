@@ -23,12 +23,12 @@ _STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
 
 @dataclass(frozen=True)
 class Targets:
-    """What the model says of each fact's target in its bare prompt: before the round; the unedited model with z in its
-    place; after the round."""
+    """What is said of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
+    with z; by the edited model after the round."""
 
-    before: Sequence[Prediction]
-    under_z: Sequence[Prediction]
-    after: Sequence[Prediction]
+    before: Prediction
+    under_z: Prediction
+    after: Prediction
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class RoundReport:
     frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
         case_id
         status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
-            its tokens is the most likely one), or the target is not more probable than before the round; `off_target`:
+            its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
             residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
             not finite, left out
         residual_before, residual: norm(z - h) in the unit of the hidden states
         passes: updates it took part in
         target_before, target_under_z, target_after: probability of the target (geometric mean of its tokens') in the
-            bare prompt, before the round, with z in its place, after the round; is_said: whether each of its tokens is
-            the most likely one after the round
+            bare prompt, on the model that z was made for (the unedited one, unless `rewind: false`), there with z, and
+            after the round; is_said: whether each of its tokens is the most likely one after the round
         same_subject: how many other facts about its subject stand, of this round and earlier ones, which its value
             serves too
         replaces: the target that an earlier round gave the same prompt and subject
@@ -65,7 +65,7 @@ class RoundReport:
         facts: Sequence[Fact],
         owners: Sequence[int],
         result: RoundResult,
-        targets: Targets,
+        targets: Sequence[Targets],
         earlier: Sequence[Fact],
         total: float,
         seconds: dict[str, float],
@@ -88,7 +88,7 @@ class RoundReport:
         def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
 
-        status = [_status(result.status[place], targets, place) for place in range(len(targets.before))]
+        status = [_status(own, said) for own, said in zip(result.status, targets, strict=False)]
         frame = pandas.DataFrame(
             {
                 "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
@@ -96,10 +96,10 @@ class RoundReport:
                 "residual_before": worst(result.residual_before.tolist(), max),
                 "residual": worst(result.residual.tolist(), max),
                 "passes": worst(result.passes.tolist(), max),
-                "target_before": worst([one.probability for one in targets.before], min),
-                "target_under_z": worst([one.probability for one in targets.under_z], min),
-                "target_after": worst([one.probability for one in targets.after], min),
-                "is_said": worst([one.is_said for one in targets.after], all),
+                "target_before": worst([one.before.probability for one in targets], min),
+                "target_under_z": worst([one.under_z.probability for one in targets], min),
+                "target_after": worst([one.after.probability for one in targets], min),
+                "is_said": worst([one.after.is_said for one in targets], all),
                 "same_subject": [others(fact) for fact in facts],
                 "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
                 "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
@@ -115,7 +115,7 @@ class RoundReport:
         return f"{number_of(len(self.frame), 'fact')}: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"
 
 
-def _status(status: str, targets: Targets, place: int) -> str:
+def _status(status: str, said: Targets) -> str:
     """Of a fact that came near z, whether z was worth coming near."""
-    is_likelier = targets.after[place].log_probability > targets.before[place].log_probability
-    return WEAK_VALUE if status == DONE and not (targets.under_z[place].is_said and is_likelier) else status
+    is_likelier = said.after.log_probability > said.before.log_probability
+    return WEAK_VALUE if status == DONE and not (said.under_z.is_said and is_likelier) else status

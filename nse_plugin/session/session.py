@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
-from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
 from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
@@ -21,7 +20,7 @@ from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.subjects import Form, same_subject
-from nse_plugin.method.targets import predictions, predictions_under
+from nse_plugin.method.targets import Said, predictions, said_with
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.chat import frames
 from nse_plugin.models.identity import ModelIdentity, fingerprint
@@ -130,7 +129,7 @@ class EditSession:
         self._check_model(state)
         every = [*facts, *self._again(history.standing_facts(facts), facts)]
         forms = self._forms(state, every)
-        return self._values(state, every, self._behind_words(state, every, forms))[: _count(forms, facts)]
+        return self._values(state, every, self._behind_words(state, every, forms), {})[: _count(forms, facts)]
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -166,17 +165,19 @@ class EditSession:
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
             moments = self._moments(state)
+        said: dict[int, Said] = {}
         with timed(seconds, "values"):
-            values = self._values(state, every, forms) if values is None else values
+            values = self._values(state, every, forms, said) if values is None else values
         with timed(seconds, "targets"):
-            before, under = predictions(self._layout, _prompts(asked[own])), self._under(state, forms[own], values[own])
+            self._say(state, forms[own], values[own], said)
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, _prompts(forms), values, moments, history.knowledge)
             with timed(seconds, "targets"):
-                targets = Targets(before, under, predictions(self._layout, _prompts(asked[own])))
+                after = predictions(self._layout, _prompts(asked[own]))
             read = self.values_from_store - read_before
             owners = [form.owner for form in asked]
+            targets = [Targets(*said[place], one) for place, one in enumerate(after)]
             report = RoundReport.of(facts, owners, result, targets, earlier, time.monotonic() - started, seconds, read)
             keys = result.keys if self.hparams.accumulate else {}
             sound = {owner for owner, status in zip(owners, result.status, strict=True) if status != FAILED}
@@ -325,17 +326,22 @@ class EditSession:
         replaced = {fact.question for fact in facts}
         return [fact for fact in earlier if self.hparams.accumulate and fact.question not in replaced]
 
-    def _values(self, state: EditState, facts: Sequence[Fact], forms: Sequence[Form]) -> Tensor:
-        """Facts of one subject share what is added to h."""
+    def _values(self, state: EditState, facts: Sequence[Fact], forms: Sequence[Form], said: dict[int, Said]) -> Tensor:
+        """Facts of one subject share what is added to h. said: gets what the model says of those that are computed."""
         groups, prompts = same_subject(facts, forms), _prompts(forms)
         with bar("values z, facts", len(prompts)) as advance:
             if not self.hparams.rewind:
-                return optimize_values(self._layout_of(state), prompts, self.hparams, advance, groups=groups)
+                return optimize_values(self._layout_of(state), prompts, self.hparams, advance, None, groups, said)
             with self._original_model(state):
-                return self._rewound_values(state, prompts, groups, advance)
+                return self._rewound_values(state, prompts, groups, said, advance)
 
     def _rewound_values(
-        self, state: EditState, prompts: Sequence[FactPrompts], groups: _Groups, on_done: Callable[[int], None]
+        self,
+        state: EditState,
+        prompts: Sequence[FactPrompts],
+        groups: _Groups,
+        said: dict[int, Said],
+        on_done: Callable[[int], None],
     ) -> Tensor:
         """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
         unseen = ModelIdentity(self.model).unseen
@@ -343,19 +349,8 @@ class EditSession:
             return self._kept_values(Store(self.hparams.store), state, prompts, groups, on_done)
         if unseen is not None and self.hparams.store is not None:
             log.warning("store %s is not used: the model has %s.", self.hparams.store, unseen)
-        return self._computed(state, prompts, groups, on_done, keep_contexts=unseen is None)
-
-    def _computed(
-        self,
-        state: EditState,
-        prompts: Sequence[FactPrompts],
-        groups: _Groups,
-        on_done: Callable[[int], None],
-        keep_contexts: bool = True,
-    ) -> Tensor:
-        """The values, with the templates' keys and values that earlier rounds computed."""
-        contexts = state.contexts if keep_contexts else None
-        return optimize_values(self._layout_of(state), prompts, self.hparams, on_done, contexts, groups)
+        contexts = None if unseen else state.contexts
+        return optimize_values(self._layout_of(state), prompts, self.hparams, on_done, contexts, groups, said)
 
     def _kept_values(
         self,
@@ -375,7 +370,9 @@ class EditSession:
         for some in _at_most(KEPT_AT_ONCE, missing):
             places = [place for group in some for place in group]
             own = [[places.index(place) for place in group] for group in some]
-            computed = self._computed(state, [prompts[place] for place in places], own, on_done)
+            computed = optimize_values(
+                self._layout_of(state), [prompts[i] for i in places], self.hparams, on_done, state.contexts, own
+            )
             for place, value in zip(places, computed, strict=True):
                 values[place] = value
             store.put_all((addresses[i], z, VALUE, prompts[i].text) for i, z in zip(places, computed, strict=True))
@@ -383,10 +380,14 @@ class EditSession:
         log.info("values z: %d computed, %d read from %s", count, len(prompts) - count, store.folder)
         return torch.stack([value.to(self._layout.device) for value in values if value is not None])
 
-    def _under(self, state: EditState, forms: Sequence[Form], values: Tensor) -> list[Prediction]:
-        """What the model that the values were made for says with them."""
-        with self._original_model(state) if self.hparams.rewind else nullcontext():
-            return predictions_under(self._layout_of(state), self.hparams.layers[-1], _prompts(forms), values)
+    def _say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, Said]) -> None:
+        """Have the model that the values were made for say what it says of those that were not computed here."""
+        missing = [place for place in range(len(forms)) if place not in said]
+        if missing:
+            with self._original_model(state) if self.hparams.rewind else nullcontext():
+                own = _prompts([forms[place] for place in missing])
+                found = said_with(self._layout_of(state), self.hparams.layers[-1], own, values[missing])
+            said.update(zip(missing, found, strict=True))
 
     def _write(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 
 import oracles
+import pandas as pd
 import pytest
 import torch
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
@@ -14,7 +15,7 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import Prediction, predict
 from nse_plugin.method import targets
 from nse_plugin.method.multilayer import RoundResult
-from nse_plugin.method.targets import predictions_under
+from nse_plugin.method.targets import said_with
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session.report import RoundReport, Targets
@@ -36,8 +37,10 @@ def test_what_is_said_under_z_is_what_a_full_forward_says(architecture, at_once,
     prompts = [encode_fact(tokenizer, fact, ["{}"]) for fact in facts]
     h = torch.stack([oracles.key_and_output(model, tokenizer, fact, ["{}"], 1, 2)[1] for fact in facts])
     z = h + 0.3 * torch.randn(h.shape, dtype=h.dtype, generator=torch.Generator().manual_seed(0))
-    found = predictions_under(Layout.of(model), 2, prompts, z)
-    for fact, own, delta in zip(facts, found, z - h, strict=True):
+    found = said_with(Layout.of(model), 2, prompts, z)
+    asked = [*zip(facts, [both.under_z for both in found], z - h, strict=True)]
+    asked += [*zip(facts, [both.before for both in found], torch.zeros_like(h), strict=True)]
+    for fact, own, delta in asked:
         [(ids, lookup, count)] = oracles.rows(tokenizer, fact, ["{}"])
         logits = oracles.run(model, ids, 2, lookup, delta)[0][-count - 1 : -1]
         targets_of = ids[0, -count:]
@@ -51,8 +54,9 @@ def test_what_is_said_under_z_is_what_a_full_forward_says(architecture, at_once,
 def test_the_report_has_the_targets_before_under_z_and_after(llama, hparams, facts):
     session = session_of(llama, hparams)
     pairs = [(fact.text, fact.target_new) for fact in facts]
+    before = None
     for number in range(2):
-        before = predict(llama, tiny_tokenizer(), pairs)
+        before = before or predict(llama, tiny_tokenizer(), pairs)  # the unedited model
         frame = session.edit([dataclasses.replace(fact, case_id=number) for fact in facts]).frame
         after = predict(llama, tiny_tokenizer(), pairs)
         assert frame["target_before"].tolist() == pytest.approx([before[pair].probability for pair in pairs])
@@ -80,7 +84,7 @@ def test_done_is_a_target_that_z_says_and_that_gained(status, gained, under_z, e
     one = torch.zeros(1, dtype=torch.float64)
     result = RoundResult([status], one, one, one.long(), {})
     before, after = Prediction(-3.0, (7, 8), (1, 1)), Prediction(-2.0 if gained else -3.0, (7, 8), (1, 1))
-    said = Targets([before], [Prediction(-1.0, (7, 8), under_z)], [after])
+    said = [Targets(before, Prediction(-1.0, (7, 8), under_z), after)]
     report = RoundReport.of([Fact("{} is in", "Rome", "Spain")], [0], result, said, [], 1.0, {}, 0)
     assert report.frame["status"].tolist() == [expected]
 
@@ -103,8 +107,21 @@ def test_without_rewinding_it_is_the_present_model_under_z(llama, hparams):
     values = session.values([fact])
     frame = session.edit_with_values([fact], values).frame
     llama.load_state_dict(present)
-    [own] = predictions_under(Layout.of(llama), 2, [encode_fact(tiny_tokenizer(), fact, ["{}"])], values)
-    assert frame["target_under_z"][0] == pytest.approx(own.probability)
+    [own] = said_with(Layout.of(llama), 2, [encode_fact(tiny_tokenizer(), fact, ["{}"])], values)
+    assert frame["target_under_z"][0] == pytest.approx(own.under_z.probability)
+    assert frame["target_before"][0] == pytest.approx(own.before.probability)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 4096])
+def test_what_the_value_step_says_is_what_is_said_of_values_by_themselves(llama, hparams, facts, tokens_per_batch):
+    """Also of facts that stop early, and of those that share a value."""
+    settings = {"v_lr": 2.0, "v_num_grad_steps": 9, "clamp_norm_factor": 4.0, "tokens_per_batch": tokens_per_batch}
+    every = [*facts, dataclasses.replace(facts[0], prompt="In the old town of {} there is", case_id=99)]
+    session, other = session_of(llama, hparams, **settings), session_of(tiny_model("llama"), hparams, **settings)
+    values = session.values(every)
+    names = ["target_before", "target_under_z", "target_after", "status"]
+    found, expected = session.edit(every).frame[names], other.edit_with_values(every, values).frame[names]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
 
 
 def test_easyedit_tells_of_weak_values(llama, caplog):
