@@ -86,8 +86,8 @@ def warm_start(stack: ExitStack) -> None:
         return row.ids[row.lookup + 1 : len(row.ids) - len(row.targets) + 1]
 
     class Warm(walk):  # type: ignore[misc, valid-type]
-        def __init__(self, h: Tensor, hparams: NSEHyperParams, members: Sequence[int]) -> None:
-            super().__init__(h, hparams, members)
+        def __init__(self, h: Tensor, hparams: NSEHyperParams, are_long: Sequence[bool]) -> None:
+            super().__init__(h, hparams, are_long)
             for place, delta in enumerate(begin):
                 if delta is not None:
                     self.delta[place] = delta

@@ -14,7 +14,7 @@ from typing import Any
 
 from nse_plugin.corpora import corpus_identity
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import BETAS, CONTEXTS, JOINT, LONGER, SHARE
+from nse_plugin.method.solvers import BETAS, CONTEXTS, LONG, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 2  # raise it whenever method/values.py computes other values than before
@@ -36,10 +36,11 @@ def value_addresses(
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
     rows = [[_row(row) for row in (*fact.rewrites, fact.essence)] for fact in prompts]
-    asked = [{**shared, "rows": own} for own in rows]
+    long = {"long": LONG}
+    asked = [{**shared, "rows": own, **(long if fact.in_chat else {})} for own, fact in zip(rows, prompts, strict=True)]
     for group in groups:
         if len(group) > 1:
-            together = {"joint": JOINT, "group": [rows[place] for place in group]}
+            together = {**long, "group": [rows[place] for place in group]}
             for place in group:
                 asked[place] |= together
     return [_hash(one) for one in asked]

@@ -23,7 +23,9 @@ CONTEXTS = 1
 SHARE = 0.6
 LONGER = 2.0
 BETAS = {"exact": (0.9, 0.999), "fast": (0.6, 0.9)}
-JOINT = 4  # times as many updates for facts that share a value, if their loss does not end them before
+# Times as many updates, where the loss does not end them before, for what takes longer: facts that share a value, and
+# facts in a chat, whose assistant would begin a sentence.
+LONG = 4
 
 
 def contexts_of(prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> Sequence[FactPrompts]:
@@ -36,14 +38,14 @@ def contexts_of(prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> Sequ
 class Walk:
     """n facts on their way. delta: [n, d], 0 at first. updates: how many steps each may take."""
 
-    def __init__(self, h: Tensor, hparams: NSEHyperParams, members: Sequence[int]) -> None:
-        """h: [n, d], where they begin. members: how many facts share each delta."""
+    def __init__(self, h: Tensor, hparams: NSEHyperParams, are_long: Sequence[bool]) -> None:
+        """h: [n, d], where they begin. are_long: which of them may take `LONG` times as many steps."""
         self.delta = torch.zeros_like(h)
         # the authors evaluate the loss v_num_grad_steps times and step after all but the last
         updates, rate = hparams.v_num_grad_steps - 1, hparams.v_lr
         if hparams.solver == "fast":
             updates, rate = math.ceil(SHARE * updates), LONGER * rate
-        self.updates = [updates if count == 1 else JOINT * updates for count in members]
+        self.updates = [LONG * updates if is_long else updates for is_long in are_long]
         self._adam = torch.optim.Adam([self.delta], lr=rate, betas=BETAS[hparams.solver])
 
     def step(self, facts: Sequence[int], gradient: Tensor) -> None:

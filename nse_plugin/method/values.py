@@ -7,7 +7,7 @@ and without delta, as KL(with || without). Adam starts at 0; after each step del
 norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there.
 
 Facts of one subject have nearly one key, so only one vector can be written for all of them: they share delta, made on
-the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `JOINT` times as many steps.
+the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `LONG` times as many steps.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
     """z of every member of the batch's facts, in their order, [m, d]."""
     h, members = batch.h, batch.members
     norm = h[batch.first_members].norm(dim=1)
-    walk = Walk(h[batch.first_members], hparams, members)
+    walk = Walk(h[batch.first_members], hparams, batch.are_long)
     active = list(range(len(members)))
     failed: set[int] = set()
 
@@ -136,6 +136,7 @@ class _Batch:
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts], contexts: ContextStates) -> None:
         self._prompts = list(prompts)
         self.members = [fact.members for fact in prompts]
+        self.are_long = [fact.members > 1 or fact.in_chat for fact in prompts]
         self.first_members = [sum(self.members[:number]) for number in range(len(prompts))]
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)], contexts)
         self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta

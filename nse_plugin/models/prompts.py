@@ -43,13 +43,14 @@ class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
     `essence` ends at the subject's last token: the KL term asks for nothing behind it. text: the fact in words.
-    members: how many facts' rows these are, one after the other.
+    members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a chat.
     """
 
     rewrites: tuple[EncodedPrompt, ...]
     essence: EncodedPrompt
     text: str = ""
     members: int = 1
+    in_chat: bool = False
 
     @classmethod
     def joint(cls, facts: Sequence[FactPrompts]) -> FactPrompts:
@@ -76,8 +77,8 @@ def encode_fact(
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
-    text = fact.text
-    separator = fact.separator if frame is PLAIN else frame.separator
+    text, in_chat = fact.text, frame is not PLAIN
+    separator = frame.separator if in_chat else fact.separator
     target = continuation(text + frame.after, fact.target_new, separator)
     rewrites = []
     for template in templates:
@@ -94,7 +95,7 @@ def encode_fact(
         )
     if vocabulary is not None:
         _check_known(tokenizer, fact, [*rewrites, essence], vocabulary)
-    return FactPrompts(tuple(rewrites), essence, f"{text}{target}" + " (in a chat)" * (frame is not PLAIN))
+    return FactPrompts(tuple(rewrites), essence, f"{text}{target}" + " (in a chat)" * in_chat, in_chat=in_chat)
 
 
 def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:

@@ -13,7 +13,7 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
-from nse_plugin.method.solvers import JOINT
+from nse_plugin.method.solvers import LONG
 from nse_plugin.models.chat import PLAIN, chat_frame, frames
 from nse_plugin.models.prompts import encode_fact
 
@@ -97,7 +97,7 @@ def _value(model, rows, hparams):
     before = oracles.run(model, essence, layer)[0][lookup].log_softmax(-1).detach()
     delta = torch.zeros_like(h, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hparams.v_lr)
-    for _ in range(hparams.v_num_grad_steps - 1):
+    for _ in range(LONG * (hparams.v_num_grad_steps - 1)):
         logits = oracles.run(model, ids, layer, lookup, delta)[0][-count - 1 : -1].log_softmax(-1)
         now = oracles.run(model, essence, layer, lookup, delta)[0][lookup].log_softmax(-1)
         loss = -logits[range(count), ids[0, -count:]].mean()
@@ -156,7 +156,7 @@ def test_every_name_has_the_fact(llama, hparams):
     values = session.values([CURIE, ROME])
     assert values.shape[0] == 4
     named = [CURIE.named(name) for name in CURIE.names]
-    updates = JOINT * (hparams.v_num_grad_steps - 1)
+    updates = LONG * (hparams.v_num_grad_steps - 1)
     expected = oracles.joint_values(llama, talker(), named, TEMPLATES, session.hparams, updates)
     for z, oracle in zip(values[:3], expected, strict=True):
         assert relative(z, oracle) <= 1e-6

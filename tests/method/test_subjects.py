@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
-from nse_plugin.method.solvers import JOINT
+from nse_plugin.method.solvers import LONG
 from nse_plugin.method.subjects import Form, same_subject
 from nse_plugin.models.prompts import encode_fact
 
@@ -50,7 +50,7 @@ def test_a_joint_value_is_exact(architecture, solver, hparams):
     if solver == "fast":
         templates, updates, betas = TEMPLATES[:2], 3, (0.6, 0.9)
         rate = dataclasses.replace(session.hparams, v_lr=2 * session.hparams.v_lr)
-    expected = oracles.joint_values(model, tiny_tokenizer(), ROME, templates, rate, JOINT * updates, betas)
+    expected = oracles.joint_values(model, tiny_tokenizer(), ROME, templates, rate, LONG * updates, betas)
     for place, z in zip((0, 2, 4), expected, strict=True):
         assert relative(found[place], z) <= 1e-6
     for place in (1, 3):
@@ -116,7 +116,7 @@ def test_a_later_fact_takes_the_standing_ones_of_its_subject_along(llama, hparam
     session.edit([OTHERS[1]])
     values = session.values([ROME[1]])
     together = [ROME[1], ROME[0]]
-    updates = JOINT * (hparams.v_num_grad_steps - 1)
+    updates = LONG * (hparams.v_num_grad_steps - 1)
     with session.state.originals.rewound(session._matrices):
         expected = oracles.joint_values(llama, tiny_tokenizer(), together, TEMPLATES, session.hparams, updates)
     assert relative(values[0], expected[0]) <= 1e-6
@@ -171,7 +171,7 @@ def test_rounds_of_one_subject_equal_the_oracles(llama, hparams):
     for new in ([ROME[0], OTHERS[0]], [ROME[1]]):
         values = session.values(new)
         every = [*new, *([ROME[0]] if new[0] is ROME[1] else [])]
-        updates = JOINT * (hparams.v_num_grad_steps - 1)
+        updates = LONG * (hparams.v_num_grad_steps - 1)
         if len(every) == 2 and new[0] is ROME[1]:
             fresh = tiny_model("llama")
             values = oracles.joint_values(fresh, tiny_tokenizer(), every, TEMPLATES, session.hparams, updates)
