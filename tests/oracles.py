@@ -68,6 +68,12 @@ def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.
     for fact in facts:
         at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
         starts.append(run(model, ids_of(tokenizer, fact.text), layer)[1][at].detach())
+    return shared_values(model, contexts, (essence, essence_at), starts, hparams, updates, betas, stop)
+
+
+def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05):
+    """z of all `starts`, which share delta. contexts: as `rows` gives them. essence: its ids, and where KL is taken."""
+    layer, (essence, essence_at) = hparams.layers[-1], essence
     h = starts[0]
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
     delta = torch.zeros_like(h, requires_grad=True)

@@ -70,13 +70,15 @@ def test_rows_in_a_chat_are_what_the_template_makes_of_them(bos):
 
 def test_a_value_in_a_chat_is_exact(llama, hparams):
     """Against autograd through the full model, of the same text written by hand."""
-    [found] = session_of(llama, hparams, chat=True).values([ROME])
-    bare = ["{}"]
-    session = EditSession(llama, talker(), dataclasses.replace(hparams, chat=True), tiny_moments(llama, LAYERS), bare)
+    chosen = dataclasses.replace(hparams, chat=True)
+    session = EditSession(llama, talker(), chosen, tiny_moments(llama, LAYERS), ["{}"])
     [found] = session.values([ROME])
     by_hand = in_chat(ROME)
-    rows = [(ids, at, n) for ids, at, n in _rows(talker(), by_hand)]
-    expected = _value(llama, rows, hparams)
+    rows = list(_rows(talker(), by_hand))
+    [(ids, lookup, _)] = rows
+    h = oracles.run(llama, ids, LAYERS[-1])[1][lookup].detach()
+    essence, updates = (ids[:, : lookup + 1], lookup), LONG * (hparams.v_num_grad_steps - 1)
+    [expected] = oracles.shared_values(llama, rows, essence, [h], hparams, updates)
     assert relative(found, expected) <= 1e-6
 
 
@@ -85,32 +87,6 @@ def _rows(tokenizer, fact):
     ids = torch.tensor([tokenizer(text + fact.target_new)["input_ids"]])
     lookup = len(tokenizer(text[: text.index(fact.subject) + len(fact.subject)])["input_ids"]) - 1
     yield ids, lookup, ids.shape[1] - len(tokenizer(text)["input_ids"])
-
-
-def _value(model, rows, hparams):
-    [(ids, lookup, count)] = rows
-    layer = hparams.layers[-1]
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    h = oracles.run(model, ids, layer)[1][lookup].detach()
-    essence = ids[:, : lookup + 1]
-    before = oracles.run(model, essence, layer)[0][lookup].log_softmax(-1).detach()
-    delta = torch.zeros_like(h, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=hparams.v_lr)
-    for _ in range(LONG * (hparams.v_num_grad_steps - 1)):
-        logits = oracles.run(model, ids, layer, lookup, delta)[0][-count - 1 : -1].log_softmax(-1)
-        now = oracles.run(model, essence, layer, lookup, delta)[0][lookup].log_softmax(-1)
-        loss = -logits[range(count), ids[0, -count:]].mean()
-        loss = loss + hparams.kl_factor * (now.exp() * (now - before)).sum()
-        loss = loss + hparams.v_weight_decay * delta.norm() / h.norm() ** 2
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        with torch.no_grad():
-            longest = hparams.clamp_norm_factor * h.norm()
-            if delta.norm() > longest:
-                delta *= longest / delta.norm()
-    return h + delta.detach()
 
 
 def test_both_forms_share_one_value(llama, hparams):
