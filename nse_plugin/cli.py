@@ -338,11 +338,17 @@ def _values(arguments: argparse.Namespace) -> None:
         f"{number_of(len(facts), 'value')}: {filled.computed} computed by {number_of(count, 'worker')} in "
         f"{filled.seconds:.1f} s after {filled.seconds_loading:.1f} s of loading, {filled.read} read from the store."
         + _repeated(filled.repeated)
+        + _shared(filled.shared)
     )
 
 
 def _repeated(count: int) -> str:
     return f" {number_of(count, 'fact')} {'is' if count == 1 else 'are'} there more than once." if count else ""
+
+
+def _shared(count: int) -> str:
+    them = "is about a subject of others or has" if count == 1 else "are about subjects of others or have"
+    return f" {number_of(count, 'fact')} {them} several forms: their values are made in their rounds." if count else ""
 
 
 def _moments(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,8 @@ FACTS_PER_SHARD = 10  # enough for one batch, few enough to lose
 
 @dataclass(frozen=True)
 class Filled:
-    """How a store got its values: computed and read, of different facts; repeated: how many facts are there again.
+    """How a store got its values: computed and read, of different facts; repeated: how many facts are there again;
+    shared: how many share a value with others, which is made in their rounds.
 
     failed: facts, in words, whose optimisation was not finite; they are not kept. seconds: of the values;
     seconds_loading: before, until the first worker had its model and contexts.
@@ -32,6 +33,7 @@ class Filled:
     computed: int
     read: int
     repeated: int
+    shared: int
     failed: list[str]
     seconds: float
     seconds_loading: float
@@ -41,7 +43,8 @@ def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
     """Compute z of every fact that the store does not have. Raises FactError, StoreError, ClusterError, and what
     loading the model raises."""
     started = time.monotonic()
-    [(_, (addresses, prompts))] = pool.each("encode", [(facts,)])
+    unique = list({fact.signature: fact for fact in facts}.values())
+    [(_, (addresses, prompts))] = pool.each("encode", [(unique,)])
     ready = time.monotonic()
     different = dict(zip(addresses, prompts, strict=True))
     missing = {address: fact for address, fact in different.items() if store.get(address) is None}
@@ -62,8 +65,8 @@ def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
                 except (OSError, SafetensorError) as error:
                     raise StoreError(f"store {store.folder} cannot be written to ({error}): give another.") from error
             advance(len(shards[number]))
-    read, repeated = len(different) - len(missing), len(facts) - len(different)
-    return Filled(len(missing), read, repeated, failed, time.monotonic() - ready, ready - started)
+    read, repeated, shared = len(different) - len(missing), len(facts) - len(unique), len(unique) - len(addresses)
+    return Filled(len(missing), read, repeated, shared, failed, time.monotonic() - ready, ready - started)
 
 
 def _replayed(fact: FactPrompts) -> int:

@@ -15,12 +15,13 @@ from nse_plugin.addresses import value_addresses
 from nse_plugin.corpora import Batch, token_batches
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.subjects import Form, forms_of, same_subject
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
-from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.replay import ContextStates
 from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.templates import context_templates
@@ -52,11 +53,18 @@ class Worker:
         return socket.gethostname(), os.getpid()
 
     def encode(self, facts: Sequence[Fact]) -> tuple[list[str], list[FactPrompts]]:
-        """The address and the token rows of every fact, in contexts the model writes. Raises FactError."""
+        """The address and the token rows of every fact that has a value of its own, in contexts the model writes.
+
+        Facts about one subject, and those with several forms, share a value that depends on which of them stand: it is
+        made in their round. Raises FactError.
+        """
         if not self._hparams.rewind:
             raise HyperParamsError("rewind = False cannot be used: z then depends on what was edited; leave it out.")
         templates = context_templates(self._model, self._tokenizer, self._hparams.seed)
-        prompts = [encode_fact(self._tokenizer, fact, templates, self._layout.max_positions) for fact in facts]
+        forms = forms_of(self._tokenizer, facts, templates, self._hparams.chat, self._layout)
+        groups = same_subject(facts, forms)
+        alone = [forms[i] for group in groups if len({_asked(facts, forms[i]) for i in group}) == 1 for i in group]
+        prompts = [form.prompts for form in sorted(alone, key=lambda form: form.owner)]
         prompts = without_sinks(self._layout, self._hparams.layers[-1], prompts, self._hparams.tokens_per_batch)
         return value_addresses(self._fingerprint, prompts, self._hparams), prompts
 
@@ -83,3 +91,8 @@ class Worker:
                 f"Host {socket.gethostname()} has another model as {self._source!r}, or another version of nse-plugin, "
                 "than the others: give all hosts the same."
             )
+
+
+def _asked(facts: Sequence[Fact], form: Form) -> tuple[Any, ...]:
+    """Of two forms with the same the later fact replaces the earlier: they never share a value."""
+    return facts[form.owner].question, form.prompts.rewrites[0].to_lookup

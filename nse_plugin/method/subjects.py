@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nse_plugin.facts import Fact
-from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.chat import frames
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import FactPrompts, encode_fact
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,18 @@ class Form:
 
     owner: int
     prompts: FactPrompts
+
+
+def forms_of(
+    tokenizer: Any, facts: Sequence[Fact], templates: Sequence[str], chat: bool | str, layout: Layout
+) -> list[Form]:
+    """Every fact in all its forms: each name, in plain text and in a chat. Raises FactError as `encode_fact` does."""
+    return [
+        Form(place, encode_fact(tokenizer, fact.named(name), templates, layout.max_positions, layout.vocabulary, frame))
+        for place, fact in enumerate(facts)
+        for name in fact.names
+        for frame in frames(tokenizer, chat)
+    ]
 
 
 def same_subject(facts: Sequence[Fact], forms: Sequence[Form]) -> list[list[int]]:

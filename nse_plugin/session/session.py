@@ -19,14 +19,13 @@ from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.method.subjects import Form, same_subject
+from nse_plugin.method.subjects import Form, forms_of, same_subject
 from nse_plugin.method.targets import Said, predictions, said_with
 from nse_plugin.method.values import optimize_values
-from nse_plugin.models.chat import frames
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
-from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.progress import bar
@@ -292,14 +291,7 @@ class EditSession:
                 f"layers = {self.hparams.layers} cannot be used: this session edits {state.layers}; begin another "
                 "session for other layers."
             )
-        positions, vocabulary = self._layout.max_positions, self._layout.vocabulary
-        templates = self._templates(state)
-        forms = [
-            Form(place, encode_fact(self.tokenizer, fact.named(name), templates, positions, vocabulary, frame))
-            for place, fact in enumerate(facts)
-            for name in fact.names
-            for frame in frames(self.tokenizer, self.hparams.chat)
-        ]
+        forms = forms_of(self.tokenizer, facts, self._templates(state), self.hparams.chat, self._layout)
         self._check_length(state, _prompts(forms))
         return forms
 

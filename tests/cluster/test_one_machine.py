@@ -71,6 +71,20 @@ def test_values_with_a_ray_of_its_own(command, saved, tmp_path, hparams_file, ca
     assert len(store.entries()) == 4
 
 
+def test_facts_of_one_subject_are_left_to_their_rounds(ray_here, command, tmp_path, capsys):
+    """But for corrections, which replace each other and so have a value each."""
+    arguments = command(workers=1)
+    records = json.loads((tmp_path / "facts.json").read_text())
+    same = [{**records[0], "prompt": "{} is"}, {**records[1], "target_new": "Rome"}]
+    (tmp_path / "facts.json").write_text(json.dumps([*records[:3], *same]))
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("5 values: 3 computed by 1 worker in ")
+    assert said.endswith(
+        " 2 facts are about subjects of others or have several forms: their values are made in their rounds.\n"
+    )
+
+
 def test_facts_that_are_there_twice_are_not_counted_as_read(ray_here, command, tmp_path, capsys):
     arguments = command(workers=1)
     records = json.loads((tmp_path / "facts.json").read_text())
