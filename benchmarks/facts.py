@@ -8,6 +8,7 @@ fact is true, or even sensible, changes no time.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -36,15 +37,15 @@ CONTEXTS = (
 
 
 def make_facts(count: int, relation: int = 3, neighbours: int = 0) -> list[Fact]:
-    """`count` different facts with a relation of so many tokens (at most 120 of each).
+    """`count` different facts with a relation of so many tokens, each with a subject of its own.
 
     neighbours: of each fact, so many locality prompts; with them come two rephrased prompts.
     """
-    subjects = _subjects()
+    subjects = _subjects(max(count, 1))
     facts = []
     for number in range(count):
         prompt = _PROMPTS[relation][number % 2]
-        subject = subjects[number // 2]
+        subject = subjects[number]
         new, true = _TARGETS[number % len(_TARGETS)], _TARGETS[(number + 5) % len(_TARGETS)]
         others = [subjects[(number + step) % len(subjects)] for step in range(1, neighbours + 1)]
         facts.append(
@@ -82,6 +83,9 @@ def check_lengths(tokenizer: Any) -> None:
                 )
 
 
-def _subjects() -> Sequence[str]:
+def _subjects(count: int) -> Sequence[str]:
+    """At least so many: the demo's, then pairs of them."""
     records = json.loads((resources.files("nse_plugin.data") / "demo_facts.json").read_text(encoding="utf-8"))
-    return list(dict.fromkeys(record["subject"] for record in records))
+    own = list(dict.fromkeys(record["subject"] for record in records))
+    pairs = (f"{one} and {other}" for step in itertools.count(1) for one, other in zip(own, own[step:], strict=False))
+    return [*own, *itertools.islice(pairs, max(0, count - len(own)))]

@@ -17,7 +17,7 @@ SAYS = {
     "compare_baselines.py": "efficacy",
     "easyedit_from_yaml.py": "Marie Curie was born in London: accuracy",
     "loaded_model.py": "accuracy on the new target: before",
-    "session_without_easyedit.py": "1 facts:",
+    "session_without_easyedit.py": "1 fact:",
 }
 HPARAMS = """
 alg_name: NSE

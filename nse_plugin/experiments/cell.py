@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record, check_writable
+from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.chat import BOTH
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
@@ -112,7 +114,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     seconds = {"moments": 0.0, "values": 0.0, "update": 0.0, "measure": 0.0}
     try:
         values = None
-        if hparams.rewind:
+        if hparams.rewind and _have_values_of_their_own(facts, hparams):
             settings = {name: getattr(hparams, name) for name in (*VALUE_SETTINGS, "solver", "layers", "seed")}
             with nullcontext() if plan.store is None else alone(_lock(plan.out, "values", settings)):
                 with timed(seconds, "moments"):
@@ -133,6 +135,11 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
     costs = {"seconds": seconds, "values_from_store": session.values_from_store}
     return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs, tables), hparams
+
+
+def _have_values_of_their_own(facts: Sequence[Fact], hparams: NSEHyperParams) -> bool:
+    """Whether no two facts share a value, which then depends on what stands in each round."""
+    return len({name.strip() for fact in facts for name in fact.names}) == len(facts) and hparams.chat != BOTH
 
 
 def loaded(choice: ModelChoice) -> tuple[Any, Any]:

@@ -50,8 +50,8 @@ class RoundReport:
             serves too
         replaces: the target that an earlier round gave the same prompt and subject
         seconds: its share of the round's time, without second moments
-    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "targets" (what
-    the model says of them), "update".
+    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update" (with
+    what the model says before and after it).
     values_from_store: how many of its z were read and not computed.
     """
 

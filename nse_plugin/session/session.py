@@ -167,12 +167,11 @@ class EditSession:
         said: dict[int, Said] = {}
         with timed(seconds, "values"):
             values = self._values(state, every, forms, said) if values is None else values
-        with timed(seconds, "targets"):
+        with timed(seconds, "update"):
             self._say(state, forms[own], values[own], said)
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, _prompts(forms), values, moments, history.knowledge)
-            with timed(seconds, "targets"):
                 after = predictions(self._layout, _prompts(asked[own]))
             read = self.values_from_store - read_before
             owners = [form.owner for form in asked]

@@ -43,7 +43,7 @@ def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
 def test_what_a_step_takes_through_the_layers(longer: Setting) -> None:
     """Ten steps in three contexts, where `fast` has six in two."""
     tokens = {name: measure(longer, FACTS, WAYS[name])["tokens"] for name in WAYS}
-    assert tokens["fewer-steps"] == pytest.approx(0.6 * tokens["exact"])
+    assert tokens["fewer-steps"] == pytest.approx(0.6 * tokens["exact"], rel=0.05)  # one may stop in the last steps
     assert tokens["fast"] < tokens["one-context"] < tokens["exact"]
     assert tokens["fast"] == pytest.approx(0.6 * tokens["one-context"])
     assert tokens["fast-bfloat16"] == tokens["fast"]
@@ -59,7 +59,7 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
     ended, the third between the two."""
     hparams = dataclasses.replace(roomy.hparams, v_num_grad_steps=3, tokens_per_batch=1)
     alike = [dataclasses.replace(fact, target_new=FACTS[0].target_new) for fact in make_facts(6, neighbours=2)[::2]]
-    facts = [*alike, make_facts(1, relation=5, neighbours=2)[0]]  # the shortest go first
+    facts = [*alike, make_facts(7, relation=5, neighbours=2)[6]]  # the shortest go first
     setting = dataclasses.replace(roomy, hparams=hparams)
     walks: list[list[torch.Tensor]] = []
     begin, step = values.Walk.__init__, values.Walk.step

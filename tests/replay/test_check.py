@@ -120,7 +120,8 @@ def test_rows_as_many_as_heads_are_not_taken_for_heads(facts, monkeypatch):
 
 def test_a_bert_has_no_more_positions_than_target_tokens_need(hparams):
     model = random_model("bert", max_position_embeddings=50)
-    many = [dataclasses.replace(fact, case_id=n) for n, fact in enumerate(tiny_facts() * 4)]
+    every = enumerate(tiny_facts() * 4)
+    many = [dataclasses.replace(fact, subject=f"{fact.subject} {n}", case_id=n) for n, fact in every]
     found = session_on(model, hparams, tokens_per_batch=10**6).values(many)
     for fact, z in zip(many[:4], found, strict=False):
         assert relative(z, oracles.value(model, tiny_tokenizer(), fact, TEMPLATES, hparams)) <= COARSE

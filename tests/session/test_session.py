@@ -93,7 +93,7 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
 
     llama.model.layers[0].mlp.register_forward_pre_hook(count)
     count.__module__ = "transformers.only_looks"  # other hooks may change what is computed: nothing is kept
-    templates = sum(len(row.ids[: row.context]) for row in session._encoded(session.state, [NEW])[0].rewrites)
+    templates = sum(len(row.ids[: row.context]) for row in session._forms(session.state, [NEW])[0].prompts.rewrites)
     first = of_values(session)
     tokens.append(0)
     session.edit(ROUNDS[0])
