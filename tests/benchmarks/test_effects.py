@@ -45,7 +45,7 @@ def test_what_a_step_takes_through_the_layers(longer: Setting) -> None:
     tokens = {name: measure(longer, FACTS, WAYS[name])["tokens"] for name in WAYS}
     assert tokens["fewer-steps"] == pytest.approx(0.6 * tokens["exact"], rel=0.05)  # one may stop in the last steps
     assert tokens["fast"] < tokens["one-context"] < tokens["exact"]
-    assert tokens["fast"] == pytest.approx(0.6 * tokens["one-context"])
+    assert tokens["fast"] == pytest.approx(0.6 * tokens["one-context"], rel=0.05)
     assert tokens["fast-bfloat16"] == tokens["fast"]
 
 
