@@ -72,7 +72,8 @@ class NSE:
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write one round of requests into the model (EasyEdit's contract).
 
-        requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`. copy: edit a copy.
+        requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`, and `separator` and
+        `aliases` as a Fact has them. copy: edit a copy.
         return_orig_weights: also return the edited matrices as they were at entry, by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
         UpdateError; the model, and what is remembered of it, is then as it was.
@@ -164,7 +165,7 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
         raise FactError(
             f"request {number} is a {type(request).__name__}, not a mapping with prompt, subject and target_new."
         )
-    wanted = ("case_id", "prompt", "subject", "target_new", "separator")
+    wanted = ("case_id", "prompt", "subject", "target_new", "separator", "aliases")
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 

@@ -383,7 +383,7 @@ def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
         "target_new": fact.target_new.strip(" "),
         "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
     }
-    besides = {"case_id": fact.case_id, "separator": fact.separator}
+    besides = {"case_id": fact.case_id, "separator": fact.separator, "aliases": list(fact.aliases) or None}
     return request | {name: value for name, value in besides.items() if value is not None}
 
 

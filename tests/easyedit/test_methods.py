@@ -17,6 +17,7 @@ import yaml
 
 from nse_plugin import Fact, NSEHyperParams
 from nse_plugin.easyedit import wheel
+from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.easyedit.methods import (
     Method,
     MethodError,
@@ -108,6 +109,16 @@ def test_a_round_changes_the_method_s_own_matrices_only(
     else:
         assert frame["status"].tolist() == ["done", "done"]
         assert frame["residual"].isna().all()
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_nse_is_given_the_whole_fact(new_model: Callable[[], Any], method_on: Callable[..., Method]) -> None:
+    fact = Fact("Where is {}?", "Rome", "Peru", separator="\n", aliases=("Roma",), case_id=3)
+    method = method_on(new_model(), "NSE")
+    assert method.edit([fact])["case_id"].tolist() == [3]
+    [written] = nse.state_of(method.model).history.written
+    assert (written.text, written.target_new) == (fact.text, fact.target_new)
+    assert (written.separator, written.aliases) == (fact.separator, fact.aliases)
 
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
