@@ -32,7 +32,7 @@ def session_of(model, hparams, **changes):
 
 
 def relative(a, b):
-    return float((a - b).norm() / b.norm())
+    return float(((a - b).norm() / b.norm()).detach())
 
 
 # -- one value ---------------------------------------------------------------------------------------------------
