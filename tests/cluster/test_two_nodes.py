@@ -78,7 +78,7 @@ def store(tmp_path):
 def many_facts() -> list[Fact]:
     """36 facts of many lengths; the last contradicts an earlier one, as a later round may."""
     places = ("France", "Italy", "Germany", "Mount Fuji", "the old town of Lyon")
-    facts = [Fact("The capital of {} is", f"{place}{' again' * n}", "Rome") for n in range(6) for place in places]
+    facts = [Fact("The capital of {} is", f"{place}{' again' * n}", "Rome") for n in range(1, 7) for place in places]
     return [*facts, *tiny_facts(), Fact("{} stands in", "Rome", "Italy"), Fact("{} stands in", "Mount Fuji", "Japan")]
 
 
