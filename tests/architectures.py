@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _SAME = {
@@ -84,11 +86,15 @@ REFUSED: dict[str, tuple[dict, str | None]] = {
 }  # fmt: skip
 
 
+# Refused on transformers 4, or of another form there.
+_SINCE_5 = ("bloom", "mpt", "bert", "qwen2_moe", "roberta", "bart", "recurrent_gemma")
 _NOT_IN_FLOAT64 = ("qwen2_moe", "deepseek_v3")  # torch's grouped products of experts
 
 
 def random_model(kind: str, dtype: torch.dtype = torch.float64, **changes):
     """A random model of a type of `EXACT` or `REFUSED`; the test is skipped where transformers does not have it."""
+    if kind in _SINCE_5 and Version(transformers.__version__) < Version("5"):
+        pytest.skip(f"{kind}: on transformers 5 only")
     dtype = torch.float32 if kind in _NOT_IN_FLOAT64 else dtype
     settings, _ = (EXACT | REFUSED)[kind]
     try:

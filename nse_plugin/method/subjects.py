@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from nse_plugin.facts import Fact
@@ -35,6 +36,11 @@ def forms_of(
         for name in fact.names
         for frame in frames(tokenizer, chat)
     ]
+
+
+def by_fact(forms: Sequence[Form]) -> list[list[int]]:
+    """The forms (indices) of each fact."""
+    return [[place for place, _ in group] for _, group in groupby(enumerate(forms), key=lambda one: one[1].owner)]
 
 
 def same_subject(facts: Sequence[Fact], forms: Sequence[Form]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.method.subjects import Form, forms_of, same_subject
+from nse_plugin.method.subjects import Form, by_fact, forms_of, same_subject
 from nse_plugin.method.targets import Said, predictions, said_with
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
@@ -116,7 +116,8 @@ class EditSession:
 
     @torch.inference_mode(False)
     def values(self, facts: Facts) -> Tensor:
-        """z of every fact [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits nothing.
+        """z of every fact by itself [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits
+        nothing. (`edit` makes one value for all facts about a subject.)
 
         A fact that is written for several names, or in plain text and in a chat, has a row for each: its first name in
         plain text, in a chat, then the next. What is not finite is a row of NaN. Raises FactError, LayoutError.
@@ -124,11 +125,10 @@ class EditSession:
         facts = as_facts(facts)
         if not facts:
             raise FactError("facts is empty: give at least one.")
-        state, history = self._standing()
+        state, _ = self._standing()
         self._check_model(state)
-        every = [*facts, *self._again(history.standing_facts(facts), facts)]
-        forms = self._forms(state, every)
-        return self._values(state, every, self._behind_words(state, every, forms), {})[: _count(forms, facts)]
+        forms = self._behind_words(state, facts, self._forms(state, facts))
+        return self._values(state, forms, by_fact(forms), {})
 
     def edit(self, facts: Facts) -> RoundReport:
         """Write one round of facts into the model; facts: also a single one, or records that `Fact.from_record` reads.
@@ -166,7 +166,7 @@ class EditSession:
             moments = self._moments(state)
         said: dict[int, Said] = {}
         with timed(seconds, "values"):
-            values = self._values(state, every, forms, said) if values is None else values
+            values = self._values(state, forms, same_subject(every, forms), said) if values is None else values
         with timed(seconds, "update"):
             self._say(state, forms[own], values[own], said)
         with self._transaction():
@@ -317,9 +317,9 @@ class EditSession:
         replaced = {fact.question for fact in facts}
         return [fact for fact in earlier if self.hparams.accumulate and fact.question not in replaced]
 
-    def _values(self, state: EditState, facts: Sequence[Fact], forms: Sequence[Form], said: dict[int, Said]) -> Tensor:
-        """Facts of one subject share what is added to h. said: gets what the model says of those that are computed."""
-        groups, prompts = same_subject(facts, forms), _prompts(forms)
+    def _values(self, state: EditState, forms: Sequence[Form], groups: _Groups, said: dict[int, Said]) -> Tensor:
+        """groups: those that share what is added to h. said: gets what the model says of those that are computed."""
+        prompts = _prompts(forms)
         with bar("values z, facts", len(prompts)) as advance:
             if not self.hparams.rewind:
                 return optimize_values(self._layout_of(state), prompts, self.hparams, advance, None, groups, said)

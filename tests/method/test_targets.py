@@ -114,13 +114,12 @@ def test_without_rewinding_it_is_the_present_model_under_z(llama, hparams):
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 4096])
 def test_what_the_value_step_says_is_what_is_said_of_values_by_themselves(llama, hparams, facts, tokens_per_batch):
-    """Also of facts that stop early, and of those that share a value."""
+    """Also of facts that stop early."""
     settings = {"v_lr": 2.0, "v_num_grad_steps": 9, "clamp_norm_factor": 4.0, "tokens_per_batch": tokens_per_batch}
-    every = [*facts, dataclasses.replace(facts[0], prompt="In the old town of {} there is", case_id=99)]
     session, other = session_of(llama, hparams, **settings), session_of(tiny_model("llama"), hparams, **settings)
-    values = session.values(every)
+    values = session.values(facts)
     names = ["target_before", "target_under_z", "target_after", "status"]
-    found, expected = session.edit(every).frame[names], other.edit_with_values(every, values).frame[names]
+    found, expected = session.edit(facts).frame[names], other.edit_with_values(facts, values).frame[names]
     pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
 
 

@@ -231,7 +231,8 @@ def test_fused_experts_have_no_matrix_to_name():
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(LayoutError, match=r"Layer 1 \(MixtralDecoderLayer\)") as caught:
         Layout.of(model).output_matrix(1)
-    if hasattr(model.model.layers[1].mlp.experts, "down_proj"):  # stacked from 5.x on
+    experts = getattr(getattr(model.model.layers[1], "mlp", None), "experts", None)
+    if hasattr(experts, "down_proj"):  # stacked from 5.x on
         assert "rewrite_module_tmp" not in str(caught.value)
         assert "keeps its experts in one stacked tensor" in str(caught.value)
 

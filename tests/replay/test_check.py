@@ -8,7 +8,9 @@ import oracles
 import peft
 import pytest
 import torch
+import transformers
 from architectures import EXACT, REFUSED, name_of_w_out, random_model
+from packaging.version import Version
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import (
@@ -315,6 +317,8 @@ STRETCHED = {
 @pytest.mark.parametrize("kind", STRETCHED)
 def test_what_long_rows_alone_change_is_refused(kind, hparams, facts):
     """Up to 70 and 66 tokens these are models like any other."""
+    if kind == "rotary frequencies" and Version(transformers.__version__) < Version("5"):
+        pytest.skip("transformers 4 has other settings of LongRoPE")
     name, settings = STRETCHED[kind]
     config = AutoConfig.for_model(
         name, vocab_size=320, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
