@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -177,6 +179,8 @@ def test_rows_do_not_change_the_rotary_frequencies_of_others(rope):
 
 @pytest.mark.parametrize("kind", ["bart", "roformer"])  # positions that the model counts, from the cache or never
 def test_a_model_that_counts_positions_itself_ends_with_its_last(kind):
+    if kind == "bart" and Version(transformers.__version__) < Version("5"):
+        pytest.skip("transformers 4's takes no position_ids")
     config = AutoConfig.for_model(
         kind, vocab_size=320, hidden_size=16, d_model=16, intermediate_size=40, decoder_ffn_dim=40, is_decoder=True,
         num_hidden_layers=2, decoder_layers=2, num_attention_heads=4, decoder_attention_heads=4, pad_token_id=0,
