@@ -100,10 +100,11 @@ def main() -> None:
     new = [replace(fact, target_new=draw.choice([c for c in cities if c != fact.target_new])) for fact in old]
     written(one, new, ROUND)
     shown("one subject, the first corrected", [said(one, facts) for facts in (new, *relations[1:])])
-    found = predict(one.model, one.tokenizer, [(a.text, b.target_new) for a in new for b in (*new, *old)])
+    pairs = [fact.asked(fact.text, fact.target_new) for fact in (*new, *old)]
+    found = predict(one.model, one.tokenizer, pairs)
     ahead = [
-        found[a.text, a.target_new].log_probability > found[a.text, b.target_new].log_probability
-        for a, b in zip(new, old, strict=True)
+        found[a].log_probability > found[b].log_probability
+        for a, b in zip(pairs[: len(new)], pairs[len(new) :], strict=True)
     ]
     print(f"the corrected target is ahead of the old one in {sum(ahead)} of {len(ahead)}")
 

@@ -35,18 +35,8 @@ _ROME_FIELDS = (
     "aliases", *_PROBES,
 )  # fmt: skip
 _MEND_FIELDS = (
-    "case_id",
-    "subject",
-    "src",
-    "alt",
-    "answers",
-    "rephrase",
-    "loc",
-    "loc_ans",
-    "separator",
-    "aliases",
-    *_PROBES,
-)
+    "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases", *_PROBES
+)  # fmt: skip
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
 _WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"

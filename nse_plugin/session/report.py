@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class RoundReport:
     def of(
         cls,
         facts: Sequence[Fact],
-        owners: Sequence[int],
+        forms: Sequence[Sequence[int]],
         result: RoundResult,
         targets: Sequence[Targets],
         earlier: Sequence[Fact],
@@ -71,19 +72,17 @@ class RoundReport:
         seconds: dict[str, float],
         from_store: int,
     ) -> RoundReport:
-        """result: of the forms of these facts, and maybe of others that were written again. owners: whose each of them
-        is. targets: of the forms of these facts. earlier: facts of earlier rounds about
-        the same subjects. total: the round's wall time in seconds, second moments included."""
+        """forms: those of each fact, as `by_fact` gives them, by their places in result, which may have more: of facts
+        that were written again. targets: of the forms of these facts. earlier: facts of earlier rounds about the same
+        subjects. total: the round's wall time in seconds, second moments included."""
         import pandas
 
         n = len(facts)
-        forms = [[place for place, owner in enumerate(owners) if owner == number] for number in range(n)]
         before = {fact.question: fact.target_new for fact in earlier}
-        standing = {fact.question: fact for fact in (*earlier, *facts)}.values()
-
-        def others(fact: Fact) -> int:
-            names = {name.strip() for name in fact.names}
-            return sum(any(name.strip() in names for name in one.names) for one in standing) - 1
+        about: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for fact in {fact.question: fact for fact in (*earlier, *facts)}.values():
+            for name in fact.names:
+                about[name.strip()].add(fact.question)
 
         def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
@@ -100,7 +99,7 @@ class RoundReport:
                 "target_under_z": worst([one.under_z.probability for one in targets], min),
                 "target_after": worst([one.after.probability for one in targets], min),
                 "is_said": worst([one.after.is_said for one in targets], all),
-                "same_subject": [others(fact) for fact in facts],
+                "same_subject": [len(set().union(*(about[name.strip()] for name in fact.names))) - 1 for fact in facts],
                 "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
                 "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
             }

@@ -174,11 +174,13 @@ class EditSession:
                 result = self._write(state, _prompts(forms), values, moments, history.knowledge)
                 after = predictions(self._layout, _prompts(asked[own]))
             read = self.values_from_store - read_before
-            owners = [form.owner for form in asked]
             targets = [Targets(*said[place], one) for place, one in enumerate(after)]
-            report = RoundReport.of(facts, owners, result, targets, earlier, time.monotonic() - started, seconds, read)
+            own_forms = by_fact(asked[own])
+            report = RoundReport.of(
+                facts, own_forms, result, targets, earlier, time.monotonic() - started, seconds, read
+            )
             keys = result.keys if self.hparams.accumulate else {}
-            sound = {owner for owner, status in zip(owners, result.status, strict=True) if status != FAILED}
+            sound = {form.owner for form, status in zip(asked, result.status, strict=True) if status != FAILED}
             written = [fact for place, fact in enumerate(every) if place in sound]
             # The commit: of a state that is in use, and of a new one; nothing comes after it.
             state.history = history.extended(self._weights(), keys, report, written)
