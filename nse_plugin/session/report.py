@@ -51,12 +51,15 @@ class RoundReport:
             serves too
         replaces: the target that an earlier round gave the same prompt and subject
         seconds: its share of the round's time, without second moments
+    again: pandas, of the facts of earlier rounds that were written again, since a fact of this one is about their
+        subject: case_id, status, residual, target_after and is_said, as above
     seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update" (with
     what the model says before and after it).
     values_from_store: how many of its z were read and not computed.
     """
 
     frame: pandas.DataFrame
+    again: pandas.DataFrame
     seconds: dict[str, float] = field(default_factory=dict)
     values_from_store: int = 0
 
@@ -64,6 +67,7 @@ class RoundReport:
     def of(
         cls,
         facts: Sequence[Fact],
+        again: Sequence[Fact],
         forms: Sequence[Sequence[int]],
         result: RoundResult,
         targets: Sequence[Targets],
@@ -72,12 +76,12 @@ class RoundReport:
         seconds: dict[str, float],
         from_store: int,
     ) -> RoundReport:
-        """forms: those of each fact, as `by_fact` gives them, by their places in result, which may have more: of facts
-        that were written again. targets: of the forms of these facts. earlier: facts of earlier rounds about the same
-        subjects. total: the round's wall time in seconds, second moments included."""
+        """again: facts of earlier rounds that were written again. forms: those of each fact, of these last, as
+        `by_fact` gives them, by their places in result and targets. earlier: facts of earlier rounds about the same
+        subjects, written again or not. total: the round's wall time in seconds, second moments included."""
         import pandas
 
-        n = len(facts)
+        every = [*facts, *again]
         before = {fact.question: fact.target_new for fact in earlier}
         about: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for fact in {fact.question: fact for fact in (*earlier, *facts)}.values():
@@ -87,10 +91,10 @@ class RoundReport:
         def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
 
-        status = [_status(own, said) for own, said in zip(result.status, targets, strict=False)]
+        status = [_status(own, said) for own, said in zip(result.status, targets, strict=True)]
         frame = pandas.DataFrame(
             {
-                "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)],
+                "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(every)],
                 "status": worst(status, lambda own: max(own, key=_STATUSES.index)),
                 "residual_before": worst(result.residual_before.tolist(), max),
                 "residual": worst(result.residual.tolist(), max),
@@ -99,19 +103,25 @@ class RoundReport:
                 "target_under_z": worst([one.under_z.probability for one in targets], min),
                 "target_after": worst([one.after.probability for one in targets], min),
                 "is_said": worst([one.after.is_said for one in targets], all),
-                "same_subject": [len(set().union(*(about[name.strip()] for name in fact.names))) - 1 for fact in facts],
-                "replaces": pandas.Series([before.get(fact.question) for fact in facts], dtype=object),
-                "seconds": (total - seconds.get(MOMENTS, 0.0)) / n,
+                "same_subject": [len(set().union(*(about[name.strip()] for name in fact.names))) - 1 for fact in every],
+                "replaces": pandas.Series([before.get(fact.question) for fact in every], dtype=object),
+                "seconds": (total - seconds.get(MOMENTS, 0.0)) / len(facts),
             }
         )
-        return cls(frame, seconds, from_store)
+        own, rest = frame.iloc[: len(facts)], frame.iloc[len(facts) :].reset_index(drop=True)
+        return cls(own, rest[["case_id", "status", "residual", "target_after", "is_said"]], seconds, from_store)
 
     def __str__(self) -> str:
-        counts = self.frame["status"].value_counts()
-        statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+        statuses = _counted(self.frame)
+        if len(self.again):
+            statuses += f"; of earlier rounds again: {_counted(self.again)}"
         once = self.seconds.get(MOMENTS, 0.0)
         moments = f", and {once:.1f} s for second moments, once for this model" if once >= 0.1 else ""
         return f"{number_of(len(self.frame), 'fact')}: {statuses}; {self.frame['seconds'].sum():.1f} s{moments}"
+
+
+def _counted(frame: pandas.DataFrame) -> str:
+    return ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
 
 
 def _status(status: str, said: Targets) -> str:

@@ -157,9 +157,8 @@ class EditSession:
             again = []
         every = [*facts, *again]
         asked = self._forms(state, every)
-        own = slice(0, _count(asked, facts))
         if values is not None:
-            _check_values(values, (own.stop, self._layout.hidden_size))
+            _check_values(values, (len(asked), self._layout.hidden_size))
         forms = self._behind_words(state, every, asked)
         seconds: dict[str, float] = {}
         with timed(seconds, MOMENTS):
@@ -168,16 +167,15 @@ class EditSession:
         with timed(seconds, "values"):
             values = self._values(state, forms, same_subject(every, forms), said) if values is None else values
         with timed(seconds, "update"):
-            self._say(state, forms[own], values[own], said)
+            self._say(state, forms, values, said)
         with self._transaction():
             with timed(seconds, "update"):
                 result = self._write(state, _prompts(forms), values, moments, history.knowledge)
-                after = predictions(self._layout, _prompts(asked[own]))
+                after = predictions(self._layout, _prompts(asked))
             read = self.values_from_store - read_before
             targets = [Targets(*said[place], one) for place, one in enumerate(after)]
-            own_forms = by_fact(asked[own])
             report = RoundReport.of(
-                facts, own_forms, result, targets, earlier, time.monotonic() - started, seconds, read
+                facts, again, by_fact(asked), result, targets, earlier, time.monotonic() - started, seconds, read
             )
             keys = result.keys if self.hparams.accumulate else {}
             sound = {form.owner for form, status in zip(asked, result.status, strict=True) if status != FAILED}
@@ -396,11 +394,6 @@ class EditSession:
 
 def _prompts(forms: Sequence[Form]) -> list[FactPrompts]:
     return [form.prompts for form in forms]
-
-
-def _count(forms: Sequence[Form], facts: Sequence[Fact]) -> int:
-    """How many of the forms are of the first facts, these."""
-    return sum(form.owner < len(facts) for form in forms)
 
 
 def _at_most(count: int, groups: _Groups) -> Iterator[list[list[int]]]:

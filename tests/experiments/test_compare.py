@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -123,6 +124,7 @@ def test_the_run_is_on_record(uninterrupted):
 def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path, number, whom):
     out, home = tmp_path / "run", tmp_path / "home"
     settings = [word.replace("NSE,NSE-one-pass", "NSE") for word in settings if "NSE-one-pass.hparams" not in word]
+    shutil.copytree(uninterrupted / "methods" / "before", out / "methods" / "before")  # of these, measured already
     process = run(out, settings, home)
     first = out / "methods" / "NSE" / "checkpoint-000002"
     give_up = time.monotonic() + 200

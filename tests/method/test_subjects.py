@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
+from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.method.solvers import LONG
 from nse_plugin.method.subjects import Form, same_subject
 from nse_plugin.models.prompts import encode_fact
@@ -142,6 +143,10 @@ def test_a_correction_replaces_the_fact_and_says_so(llama, hparams):
     report = session.edit([again, OTHERS[0]])
     assert list(report.frame["replaces"]) == ["Spain", None]
     assert list(report.frame["same_subject"]) == [2, 0]
+    assert len(report.frame) == 2
+    pairs = [fact.asked(fact.text, fact.target_new) for fact in ROME[1:]]
+    after = [predict(llama, session.tokenizer, pairs)[pair].probability for pair in pairs]
+    assert report.again["target_after"].tolist() == pytest.approx(after, rel=1e-6)
     written = session.state.history.rounds[-1].facts
     assert [(fact.question, fact.target_new) for fact in written] == [
         (again.question, "Peru"), (OTHERS[0].question, "Italian"), (ROME[1].question, "an old town"),

@@ -55,13 +55,13 @@ def put_back(model, weights):
 def test_standing_by_hand():
     history = History({1: "a"})
     for number, after in enumerate("bcc", 1):  # the third round changed nothing
-        history = history.extended({1: after}, {1: torch.full((number, 2), float(number))}, RoundReport(None))
+        history = history.extended({1: after}, {1: torch.full((number, 2), float(number))}, RoundReport(None, None))
     assert [len(history.standing({1: weights}).rounds) for weights in "abc"] == [0, 1, 3]
     assert history.standing({1: "d"}) is None
     assert history.standing({1: "c"}) is history
     assert [history.standing({1: weights}).knowledge.count for weights in "abc"] == [0, 1, 6]
     assert history.knowledge.count == 6
-    again = history.standing({1: "b"}).extended({1: "e"}, {1: torch.ones(1, 2)}, RoundReport(None))
+    again = history.standing({1: "b"}).extended({1: "e"}, {1: torch.ones(1, 2)}, RoundReport(None, None))
     assert again.knowledge.count == 2
     assert again.standing({1: "c"}).rounds == history.rounds
     assert again.standing({1: "c"}).knowledge.count == 6
@@ -71,7 +71,7 @@ def test_standing_by_hand():
 def test_what_was_protected_before_stays_protected():
     before = Knowledge().extended({1: torch.ones(3, 2)})
     history = History({1: "a"}, protected_before=before, knowledge=before)
-    history = history.extended({1: "b"}, {1: torch.ones(2, 2)}, RoundReport(None))
+    history = history.extended({1: "b"}, {1: torch.ones(2, 2)}, RoundReport(None, None))
     assert history.knowledge.count == 5
     assert history.standing({1: "a"}).knowledge.count == 3
 

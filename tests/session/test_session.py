@@ -637,5 +637,7 @@ def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, m
 
 def test_a_report_of_one_fact_is_of_one_fact() -> None:
     frame = pd.DataFrame({"status": ["done"], "seconds": [1.5]})
-    assert str(RoundReport(frame)) == "1 fact: 1 done; 1.5 s"
-    assert str(RoundReport(pd.concat([frame, frame]))) == "2 facts: 2 done; 3.0 s"
+    assert str(RoundReport(frame, frame.iloc[:0])) == "1 fact: 1 done; 1.5 s"
+    assert str(RoundReport(pd.concat([frame, frame]), frame)) == (
+        "2 facts: 2 done; of earlier rounds again: 1 done; 3.0 s"
+    )
