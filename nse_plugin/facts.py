@@ -118,15 +118,15 @@ class Fact:
     def _find_subject(self) -> None:
         if SLOT in self.prompt:
             raise FactError(
-                f"{self._where()}subject is None, and prompt {self.prompt!r} has '{{}}' in its place: give the "
+                f"{self._where()}subject is missing, and prompt {self.prompt!r} has '{{}}' in its place: give the "
                 "subject, or write it out in the prompt to have it found."
             )
         try:
             start, end = find_subject(self.prompt, self.rephrase_prompts)
         except UnknownSubjectError as error:
             raise FactError(
-                f"{self._where()}subject is None, and prompt {self.prompt!r} does not tell it: {error}. "
-                "Give the subject."
+                f"{self._where()}subject is missing, and prompt {self.prompt!r} does not tell it, since {error}: give "
+                "the subject."
             ) from error
         log.info("%sthe subject of %r is found to be %r.", self._where(), self.prompt, self.prompt[start:end])
         object.__setattr__(self, "subject", self.prompt[start:end])

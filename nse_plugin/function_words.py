@@ -27,7 +27,7 @@ als am au auf aus bei che con da dans de dei del della des di do du e ein eine e
 que se sont sul sur um und van vom von y zu zum zur à
 """)
 )
-ASKING = _set("which what whose how")
+ASKING = _set("which what whose how who")
 # What is said of a subject, and is no part of it.
 PARTICIPLES = _set("""
 based born called created designed developed died famous founded found known located made named originally originated

@@ -3,7 +3,8 @@
 The subject is looked for in what the prompt shares with all of its rephrasings; where they share nothing, or there are
 none, in the whole prompt. It is a name there: words with capital letters, what joins them ("Statue of Liberty"), or
 what they are quoted in. A prompt without names is about its content words: the longest shared ones, or the last ones
-that no preposition follows. The first word of a sentence is a name only where there is no other.
+that are not what is asked ("which sea", "the capital of"). The first word of a sentence is a name only where there is
+no other.
 
 How often this finds the given subject: `python -m benchmarks.found_subjects`.
 """
@@ -54,20 +55,20 @@ def find_subject(prompt: str, rephrase_prompts: Sequence[str] = ()) -> Span:
     """
     text = _Text(prompt)
     shared = text.shared_with(rephrase_prompts) if rephrase_prompts else []
-    if names := text.names(shared):
+    if names := text.names(shared, is_shared=True):
         return text.only_one(names, chosen=names[-1])
-    names = text.names([text.whole])
+    names = text.names([text.whole], is_shared=False)
     if names and not begins_sentence(prompt, names[-1][0]):
         return names[-1]
-    if groups := text.groups(shared):
+    if groups := text.groups(shared, is_shared=True):
         return text.only_one(groups, chosen=max(groups, key=_length))
     if names:
         return names[-1]
     if any(is_letter(character) and not _has_case(character) for character in prompt):
         raise UnknownSubjectError("its script does not tell a name from other words, and no rephrase prompts share one")
-    if groups := text.groups([text.whole]):
+    if groups := text.groups([text.whole], is_shared=False):
         return groups[-1]
-    raise UnknownSubjectError("it has nothing but function words, or words that occur twice")
+    raise UnknownSubjectError("none of its words is likelier than the others")
 
 
 class _Text:
@@ -110,7 +111,7 @@ class _Text:
         is_name = _has_capital(text) and not begins_sentence(self.text, start)
         return not is_name and text.lower() in FUNCTION_WORDS | PARTICIPLES
 
-    def names(self, parts: Sequence[Part]) -> list[Span]:
+    def names(self, parts: Sequence[Part], is_shared: bool) -> list[Span]:
         """The names in these parts; those of one word that begins a sentence only where there are no others."""
         within: list[Span] = []
         beginning: list[Span] = []
@@ -122,16 +123,16 @@ class _Text:
                 word = max(word, end) + 1
                 if name is None:
                     continue
-                end = name[1] if (first, last) == self.whole else self._end_of_shared(first, *name, last)
+                end = self._end_of_shared(first, *name, last) if is_shared else name[1]
                 word = max(word, end + 1)
                 span = self._quoted(*self._closed(*self.span(name[0], end)))
                 if self.is_unique(span) and any(map(_is_capital, self.text[slice(*span)])):
                     (beginning if name[0] == end and begins_sentence(self.text, span[0]) else within).append(span)
         return within or beginning
 
-    def groups(self, parts: Sequence[Part]) -> list[Span]:
+    def groups(self, parts: Sequence[Part], is_shared: bool) -> list[Span]:
         """Content words beside each other: those with a possessive 's; where there are none, those that are not what
-        is asked; where there are none, all."""
+        is asked; where there are none and it is shared, all."""
         owning: list[Span] = []
         free: list[Span] = []
         asked: list[Span] = []
@@ -146,13 +147,13 @@ class _Text:
                     is_owning = _POSSESSIVE.match(self.text, span[1]) is not None
                     (owning if is_owning else asked if self._is_asked(word, end) else free).append(span)
                 word = max(word, end) + 1
-        return owning or free or asked
+        return owning or free or (asked if is_shared else [])
 
     def only_one(self, spans: Sequence[Span], chosen: Span) -> Span:
         """`chosen`, unless another one is as long."""
         for span in spans:
             if span != chosen and _length(span) == _length(chosen):
-                one, other = (self.text[slice(*place)] for place in (span, chosen))
+                one, other = (self.text[slice(*place)] for place in sorted((span, chosen)))
                 raise UnknownSubjectError(f"its rephrase prompts share {one!r} and {other!r}, which are equally long")
         return chosen
 

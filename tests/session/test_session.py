@@ -417,9 +417,10 @@ def test_the_report_has_a_row_a_fact(llama, hparams):
     facts = [*tiny_facts()[:2], NEW]
     frame = session_on(llama, hparams).edit(facts).frame
     assert list(frame.columns) == [
-        "case_id", "status", "residual_before", "residual", "passes", "target_before", "target_under_z", "target_after",
-        "is_said", "same_subject", "replaces", "seconds",
+        "case_id", "subject", "status", "residual_before", "residual", "passes", "target_before", "target_under_z",
+        "target_after", "is_said", "same_subject", "replaces", "seconds",
     ]  # fmt: skip
+    assert frame["subject"].tolist() == [fact.subject for fact in facts]
     assert frame["case_id"].tolist() == [10, 11, 2]
     assert (frame["seconds"] > 0).all()
 
