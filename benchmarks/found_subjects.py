@@ -1,9 +1,10 @@
 """How often the subject that a fact was given is found again without it: python -m benchmarks.found_subjects [FILE ...]
 
-Of each file of facts, the demo's where none is named: the share whose subject is found exactly, whose last word is found
-(where a fact is looked up), that is found wrongly, and that is refused; with the rephrase prompts and without. `--lower`
-writes everything in small letters first. `--edit` writes the demo's facts into SmolLM2-135M, once with the subjects that
-are found without rephrase prompts and once with the given ones, and prints the share whose target it then says.
+Of each file of facts, the demo's where none is named: the share whose subject is found exactly, whose last word is
+found (where a fact is looked up), that is found wrongly, and that is refused; with the rephrase prompts and without.
+`--lower` writes everything in small letters first. `--edit` takes the facts whose subject is found otherwise than it
+was given, without rephrase prompts, writes 60 of them at most into SmolLM2-135M, and prints the share whose target it
+says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nse_plugin.datasets import DEMO, load_facts
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.models.embedded import embedded_model
 
-ROUND = 10
+ROUND, EDITED = 10, 60
 
 
 def found(fact: Fact, has_rephrased: bool) -> Fact | None:
@@ -57,14 +58,14 @@ def shown(what: str, facts: Sequence[Fact], has_rephrased: bool) -> None:
     print(", ".join(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)
 
 
-def said(facts: Sequence[Fact], asked: Sequence[Fact]) -> float:
-    """The share of `asked` whose target begins with the most likely token, after `facts` were written."""
+def said(facts: Sequence[Fact]) -> float:
+    """The share whose target begins with the most likely token, after the facts were written."""
     model, tokenizer = embedded_model()
     session = EditSession(model, tokenizer, NSEHyperParams.for_model(model, solver="fast"))
     for first in range(0, len(facts), ROUND):
         session.edit(facts[first : first + ROUND])
-    answers = predict(model, tokenizer, [fact.asked(fact.text, fact.target_new) for fact in asked])
-    return sum(one.best[0] == one.target[0] for one in answers.values()) / len(asked)
+    answers = predict(model, tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
+    return sum(one.best[0] == one.target[0] for one in answers.values()) / len(facts)
 
 
 def main() -> None:
@@ -74,18 +75,19 @@ def main() -> None:
     parser.add_argument("--edit", action="store_true")
     arguments = parser.parse_args()
     for file in arguments.files:
+        name = str(file).rpartition("/")[2]
         facts = load_facts(file, skip_bad=True).facts
         if arguments.lower:
             facts = [in_small_letters(fact) for fact in facts]
         for has_rephrased in (True, False):
             if not has_rephrased or any(fact.rephrase_prompts for fact in facts):
-                shown(str(file).rpartition("/")[2], facts, has_rephrased)
-    if arguments.edit:
-        torch.set_num_threads(1)
-        given = load_facts(DEMO).facts
-        told = [other for fact in given if (other := found(fact, False)) is not None]
-        for what, facts in (("found", told), ("given", given)):
-            print(f"subjects {what}: {len(facts)} facts, the target is said of {said(facts, given):.3f}", flush=True)
+                shown(name, facts, has_rephrased)
+        pairs = [(fact, other) for fact in facts if (other := found(fact, False)) and other.subject != fact.subject]
+        if arguments.edit and pairs:
+            torch.set_num_threads(1)
+            given, others = zip(*pairs[:EDITED], strict=True)
+            print(f"{name}: {len(given)} facts, said with the given subjects {said(given):.3f}", end="", flush=True)
+            print(f", with those found {said(others):.3f}", flush=True)
 
 
 if __name__ == "__main__":

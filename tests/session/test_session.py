@@ -413,6 +413,13 @@ def test_models_in_their_own_precision(dtype, hparams, tokenizer):
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
+def test_a_name_that_is_left_out_is_told_once_a_round(llama, hparams, caplog):
+    facts = [dataclasses.replace(fact, rephrase_prompts=(f"in {fact.subject.lower()}",)) for fact in tiny_facts()[:2]]
+    session_on(llama, hparams).edit(facts)
+    [told] = [message for message in caplog.messages if "name of the subject" in message]
+    assert told.startswith("2 facts")
+
+
 def test_the_report_has_a_row_a_fact(llama, hparams):
     facts = [*tiny_facts()[:2], NEW]
     frame = session_on(llama, hparams).edit(facts).frame
