@@ -21,6 +21,7 @@ from nse_plugin.subject_of import UnknownSubjectError, find_subject
         ("Lancashire wrestling is from", ["A sport called Lancashire wrestling is from"], "Lancashire wrestling"),
         ("The Who was formed in", ["The home of The Who is"], "The Who"),
         ("Photosynthesis happens in", ["The organ of photosynthesis is"], "Photosynthesis"),
+        ("Who built Rome before Paris?", ["before that, rome was built by"], "Rome"),
         ("the capital of france is", ["in france, the seat of government is"], "france"),
         ("in biology, a blue whale is a", ["the blue whale belongs to the"], "blue whale"),
         ("Yahoo! was founded by", ["The founder of Yahoo! is"], "Yahoo!"),

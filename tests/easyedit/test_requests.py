@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import FactError
 
 pytestmark = pytest.mark.usefixtures("easyeditor")
@@ -69,3 +70,9 @@ def test_a_subject_that_is_not_given_is_found(
         metrics, _, _ = editor_of(model).batch_edit(**request, sequential_edit=True)
         assert metrics[0]["requested_rewrite"]["subject"] == "France"
         assert all(torch.equal(weight, expected[name]) for name, weight in edited(model).items())
+
+
+def test_a_request_without_a_subject_is_told_by_its_rephrase_prompt(tiny_llama: Any, hparams: Any) -> None:
+    request = {"prompt": "It is said that Paris met Tokyo in", "target_new": "May"}
+    with pytest.raises(FactError, match="fact 0: subject is missing, .* share 'Paris' and 'Tokyo'"):
+        nse.apply_to_model(tiny_llama, None, [{**request, "rephrase_prompt": "Tokyo was met by Paris in"}], hparams)
