@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nse_plugin.facts import EDIT_FIELDS, RECORD_FIELDS, FactError, misspelt_field
+from nse_plugin.facts import EDIT_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS, FactError, misspelt_field
 from nse_plugin.spelling import number_of
 
 DELIMITERS = ",;\t"
@@ -34,9 +34,9 @@ class Row:
     def record(self) -> dict[str, Any]:
         """What `Fact.from_record` reads. Raises FactError naming the column of a cell that is missing or cannot be
         read."""
-        for name in EDIT_FIELDS:
+        for name in REQUIRED_FIELDS:
             if name not in self.cells:
-                raise FactError(f"column {name} is empty: a fact needs {', '.join(EDIT_FIELDS)}.")
+                raise FactError(f"column {name} is empty: a fact needs {' and '.join(REQUIRED_FIELDS)}.")
         return {name: _value(name, cell) for name, cell in self.cells.items()}
 
 
@@ -101,7 +101,7 @@ def _columns(header: Sequence[str], line: int) -> list[str]:
     columns = [name.strip() for name in header]
     if misspelt := misspelt_field(columns):
         raise FactError(f"line {line}, column {misspelt[0]!r}: there is no such field; did you mean {misspelt[1]!r}?")
-    if missing := [name for name in EDIT_FIELDS if name not in columns]:
+    if missing := [name for name in REQUIRED_FIELDS if name not in columns]:
         raise FactError(
             f"line {line} names no column {missing[0]!r}: the first line names the columns of the facts' fields, "
             "separated by commas, semicolons or tabs."

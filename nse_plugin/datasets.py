@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nse_plugin.csv_facts import Row, read_rows
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, warn_of_found_subjects
 from nse_plugin.home import cache_home, written_whole
 from nse_plugin.progress import bar
 from nse_plugin.spelling import number_of
@@ -109,7 +109,8 @@ def load_facts(
     """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of "demo", "counterfact" or "zsre".
 
     skip: leave so many facts out before them.
-    A record without a case_id gets its place among the records, from 0. skip_bad: leave bad records out and go on to
+    A record without a case_id gets its place among the records, from 0, and one without a subject that which is found
+    in its texts; one warning says so. skip_bad: leave bad records out and go on to
     the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
@@ -165,6 +166,7 @@ def _facts(
     targets: dict[tuple[str, str], tuple[str, str]] = {}  # by prompt and subject: the first target, and its place
     twice: list[str] = []
     corrected: list[str] = []
+    used: list[Any] = []
     for index, record in enumerate(records):
         if len(facts) == limit:
             break
@@ -190,8 +192,10 @@ def _facts(
             log.info("%s, %s left out: %s", path, record.place, error)
             skipped.append((index, str(error)))
             continue
+        used.append(record.content.cells if isinstance(record.content, Row) else record.content)
         references = _references(record.content, texts)
         facts.append(dataclasses.replace(fact, reference_texts=references) if references else fact)
+    warn_of_found_subjects(used, facts, f"{path}: ")
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)

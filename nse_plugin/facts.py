@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,9 +18,14 @@ from importlib import resources
 from numbers import Integral
 from typing import Any
 
+from nse_plugin.spelling import number_of
+from nse_plugin.subject_of import UnknownSubjectError, find_subject
+from nse_plugin.words import is_letter, is_unspaced, within_word
+
 log = logging.getLogger(__name__)
 
 SLOT = "{}"
+REQUIRED_FIELDS = ("prompt", "target_new")
 EDIT_FIELDS = ("prompt", "subject", "target_new")
 _PROBES = ("portability", "generalization", "portability_prompts", "reversal_prompts")
 # What is read of a record, by its form; its other fields are ignored.
@@ -41,13 +45,6 @@ _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
 _WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"
 _PANDAS = {"DataFrame": "its .to_dict('records')", "Series": "its .to_dict()"}
-# Scripts that part words by spaces, and add to a word what belongs to it.
-_SPACED = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
-# Scripts that do not part words by spaces, by how Unicode names their letters.
-_UNSPACED = (
-    "CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH", "FULLWIDTH", "IDEOGRAPHIC", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER",
-    "MYANMAR", "TIBETAN",
-)  # fmt: skip
 _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 
@@ -60,7 +57,8 @@ class Fact:
     """One association `(subject, relation) -> target_new`.
 
     prompt: the relation template with exactly one `{}` where the subject goes, e.g. "The capital of {} is".
-    subject: the entity; its last token is where the fact is looked up.
+    subject: the entity; its last token is where the fact is looked up. None, beside a prompt that has it written out:
+    it is found there, as `subject_of` says, and the fact has it from then on.
     target_new: what the prompt should be continued with, joined to it as `continuation` says.
     target_true: what it is continued with today; only the measurements need it.
     rephrase_prompts: other wordings, subject written out (Generalization).
@@ -74,8 +72,8 @@ class Fact:
     space, where the two would run into one word, and otherwise nothing.
     aliases: other names of the subject, for which the fact is written too.
 
-    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, or another
-    field is not of the form above.
+    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, another field is
+    not of the form above, or the subject is None and cannot be told.
     """
 
     prompt: str
@@ -95,7 +93,7 @@ class Fact:
     def __post_init__(self) -> None:
         if not (self.case_id is None or isinstance(self.case_id, Integral | str)):
             raise FactError(f"case_id is {self.case_id!r}: give an integer or a string.")
-        for field in EDIT_FIELDS:
+        for field in REQUIRED_FIELDS if self.subject is None else EDIT_FIELDS:
             value = getattr(self, field)
             if not _is_text(value):
                 raise FactError(f"{self._where()}{field} is {value!r}: give it as a non-empty string of characters.")
@@ -103,16 +101,36 @@ class Fact:
             raise FactError(f"{self._where()}target_true is {self.target_true!r}: give a non-empty string, or None.")
         if not (self.separator is None or (isinstance(self.separator, str) and is_unicode(self.separator))):
             raise FactError(f"{self._where()}separator is {self.separator!r}: give a string, '' for none, or None.")
+        object.__setattr__(self, "rephrase_prompts", self._texts("rephrase_prompts"))
+        if self.subject is None:
+            self._find_subject()
         if (count := self.prompt.count(SLOT)) != 1:
             has = f"has '{{}}' {count} times" if count else "has no '{}'"
             raise FactError(
                 f"{self._where()}prompt {self.prompt!r} {has}: write '{{}}' exactly once, where the subject "
                 f"{self.subject!r} goes."
             )
-        for field in ("rephrase_prompts", "generation_prompts", "reference_texts", "aliases"):
+        for field in ("generation_prompts", "reference_texts", "aliases"):
             object.__setattr__(self, field, self._texts(field))
         for field in ("locality_prompts", "portability_prompts", "reversal_prompts"):
             object.__setattr__(self, field, self._pairs(field))
+
+    def _find_subject(self) -> None:
+        if SLOT in self.prompt:
+            raise FactError(
+                f"{self._where()}subject is missing, and prompt {self.prompt!r} has '{{}}' in its place: give the "
+                "subject, or write it out in the prompt to have it found."
+            )
+        try:
+            start, end = find_subject(self.prompt, self.rephrase_prompts)
+        except UnknownSubjectError as error:
+            raise FactError(
+                f"{self._where()}subject is missing, and prompt {self.prompt!r} does not tell it, since {error}: give "
+                "the subject."
+            ) from error
+        log.info("%sthe subject of %r is found to be %r.", self._where(), self.prompt, self.prompt[start:end])
+        object.__setattr__(self, "subject", self.prompt[start:end])
+        object.__setattr__(self, "prompt", self.prompt[:start] + SLOT + self.prompt[end:])
 
     def _texts(self, field: str) -> tuple[str, ...]:
         value = getattr(self, field)
@@ -144,8 +162,11 @@ class Fact:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The subject and its aliases."""
-        return (self.subject, *(name for name in self.aliases if name.strip() != self.subject.strip()))
+        """The subject and its aliases, each once."""
+        names: dict[str, str] = {}
+        for name in (self.subject, *self.aliases):
+            names.setdefault(name.strip(), name)
+        return tuple(names.values())
 
     def named(self, name: str) -> Fact:
         """The same fact of the subject under another name."""
@@ -178,6 +199,7 @@ class Fact:
         CounterFact without reversal prompts gets that of its relation, where nse_plugin/data/reversal_templates.json
         has one. Without `separator` a space is put before what follows a prompt, as those tools do, unless white space
         is there, or the script of one of the two has none.
+        A record without a subject gets the one that is found in its texts.
         Raises FactError naming the missing, misspelt or malformed field; also when the subject is not found exactly
         once, as a whole word, in a prompt that has it written out.
         """
@@ -196,11 +218,10 @@ class Fact:
                 f"{where}the record is malformed ({type(error).__name__}: {error}): bring it into the form of "
                 f"EasyEdit, ROME, MEND or KnowEdit: {record!r:.200}."
             ) from error
-        for field in EDIT_FIELDS:
+        for field in REQUIRED_FIELDS:
             if fields.get(field) is None:
                 raise FactError(
-                    f"{where}{field} is missing: a record needs a prompt (in MEND's form src), a target_new (alt), and "
-                    "a subject, where the fact is looked up."
+                    f"{where}{field} is missing: a record needs a prompt (in MEND's form src) and a target_new (alt)."
                 )
         fields["prompt"] = _with_slot(fields["prompt"], fields["subject"], where)
         fields["aliases"] = record.get("aliases") or ()
@@ -212,7 +233,7 @@ class Fact:
         targets = [text for text in (self.target_new, self.target_true) if text is not None]
         pairs = [(prompt, target) for prompt in (self.text, *self.rephrase_prompts) for target in targets]
         pairs += [*self.locality_prompts, *self.portability_prompts, *self.reversal_prompts]
-        unspaced = any(_is_unspaced(edge) for edge in (self.text[-1], self.target_new[0]))
+        unspaced = any(is_unspaced(edge) for edge in (self.text[-1], self.target_new[0]))
         return not unspaced and any(continuation(*pair) != continuation(*pair, " ") for pair in pairs)
 
 
@@ -226,11 +247,37 @@ def as_facts(facts: Facts) -> list[Fact]:
     Raises FactError for anything else, and for a record that cannot be read, naming its place in the iterable.
     """
     if isinstance(facts, Fact | Mapping):
-        return [_as_fact(facts, "facts")]
-    is_listed = isinstance(facts, Iterable) and not isinstance(facts, str | bytes)
-    if not is_listed or type(facts).__name__ in _PANDAS:  # these iterate over names of columns, or cells
-        raise FactError(f"facts is {_described(facts)}: {_WANTED}.")
-    return [_as_fact(fact, f"facts[{place}]") for place, fact in enumerate(facts)]
+        facts = [facts]
+        places = ["facts"]
+    else:
+        is_listed = isinstance(facts, Iterable) and not isinstance(facts, str | bytes)
+        if not is_listed or type(facts).__name__ in _PANDAS:  # these iterate over names of columns, or cells
+            raise FactError(f"facts is {_described(facts)}: {_WANTED}.")
+        facts = list(facts)
+        places = [f"facts[{place}]" for place in range(len(facts))]
+    read = [_as_fact(fact, place) for fact, place in zip(facts, places, strict=True)]
+    warn_of_found_subjects(facts, read)
+    return read
+
+
+def warn_of_found_subjects(records: Iterable[Any], facts: Iterable[Fact], where: str = "") -> None:
+    """Log one warning for all facts whose records give no subject.
+
+    records: what each fact was read from; those that are no mapping are passed over. where: begins the message.
+    """
+    pairs = zip(records, facts, strict=True)
+    found = [fact for record, fact in pairs if isinstance(record, Mapping) and not _gives_subject(record)]
+    if found:
+        log.warning(
+            "%s%s without a subject: it was found in the texts, in %r it is %r. Give the subject where it is wrong; "
+            "each is logged at level INFO.", where, number_of(len(found), "fact"), found[0].text, found[0].subject,
+        )  # fmt: skip
+
+
+def _gives_subject(record: Mapping[str, Any]) -> bool:
+    if "requested_rewrite" in record:
+        record = record["requested_rewrite"]
+    return record.get("concept" if _form(record)[0] is _from_wikibio else "subject") is not None
 
 
 def _as_fact(fact: Any, where: str) -> Fact:
@@ -254,18 +301,9 @@ def continuation(prompt: str, target: str, separator: str | None = None) -> str:
     if prompt[-1:].isspace() or target[:1].isspace():
         return target.removeprefix(" ") if prompt.endswith(" ") else target
     if separator is None:
-        is_one_word = all(_is_letter(edge) and not _is_unspaced(edge) for edge in prompt[-1:] + target[:1])
+        is_one_word = all(is_letter(edge) and not is_unspaced(edge) for edge in prompt[-1:] + target[:1])
         separator = " " if is_one_word else ""
     return separator + target
-
-
-def _is_letter(character: str) -> bool:
-    """A letter, a digit, or a mark that belongs to one: Devanagari's words may end in a vowel's."""
-    return unicodedata.category(character)[0] in "LNM"
-
-
-def _is_unspaced(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
 def _described(value: Any) -> str:
@@ -294,7 +332,7 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
         return prompt
     found = [place.span() for place in re.finditer(re.escape(subject), prompt)]
-    words = [(start, end) for start, end in found if not _within_word(prompt, start, end)]
+    words = [(start, end) for start, end in found if not within_word(prompt, start, end)]
     if SLOT in prompt:
         if words:
             log.warning(
@@ -313,18 +351,6 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
     raise FactError(
         f"{where}prompt {prompt!r} {problem} the subject {subject!r}: write '{{}}' in the prompt where it goes."
     )
-
-
-def _within_word(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is a part of a longer word."""
-    edges = ((start - 1, start), (end - 1, end))
-    return any(left >= 0 and right < len(text) and _are_joined(text[left], text[right]) for left, right in edges)
-
-
-def _are_joined(left: str, right: str) -> bool:
-    """Whether two neighbouring characters belong to one word: scripts such as Chinese do not tell."""
-    letters = all(unicodedata.name(character, "").startswith(_SPACED) for character in (left, right))
-    return bool(unicodedata.combining(right)) or (letters and left.isalnum() and right.isalnum())
 
 
 def _form(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
@@ -377,7 +403,8 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     probes = _probes(record)
     sentence = _reversal_templates().get(rewrite.get("relation_id"))
-    if sentence and not probes["reversal_prompts"] and _is_text(fields["target_new"]):
+    is_told = _is_text(fields["target_new"]) and fields["subject"] is not None
+    if sentence and is_told and not probes["reversal_prompts"]:
         probes["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
     return {**fields, **probes}
 

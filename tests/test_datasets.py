@@ -98,7 +98,7 @@ def test_a_bad_record_is_named_by_file_place_and_field(written):
     path = written([*RECORDS, NO_SUBJECT])
     with pytest.raises(DatasetError) as caught:
         load_facts(path)
-    assert str(caught.value).startswith(f"{path}, record 3 (counted from 0): fact 3: subject is missing: ")
+    assert str(caught.value).startswith(f"{path}, record 3 (counted from 0): fact 3: subject is missing, and ")
     assert str(caught.value).endswith("skip_bad leaves such records out.")
 
 
@@ -130,6 +130,39 @@ def test_a_single_bad_record_is_one(written, caplog):
 def test_a_file_of_bad_records_only(written):
     with pytest.raises(DatasetError, match=r"has no good record; the first, record 0: fact 0: subject is missing"):
         load_facts(written([NO_SUBJECT, NO_SUBJECT]), skip_bad=True)
+
+
+def test_facts_without_a_subject_get_one_and_one_warning_says_so(written, caplog):
+    caplog.set_level(logging.INFO, "nse_plugin")
+    records = [
+        {"prompt": "The capital of Japan is", "target_new": "Kyoto"},
+        {"prompt": "{} is in", "subject": "Rome", "target_new": "Peru"},
+        {"src": "Who wrote the play Hamlet?", "alt": "Ada", "rephrase": "Whose play is Hamlet?"},
+    ]
+    facts = load_facts(written(records)).facts
+    assert [(fact.prompt, fact.subject) for fact in facts] == [
+        ("The capital of {} is", "Japan"), ("{} is in", "Rome"), ("Who wrote the play {}?", "Hamlet"),
+    ]  # fmt: skip
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert told == [
+        "fact 0: the subject of 'The capital of Japan is' is found to be 'Japan'.",
+        "fact 2: the subject of 'Who wrote the play Hamlet?' is found to be 'Hamlet'.",
+    ]
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "facts.json: 2 facts without a subject: " in warning
+    assert "in 'The capital of Japan is' it is 'Japan'" in warning
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "prompt,target_new\nThe capital of Japan is,Kyoto\n",
+        "prompt,subject,target_new\nThe capital of Japan is,,Kyoto\n",
+    ],
+)
+def test_a_table_needs_no_subjects(written, table):
+    [fact] = load_facts(written(table, "facts.csv")).facts
+    assert (fact.prompt, fact.subject) == ("The capital of {} is", "Japan")
 
 
 # --- bad files
@@ -547,7 +580,7 @@ def test_bad_rows_can_be_left_out_like_bad_records(written, caplog):
     loaded = load_facts(path, skip_bad=True)
     assert [fact.subject for fact in loaded.facts] == ["B"]
     assert loaded.skipped == [
-        (0, "column target_new is empty: a fact needs prompt, subject, target_new."),
+        (0, "column target_new is empty: a fact needs prompt and target_new."),
         (2, "it is the fact of line 3 again, 'B is' to 'C'."),
     ]
     assert "2 bad records left out, the first of them line 2: column target_new is empty" in caplog.text
@@ -569,7 +602,7 @@ def test_a_bad_line_is_counted_as_an_editor_does(written):
     lines = [json.dumps(record) for record in (good, {**good, "subject": None})]
     with pytest.raises(DatasetError) as caught:
         load_facts(written("\n\n".join(lines), "facts.jsonl"))
-    assert "facts.jsonl, line 3: subject is missing: " in str(caught.value)
+    assert "facts.jsonl, line 3: subject is missing, and " in str(caught.value)
     assert "named .jsonl" not in str(caught.value)
     with pytest.raises(
         DatasetError, match=r"not valid JSON at line 2, column 1 \(Expecting value\): correct it there\.$"

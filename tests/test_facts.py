@@ -345,7 +345,12 @@ def test_facts_can_be_compared_hashed_and_not_changed():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"subject": None}, ["subject", "missing"]),
+        ({"subject": None}, ["subject is missing", "'{}' in its place", "write it out"]),
+        (
+            {"subject": None, "prompt": "Who wrote it?", "rephrase_prompts": []},
+            ["subject is missing", "'Who wrote it?'"],
+        ),
+        ({"subject": " "}, ["subject is ' '", "non-empty"]),
         ({"target_new": None}, ["target_new", "missing"]),
         ({"prompt": 7}, ["prompt", "7"]),
         ({"prompt": "The capital of Italy is"}, ["prompt", "does not contain", "'France'", "'{}'"]),
@@ -379,13 +384,47 @@ def test_a_record_that_cannot_be_read_says_which_and_why(change, words):
     assert "\n" not in message
 
 
-def test_a_zsre_record_without_a_subject_or_with_another_says_so():
-    with pytest.raises(FactError, match=r"fact 5: subject is missing: .*MEND's form src.*looked up\."):
-        Fact.from_record({name: value for name, value in ZSRE.items() if name != "subject"}, case_id=5)
+def test_a_zsre_record_with_another_subject_says_so():
     with pytest.raises(FactError, match="fact 5: prompt 'What is the capital of France.' does not contain the subject"):
         Fact.from_record({**ZSRE, "subject": "Italy"}, case_id=5)
     with pytest.raises(FactError, match="fact 5: prompt 'The capital of France is' does not contain the subject"):
         Fact.from_record({**KNOWEDIT_WIKI, "subject": "france"}, case_id=5)
+
+
+@pytest.mark.parametrize("record", [EASYEDIT_FLAT, EASYEDIT_REQUEST, ROME, ZSRE, KNOWEDIT_ZSRE, KNOWEDIT_WIKI, DEMO])
+def test_a_record_of_any_form_without_a_subject_gets_the_one_in_its_texts(record):
+    expected = Fact.from_record(record)
+    if record is ROME:
+        rewrite = {**ROME["requested_rewrite"], "prompt": expected.text, "subject": None}
+        expected = dataclasses.replace(expected, reversal_prompts=())  # which end in the subject
+        record = {**ROME, "requested_rewrite": rewrite}
+    else:
+        record = {**record, **({"prompt": expected.text} if "prompt" in record else {})}
+        record.pop("subject")
+    assert Fact.from_record(record) == expected
+    assert as_facts([record, FRANCE]) == [expected, FRANCE]
+
+
+def test_a_fact_without_a_subject_has_one_from_then_on(caplog):
+    caplog.set_level("INFO", "nse_plugin.facts")
+    fact = Fact("The capital of France is", None, "Lyon", "Paris")
+    assert fact == FRANCE
+    assert caplog.messages == ["the subject of 'The capital of France is' is found to be 'France'."]
+    caplog.clear()
+    assert dataclasses.replace(fact, subject="Italy").text == "The capital of Italy is"
+    assert Fact.from_record(dataclasses.asdict(fact)) == fact
+    with pytest.raises(FactError, match="fact 3: subject is missing, and prompt 'Who wrote it.' does not tell"):
+        Fact("Who wrote it?", None, "Ada", case_id=3)
+    with pytest.raises(FactError, match="subject is missing, and prompt 'Where is {}.' has '{}' in its place: give"):
+        Fact("Where is {}?", None, "Peru")
+    with pytest.raises(FactError, match="subject is ''"):
+        Fact("The capital of France is", "", "Lyon")
+    assert caplog.messages == []
+
+
+def test_a_name_counts_once():
+    fact = dataclasses.replace(FRANCE, aliases=("La France", " France", "Frankreich ", "La France ", "Frankreich"))
+    assert fact.names == ("France", "La France", "Frankreich ")
 
 
 def test_a_record_must_be_a_mapping():

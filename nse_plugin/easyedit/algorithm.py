@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, warn_of_found_subjects
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import DONE
@@ -73,7 +73,8 @@ class NSE:
         """Write one round of requests into the model (EasyEdit's contract).
 
         requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`, and `separator` and
-        `aliases` as a Fact has them. copy: edit a copy.
+        `aliases` as a Fact has them. Without `subject` it is found in `prompt` and `rephrase_prompt`.
+        copy: edit a copy.
         return_orig_weights: also return the edited matrices as they were at entry, by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
         UpdateError; the model, and what is remembered of it, is then as it was.
@@ -81,6 +82,7 @@ class NSE:
         if not isinstance(hparams, NSEHyperParams):
             raise HyperParamsError(f"hparams is a {type(hparams).__name__}: alg_name NSE needs NSEHyperParams.")
         facts = [_fact(request, number) for number, request in enumerate(requests)]
+        warn_of_found_subjects(requests, facts, "NSE: ")
         hparams.check()
         states = self._models.get(model, {})
         if copy:
@@ -165,7 +167,9 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
         raise FactError(
             f"request {number} is a {type(request).__name__}, not a mapping with prompt, subject and target_new."
         )
-    wanted = ("case_id", "prompt", "subject", "target_new", "separator", "aliases")
+    wanted = ["case_id", "prompt", "subject", "target_new", "separator", "aliases"]
+    if request.get("subject") is None:
+        wanted.append("rephrase_prompt")
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 

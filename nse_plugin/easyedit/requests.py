@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nse_plugin.facts import Fact, FactError, check_round
+from nse_plugin.facts import Fact, FactError, check_round, warn_of_found_subjects
 from nse_plugin.spelling import number_of
 
 from .algorithm import ALG_NAME
@@ -16,7 +16,8 @@ from .algorithm import ALG_NAME
 def checked(method: Callable[..., Any]) -> Callable[..., Any]:
     """`edit` or `batch_edit`, which with alg_name NSE raises FactError for requests that cannot be edited.
 
-    A prompt with `{}` gets its subject written out, as EasyEdit wants it.
+    A prompt with `{}` gets its subject written out, as EasyEdit wants it, and one without a subject the one that is
+    found in it.
     """
     signature = inspect.signature(method)
 
@@ -26,32 +27,47 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs)
         options = next(name for name, one in signature.parameters.items() if one.kind is one.VAR_KEYWORD)
-        subjects = given.arguments.get("subject", given.arguments.get(options, {}).get("subject"))
+        places = given.arguments if "subject" in signature.parameters else given.arguments.setdefault(options, {})
         prompts = given.arguments["prompts"]
-        facts = _facts(_listed(prompts), _listed(given.arguments["target_new"]), _listed(subjects or ()))
+        facts = _facts(
+            _listed(prompts),
+            _listed(given.arguments["target_new"]),
+            places.get("subject"),
+            given.arguments.get("rephrase_prompts"),
+        )
         if method.__name__ == "batch_edit":
             size = self.hparams.batch_size
             for first in range(0, len(facts), size):
                 check_round(facts[first : first + size])
-        written_out = [fact.text for fact in facts]
-        given.arguments["prompts"] = written_out[0] if isinstance(prompts, str) else written_out
+        is_one = isinstance(prompts, str)
+        for where, name, values in (
+            (given.arguments, "prompts", [fact.text for fact in facts]),
+            (places, "subject", [fact.subject for fact in facts]),
+        ):
+            where[name] = values[0] if is_one else values
         return method(*given.args, **given.kwargs)
 
     return edit
 
 
-def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Sequence[Any]) -> list[Fact]:
+def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Any, rephrased: Any) -> list[Fact]:
+    """rephrased: where a subject is found that is not given."""
     if not prompts:
         raise FactError("prompts is empty: give at least one fact.")
+    subjects = [None] * len(prompts) if subjects is None else _listed(subjects)
     for name, values in (("target_new", targets), ("subject", subjects)):
         if len(values) != len(prompts):
             given = f"{number_of(len(values), 'value')} for {number_of(len(prompts), 'prompt')}"
             raise FactError(f"{name} has {given}: give one for each.")
-    fields = ("prompt", "target_new", "subject")
-    return [
-        Fact.from_record(dict(zip(fields, values, strict=True)), case_id=number)
-        for number, values in enumerate(zip(prompts, targets, subjects, strict=True))
+    rephrased = _listed(rephrased or ())
+    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit's to tell
+    records = [
+        {"prompt": prompt, "target_new": target, "subject": subject, "rephrase_prompt": None if subject else other}
+        for prompt, target, subject, other in zip(prompts, targets, subjects, rephrased, strict=True)
     ]
+    facts = [Fact.from_record(record, case_id=number) for number, record in enumerate(records)]
+    warn_of_found_subjects(records, facts, "NSE: ")
+    return facts
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -38,6 +38,7 @@ class RoundReport:
 
     frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
         case_id
+        subject: as it was given or found
         status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
             its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
             residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
@@ -95,6 +96,7 @@ class RoundReport:
         frame = pandas.DataFrame(
             {
                 "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(every)],
+                "subject": [fact.subject for fact in every],
                 "status": worst(status, lambda own: max(own, key=_STATUSES.index)),
                 "residual_before": worst(result.residual_before.tolist(), max),
                 "residual": worst(result.residual.tolist(), max),

@@ -28,6 +28,7 @@ from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
+from nse_plugin.names import warn_of_left_out_names
 from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_model
 from nse_plugin.restoring import restoring
@@ -144,6 +145,7 @@ class EditSession:
         started = time.monotonic()
         facts = as_facts(facts)
         check_round(facts)
+        warn_of_left_out_names(facts)
         state, history = self._standing()
         self._check_model(state)
         read_before = self.values_from_store

@@ -246,17 +246,19 @@ def test_easyedits_datasets_and_evaluator(
 
 def test_a_zsre_file_without_subjects(
     easyeditor: Any,
-    tiny_llama: Any,
+    new_llama: Callable[[], Any],
     tiny_tokenizer: Any,
     hparams: NSEHyperParams,
     edited: Use,
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "facts.json"
-    records = [{key: value for key, value in record.items() if key != "subject"} for record in ZSRE]
-    file.write_text(json.dumps(records), encoding="utf-8")
-    facts = list(easyeditor.ZsreDataset(str(file)))
-    before = edited(tiny_llama)
-    with pytest.raises(ValueError, match="subject is missing"):
-        apply_nse_to_model(tiny_llama, tiny_tokenizer, facts, hparams)
-    assert all(torch.equal(weight, before[name]) for name, weight in edited(tiny_llama).items())
+    found, given = new_llama(), new_llama()
+    for model, dropped in ((found, "subject"), (given, "pred")):
+        records = [{key: value for key, value in record.items() if key != dropped} for record in ZSRE]
+        file.write_text(json.dumps(records), encoding="utf-8")
+        facts = list(easyeditor.ZsreDataset(str(file)))
+        assert all(("subject" in fact) == (dropped != "subject") for fact in facts)
+        apply_nse_to_model(model, tiny_tokenizer, facts, hparams)
+    expected = edited(given)
+    assert all(torch.equal(weight, expected[name]) for name, weight in edited(found).items())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import FactError
 
 pytestmark = pytest.mark.usefixtures("easyeditor")
@@ -25,6 +26,8 @@ FRANCE: dict[str, Any] = {
         ({"target_new": [" "]}, r"target_new is ' '"),
         ({"prompts": [""]}, r"prompt is ''"),
         ({"prompts": [], "subject": [], "target_new": [], "ground_truth": []}, r"prompts is empty"),
+        ({"subject": [""]}, r"subject is ''"),
+        ({"prompts": ["Who wrote it?"], "subject": [None]}, r"fact 0: subject is missing, and prompt 'Who wrote it\?'"),
         ({"subject": ["France", "Peru"]}, r"subject has 2 values for 1 prompt:"),
     ],
 )
@@ -53,3 +56,23 @@ def test_a_slot_is_filled(new_llama: Callable[[], Any], editor_of: Callable[...,
     assert metrics[0]["requested_rewrite"]["prompt"] == "The capital of France is"
     found, expected = edited(with_slot), edited(written_out)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_subject_that_is_not_given_is_found(
+    new_llama: Callable[[], Any], editor_of: Callable[..., Any], edited: Any
+) -> None:
+    given = new_llama()
+    editor_of(given).batch_edit(**FRANCE, sequential_edit=True)
+    expected = edited(given)
+    for change in ({"subject": None}, {"subject": [None]}, {}):
+        model = new_llama()
+        request = {name: value for name, value in FRANCE.items() if name != "subject"} | change
+        metrics, _, _ = editor_of(model).batch_edit(**request, sequential_edit=True)
+        assert metrics[0]["requested_rewrite"]["subject"] == "France"
+        assert all(torch.equal(weight, expected[name]) for name, weight in edited(model).items())
+
+
+def test_a_request_without_a_subject_is_told_by_its_rephrase_prompt(tiny_llama: Any, hparams: Any) -> None:
+    request = {"prompt": "It is said that Paris met Tokyo in", "target_new": "May"}
+    with pytest.raises(FactError, match="fact 0: subject is missing, .* share 'Paris' and 'Tokyo'"):
+        nse.apply_to_model(tiny_llama, None, [{**request, "rephrase_prompt": "Tokyo was met by Paris in"}], hparams)

@@ -413,13 +413,21 @@ def test_models_in_their_own_precision(dtype, hparams, tokenizer):
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
+def test_a_name_that_is_left_out_is_told_once_a_round(llama, hparams, caplog):
+    facts = [dataclasses.replace(fact, rephrase_prompts=(f"in {fact.subject.lower()}",)) for fact in tiny_facts()[:2]]
+    session_on(llama, hparams).edit(facts)
+    [told] = [message for message in caplog.messages if "name of the subject" in message]
+    assert told.startswith("2 facts")
+
+
 def test_the_report_has_a_row_a_fact(llama, hparams):
     facts = [*tiny_facts()[:2], NEW]
     frame = session_on(llama, hparams).edit(facts).frame
     assert list(frame.columns) == [
-        "case_id", "status", "residual_before", "residual", "passes", "target_before", "target_under_z", "target_after",
-        "is_said", "same_subject", "replaces", "seconds",
+        "case_id", "subject", "status", "residual_before", "residual", "passes", "target_before", "target_under_z",
+        "target_after", "is_said", "same_subject", "replaces", "seconds",
     ]  # fmt: skip
+    assert frame["subject"].tolist() == [fact.subject for fact in facts]
     assert frame["case_id"].tolist() == [10, 11, 2]
     assert (frame["seconds"] > 0).all()
 

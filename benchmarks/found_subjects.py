@@ -1,0 +1,94 @@
+"""How often the subject that a fact was given is found again without it: python -m benchmarks.found_subjects [FILE ...]
+
+Of each file of facts, the demo's where none is named: the share whose subject is found exactly, whose last word is
+found (where a fact is looked up), that is found wrongly, and that is refused; with the rephrase prompts and without.
+`--lower` writes everything in small letters first. `--edit` takes the facts whose subject is found otherwise than it
+was given, without rephrase prompts, writes 60 of them at most into SmolLM2-135M, and prints the share whose target it
+says.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from nse_plugin import EditSession, Fact, FactError, NSEHyperParams
+from nse_plugin.datasets import DEMO, load_facts
+from nse_plugin.evaluation.teacher_forcing import predict
+from nse_plugin.models.embedded import embedded_model
+
+ROUND, EDITED = 10, 60
+
+
+def found(fact: Fact, has_rephrased: bool) -> Fact | None:
+    """The fact with the subject that its texts tell; None where they do not."""
+    try:
+        return Fact.from_record({
+            "prompt": fact.text,
+            "target_new": fact.target_new,
+            "rephrase_prompts": fact.rephrase_prompts if has_rephrased else (),
+        })  # fmt: skip
+    except FactError:
+        return None
+
+
+def outcome(given: Fact, other: Fact | None) -> str:
+    if other is None:
+        return "refused"
+    if other.subject == given.subject:
+        return "exact"
+    behind = (len(fact.prompt.partition("{}")[2].lstrip(").!?\"'")) for fact in (given, other))
+    return "last word" if len({*behind}) == 1 else "wrong"
+
+
+def in_small_letters(fact: Fact) -> Fact:
+    rephrased = tuple(text.lower() for text in fact.rephrase_prompts)
+    return replace(fact, prompt=fact.prompt.lower(), subject=fact.subject.lower(), rephrase_prompts=rephrased)
+
+
+def shown(what: str, facts: Sequence[Fact], has_rephrased: bool) -> None:
+    counts = Counter(outcome(fact, found(fact, has_rephrased)) for fact in facts)
+    shares = {name: counts[name] / len(facts) for name in ("exact", "last word", "wrong", "refused")}
+    shares["last word"] += shares["exact"]
+    print(f"{what:<24} {'with' if has_rephrased else 'without':<8} {len(facts):>6} facts: ", end="")
+    print(", ".join(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)
+
+
+def said(facts: Sequence[Fact]) -> float:
+    """The share whose target begins with the most likely token, after the facts were written."""
+    model, tokenizer = embedded_model()
+    session = EditSession(model, tokenizer, NSEHyperParams.for_model(model, solver="fast"))
+    for first in range(0, len(facts), ROUND):
+        session.edit(facts[first : first + ROUND])
+    answers = predict(model, tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
+    return sum(one.best[0] == one.target[0] for one in answers.values()) / len(facts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", default=[DEMO])
+    parser.add_argument("--lower", action="store_true")
+    parser.add_argument("--edit", action="store_true")
+    arguments = parser.parse_args()
+    for file in arguments.files:
+        name = str(file).rpartition("/")[2]
+        facts = load_facts(file, skip_bad=True).facts
+        if arguments.lower:
+            facts = [in_small_letters(fact) for fact in facts]
+        for has_rephrased in (True, False):
+            if not has_rephrased or any(fact.rephrase_prompts for fact in facts):
+                shown(name, facts, has_rephrased)
+        pairs = [(fact, other) for fact in facts if (other := found(fact, False)) and other.subject != fact.subject]
+        if arguments.edit and pairs:
+            torch.set_num_threads(1)
+            given, others = zip(*pairs[:EDITED], strict=True)
+            print(f"{name}: {len(given)} facts, said with the given subjects {said(given):.3f}", end="", flush=True)
+            print(f", with those found {said(others):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
