@@ -8,7 +8,7 @@ writes; generation and chat have their own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from nse_plugin.evaluation.probability import mean_scores
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
-from nse_plugin.models.chat import PLAIN, Frame, chat_frame
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.spelling import did_you_mean
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
 }
-PAIRS = {  # of those that ask in plain text
+PAIRS = {  # in plain text
     "probability": probability.pairs,
     "accuracy": accuracy.pairs,
     "locality": locality.pairs,
@@ -95,6 +95,7 @@ def measure(
     text: str | None = None,
     text_tokens: int | None = None,
     fluency_facts: int = 20,
+    probability_chat: bool | str = False,
     generation: Generation = Generation(),
     chat: Chat = CHAT,
     seed: int = 0,
@@ -108,6 +109,7 @@ def measure(
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
+    probability_chat: ask for probability in a chat too, as `NSEHyperParams.chat` says.
     generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
     anything is measured.
 
@@ -116,15 +118,16 @@ def measure(
     _check(families, facts, reference, text)
     if "generation" in families:
         generation.check(tokenizer)
-    asked_in = chat.frame(tokenizer) if "chat" in families else PLAIN
+    where = {"probability": frames(tokenizer, probability_chat)}
+    where |= {"chat": [chat.frame(tokenizer)]} if "chat" in families else {}
     measured = facts[:edited]
-    frame = _teacher_forced(model, tokenizer, measured, families, asked_in, reference, tokens_per_batch)
+    frame = _teacher_forced(model, tokenizer, measured, families, where, reference, tokens_per_batch)
 
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
     if "chat" in families:
         writers = [row for row in evenly_spaced(len(facts), chat.facts) if row < len(measured)]
         chosen = [facts[row] for row in writers]
-        scores, answers = in_chat.answered(model, tokenizer, chosen, asked_in, tokens_per_batch)
+        scores, answers = in_chat.answered(model, tokenizer, chosen, where["chat"][0], tokens_per_batch)
         frame = frame.join(scores.set_axis(writers))
         written = _told_in_chat(writers, chosen, answers)
     if "generation" in families:
@@ -164,10 +167,14 @@ def _check(families: Collection[str], facts: Sequence[Fact], reference: Predicti
         raise ValueError("text is None: perplexity needs it, please give a held-out text.")
 
 
-def forced_pairs(fact: Fact, families: Collection[str], asked_in: Frame) -> list[Pair]:
-    """What the teacher-forced families need predicted of a fact. asked_in: the frame of chat."""
-    plain = [pair for family in PAIRS if family in families for pair in PAIRS[family](fact)]
-    return [*plain, *(in_chat.pairs(fact, asked_in) if "chat" in families else ())]
+def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequence[Frame]]) -> list[Pair]:
+    """What the teacher-forced families need predicted of a fact. where: the frames that probability and chat ask in."""
+    askers: dict[str, Callable[[Fact], list[Pair]]] = {
+        **PAIRS,
+        "probability": functools.partial(probability.pairs, frames=where.get("probability", [PLAIN])),
+        "chat": functools.partial(in_chat.pairs, frame=where.get("chat", [PLAIN])[0]),
+    }
+    return [pair for family, pairs in askers.items() if family in families for pair in pairs(fact)]
 
 
 def _teacher_forced(
@@ -175,22 +182,22 @@ def _teacher_forced(
     tokenizer: Any,
     facts: Sequence[Fact],
     families: Collection[str],
-    asked_in: Frame,
+    where: Mapping[str, Sequence[Frame]],
     reference: Predictions | None,
     tokens_per_batch: int,
 ) -> pd.DataFrame:
     scorers: dict[str, Callable[[Fact, Predictions], dict[str, float]]] = {
-        "probability": probability.scores,
+        "probability": functools.partial(probability.scores, frames=where["probability"]),
         "accuracy": accuracy.scores,
         "locality": functools.partial(locality.scores, reference=reference or {}),
         "probes": probes.scores,
-        "chat": functools.partial(in_chat.scores, frame=asked_in),
+        "chat": functools.partial(in_chat.scores, frame=where.get("chat", [PLAIN])[0]),
     }
     asked = [family for family in scorers if family in families]
-    pairs = [pair for fact in facts for pair in forced_pairs(fact, families, asked_in)]
+    pairs = [pair for fact in facts for pair in forced_pairs(fact, families, where)]
     predictions = predict(model, tokenizer, pairs, tokens_per_batch)
-    frames = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
-    return pd.concat(frames, axis="columns") if frames else pd.DataFrame(index=range(len(facts)))
+    scored = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
+    return pd.concat(scored, axis="columns") if scored else pd.DataFrame(index=range(len(facts)))
 
 
 def _generated(

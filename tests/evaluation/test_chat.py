@@ -10,6 +10,7 @@ from next_word import BY_HAND, NextWord
 from tiny import CHAT, tiny_tokenizer
 
 from nse_plugin.evaluation.chat import Chat, answered, pairs, scores
+from nse_plugin.evaluation.families import measure
 from nse_plugin.evaluation.free_generation import answers
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import Fact
@@ -32,6 +33,14 @@ def test_scores_by_hand(tokenizer: Any) -> None:
     assert found[:3] == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.5, 0.0]]
     assert found[3][1:] == [0.0, 0.0]
     assert math.isnan(found[3][0])  # it has no old answer
+
+
+def test_efficacy_and_its_like_in_a_chat_by_hand(tokenizer: Any) -> None:
+    model = NextWord(tokenizer.get_vocab(), {**BY_HAND, "a": {"Rome": 1 / 2}})
+    fact = Fact(ITALY.prompt, ITALY.subject, "Rome", "Paris", ("Italy is", "we saw"), (("Peru is", "Paris"),))
+    for chat, expected in ((False, [0.0, 0.0, 1.0]), (True, [1.0, 1.0, 0.0]), ("both", [0.5, 0.5, 0.5])):
+        measured = measure(model, tokenizer, [fact], ["probability"], probability_chat=chat)
+        assert measured.facts.iloc[0, :3].tolist() == expected
 
 
 @pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])

@@ -232,6 +232,7 @@ def test_a_reference_of_an_earlier_version(record):
         ({"fluency": {"facts": "x"}}, "metrics.fluency.facts = 'x' cannot be used"),
         ({"generation": {"chatty": True}}, "metrics.generation: 'chatty' is not known"),
         ({"chat": {"templat": "x"}}, "metrics.chat: 'templat' is not known; did you mean 'template'"),
+        ({"probability": {"chatt": True}}, "metrics.probability: 'chatt' is not known; did you mean 'chat'"),
         ({"chat": {"facts": 0}}, "metrics.chat.facts = 0 cannot be used"),
     ],
 )

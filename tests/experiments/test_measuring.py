@@ -82,6 +82,7 @@ def test_facts_that_cannot_be_measured(folder, nothing_is_loaded, capsys, comman
         ("sweep", "metrics=[probability,chat]", "metrics has chat, and the tokenizer has no chat template: leave"),
         ("compare", "metrics=[chat] metrics.chat.template=loud", "metrics.chat.template is 'loud', and the tokenizer"),
         ("compare", "metrics=[generation] metrics.generation.chat=true", "metrics.generation.chat is true, and the"),
+        ("compare", "+metrics.probability.chat=loud", "metrics.probability.chat is 'loud', and the tokenizer has no"),
         ("compare", "+methods.NSE.hparams.chat=true", "methods.NSE.hparams.chat is True, and the tokenizer has no"),
         ("sweep", "nse.chat=both", "nse.chat is 'both', and the tokenizer has no chat template: set it to False"),
     ],
