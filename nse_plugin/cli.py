@@ -107,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     values.add_argument("--facts", required=True, help="a .csv, .json or .jsonl file, or a known name such as demo")
     _add_skip_bad(values)
     values.add_argument("--limit", type=int, help="the first so many facts; default: all")
+    form = "of facts that are to be written in a chat, as a user's message: NAME is one of several chat templates"
+    values.add_argument("--chat", nargs="?", const=True, default=False, metavar="NAME", help=form)
     values.add_argument(
         "--store", type=Path, required=True, help="the folder, of this machine; workers need not see it"
     )
@@ -136,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_skip_bad(tune)
     tune.add_argument("--budget", default="30m", help="time to spend, e.g. 90s, 30m or 2h (%(default)s)")
     tune.add_argument("--round", type=int, default=10, help="facts written at a time (%(default)s)")
+    form = "write facts, and ask them, as a user's message in the chat template (NAME: one of several); both: in plain "
+    tune.add_argument("--chat", nargs="?", const=True, default=False, metavar="NAME|both", help=form + "text too")
     tune.add_argument("--out", type=Path, help="folder of the YAML; default: results/tune/<the model's name>")
     tune.set_defaults(run=_tune)
 
@@ -264,6 +268,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     _check_model(arguments)
     _check_device(arguments)
     _check_counts(arguments, "round")
+    _check_chat(arguments)
     model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
     written = tune(
         model,
@@ -272,6 +277,7 @@ def _tune(arguments: argparse.Namespace) -> None:
         out=arguments.out or Path("results/tune") / model.name,
         round_size=arguments.round,
         skip_bad=arguments.skip_bad,
+        chat=arguments.chat,
         tell=_say_at_once,
     )
     print(written)
@@ -329,6 +335,8 @@ def _values(arguments: argparse.Namespace) -> None:
     _check_device(arguments, elsewhere=arguments.address is not None)
     facts = load_facts(arguments.facts, arguments.limit, arguments.skip_bad).facts
     hparams = NSEHyperParams.from_hparams(arguments.hparams) if arguments.hparams else None
+    if arguments.chat:
+        hparams = _in_chat(hparams, arguments)
     count = arguments.workers
     with workers(count, arguments.address, arguments.model, arguments.dtype, arguments.device, hparams) as pool:
         filled = fill_store(Store(arguments.store), facts, pool)
@@ -340,6 +348,21 @@ def _values(arguments: argparse.Namespace) -> None:
         + _repeated(filled.repeated)
         + _shared(filled.shared)
     )
+
+
+def _in_chat(hparams: NSEHyperParams | None, arguments: argparse.Namespace) -> NSEHyperParams:
+    """The hyperparameters, or those of the model, with chat as it was given."""
+    from nse_plugin.models.chat import BOTH
+
+    if arguments.chat == BOTH:
+        raise ValueError(
+            "--chat both: what is written in plain text and in a chat shares a value that is made in its round, and "
+            "nothing could be kept; give --chat, or leave it out."
+        )
+    config = _check_model(arguments)  # also where the workers are elsewhere: they take its name only
+    _check_chat(arguments)
+    hparams = hparams or NSEHyperParams.for_model(SimpleNamespace(config=config))
+    return hparams.with_overrides(chat=arguments.chat)
 
 
 def _repeated(count: int) -> str:
@@ -395,6 +418,17 @@ def _check_model(arguments: argparse.Namespace) -> Any:
     from nse_plugin.experiments.plan.model import model_config
 
     return model_config(arguments.model, "--model")
+
+
+def _check_chat(arguments: argparse.Namespace) -> None:
+    """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
+    from nse_plugin.experiments.plan.model import model_tokenizer
+    from nse_plugin.models.chat import BOTH, chat_frame
+
+    if arguments.chat is not False:
+        given = None if arguments.chat in (True, BOTH) else arguments.chat
+        asked = "--chat is given" if given is None else f"--chat is {given}"
+        chat_frame(model_tokenizer(arguments.model, "--model"), given, asked=asked, off="leave it out")
 
 
 def _check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None:

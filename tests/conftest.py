@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+from tiny import ARCHITECTURES, CHAT, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
 
@@ -118,7 +118,7 @@ def tiny_experiment(tmp_path_factory) -> list[str]:
     """The settings that choose them."""
     folder: Path = tmp_path_factory.mktemp("tiny")
     tiny_model("llama", torch.float32).save_pretrained(folder / "model")
-    tiny_tokenizer(bos=True).save_pretrained(folder / "model")
+    tiny_tokenizer(bos=True, chat="{{ bos_token }}" + CHAT).save_pretrained(folder / "model")
     records = [
         {
             "case_id": number, "prompt": prompt, "subject": subject, "target_new": new, "target_true": true,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CHAT, tiny_model, tiny_tokenizer
 
 import nse_plugin
 from nse_plugin import cli
@@ -244,12 +245,28 @@ def test_a_closed_pipe_is_no_error(saved, tmp_path):
             "--device foo: there is no such device here",
         ),
         (["ability", "--device", "foo"], "--device foo: there is no such device here; give cpu"),
+        (
+            ["values", "--facts", "demo", "--store", "s", "--chat"],
+            "--chat is given, and the tokenizer has no chat template: leave it out, or take a model tuned to chat.",
+        ),
+        (["values", "--facts", "demo", "--store", "s", "--chat", "both"], "--chat both: what is written in plain text"),
+        (
+            ["tune", "--facts", "demo", "--chat", "loud"],
+            "--chat is loud, and the tokenizer has no chat template 'loud'",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_used_is_named(command, message, saved, capsys):
     model = "smollm2-135m" if command[0] == "train-mend" else saved
     assert main([*command, "--model", model]) == 1
     assert capsys.readouterr().err.startswith(f"nse: {message}")
+
+
+def test_values_are_those_of_facts_in_a_chat(saved, hparams):
+    tiny_tokenizer(chat={"default": CHAT, "loud": CHAT}).save_pretrained(saved)
+    for chat in (True, "loud"):
+        arguments = argparse.Namespace(model=saved, chat=chat)
+        assert cli._in_chat(hparams, arguments) == dataclasses.replace(hparams, chat=chat)
 
 
 def test_a_cache_that_is_a_file_is_told_before_anything_is_measured(saved, tmp_path, monkeypatch, capsys):

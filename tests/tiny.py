@@ -30,6 +30,11 @@ _SETTINGS: dict[str, dict] = {
     "gemma3_text": {**_ROTARY, "head_dim": 8, "sliding_window": 8, "final_logit_softcapping": 2.0},
     "phi": {**_ROTARY, "partial_rotary_factor": 0.5},
 }
+# A chat template in ChatML's manner.
+CHAT = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>\n' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
+)
 TEMPLATES = ("{}", "The old river. {}", "Because of rain and the wind. {}")
 _TEXT = """The capital of France is Paris. The river runs through the old town because of rain. Marie Curie was born in
 Warsaw. The Eiffel Tower stands in Paris, and Mount Fuji stands in Japan. Berlin is the capital of Germany. He plays the
@@ -69,14 +74,18 @@ def _trained_bpe() -> str:
     return bpe.to_str()
 
 
-def tiny_tokenizer(bos: bool = False, padding_side: str = "right") -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 320 tokens; with `bos`, it puts <s> before every text."""
+def tiny_tokenizer(
+    bos: bool = False, padding_side: str = "right", chat: str | dict[str, str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 tokens; with `bos`, it puts <s> before every text. chat: its chat template, or several
+    by name."""
     bpe = Tokenizer.from_str(_trained_bpe())
     if bos:
         bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", pad_token="<s>", padding_side=padding_side
-    )
+        tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", pad_token="<s>", padding_side=padding_side,
+        chat_template=chat,
+    )  # fmt: skip
 
 
 def tiny_facts() -> list[Fact]:

@@ -1,19 +1,22 @@
 """What a comparison measures, by families of metrics: one call for a model as it is now.
 
-The teacher-forced families (probability, accuracy, locality, probes) share one forward pass over the different rows of
-all their prompts and targets; fluency and consistency share the texts the model writes; generation has its own.
+The teacher-forced families (probability, accuracy, locality, probes, and of chat what is teacher-forced) share one
+forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts the model
+writes; generation and chat have their own.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from nse_plugin.evaluation import accuracy, free_generation, locality, probability, probes
+from nse_plugin.evaluation import chat as in_chat
+from nse_plugin.evaluation.chat import Chat
 from nse_plugin.evaluation.consistency import consistency, tfidf
 from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts
 from nse_plugin.evaluation.judge import Judge
@@ -21,7 +24,8 @@ from nse_plugin.evaluation.perplexity import perplexity
 from nse_plugin.evaluation.probability import mean_scores
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
-from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts import Fact, FactError, Pair
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.spelling import did_you_mean
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -29,18 +33,20 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "accuracy": accuracy.METRICS,
     "locality": locality.METRICS,
     "probes": probes.METRICS,
+    "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
     "fluency": ("fluency",),
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
 }
-PAIRS = {
+PAIRS = {  # in plain text
     "probability": probability.pairs,
     "accuracy": accuracy.pairs,
     "locality": locality.pairs,
     "probes": probes.pairs,
 }
 WRITING = ("fluency", "consistency")
+CHAT = Chat()
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Generation:
     def check(self, tokenizer: Any) -> None:
         """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
         if self.chat:
-            free_generation.check_chat(tokenizer)
+            chat_frame(tokenizer)
         if self.judge is not None:
             self.judge.check()
 
@@ -89,7 +95,9 @@ def measure(
     text: str | None = None,
     text_tokens: int | None = None,
     fluency_facts: int = 20,
+    probability_chat: bool | str = False,
     generation: Generation = Generation(),
+    chat: Chat = CHAT,
     seed: int = 0,
     tokens_per_batch: int = 1024,
 ) -> Measured:
@@ -101,22 +109,33 @@ def measure(
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
-    generation: the settings of that family; its judge is tried before anything is measured.
+    probability_chat: ask for probability in a chat too, as `NSEHyperParams.chat` says.
+    generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
+    anything is measured.
 
     Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts, JudgeError.
     """
     _check(families, facts, reference, text)
     if "generation" in families:
         generation.check(tokenizer)
+    where = {"probability": frames(tokenizer, probability_chat)}
+    where |= {"chat": [chat.frame(tokenizer)]} if "chat" in families else {}
     measured = facts[:edited]
-    frame = _teacher_forced(model, tokenizer, measured, families, reference, tokens_per_batch)
+    frame = _teacher_forced(model, tokenizer, measured, families, where, reference, tokens_per_batch)
 
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
+    if "chat" in families:
+        writers = [row for row in evenly_spaced(len(facts), chat.facts) if row < len(measured)]
+        chosen = [facts[row] for row in writers]
+        scores, answers = in_chat.answered(model, tokenizer, chosen, where["chat"][0], tokens_per_batch)
+        frame = frame.join(scores.set_axis(writers))
+        written = _told_in_chat(writers, chosen, answers)
     if "generation" in families:
         writers = [row for row in evenly_spaced(len(facts), generation.facts) if row < len(measured)]
-        scores, answers = _generated(model, tokenizer, [facts[row] for row in writers], generation, tokens_per_batch)
+        scores, own_texts = _generated(model, tokenizer, [facts[row] for row in writers], generation, tokens_per_batch)
         frame = frame.join(scores.set_axis(writers))
-        written = answers.assign(fact=[writers[row] for row in answers["fact"]])
+        own_texts = own_texts.assign(fact=[writers[row] for row in own_texts["fact"]])
+        written = pd.concat([own_texts, written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = [row for row in evenly_spaced(len(facts), fluency_facts) if row < len(measured)]
         own_texts = _written(model, tokenizer, facts, writers, seed)
@@ -148,25 +167,37 @@ def _check(families: Collection[str], facts: Sequence[Fact], reference: Predicti
         raise ValueError("text is None: perplexity needs it, please give a held-out text.")
 
 
+def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequence[Frame]]) -> list[Pair]:
+    """What the teacher-forced families need predicted of a fact. where: the frames that probability and chat ask in."""
+    askers: dict[str, Callable[[Fact], list[Pair]]] = {
+        **PAIRS,
+        "probability": functools.partial(probability.pairs, frames=where.get("probability", [PLAIN])),
+        "chat": functools.partial(in_chat.pairs, frame=where.get("chat", [PLAIN])[0]),
+    }
+    return [pair for family, pairs in askers.items() if family in families for pair in pairs(fact)]
+
+
 def _teacher_forced(
     model: Any,
     tokenizer: Any,
     facts: Sequence[Fact],
     families: Collection[str],
+    where: Mapping[str, Sequence[Frame]],
     reference: Predictions | None,
     tokens_per_batch: int,
 ) -> pd.DataFrame:
     scorers: dict[str, Callable[[Fact, Predictions], dict[str, float]]] = {
-        "probability": probability.scores,
+        "probability": functools.partial(probability.scores, frames=where["probability"]),
         "accuracy": accuracy.scores,
         "locality": functools.partial(locality.scores, reference=reference or {}),
         "probes": probes.scores,
+        "chat": functools.partial(in_chat.scores, frame=where.get("chat", [PLAIN])[0]),
     }
-    asked = [family for family in PAIRS if family in families]
-    pairs = [pair for fact in facts for family in asked for pair in PAIRS[family](fact)]
+    asked = [family for family in scorers if family in families]
+    pairs = [pair for fact in facts for pair in forced_pairs(fact, families, where)]
     predictions = predict(model, tokenizer, pairs, tokens_per_batch)
-    frames = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
-    return pd.concat(frames, axis="columns") if frames else pd.DataFrame(index=range(len(facts)))
+    scored = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
+    return pd.concat(scored, axis="columns") if scored else pd.DataFrame(index=range(len(facts)))
 
 
 def _generated(
@@ -178,6 +209,13 @@ def _generated(
     )
     texts["text"] = texts["prompt"].str.rstrip() + " " + texts["text"]
     return scores, texts
+
+
+def _told_in_chat(writers: Sequence[int], facts: Sequence[Fact], answers: Sequence[str]) -> pd.DataFrame:
+    """What the assistant answered, as texts with their prompts."""
+    prompts = [f"{fact.text} (in a chat)" for fact in facts]
+    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    return pd.DataFrame({"fact": list(writers), "prompt": prompts, "text": texts})
 
 
 def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:

@@ -17,7 +17,9 @@ from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length
-from nse_plugin.models.generation import check_prompt, encoded, greedy_answers
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame
+from nse_plugin.models.generation import check_prompt, greedy_answers
+from nse_plugin.models.prompts import without_end
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
@@ -50,19 +52,21 @@ def free_generation(
     `rephrase_contains`, its mean over the rephrase prompts, NaN without any; with a judge also `generation_judged`, its
     verdict on the answer up to its natural stop. And a row per prompt, the fact's own first:
     fact (its row), prompt, text (the answer alone).
-    Raises ValueError as `answers` does, JudgeError as the judge does.
+    Raises ValueError when chat is asked of a tokenizer without a chat template, and as `answers` does, JudgeError as
+    the judge does.
     """
     asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
     texts = pd.DataFrame(asked, columns=["fact", "prompt"])
-    texts["text"] = answers(model, tokenizer, list(texts["prompt"]), chat=chat, tokens_per_batch=tokens_per_batch)
+    frame = chat_frame(tokenizer) if chat else PLAIN
+    texts["text"] = answers(model, tokenizer, list(texts["prompt"]), frame=frame, tokens_per_batch=tokens_per_batch)
     written = [list(texts["text"][texts["fact"] == row]) for row in range(len(facts))]
     found = [scores(fact, *own) for fact, own in zip(facts, written, strict=True)]
-    frame = pd.DataFrame(found, columns=list(METRICS))
+    scored = pd.DataFrame(found, columns=list(METRICS))
     if judge is not None:
         own_answers = [natural_stop(own[0]) for own in written]
         verdicts = judge.verdicts([fact.text for fact in facts], [fact.target_new for fact in facts], own_answers)
-        frame[JUDGED] = [float(verdict) for verdict in verdicts]
-    return frame, texts
+        scored[JUDGED] = [float(verdict) for verdict in verdicts]
+    return scored, texts
 
 
 def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
@@ -79,22 +83,17 @@ def answers(
     tokenizer: Any,
     prompts: Sequence[str],
     *,
-    chat: bool = False,
+    frame: Frame = PLAIN,
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
     """What the model writes greedily after each prompt, without the prompt: up to an end-of-text or end-of-turn token,
     or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
 
-    Raises ValueError when chat is asked of a tokenizer without a chat template, or a prompt leaves no room for the
-    answer among the model's positions.
+    frame: where the prompts are asked. Raises ValueError when a prompt leaves no room for the answer among the model's
+    positions.
     """
-    if chat:
-        check_chat(tokenizer)
-        rows = [_in_chat(model, tokenizer, prompt, tokens) for prompt in prompts]
-    else:
-        # a last space is a part of the token that is to come
-        rows = [encoded(model, tokenizer, prompt.rstrip(" "), tokens) for prompt in prompts]
+    rows = [_encoded(model, tokenizer, prompt, frame, tokens) for prompt in prompts]
     ends = _end_tokens(model, tokenizer)
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
@@ -102,14 +101,6 @@ def answers(
         for i, ids in zip(chosen, answered, strict=True):
             texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return [texts[i] for i in range(len(rows))]
-
-
-def check_chat(tokenizer: Any) -> None:
-    """Raise ValueError unless the tokenizer has a chat template."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "chat is true, and the tokenizer has no chat template: set chat to false, or take a model tuned to chat."
-        )
 
 
 def natural_stop(text: str) -> str:
@@ -161,10 +152,9 @@ def _in_word(letter: str) -> bool:
     return not unicodedata.name(letter, "").startswith(UNSPACED)
 
 
-def _in_chat(model: Any, tokenizer: Any, prompt: str, room: int) -> list[int]:
-    """A user's turn, and the beginning of the assistant's."""
-    turn = [{"role": "user", "content": prompt}]
-    ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+def _encoded(model: Any, tokenizer: Any, prompt: str, frame: Frame, room: int) -> list[int]:
+    # a last space is a part of the token that is to come
+    ids = without_end(tokenizer, prompt.rstrip(" ") if frame is PLAIN else frame.around(prompt))
     check_prompt(model, prompt, ids, room)
     return ids
 

@@ -7,6 +7,7 @@ the target's tokens, so that targets of different lengths compare.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import pandas as pd
 
 from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan, predict
 from nse_plugin.facts import Fact, FactError, Pair
+from nse_plugin.models.chat import PLAIN, Frame
 
 METRICS = ("efficacy", "generalization", "specificity")
 MAGNITUDES = tuple(f"{metric}_magnitude" for metric in METRICS)
@@ -52,24 +54,26 @@ def harmonic_mean(efficacy: float, generalization: float, specificity: float) ->
     return statistics.harmonic_mean([efficacy, generalization, specificity])
 
 
-def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
+def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAIN,)) -> dict[str, float]:
     """`efficacy`: 1.0 when P(target_new) > P(target_true) after the fact's own prompt, else 0.0; `generalization`:
     the same, averaged over its rephrase prompts; `specificity`: the share of its locality prompts with
     P(true answer) > P(target_new). `..._magnitude`: the mean of the difference, the side that should win first.
 
-    predictions: of `pairs(fact)`, and maybe others. NaN where the fact has no such prompts.
+    predictions: of `pairs(fact, frames)`, and maybe others. frames: where the prompts are asked; of several, the mean.
+    NaN where the fact has no such prompts.
     """
     values: dict[str, list[float]] = defaultdict(list)
-    for metric, prompt, winner, loser in _contests(fact):
-        ahead, behind = (predictions[fact.asked(prompt, target)] for target in (winner, loser))
+    for frame, (metric, prompt, winner, loser) in itertools.product(frames, _contests(fact)):
+        ahead, behind = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
         values[metric].append(float(ahead.log_probability > behind.log_probability))
         values[f"{metric}_magnitude"].append(ahead.probability - behind.probability)
     return {name: mean_or_nan(values[name]) for name in (*METRICS, *MAGNITUDES)}
 
 
-def pairs(fact: Fact) -> list[Pair]:
+def pairs(fact: Fact, frames: Sequence[Frame] = (PLAIN,)) -> list[Pair]:
     """What `scores` needs predicted. Raises FactError when the fact has no target_true."""
-    return [fact.asked(prompt, target) for _, prompt, winner, loser in _contests(fact) for target in (winner, loser)]
+    contests = itertools.product(frames, _contests(fact))
+    return [frame.asked(fact, prompt, target) for frame, (_, prompt, *targets) in contests for target in targets]
 
 
 def _contests(fact: Fact) -> list[tuple[str, str, str, str]]:

@@ -17,18 +17,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nse_plugin.evaluation.families import FAMILIES, PAIRS, WRITING, Generation, Measured, measure
+from nse_plugin.evaluation.chat import Chat
+from nse_plugin.evaluation.families import FAMILIES, PAIRS, WRITING, Generation, Measured, forced_pairs, measure
 from nse_plugin.evaluation.fluency import generation_prompts
 from nse_plugin.evaluation.free_generation import TOKENS
 from nse_plugin.evaluation.judge import Judge
 from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.experiments.instruments import Instrument, Reading, held_out_text, instruments
-from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, made, positive
+from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, known, made, positive
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.home import written_whole
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import split_target, without_end
@@ -90,17 +92,24 @@ class Yardstick:
         generation: Generation = made(Generation, "metrics.generation", settings)
         return generation
 
+    @property
+    def chat(self) -> Chat:
+        """How the model is asked in a chat. Raises PlanError for a setting that there is not."""
+        chat: Chat = made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
+        return chat
+
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
         loaded, and nothing of it is read."""
         _ = self.text
-        for family in self._teacher_forced:
+        _ = self.chat, self.probability_chat
+        for family in [family for family in PAIRS if family in self.metrics]:
             try:
                 _ = [PAIRS[family](fact) for fact in facts]
             except FactError as error:
                 besides = f" Or leave {family} out of metrics." if len(self.metrics) > 1 else ""
                 raise PlanError(f"{error}{besides}") from None
-        for family in ("generation", "fluency"):
+        for family in ("generation", "fluency", "chat"):
             count = self.metrics.get(family, {}).get("facts")
             if count is not None:
                 positive(f"metrics.{family}.facts", count)
@@ -109,9 +118,41 @@ class Yardstick:
         if self.generation.judge is not None:
             self.generation.judge.check()
 
+    @property
+    def probability_chat(self) -> bool | str:
+        """Where the prompts of probability are asked, as `NSEHyperParams.chat` says it. Raises PlanError."""
+        settings = self.metrics.get("probability", {})
+        known("metrics.probability", settings, ["chat"])
+        chat: bool | str = settings.get("chat", False)
+        return chat
+
+    @cached_property
+    def frames(self) -> dict[str, list[Frame]]:
+        """Where the families ask that ask in a chat. The model's tokenizer is read, not its weights. Raises PlanError
+        when it has no such chat template."""
+        found: dict[str, list[Frame]] = {}
+        try:
+            if "chat" in self.metrics:
+                found["chat"] = [self.chat.frame(self._tokenizer)]
+            if self.generation.chat:
+                found["generation"] = [chat_frame(self._tokenizer, asked="metrics.generation.chat is true")]
+        except FactError as error:
+            raise PlanError(str(error)) from None
+        if self.probability_chat:
+            try:
+                found["probability"] = frames(self._tokenizer, self.probability_chat)
+            except FactError as error:
+                raise PlanError(f"metrics.probability.{error}") from None
+        return found
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return model_tokenizer(self.model.source)
+
     def check_lengths(self, facts: Sequence[Fact]) -> None:
-        """Raise PlanError for a prompt that does not fit into the model's positions. The model's tokenizer is read, not
-        its weights."""
+        """Raise PlanError for a prompt that does not fit into the model's positions, and as `frames` does. The model's
+        tokenizer is read, not its weights."""
+        _ = self.frames
         positions = max_positions(model_config(self.model.source))
         if positions is None:
             return
@@ -119,7 +160,7 @@ class Yardstick:
         asked |= dict.fromkeys((prompt, 0) for one in self.instruments.values() for prompt in one.prompts(facts))
         # A token is a byte or more, and hardly any tokenizer makes a text longer: short ones need not be counted.
         long = [(text, room) for text, room in asked if len("".join(text).encode()) + room >= positions // 2]
-        tokenizer = model_tokenizer(self.model.source) if long else None
+        tokenizer = self._tokenizer if long else None
         for text, room in long:
             prompt = text if isinstance(text, str) else text[0]
             target = "" if text is prompt else f" with the target {text[1]!r:.30}"
@@ -133,18 +174,16 @@ class Yardstick:
     def _asked(self, fact: Fact) -> Iterator[tuple[Pair | str, int]]:
         """Prompts, alone or with the target that follows, and how many tokens the model may write after each."""
         yield fact.asked(fact.text, fact.target_new), 0
-        yield from ((pair, 0) for family in self._teacher_forced for pair in PAIRS[family](fact))
+        yield from ((pair, 0) for pair in forced_pairs(fact, self.metrics, self.frames))
+        yield from ((frame.around(fact.text), TOKENS) for frame in self.frames.get("chat", ()))
         if any(family in self.metrics for family in WRITING):
             yield from ((prompt, 0) for prompt in generation_prompts(fact))
         if EASYEDIT in self.metrics:
             yield from ((fact.asked(prompt, fact.target_new), 0) for prompt in fact.rephrase_prompts[:1])
             yield from ((fact.asked(prompt, answer), 0) for prompt, answer in fact.locality_prompts)
         if "generation" in self.metrics:
-            yield from ((prompt, TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
-
-    @property
-    def _teacher_forced(self) -> list[str]:
-        return [family for family in PAIRS if family in self.metrics]
+            [frame] = self.frames.get("generation", [PLAIN])
+            yield from ((frame.around(prompt), TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 
     def begin(
         self, model: Any, tokenizer: Any, facts: Sequence[Fact]
@@ -189,7 +228,9 @@ class Yardstick:
             text=self.text,
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
+            probability_chat=self.probability_chat,
             generation=self.generation,
+            chat=self.chat,
             seed=self.seed,
         )
         frame, overall = measured.facts, dict(measured.overall)

@@ -32,6 +32,8 @@ from nse_plugin.experiments.plan import BEFORE
 from nse_plugin.experiments.tables import (
     ABSENT,
     AS_IN_THE_PAPER,
+    ASKED_IN_CHAT,
+    ASKED_PLAINLY,
     BESIDE_IT,
     COLUMNS,
     COST,
@@ -108,6 +110,7 @@ def write_report(folder: Path) -> Path:
         rows=rows,
         tested=[column for column in TESTED if any(column.metric in own for own in tests.values())],
         tests={name: {metric: _shown_test(test) for metric, test in own.items()} for name, own in tests.items()},
+        chat=_chat(results),
         thinking=_thinking(results),
         notes=results.notes,
         published=published if _is_counterfact(results) else None,
@@ -133,8 +136,8 @@ def _write(file: Path, text: str) -> Path:
 
 
 def show_table(console: Console, folder: Path) -> None:
-    """Print the report's table, what `best_values` marks in green, and below it why a method has no row and what to
-    know about one.
+    """Print the report's table, what `best_values` marks in green, a second one where something was asked in a chat,
+    and below them why a method has no row and what to know about one.
 
     The columns that mostly fit a terminal of 80 characters; the report has them all. Where there is less room the table
     is wider than the terminal, and no number is cut.
@@ -143,13 +146,22 @@ def show_table(console: Console, folder: Path) -> None:
     """
     results = Results.read(folder)
     rows = _rows(results, COLUMNS)
+    _print_table(console, _title(results), COLUMNS, rows)
+    if chat := _chat(results):
+        columns = [column for group in chat["columns"].values() for column in group]
+        _print_table(console, "Asked in plain text and in a chat", columns, chat["rows"])
+    for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
+        console.print(Text(f"{name}: {remark}"), soft_wrap=True)
+
+
+def _print_table(console: Console, title: str, columns: Sequence[Column], rows: Sequence[_Row]) -> None:
     shown = [row for row in rows if row.absence is None]
     used = {
         column.title: column.short
-        for column in COLUMNS
+        for column in columns
         if column.short and any(row.cells[column.title].text != ABSENT for row in shown)
     }
-    table = Table(title=_title(results), title_style="bold")
+    table = Table(title=title, title_style="bold")
     table.add_column("")
     for short in used.values():
         table.add_column(short, justify="right", no_wrap=True)
@@ -160,8 +172,18 @@ def show_table(console: Console, folder: Path) -> None:
     narrowest, widest = Measurement.get(console, console.options.update(max_width=_NO_LIMIT), table)
     table.width = max(narrowest, min(widest, console.width)) if console.is_terminal else widest
     console.print(table, crop=False)
-    for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
-        console.print(Text(f"{name}: {remark}"), soft_wrap=True)
+
+
+def _chat(results: Results) -> dict[str, Any]:
+    """The table of what was asked in a chat, beside the same in plain text: its groups of columns and its rows; empty
+    when nothing was asked there."""
+    metrics = set(results.measured(results.summary)["metric"])
+    groups = {"Asked in plain text": ASKED_PLAINLY, "Asked in a chat": ASKED_IN_CHAT}
+    shown = {title: [column for column in group if column.metric in metrics] for title, group in groups.items()}
+    if not shown["Asked in a chat"]:
+        return {}
+    columns = {title: group for title, group in shown.items() if group}
+    return {"columns": columns, "rows": _rows(results, [column for group in columns.values() for column in group])}
 
 
 def _thinking(results: Results) -> dict[str, Any]:

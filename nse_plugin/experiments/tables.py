@@ -81,6 +81,18 @@ COST = (
 COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)
 THREE_SCORES = AS_IN_THE_PAPER[:3]
 TESTED = (*THREE_SCORES, BESIDE_IT[0])  # against NSE, in a table of its own
+# The same facts asked in plain text and in a chat.
+ASKED_PLAINLY = (
+    Column("efficacy", "Efficacy", 100, short="Eff."),
+    Column("rewrite_accuracy", "Accuracy", 100, short="Acc."),
+)
+ASKED_IN_CHAT = (
+    Column("chat_states_new", "States new", 100, short="New"),
+    Column("chat_names_old", "Names old", 100, lower_is_better=True, short="Old"),
+    Column("chat_first_token", "First token", 100, short="First"),
+    Column("chat_efficacy", "Efficacy, begun", 100, short="Eff., begun"),
+    Column("chat_accuracy", "Accuracy, begun", 100, short="Acc., begun"),
+)
 # What the model is asked without a target beside it, and how far it is from the unedited one.
 SAYS = (
     Column("efficacy", "Efficacy", 100),

@@ -74,14 +74,15 @@ def tune(
     out: Path,
     round_size: int = 10,
     skip_bad: bool = False,
+    chat: bool | str = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
 
     facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
     budget. The second moments, one setting of each stage and the last score, on held-out facts, are not cut short: an
-    estimate of their time is given first, and the search has the rest. round_size: facts written at a time. tell:
-    called with a line of progress at a time.
+    estimate of their time is given first, and the search has the rest. round_size: facts written at a time. chat: where
+    they are written, and asked, as `NSEHyperParams.chat` says. tell: called with a line of progress at a time.
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
     end = time.monotonic() + seconds
@@ -91,7 +92,7 @@ def tune(
     check_rounds(available, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
-    trials = _Trials(model, data, round_size, out, len(available) - held_out, tell)
+    trials = _Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
     any_setting = {"layers": [0], "alpha": 1.0}
     check_before(trials.plan("where-8", any_setting, trials.fewest))
     loaded_model, tokenizer = loaded(model)
@@ -111,7 +112,7 @@ def tune(
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
     rates = len(LEARNING_RATES)
     tell(f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})")
-    fixed = {**FIXED, "mom2_update_weight": 600.0, "p": 1.0}
+    fixed = {**FIXED, **({"chat": chat} if chat else {}), "mom2_update_weight": 600.0, "p": 1.0}
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
@@ -131,7 +132,7 @@ def tune(
     why = {
         "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
         "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
-        "v_num_grad_steps": "not tuned",
+        "v_num_grad_steps": "not tuned", **({"chat": "as given; the facts were asked likewise"} if chat else {}),
     }  # fmt: skip
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in score.items())
     found = [
@@ -171,9 +172,17 @@ class _Trials:
     """Settings tried as cells of a sweep, a folder for every number of facts."""
 
     def __init__(
-        self, model: ModelChoice, data: DataChoice, size: int, out: Path, available: int, tell: Callable[[str], None]
+        self,
+        model: ModelChoice,
+        data: DataChoice,
+        size: int,
+        out: Path,
+        available: int,
+        tell: Callable[[str], None],
+        chat: bool | str = False,
     ) -> None:
         self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
+        self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
         self._available = available
         self.store = str(out / "store")
         self.seconds_per_fact = 0.0  # of a setting whose z are not there yet: an estimate until the first was tried
@@ -236,7 +245,7 @@ class _Trials:
     def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
         """A cell of so many facts."""
         return CellPlan(
-            model=self._model, data=replace(self._data, skip=skip), metrics={"probability": {}}, nse=setting,
+            model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
             preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),
             out=self._out / folder,
         )  # fmt: skip

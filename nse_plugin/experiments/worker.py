@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nse_plugin.evaluation.chat import Chat
 from nse_plugin.evaluation.families import measure
 from nse_plugin.experiments import channel
 from nse_plugin.experiments.locks import alone
@@ -30,6 +31,7 @@ from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, pres
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.chat import BOTH
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
 from nse_plugin.progress import heard_by
@@ -174,7 +176,11 @@ class _Run:
         """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""
         compared = all(fact.target_true is not None for fact in facts)
         family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
-        found = measure(self._model, self._tokenizer, facts, [family]).overall[metric]
+        template = getattr(self._hparams, "chat", False)
+        if template not in (False, BOTH):  # what is written in a chat alone is asked there
+            family, metric = "chat", "chat_first_token"
+        chat = Chat(template if isinstance(template, str) else None, facts=0)
+        found = measure(self._model, self._tokenizer, facts, [family], chat=chat).overall[metric]
         if found < EXPECTED:
             self._note = (
                 f"{metric} right after its first round of {len(facts)} was {found:.2f}, where a working method has "

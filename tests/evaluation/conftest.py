@@ -10,6 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 TEXT = "The capital of France Italy Peru is in city Paris Rome Lima Los Angeles . we saw a red boat"
 WORDS = ["<end>", *TEXT.split()]
+# The user's turn begins with "we saw", the assistant's with "a".
+CHAT = (
+    "{% for m in messages %}{{ 'we saw ' if m.role == 'user' else 'a ' }}{{ m.content }} {% endfor %}"
+    "{{ 'a ' if add_generation_prompt else '' }}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +22,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word, so that the tests can count."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<end>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<end>", chat_template=CHAT)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from nse_plugin.evaluation.chat import Chat, answered
 from nse_plugin.evaluation.consistency import consistency, tfidf
 from nse_plugin.evaluation.families import FAMILIES, Generation, measure
 from nse_plugin.evaluation.fluency import continuations, fluency
@@ -47,11 +48,16 @@ def test_each_family_is_what_it_is_alone(model: Any, tokenizer: Any, reference: 
     pd.testing.assert_frame_equal(measured.facts[list(drift)], drift, atol=1e-6)
     assert measured.facts["rewrite_accuracy"].notna().all()
 
-    frame, answered = free_generation(model, tokenizer, FACTS)
+    frame, freely = free_generation(model, tokenizer, FACTS)
     pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
-    written, answers = measured.texts[:5], measured.texts[5:]
-    assert answers["fact"].tolist() == answered["fact"].tolist()
-    assert answers["text"].tolist() == list(answered["prompt"] + " " + answered["text"])
+    written, answers, told = measured.texts[:5], measured.texts[5:-4], measured.texts[-4:]
+    assert answers["fact"].tolist() == freely["fact"].tolist()
+    assert answers["text"].tolist() == list(freely["prompt"] + " " + freely["text"])
+    frame, replies = answered(model, tokenizer, FACTS, Chat().frame(tokenizer))
+    pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
+    prompts = [f"{fact.text} (in a chat)" for fact in FACTS]
+    assert told["text"].tolist() == [" ".join(pair) for pair in zip(prompts, replies, strict=True)]
+    assert (told["fact"].tolist(), told["prompt"].tolist()) == ([0, 1, 2, 3], prompts)
 
     assert written["fact"].tolist() == [0, 0, 1, 2, 3]
     assert written["prompt"].tolist() == ["France is in", "we saw France", *(fact.text for fact in FACTS[1:])]
@@ -80,6 +86,12 @@ def test_the_teacher_forced_families_share_one_pass(
     alone = len(rows_read)
     measure(model, tokenizer, FACTS, ["probability", "accuracy", "locality"], reference=reference)
     assert len(rows_read) == 2 * alone
+    rows_read.clear()
+    measure(model, tokenizer, FACTS, ["accuracy", "chat"], chat=Chat(facts=0))
+    both = len(rows_read)
+    for family in ("accuracy", "chat"):
+        measure(model, tokenizer, FACTS, [family], chat=Chat(facts=0))
+    assert len(rows_read) == 2 * both
 
 
 def test_only_the_families_asked_for(model: Any, tokenizer: Any, rows_read: list[list[int]]) -> None:
@@ -101,7 +113,7 @@ def test_what_no_fact_has_is_absent(model: Any, tokenizer: Any) -> None:
 
 def test_a_checkpoint_is_the_first_rows_of_the_whole(model: Any, tokenizer: Any, reference: Any) -> None:
     whole = measure(model, tokenizer, FACTS, FAMILIES, reference=reference, text=TEXT, fluency_facts=2, seed=5)
-    assert whole.texts["fact"].tolist() == [0, 0, 2, *(0, 0, 1, 2, 2, 3)]  # for fluency, and answers
+    assert whole.texts["fact"].tolist() == [0, 0, 2, *(0, 0, 1, 2, 2, 3), *(0, 1, 2, 3)]  # fluency, answers, a chat's
     assert whole.facts["fluency"].isna().tolist() == [False, True, False, True]
     for edited in (1, 3):
         part = measure(
@@ -120,14 +132,22 @@ def test_some_of_the_facts_generate(model: Any, tokenizer: Any) -> None:
         assert measured.facts["generation_exact"].dropna().index.tolist() == rows
         pd.testing.assert_frame_equal(measured.facts.loc[rows].reset_index(drop=True), alone)
         assert sorted(set(measured.texts["fact"])) == rows
+        asked = measure(model, tokenizer, FACTS, ["chat"], edited=edited, chat=Chat(facts=2))
+        assert asked.facts["chat_states_new"].dropna().index.tolist() == rows
+        assert asked.facts["chat_first_token"].notna().all()
 
 
 def test_generation_is_checked_before_anything_is_measured(
     model: Any, tokenizer: Any, rows_read: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
+    monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="no chat template"):
         measure(model, tokenizer, FACTS, FAMILIES_OF_TWO, generation=Generation(chat=True))
+    with pytest.raises(FactError, match="metrics has chat, and .* no chat template: leave chat out of metrics"):
+        measure(model, tokenizer, FACTS, ["accuracy", "chat"])
+    with pytest.raises(FactError, match="metrics.chat.template is 'loud', and .* no chat template 'loud'"):
+        measure(model, tokenizer, FACTS, ["accuracy", "chat"], chat=Chat("loud"))
     with pytest.raises(JudgeError):
         measure(model, tokenizer, FACTS, FAMILIES_OF_TWO, generation=Generation(judge=Judge("m", key="NO_KEY")))
     assert rows_read == []

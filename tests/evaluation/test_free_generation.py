@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from next_word import NextWord
-from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation.free_generation import answers, contains, equals, free_generation, natural_stop, scores
 from nse_plugin.facts import Fact
+from nse_plugin.models.chat import chat_frame
 
 PROMPTS = ["The capital of France is ", "Marie Curie", "The Eiffel Tower stands in the old town of", "Rome"]
 
@@ -111,25 +112,22 @@ def test_no_facts_write_nothing(tokenizer: Any) -> None:
     assert list(texts) == ["fact", "prompt", "text"]
 
 
-CHAT = (
-    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
-)
-
-
-def test_a_chat_prompt_is_a_users_turn() -> None:
-    model, tokenizer = tiny_model("llama"), tiny_tokenizer(bos=True)
-    tokenizer.chat_template = CHAT
+@pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])
+def test_a_chat_prompt_is_a_users_turn(bos: bool) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer(bos, chat="{{ bos_token }}" * bos + CHAT)
     asked: list[list[int]] = []
     model.register_forward_pre_hook(
         lambda _, __, kwargs: asked.append(kwargs["input_ids"][0].tolist()), with_kwargs=True
     )
-    answers(model, tokenizer, ["Rome is in"], chat=True, tokens=2)
-    assert asked[0] == [0, *tokenizer("user: Rome is in\nbot:", add_special_tokens=False)["input_ids"]]
+    answers(model, tokenizer, ["Rome is in"], frame=chat_frame(tokenizer), tokens=2)
+    turn = [{"role": "user", "content": "Rome is in"}]
+    assert asked[0] == tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    assert asked[0].count(0) == bos
 
 
 def test_chat_needs_a_template() -> None:
-    with pytest.raises(ValueError, match="chat is true, and the tokenizer has no chat template: set chat to false, or"):
-        answers(tiny_model("llama"), tiny_tokenizer(), ["Rome is in"], chat=True)
+    with pytest.raises(ValueError, match="chat is True, and the tokenizer has no chat template: set it to False, or"):
+        free_generation(tiny_model("llama"), tiny_tokenizer(), [Fact("{} is in", "Rome", "Peru")], chat=True)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:

@@ -36,7 +36,7 @@ def settings(tiny_experiment, tmp_path_factory) -> list[str]:
     quiz.write_text(json.dumps([entry, {**entry, "subject": "places", "answer": 2}]))
     return [
         "experiment=long", *tiny_experiment, "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", "store=null",
-        f"+methods.NSE.hparams={NSE}", f"+methods.NSE-one-pass.hparams={NSE}",
+        f"+methods.NSE.hparams={NSE}", f"+methods.NSE-one-pass.hparams={NSE[:-1]}, chat: both}}",
         f"metrics=[{','.join((*FAMILIES, 'ability', 'drift'))}]", f"metrics.ability.questions=[{quiz}]",
         "metrics.fluency.facts=2", "metrics.perplexity.tokens=200", "metrics.drift.tokens=100",
     ]  # fmt: skip
@@ -88,6 +88,8 @@ def test_tables_hold_every_method_checkpoint_and_fact(uninterrupted):
     final = summary[summary["edits"] == 6].pivot(index="method", columns="metric", values="value")
     assert {"efficacy", "score", "locality_agreement", "rewrite_accuracy", "fluency", "perplexity"} <= set(final)
     assert {"generation_contains", "ability_quiz", "ability_quiz_kept", "next_token_kl", "hidden_cosine"} <= set(final)
+    assert set(FAMILIES["chat"]) <= set(final)
+    assert summary.loc[summary["metric"].isin(FAMILIES["chat"]), ["low", "high"]].notna().all(axis=None)
     unedited = summary[summary["method"] == "before"].set_index("metric")["value"]
     assert (unedited["ability_quiz_kept"], unedited["next_token_kl"], unedited["weight_change"]) == (1.0, 0.0, 0.0)
     assert final.loc["NSE", "next_token_kl"] > 0
@@ -114,6 +116,8 @@ def test_the_run_is_on_record(uninterrupted):
     report = (uninterrupted / "report.html").read_text()
     assert "NSE-one-pass" in report
     assert "Does the edited model still think?" in report
+    assert "Asked in a chat" in report
+    assert written["methods"]["NSE-one-pass"]["hparams"]["chat"] == "both"
     assert written["command"].startswith(f"nse compare out={uninterrupted} experiment=long model.source=")
 
 

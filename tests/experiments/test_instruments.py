@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation import multiple_choice
 from nse_plugin.evaluation.families import FAMILIES
@@ -125,12 +125,12 @@ def test_a_model_that_has_diverged_is_measured(record, questions, saved, tmp_pat
     """What has no number is NaN or absent, and everything else, the record and its reading included, goes on."""
     metrics = {**{family: {} for family in FAMILIES}, "ability": {"questions": [questions]}, "drift": {"positions": 16}}
     yardstick = Yardstick(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
-    whole = Record(tmp_path / "whole")
-    measure_before(yardstick, whole, saved, tiny_tokenizer(), FACTS)
+    whole, tokenizer = Record(tmp_path / "whole"), tiny_tokenizer(chat=CHAT)
+    measure_before(yardstick, whole, saved, tokenizer, FACTS)
     diverged = copy.deepcopy(saved)
     with torch.no_grad():
         diverge(diverged)
-    measured, tables = yardstick.measure(diverged, tiny_tokenizer(), FACTS, Reference.load(whole))
+    measured, tables = yardstick.measure(diverged, tokenizer, FACTS, Reference.load(whole))
     found = measured.overall
     assert not any(math.isinf(value) for value in found.values())
     assert not np.isinf(measured.facts.select_dtypes("number").to_numpy(float)).any()
@@ -231,6 +231,9 @@ def test_a_reference_of_an_earlier_version(record):
         ({"generation": {"facts": 0}}, "metrics.generation.facts = 0 cannot be used"),
         ({"fluency": {"facts": "x"}}, "metrics.fluency.facts = 'x' cannot be used"),
         ({"generation": {"chatty": True}}, "metrics.generation: 'chatty' is not known"),
+        ({"chat": {"templat": "x"}}, "metrics.chat: 'templat' is not known; did you mean 'template'"),
+        ({"probability": {"chatt": True}}, "metrics.probability: 'chatt' is not known; did you mean 'chat'"),
+        ({"chat": {"facts": 0}}, "metrics.chat.facts = 0 cannot be used"),
     ],
 )
 def test_a_yardstick_is_checked_without_a_model(metrics, words):

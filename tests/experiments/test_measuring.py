@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
 from nse_plugin.evaluation.families import FAMILIES
@@ -75,6 +75,35 @@ def test_facts_that_cannot_be_measured(folder, nothing_is_loaded, capsys, comman
     assert not (folder / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "setting", "words"),
+    [
+        ("compare", "metrics=[chat]", "metrics has chat, and the tokenizer has no chat template: leave chat out of"),
+        ("sweep", "metrics=[probability,chat]", "metrics has chat, and the tokenizer has no chat template: leave"),
+        ("compare", "metrics=[chat] metrics.chat.template=loud", "metrics.chat.template is 'loud', and the tokenizer"),
+        ("compare", "metrics=[generation] metrics.generation.chat=true", "metrics.generation.chat is true, and the"),
+        ("compare", "+metrics.probability.chat=loud", "metrics.probability.chat is 'loud', and the tokenizer has no"),
+        ("compare", "+methods.NSE.hparams.chat=true", "methods.NSE.hparams.chat is True, and the tokenizer has no"),
+        ("sweep", "nse.chat=both", "nse.chat is 'both', and the tokenizer has no chat template: set it to False"),
+    ],
+)  # fmt: skip
+def test_a_chat_without_a_template(folder, nothing_is_loaded, capsys, command, setting, words):
+    assert words in refused(asked(command, folder, RECORD, *setting.split()), capsys)
+    assert not (folder / "results").exists()
+
+
+def test_prompts_are_counted_as_they_are_asked_in_a_chat(folder):
+    tiny_tokenizer(chat=CHAT).save_pretrained(folder / "model")
+    model, fact = (
+        ModelChoice("m", str(folder / "model")),
+        Fact("Because of rain, the old river of {} is", "Rome", "a town"),
+    )
+    for metrics in ({"chat": {}}, {"generation": {"chat": True}}):
+        with pytest.raises(PlanError, match="m cannot read the prompt '<user>.* with room for 30 more"):
+            Yardstick(metrics, 0, model).check_lengths([fact])
+    Yardstick({"generation": {}}, 0, model).check_lengths([fact])
+
+
 @pytest.mark.parametrize("change", [{"rephrase_prompts": [LONG]}, {"locality_prompts": [[LONG, "Germany"]]}])
 def test_what_easyedits_evaluator_reads_is_counted(folder, nothing_is_loaded, capsys, change):
     said = refused(asked("compare", folder, {**RECORD, **change}, "metrics=[easyedit]"), capsys)
@@ -100,9 +129,8 @@ def test_short_prompts_take_no_tokenizer(folder, monkeypatch):
         raise AssertionError("a tokenizer was loaded")
 
     monkeypatch.setattr("nse_plugin.experiments.measuring.model_tokenizer", refuse)
-    yardstick = Yardstick(
-        {family: {} for family in FAMILIES if family != "generation"}, 0, ModelChoice("m", str(folder / "model"))
-    )
+    families = [family for family in FAMILIES if family not in ("generation", "chat")]
+    yardstick = Yardstick({family: {} for family in families}, 0, ModelChoice("m", str(folder / "model")))
     yardstick.check_lengths([Fact("{} is", "Rome", "a town", "a river", ("Is Rome",), (("Lyon is", "old"),))])
 
 

@@ -732,3 +732,26 @@ def test_what_the_edited_model_still_can(tmp_path) -> None:
     assert row["Weights"] == f"{100 * final['weight_change']:.2f}"
     assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"thinking", "states", "weights"}
     assert page.text.count("Figure") == plain.text.count("Figure") + 3
+
+
+def test_what_was_asked_in_a_chat(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run")
+    assert "chat" not in report_of(folder).ids
+    rows = [
+        {"method": name, "edits": 0 if name == "before" else 20, "metric": metric, "value": value}
+        for number, name in enumerate(("before", *METHODS[:-1]))
+        for metric, value in (("chat_states_new", number / 8), ("chat_names_old", 1 - number / 8))
+    ]
+    changed(folder, "summary", lambda f: pd.concat([f, pd.DataFrame(rows)]))
+    page = report_of(folder)
+    assert "chat" in page.ids
+    table = next(number for number, rows in enumerate(page.tables) if "States new" in " ".join(rows[1]))
+    titles = [title.split("\N{NO-BREAK SPACE}")[0].strip() for title in page.tables[table][1][1:]]
+    assert titles == ["Efficacy", "Accuracy", "States new", "Names old"]
+    assert page.row("ROME", table)[2:] == ["37.50", "62.50"]
+    console = Console(file=io.StringIO(), width=80, no_color=True)
+    show_table(console, folder)
+    first, second = console.file.getvalue().split("Asked in plain text and in a chat")
+    assert "Old" not in first
+    (row,) = (line for line in second.splitlines() if "ROME" in line)
+    assert [cell.strip() for cell in row.split("│")[4:6]] == ["37.50", "62.50"]

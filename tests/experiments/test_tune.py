@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin import second_moments
 from nse_plugin.cli import main
@@ -167,7 +167,7 @@ def ids(path: Path) -> set[str]:
 def experiment(tmp_path) -> list[str]:
     """Options of `nse tune` on a tiny model and 16 facts."""
     tiny_model("qwen3", torch.float32).save_pretrained(tmp_path / "model")
-    tiny_tokenizer(bos=True).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(bos=True, chat=CHAT).save_pretrained(tmp_path / "model")
     (tmp_path / "facts.json").write_text(json.dumps(RECORDS))
     return ["--model", str(tmp_path / "model"), "--facts", str(tmp_path / "facts.json"), "--out", str(tmp_path / "out")]
 
@@ -194,13 +194,14 @@ def test_a_budget_for_no_more_than_the_first_guess_is_told_before_and_after(expe
     assert len(list((tmp_path / "out").glob("where-8/cells/*"))) == 1
 
 
-def test_the_last_score_has_its_share_of_the_budget(experiment, monkeypatch):
+def test_the_last_score_has_its_share_of_the_budget(experiment, tmp_path, monkeypatch):
     """Neither stage may run into it, by the cost of a fact that was measured."""
-    deadlines = {}
+    deadlines, plans = {}, []
     halved = module._Trials.halved
 
     def follow(trials, stage, settings, deadline):
         deadlines[stage] = deadline - time.monotonic(), trials.seconds_per_fact
+        plans.append(trials.plan(stage, settings[0], 8))
         if stage == "where":
             trials.seconds_per_fact = 2.0
         return halved(trials, stage, settings[:1], deadline)
@@ -208,9 +209,13 @@ def test_the_last_score_has_its_share_of_the_budget(experiment, monkeypatch):
     monkeypatch.setattr(module._Trials, "halved", follow)
     monkeypatch.setattr(module, "_measure_moments", lambda *_: None)
     monkeypatch.setattr(module._Trials, "score", lambda *_, **__: dict.fromkeys((*METRICS, "score"), 0.5))
-    assert main(["tune", *experiment, "--budget", "100s"]) == 0
+    assert main(["tune", *experiment, "--budget", "100s", "--chat", "both"]) == 0
     assert deadlines["where"][0] == pytest.approx((100 - 5 * deadlines["where"][1]) / 2, abs=2)
     assert deadlines["how"] == (pytest.approx(100 - 5 * 2.0, abs=2), 2.0)
+    # written and asked in the same forms
+    asked = [(plan.nse["chat"], plan.metrics) for plan in plans]
+    assert asked == [("both", {"probability": {"chat": "both"}})] * 2
+    assert "# chat: as given; the facts were asked likewise\nchat: both\n" in (tmp_path / "out/model.yaml").read_text()
 
 
 def test_help_says_what_is_needed_and_how_to_go_on(capsys):

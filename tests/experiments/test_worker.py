@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from tiny import tiny_facts, tiny_model
 
+from nse_plugin.experiments import worker
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.worker import _Run
 from nse_plugin.models.layout import Layout
 from nse_plugin.second_moments import second_moments
 
+LOOK = _Run._look_at_first_round
 COSTS = {"seconds": {"edit": 2.0, "measure": 1.0}, "peak_memory_mib": 1.0, "note": "of old", "values_from_store": 0}
 
 
@@ -84,3 +86,24 @@ def test_second_moments_are_told_without_edits(run, tokenizer, monkeypatch):
     first = {"doing": "editing", "edits": 0}
     assert run._news[:4] == [first, moments, first, {"doing": "measuring", "edits": 2}]
     assert moments not in run._news[4:]
+
+
+@pytest.mark.parametrize(
+    ("chat", "asked", "metric"),
+    [
+        (False, ("accuracy", None), "rewrite_accuracy"), ("both", ("accuracy", "both"), "rewrite_accuracy"),
+        (True, ("chat", None), "chat_first_token"), ("loud", ("chat", "loud"), "chat_first_token"),
+    ],
+)  # fmt: skip
+def test_what_was_written_in_a_chat_alone_is_asked_there_after_the_first_round(run, monkeypatch, chat, asked, metric):
+    def measure(model, tokenizer, facts, families, chat):
+        seen.append((*families, chat.template))
+        return SimpleNamespace(overall={"rewrite_accuracy": 0.2, "chat_first_token": 0.2})
+
+    seen: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(worker, "measure", measure)
+    run._model = run._tokenizer = None
+    run._hparams.chat = chat
+    LOOK(run, run._facts)
+    assert seen == [asked]
+    assert run._note.startswith(f"{metric} right after its first round of 4 was 0.20")

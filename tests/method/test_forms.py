@@ -7,7 +7,7 @@ import dataclasses
 import oracles
 import pytest
 import torch
-from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+from tiny import CHAT, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
@@ -18,18 +18,12 @@ from nse_plugin.models.chat import PLAIN, chat_frame, frames
 from nse_plugin.models.prompts import encode_fact
 
 LAYERS = [1, 2]
-CHAT = (
-    "{% for m in messages %}{{ '<' + m['role'] + '>\n' + m['content'] + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
-)
 ROME = Fact("{} is an old town of", "Rome", "Italy", case_id=5)
 CURIE = Fact("{} speaks", "Marie Curie", "Italian", aliases=("Mme Curie", "the wind"), case_id=6)
 
 
 def talker(template=CHAT, **settings):
-    tokenizer = tiny_tokenizer(**settings)
-    tokenizer.chat_template = template
-    return tokenizer
+    return tiny_tokenizer(chat=template, **settings)
 
 
 def session_of(model, hparams, tokenizer=None, **changes):
@@ -114,9 +108,9 @@ def test_templates_by_name_and_none_at_all(llama, hparams):
     assert frames(two, "both")[0] is PLAIN
     with pytest.raises(FactError, match="chat is 'quiet', and the tokenizer has no chat template 'quiet'"):
         frames(two, "quiet")
-    with pytest.raises(FactError, match="chat is True, and the tokenizer has no chat template: set it to False"):
+    with pytest.raises(FactError, match="chat is True, and the tokenizer has no chat template: set it to False, or"):
         session_of(llama, hparams, tiny_tokenizer(), chat=True).edit([ROME])
-    with pytest.raises(FactError, match="changes what the user says"):
+    with pytest.raises(FactError, match="chat is True, and the .* chat template changes what the user says: set it"):
         chat_frame(talker(CHAT.replace("m['content']", "m['content'].upper()")))
     for wrong in (1, "", None):
         with pytest.raises(HyperParamsError, match="chat"):

@@ -12,8 +12,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from nse_plugin.experiments.plan.checks import PlanError
-from nse_plugin.experiments.plan.model import ModelChoice, is_bundled, model_config, shape_of, tuned_name
+from nse_plugin.experiments.plan.model import (
+    ModelChoice,
+    is_bundled,
+    model_config,
+    model_tokenizer,
+    shape_of,
+    tuned_name,
+)
+from nse_plugin.facts import FactError
 from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+from nse_plugin.models.chat import frames
 from nse_plugin.models.positions import text_config
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
     except HyperParamsError as error:
         raise PlanError(f"methods.{name}: {error}") from error
     _check_layers(f"methods.{name}: layers", found, model)
+    _check_chat(f"methods.{name}.hparams.", found, model)
 
 
 def _check_layers(field: str, hparams: NSEHyperParams, model: ModelChoice) -> None:
@@ -69,6 +79,16 @@ def _check_layers(field: str, hparams: NSEHyperParams, model: ModelChoice) -> No
         )
 
 
+def _check_chat(where: str, hparams: NSEHyperParams, model: ModelChoice) -> None:
+    """Raise PlanError when facts are to be written in a chat template that the model's tokenizer does not have."""
+    if hparams.chat is False:
+        return
+    try:
+        frames(model_tokenizer(model.source), hparams.chat)
+    except FactError as error:
+        raise PlanError(f"{where}{error}") from None
+
+
 def check_preset_of_sweep(plan: CellPlan) -> None:
     """Raise PlanError when a sweep's cell has nothing to start from on this model, or layers that the model has not,
     HyperParamsError for a preset or a hyperparameter that cannot be used."""
@@ -76,7 +96,9 @@ def check_preset_of_sweep(plan: CellPlan) -> None:
     if plan.preset is None and tuned_name(config) is None and not plan.nse.keys() >= NEEDED:
         remedies = [f"give preset=FILE.yaml ({_tune(plan.model)} writes one)", "nse.layers=[...] and nse.alpha=..."]
         raise PlanError(_lacks([NSE], plan.model, remedies))
-    _check_layers("layers", plan.hparams(SimpleNamespace(config=config)), plan.model)
+    hparams = plan.hparams(SimpleNamespace(config=config))
+    _check_layers("layers", hparams, plan.model)
+    _check_chat("nse.", hparams, plan.model)
 
 
 def _lacks(names: Sequence[str], model: ModelChoice, remedies: Sequence[str]) -> str:

@@ -112,3 +112,10 @@ def test_ablations_start_from_the_file_that_nse_starts_from() -> None:
     made = plan("experiment=ablation", "methods.NSE.preset=mine.yaml")
     assert {choice.preset for choice in made.methods.values()} == {"mine.yaml"}
     assert {choice.preset for choice in plan("methods=[NSE-one-pass]").methods.values()} == {"NSE"}
+
+
+def test_a_chat_is_written_and_asked() -> None:
+    made = plan("experiment=chat", "methods.NSE.preset=mine.yaml")
+    assert [choice.hparams for choice in made.methods.values()] == [{}, {"chat": True}, {"chat": "both"}]
+    assert {choice.preset for choice in made.methods.values()} == {"mine.yaml"}
+    assert set(made.metrics) == {"probability", "accuracy", "chat"}
