@@ -38,24 +38,19 @@ def said_with(layout: Layout, layer: int, prompts: Sequence[FactPrompts], values
         for first in range(0, len(prompts), AT_ONCE):
             rows = [fact.rewrites[0] for fact in prompts[first : first + AT_ONCE]]
             replay = SuffixReplay(layout, layer, rows, ContextStates())
-            found += said_in(replay, rows, values[first : first + AT_ONCE] - replay.at_lookup.to(values))
+            delta = values[first : first + AT_ONCE] - replay.at_lookup.to(values)
+            both = (said_in(replay, rows, one) for one in (torch.zeros_like(delta), delta))
+            found += map(Said, *both)
     return found
 
 
-def said_in(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Said]:
-    """In bare prompts that are replayed, n rows. delta: [n, d], z - h."""
+def said_in(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Prediction]:
+    """In bare prompts that are replayed, n rows, with delta [n, d] added at the subject's last token."""
     places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
     numbers, positions = torch.tensor(places).T
-    sizes = [len(row.targets) for row in rows]
     with torch.no_grad():
-        before, under_z = (
-            [
-                Prediction.of(own, row.targets)
-                for own, row in zip(torch.split(replay.logits(one, numbers, positions), sizes), rows, strict=True)
-            ]
-            for one in (torch.zeros_like(delta), delta)
-        )
-    return [Said(*both) for both in zip(before, under_z, strict=True)]
+        logits = torch.split(replay.logits(delta, numbers, positions), [len(row.targets) for row in rows])
+        return [Prediction.of(own, row.targets) for own, row in zip(logits, rows, strict=True)]
 
 
 def _start(row: EncodedPrompt) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.solvers import Walk, contexts_of
 from nse_plugin.method.targets import Said, said_in
@@ -65,7 +66,8 @@ def optimize_values(
             for i, own in zip(places, z, strict=True):
                 values[i] = own
             if said is not None and bare is not None:
-                said.update(zip(places, said_in(*bare, z - batch.h), strict=True))
+                before = batch.before or said_in(*bare, torch.zeros_like(z))
+                said.update(zip(places, map(Said, before, said_in(*bare, z - batch.h)), strict=True))
             on_done(len(places))
     return torch.stack([z for z in values if z is not None])
 
@@ -130,7 +132,8 @@ class _Batch:
     subject, the two are the same up to the subject's last token, and one row serves both.
 
     members: how many facts share the value of each, m in all. h: [m, d], l_0's output at the subject's last token of
-    their bare prompts, float32 at least. first_members: of each, the first one's place in h.
+    their bare prompts, float32 at least. first_members: of each, the first one's place in h. before: what is said of
+    the members' targets without delta, once a loss was evaluated.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts], contexts: ContextStates) -> None:
@@ -139,7 +142,10 @@ class _Batch:
         self.are_long = [fact.members > 1 or fact.in_chat for fact in prompts]
         self.first_members = [sum(self.members[:number]) for number in range(len(prompts))]
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)], contexts)
-        self._before: Tensor | None = None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
+        self.before: list[Prediction] = []
+        self._essence_before: Tensor | None = (
+            None  # [n, vocabulary], log-probabilities after "{subject} is a" without delta
+        )
         start = self._replay.at_lookup
         self._dtype = torch.promote_types(start.dtype, torch.float32)
         self._device = start.device
@@ -161,6 +167,7 @@ class _Batch:
         self._fact_of_row: list[int] = []
         self._first_row: list[int] = []
         self._essence_row: list[int] = []
+        self._targets_of: dict[int, slice] = {}  # by row, which of the tokens
         rows: list[int] = []
         positions: list[int] = []
         tokens: list[int] = []
@@ -174,6 +181,7 @@ class _Batch:
             for row, prompt in enumerate(fact.rewrites, first):
                 length = len(prompt.targets)
                 start = len(prompt.ids) - prompt.lookup - length
+                self._targets_of[row] = slice(len(rows), len(rows) + length)
                 rows += [row] * length
                 positions += range(start, start + length)
                 tokens += prompt.targets
@@ -195,18 +203,20 @@ class _Batch:
         now = essences.log_softmax(dim=-1)
         # Masked, because 0 * NaN would spread one fact's failure to all.
         nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
-        if self._before is None:
-            self._before = now.detach()
-        kl = (now.exp() * (now - self._before)).sum(dim=1)
+        if self._essence_before is None:
+            self._essence_before = now.detach()
+            own = (self._targets_of[row] for row in self._bare)
+            self.before = [Prediction.of(targets[at].detach(), self._tokens[at].tolist()) for at in own]
+        kl = (now.exp() * (now - self._essence_before)).sum(dim=1)
         return nll, kl
 
     def keep(self, facts: Tensor) -> None:
         """Let all facts but these leave (indices into the present ones)."""
-        assert self._before is not None
+        assert self._essence_before is not None
         stay = set(facts.tolist())
         self._replay.keep(torch.tensor([row for row, fact in enumerate(self._fact_of_row) if fact in stay]))
         self._prompts = [self._prompts[i] for i in facts.tolist()]
-        self._before = self._before[facts]
+        self._essence_before = self._essence_before[facts]
         self._place()
 
 

@@ -85,7 +85,7 @@ def test_done_is_a_target_that_z_says_and_that_gained(status, gained, under_z, e
     result = RoundResult([status], one, one, one.long(), {})
     before, after = Prediction(-3.0, (7, 8), (1, 1)), Prediction(-2.0 if gained else -3.0, (7, 8), (1, 1))
     said = [Targets(before, Prediction(-1.0, (7, 8), under_z), after)]
-    report = RoundReport.of([Fact("{} is in", "Rome", "Spain")], [[0]], result, said, [], 1.0, {}, 0)
+    report = RoundReport.of([Fact("{} is in", "Rome", "Spain")], [], [[0]], result, said, [], 1.0, {}, 0)
     assert report.frame["status"].tolist() == [expected]
 
 
