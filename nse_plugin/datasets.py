@@ -29,6 +29,10 @@ from nse_plugin.spelling import number_of
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
+BUNDLED = {  # by name, the file in nse_plugin/data
+    DEMO: "demo_facts.json",
+    **{name: f"{name}.json" for name in ("same_subject", "same_subject_chat", "unspaced")},
+}
 _CHUNK = 1 << 18  # bytes
 _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
@@ -57,7 +61,7 @@ PUBLISHED = {
     ),
     "zsre": Published("https://rome.baulab.info/data/dsets/zsre_mend_eval.json", None),
 }
-NAMES = (DEMO, *PUBLISHED)
+NAMES = (*BUNDLED, *PUBLISHED)
 TABLES = (".csv", ".tsv")
 
 SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
@@ -106,7 +110,7 @@ def load_facts(
     snippets: str | Path | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of "demo", "counterfact" or "zsre".
+    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of one of `NAMES`.
 
     skip: leave so many facts out before them.
     A record without a case_id gets its place among the records, from 0. skip_bad: leave bad records out and go on to
@@ -202,8 +206,8 @@ def _facts(
 
 
 def _file_of(source: str | Path) -> Path:
-    if source == DEMO:
-        return Path(__file__).with_name("data") / "demo_facts.json"
+    if source in BUNDLED:
+        return Path(__file__).with_name("data") / BUNDLED[str(source)]
     if source in PUBLISHED:
         published = PUBLISHED[str(source)]
         if not published.file.is_file():
