@@ -33,6 +33,7 @@ BUNDLED = {  # by name, the file in nse_plugin/data
     DEMO: "demo_facts.json",
     **{name: f"{name}.json" for name in ("same_subject", "same_subject_chat", "unspaced")},
 }
+_OURS = Path(__file__).with_name("data")
 _CHUNK = 1 << 18  # bytes
 _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
@@ -117,7 +118,8 @@ def load_facts(
     the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
-    So is a prompt and subject with another target than before, which is a correction where its round comes later.
+    So is a prompt and subject with another target than before, which is a correction where its round comes later, but
+    for those of our own data.
 
     Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
     there before), or there are fewer facts than `limit`.
@@ -199,7 +201,7 @@ def _facts(
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)
-    if corrected:
+    if corrected and path.parent != _OURS:  # ours are meant to
         more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
         log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
     return facts, skipped
@@ -207,7 +209,7 @@ def _facts(
 
 def _file_of(source: str | Path) -> Path:
     if source in BUNDLED:
-        return Path(__file__).with_name("data") / BUNDLED[str(source)]
+        return _OURS / BUNDLED[str(source)]
     if source in PUBLISHED:
         published = PUBLISHED[str(source)]
         if not published.file.is_file():
