@@ -20,10 +20,10 @@ TABLE = [
     (Fact(LIVES, "Ada", "Lima"), 1, False, -2.0, 0.0, NAN),  # row 3 is of a later round
     (Fact(BORN, "Bob", "Rome"), 1, True, -1.0, NAN, NAN),  # alone
     (Fact(WORKS, "Ada ", "chess"), 2, True, -1.0, 1.0, NAN),  # rows 5 and 6 correct another fact
-    (Fact(WORKS, "Al", "law", aliases=("Ada",)), 3, True, -1.0, NAN, NAN),  # row 7 is of the same round
+    (Fact(WORKS, "Ida", "law", aliases=("Ada",)), 2, True, -1.0, 1.0, NAN),  # row 6 is of its other name
     (Fact(BORN, "Ada", "Oslo"), 2, True, -0.5, NAN, NAN),  # replaced by row 6
     (Fact(BORN, "Ada", "Cairo"), 3, False, -0.7, NAN, 0.0),  # behind Oslo, ahead of Rome
-    (Fact(LIVES, "Al", "Bonn"), 3, False, -3.0, NAN, NAN),
+    (Fact(LIVES, "Ida", "Bonn"), 2, False, -3.0, NAN, NAN),  # row 4 is of the same round
     (Fact(WORKS, "Eve", "art"), 1, True, -1.0, NAN, NAN),  # the same again, and replaced by nothing
     (Fact(WORKS, "Eve", "art"), 2, True, -1.0, NAN, NAN),
     (Fact(BORN, "Bob ", "Rome"), 3, True, -1.0, NAN, NAN),
