@@ -29,6 +29,11 @@ from nse_plugin.spelling import number_of
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
+BUNDLED = {  # by name, the file in nse_plugin/data
+    DEMO: "demo_facts.json",
+    **{name: f"{name}.json" for name in ("same_subject", "same_subject_chat", "unspaced")},
+}
+_OURS = Path(__file__).with_name("data")
 _CHUNK = 1 << 18  # bytes
 _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
@@ -57,7 +62,7 @@ PUBLISHED = {
     ),
     "zsre": Published("https://rome.baulab.info/data/dsets/zsre_mend_eval.json", None),
 }
-NAMES = (DEMO, *PUBLISHED)
+NAMES = (*BUNDLED, *PUBLISHED)
 TABLES = (".csv", ".tsv")
 
 SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
@@ -106,7 +111,7 @@ def load_facts(
     snippets: str | Path | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of "demo", "counterfact" or "zsre".
+    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of one of `NAMES`.
 
     skip: leave so many facts out before them.
     A record without a case_id gets its place among the records, from 0, and one without a subject that which is found
@@ -114,7 +119,8 @@ def load_facts(
     the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
     records in ROME's form, by relation and new target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
-    So is a prompt and subject with another target than before, which is a correction where its round comes later.
+    So is a prompt and subject with another target than before, which is a correction where its round comes later, but
+    for those of our own data.
 
     Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
     there before), or there are fewer facts than `limit`.
@@ -199,15 +205,15 @@ def _facts(
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)
-    if corrected:
+    if corrected and path.parent != _OURS:  # ours are meant to
         more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
         log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
     return facts, skipped
 
 
 def _file_of(source: str | Path) -> Path:
-    if source == DEMO:
-        return Path(__file__).with_name("data") / "demo_facts.json"
+    if source in BUNDLED:
+        return _OURS / BUNDLED[str(source)]
     if source in PUBLISHED:
         published = PUBLISHED[str(source)]
         if not published.file.is_file():

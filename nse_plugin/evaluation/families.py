@@ -1,20 +1,23 @@
 """What a comparison measures, by families of metrics: one call for a model as it is now.
 
-The teacher-forced families (probability, accuracy, locality, probes, and of chat what is teacher-forced) share one
-forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts the model
-writes; generation and chat have their own.
+The teacher-forced families (probability, accuracy, locality, probes, subjects, and of chat what is teacher-forced)
+share one forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts
+the model writes; generation and chat have their own.
+
+A fact that a later one has replaced has no metrics: what it asks for is no longer wanted.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation import accuracy, free_generation, locality, probability, probes
+from nse_plugin.evaluation import accuracy, free_generation, locality, probability, probes, subjects
 from nse_plugin.evaluation import chat as in_chat
 from nse_plugin.evaluation.chat import Chat
 from nse_plugin.evaluation.consistency import consistency, tfidf
@@ -33,6 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "accuracy": accuracy.METRICS,
     "locality": locality.METRICS,
     "probes": probes.METRICS,
+    "subjects": subjects.METRICS,
     "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
     "fluency": ("fluency",),
@@ -44,6 +48,7 @@ PAIRS = {  # in plain text
     "accuracy": accuracy.pairs,
     "locality": locality.pairs,
     "probes": probes.pairs,
+    "subjects": subjects.pairs,
 }
 WRITING = ("fluency", "consistency")
 CHAT = Chat()
@@ -76,12 +81,14 @@ class Measured:
     facts: a row per fact, in the order given, a column per metric of `FAMILIES` that was asked for; NaN where a fact
     has no such metric; with a judge also `generation_judged`. overall: the metrics' means over the facts, `score` (see
     `mean_scores`) and perplexity; a metric without a value is left out. texts: what the model wrote; columns fact (its
-    row), prompt, text (the prompt first).
+    row), prompt, text (the prompt first). replaced: by fact, whether a later one has replaced it, so that it has no
+    metrics (NaN).
     """
 
     facts: pd.DataFrame
     overall: dict[str, float]
     texts: pd.DataFrame
+    replaced: pd.Series[bool]
 
 
 def measure(
@@ -90,7 +97,7 @@ def measure(
     facts: Sequence[Fact],
     families: Collection[str],
     *,
-    edited: int | None = None,
+    rounds: Sequence[int] | None = None,
     reference: Predictions | None = None,
     text: str | None = None,
     text_tokens: int | None = None,
@@ -104,8 +111,9 @@ def measure(
     """Measure a model as it is now.
 
     facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`.
-    edited: measure only so many of the facts, the first ones (a checkpoint); None: all. The facts that write, their
-    random numbers and the words' TF-IDF weights are those of the whole comparison at every checkpoint.
+    rounds: in which each fact was written, of the first ones (a checkpoint), and only these are measured; None: nothing
+    was written, and all are. The facts that write, their random numbers and the words' TF-IDF weights are those of the
+    whole comparison at every checkpoint.
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
@@ -120,8 +128,8 @@ def measure(
         generation.check(tokenizer)
     where = {"probability": frames(tokenizer, probability_chat)}
     where |= {"chat": [chat.frame(tokenizer)]} if "chat" in families else {}
-    measured = facts[:edited]
-    frame = _teacher_forced(model, tokenizer, measured, families, where, reference, tokens_per_batch)
+    measured = facts if rounds is None else facts[: len(rounds)]
+    frame = _teacher_forced(model, tokenizer, measured, families, where, rounds, reference, tokens_per_batch)
 
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
     if "chat" in families:
@@ -146,12 +154,14 @@ def measure(
         if "consistency" in families:
             frame["consistency"] = _consistency(facts, texts)
 
+    replaced = pd.Series(subjects.replaced(measured)) & (rounds is not None)
+    frame.loc[replaced] = math.nan
     overall = mean_scores(frame)
     if text is not None and "perplexity" in families:
         overall["perplexity"] = perplexity(
             model, tokenizer, text, max_tokens=text_tokens, tokens_per_batch=tokens_per_batch
         )
-    return Measured(frame, overall, written)
+    return Measured(frame, overall, written, replaced)
 
 
 def _check(families: Collection[str], facts: Sequence[Fact], reference: Predictions | None, text: str | None) -> None:
@@ -183,6 +193,7 @@ def _teacher_forced(
     facts: Sequence[Fact],
     families: Collection[str],
     where: Mapping[str, Sequence[Frame]],
+    rounds: Sequence[int] | None,
     reference: Predictions | None,
     tokens_per_batch: int,
 ) -> pd.DataFrame:
@@ -197,6 +208,8 @@ def _teacher_forced(
     pairs = [pair for fact in facts for pair in forced_pairs(fact, families, where)]
     predictions = predict(model, tokenizer, pairs, tokens_per_batch)
     scored = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
+    if "subjects" in families:
+        scored.append(subjects.scores(facts, rounds, predictions))
     return pd.concat(scored, axis="columns") if scored else pd.DataFrame(index=range(len(facts)))
 
 

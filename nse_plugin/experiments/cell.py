@@ -129,7 +129,8 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             for part, taken in report.seconds.items():
                 seconds[part] += taken
         with timed(seconds, "measure"):
-            measured, tables = yardstick.measure(model, tokenizer, facts, reference)
+            numbers = [number for frame in rounds for number in frame["round"]]
+            measured, tables = yardstick.measure(model, tokenizer, facts, reference, numbers)
     finally:
         session.state.originals.restore(matrices)
     frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")

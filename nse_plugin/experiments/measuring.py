@@ -201,12 +201,18 @@ class Yardstick:
         return reference, *self._measured(model, tokenizer, facts, reference, readings, None)
 
     def measure(
-        self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Reference, edits: int | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        facts: Sequence[Fact],
+        reference: Reference,
+        rounds: Sequence[int] | None = None,
     ) -> tuple[Measured, dict[str, pd.DataFrame]]:
-        """The first `edits` facts (None: all) on the model as it is now, and the instruments' tables."""
+        """The facts on the model as it is now, and the instruments' tables. rounds: in which each was written, of the
+        first ones, and only these are measured; None: nothing was written, and all are."""
         kept = reference.instruments
         readings = {name: one.read(model, tokenizer, facts, kept[name]) for name, one in self.instruments.items()}
-        return self._measured(model, tokenizer, facts, reference, readings, edits)
+        return self._measured(model, tokenizer, facts, reference, readings, rounds)
 
     def _measured(
         self,
@@ -215,7 +221,7 @@ class Yardstick:
         facts: Sequence[Fact],
         reference: Reference,
         readings: Mapping[str, Reading],
-        edits: int | None,
+        rounds: Sequence[int] | None,
     ) -> tuple[Measured, dict[str, pd.DataFrame]]:
         settings = self.metrics.get("perplexity", {})
         measured = measure(
@@ -223,7 +229,7 @@ class Yardstick:
             tokenizer,
             facts,
             [family for family in self.metrics if family in FAMILIES],
-            edited=edits,
+            rounds=rounds,
             reference=reference.locality,
             text=self.text,
             text_tokens=settings.get("tokens"),
@@ -234,6 +240,7 @@ class Yardstick:
             seed=self.seed,
         )
         frame, overall = measured.facts, dict(measured.overall)
+        frame.insert(0, "replaced", measured.replaced)
         tables: dict[str, pd.DataFrame] = {}
         for reading in readings.values():
             overall |= reading.overall
@@ -241,7 +248,9 @@ class Yardstick:
         if EASYEDIT in self.metrics:
             from nse_plugin.easyedit.evaluator import easyedit_scores
 
-            own = easyedit_scores(reference.easyedit[:edits], model, tokenizer, facts[:edits])
+            count = len(frame)
+            own = easyedit_scores(reference.easyedit[:count], model, tokenizer, facts[:count])
+            own.loc[measured.replaced] = math.nan
             overall |= {str(name): float(mean) for name, mean in own.mean().dropna().items()}
             frame = pd.concat([frame, own], axis="columns")
         return dataclasses.replace(

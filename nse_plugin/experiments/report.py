@@ -43,6 +43,7 @@ from nse_plugin.experiments.tables import (
     MINUS,
     OURS,
     SAYS,
+    SUBJECTS,
     TESTED,
     THREE_SCORES,
     TO,
@@ -96,7 +97,8 @@ def write_report(folder: Path) -> Path:
         with written_whole(folder / "plots" / f"{name}.png") as path:
             figure.savefig(path, dpi=160, facecolor="white")
         _write(folder / "plots" / f"{name}.svg", svg)
-    rows, tests = _rows(results, COLUMNS), _tests(results)
+    columns, tests = _columns(results), _tests(results)
+    rows = _rows(results, [column for group in columns.values() for column in group])
     _write(folder / "table.tex", _latex(rows))
     listed = [(name, OURS, metric, *test) for name, own in tests.items() for metric, test in own.items()]
     table = pd.DataFrame(listed, columns=["method", "against", "metric", *Comparison._fields])
@@ -106,7 +108,8 @@ def write_report(folder: Path) -> Path:
     html = page.from_string(template).render(
         title=_title(results),
         about=_about(results),
-        columns={"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "Cost": COST},
+        columns=columns,
+        about_subjects=SUBJECTS in columns.values(),
         rows=rows,
         tested=[column for column in TESTED if any(column.metric in own for own in tests.values())],
         tests={name: {metric: _shown_test(test) for metric, test in own.items()} for name, own in tests.items()},
@@ -186,6 +189,17 @@ def _chat(results: Results) -> dict[str, Any]:
     return {"columns": columns, "rows": _rows(results, [column for group in columns.values() for column in group])}
 
 
+def _columns(results: Results) -> dict[str, tuple[Column, ...]]:
+    """The first table's columns in groups; those of subjects where the data have several facts about one."""
+    groups = {"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "One subject": SUBJECTS, "Cost": COST}
+    metrics = set(results.measured(results.summary)["metric"])
+    return {
+        title: group
+        for title, group in groups.items()
+        if group is not SUBJECTS or any(column.metric in metrics for column in group)
+    }
+
+
 def _thinking(results: Results) -> dict[str, Any]:
     """The second table: does the edited model still think? Its groups of columns and its rows; empty when nothing was
     measured but what the first table shows."""
@@ -260,8 +274,8 @@ def _is_counterfact(results: Results) -> bool:
 def _latex(rows: Sequence[_Row]) -> str:
     """The first table, without columns and methods that have no number, for LaTeX (package booktabs)."""
     measured = {row.method: row.cells for row in rows if row.absence is None}
-    titles = [column.title for column in COLUMNS]
-    used = [title for title in titles if any(cells[title].text != ABSENT for cells in measured.values())]
+    titles = [title for cells in measured.values() for title in cells]
+    used = [title for title in dict.fromkeys(titles) if any(cells[title].text != ABSENT for cells in measured.values())]
     texts = {name: [_latex_cell(cells[title]) for title in used] for name, cells in measured.items()}
     table = pd.DataFrame.from_dict(texts, orient="index", columns=used)
     styled = table.style.format_index(escape="latex", axis="index")

@@ -74,13 +74,17 @@ BESIDE_IT = (
     Column("locality_agreement", "Locality", 100),
     Column("perplexity", "Perplexity", lower_is_better=True, short="PPL"),
 )
+SUBJECTS = (
+    Column("retention_same_subject", "Same subject", 100, short="Subj."),
+    Column("correction_ahead", "Corrected", 100, short="Corr."),
+)
 COST = (
     Column("seconds_per_fact", "Seconds a fact", lower_is_better=True, short="s/fact"),
     Column("peak_memory_mib", "Memory (MiB)", decimals=0, lower_is_better=True),
 )
-COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *COST)
+COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *SUBJECTS, *COST)
 THREE_SCORES = AS_IN_THE_PAPER[:3]
-TESTED = (*THREE_SCORES, BESIDE_IT[0])  # against NSE, in a table of its own
+TESTED = (*THREE_SCORES, BESIDE_IT[0], *SUBJECTS)  # against NSE, in a table of its own
 # The same facts asked in plain text and in a chat.
 ASKED_PLAINLY = (
     Column("efficacy", "Efficacy", 100, short="Eff."),

@@ -180,7 +180,8 @@ class _Run:
         if template not in (False, BOTH):  # what is written in a chat alone is asked there
             family, metric = "chat", "chat_first_token"
         chat = Chat(template if isinstance(template, str) else None, facts=0)
-        found = measure(self._model, self._tokenizer, facts, [family], chat=chat).overall[metric]
+        rounds = [1] * len(facts)
+        found = measure(self._model, self._tokenizer, facts, [family], rounds=rounds, chat=chat).overall[metric]
         if found < EXPECTED:
             self._note = (
                 f"{metric} right after its first round of {len(facts)} was {found:.2f}, where a working method has "
@@ -189,9 +190,11 @@ class _Run:
 
     def _measure(self, edits: int) -> None:
         started = time.monotonic()
-        measured, tables = self._yardstick.measure(self._model, self._tokenizer, self._facts, self._reference, edits)
-        self._measuring += time.monotonic() - started
         rounds = self._edited["round"]
+        measured, tables = self._yardstick.measure(
+            self._model, self._tokenizer, self._facts, self._reference, rounds.tolist()
+        )
+        self._measuring += time.monotonic() - started
         frame = told(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)
         frame = pd.concat([frame, measured.facts], axis="columns")
         frame = frame.assign(status=self._edited["status"], residual=self._edited["residual"])

@@ -72,7 +72,8 @@ def test_each_family_is_what_it_is_alone(model: Any, tokenizer: Any, reference: 
     )
     assert math.isnan(measured.facts["consistency"][1])  # it has no reference texts
 
-    means = measured.facts.mean().to_dict()
+    assert measured.facts[list(FAMILIES["subjects"])].isna().all(axis=None)  # nothing was written
+    means = measured.facts.mean().dropna().to_dict()
     score = harmonic_mean(means["efficacy"], means["generalization"], means["specificity"])
     assert measured.overall == pytest.approx(
         {**means, "score": score, "perplexity": perplexity(model, tokenizer, TEXT)}
@@ -84,7 +85,7 @@ def test_the_teacher_forced_families_share_one_pass(
 ) -> None:
     measure(model, tokenizer, FACTS, ["probability"])
     alone = len(rows_read)
-    measure(model, tokenizer, FACTS, ["probability", "accuracy", "locality"], reference=reference)
+    measure(model, tokenizer, FACTS, ["probability", "accuracy", "locality", "subjects"], reference=reference)
     assert len(rows_read) == 2 * alone
     rows_read.clear()
     measure(model, tokenizer, FACTS, ["accuracy", "chat"], chat=Chat(facts=0))
@@ -117,7 +118,15 @@ def test_a_checkpoint_is_the_first_rows_of_the_whole(model: Any, tokenizer: Any,
     assert whole.facts["fluency"].isna().tolist() == [False, True, False, True]
     for edited in (1, 3):
         part = measure(
-            model, tokenizer, FACTS, FAMILIES, edited=edited, reference=reference, text=TEXT, fluency_facts=2, seed=5
+            model,
+            tokenizer,
+            FACTS,
+            FAMILIES,
+            rounds=[1] * edited,
+            reference=reference,
+            text=TEXT,
+            fluency_facts=2,
+            seed=5,
         )
         pd.testing.assert_frame_equal(part.facts, whole.facts[:edited], atol=1e-6)
         expected = whole.texts[whole.texts["fact"] < edited].reset_index(drop=True)
@@ -126,8 +135,8 @@ def test_a_checkpoint_is_the_first_rows_of_the_whole(model: Any, tokenizer: Any,
 
 def test_some_of_the_facts_generate(model: Any, tokenizer: Any) -> None:
     """The second and fourth of the four do not; at a checkpoint the same ones do."""
-    for edited, rows in ((None, [0, 2]), (2, [0])):
-        measured = measure(model, tokenizer, FACTS, ["generation"], edited=edited, generation=Generation(facts=2))
+    for rounds, rows in ((None, [0, 2]), ([1, 1], [0])):
+        measured = measure(model, tokenizer, FACTS, ["generation"], rounds=rounds, generation=Generation(facts=2))
         alone, _ = free_generation(model, tokenizer, [FACTS[row] for row in rows])
         assert measured.facts["generation_exact"].dropna().index.tolist() == rows
         pd.testing.assert_frame_equal(measured.facts.loc[rows].reset_index(drop=True), alone)

@@ -31,11 +31,17 @@ NSE = "{layers: [1, 2], alpha: 0.5, v_num_grad_steps: 4, mom2_n_samples: 8}"
 @pytest.fixture(scope="module")
 def settings(tiny_experiment, tmp_path_factory) -> list[str]:
     """What all comparisons here have in common: `experiment=long` made short, with all that can be measured."""
-    quiz = tmp_path_factory.mktemp("quiz") / "quiz.json"
+    folder = tmp_path_factory.mktemp("quiz")
+    quiz, facts = folder / "quiz.json", folder / "facts.json"
+    records = json.loads(Path(value_of("data.source", tiny_experiment)).read_text())
+    for place in (2, 5):  # two more about the first one's subject, of which the last replaces it
+        records[place] |= {"subject": "France", "rephrase_prompts": []}
+    facts.write_text(json.dumps(records))
     entry = {"question": "Where is Lima?", "subject": "towns", "choices": ["Peru", "Rome", "a", "b"], "answer": 0}
     quiz.write_text(json.dumps([entry, {**entry, "subject": "places", "answer": 2}]))
     return [
-        "experiment=long", *tiny_experiment, "checkpoints=[2,4]", "methods=[NSE,NSE-one-pass]", "store=null",
+        "experiment=long", *tiny_experiment, f"data.source={facts}", "checkpoints=[2,4]", "store=null",
+        "methods=[NSE,NSE-one-pass]",
         f"+methods.NSE.hparams={NSE}", f"+methods.NSE-one-pass.hparams={NSE[:-1]}, chat: both}}",
         f"metrics=[{','.join((*FAMILIES, 'ability', 'drift'))}]", f"metrics.ability.questions=[{quiz}]",
         "metrics.fluency.facts=2", "metrics.perplexity.tokens=200", "metrics.drift.tokens=100",
@@ -68,9 +74,13 @@ def results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return summary[~summary["metric"].isin(TIMINGS)].reset_index(drop=True), pd.read_csv(out / "facts.csv")
 
 
+def value_of(name: str, settings: list[str]) -> str:
+    return next(word.partition("=")[2] for word in settings if word.startswith(f"{name}="))
+
+
 def folder_of(settings: list[str]) -> str:
     """The model's."""
-    return next(word.partition("=")[2] for word in settings if word.startswith("model.source="))
+    return value_of("model.source", settings)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,22 @@ def test_tables_hold_every_method_checkpoint_and_fact(uninterrupted):
     assert set(zip(weights["method"], weights["edits"], strict=True)) == rows - {("before", 0)}
     states = pd.read_csv(uninterrupted / "states.csv")
     assert set(zip(states["method"], states["edits"], strict=True)) == rows
+
+
+def test_a_replaced_fact_counts_no_more_and_its_subject_is_looked_at(uninterrupted):
+    summary, facts = results(uninterrupted)
+    subjects = list(FAMILIES["subjects"])
+    for method in ("NSE", "NSE-one-pass"):
+        own = facts[facts["method"] == method]
+        assert own[own["replaced"]][["edits", "case_id"]].to_numpy().tolist() == [[6, 0]]
+        assert own.loc[own["replaced"], FAMILIES["probability"] + FAMILIES["accuracy"]].isna().all(axis=None)
+        of_subjects = own.set_index(["edits", "case_id"])[subjects].stack().dropna()
+        assert list(of_subjects.index) == [
+            (4, 0, "retention_same_subject"), (6, 2, "retention_same_subject"), (6, 5, "correction_ahead"),
+        ]  # fmt: skip
+        means = summary[(summary["method"] == method) & summary["metric"].isin(subjects)]
+        assert means["edits"].tolist() == [4, 6, 6]
+    assert not facts.loc[facts["method"] == "before", "replaced"].any()
 
 
 def test_the_run_is_on_record(uninterrupted):

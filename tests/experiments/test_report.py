@@ -22,6 +22,7 @@ from nse_plugin.experiments.report import LENGTH, show_table, write_report
 from nse_plugin.experiments.tables import (
     ABSENT,
     COLUMNS,
+    SUBJECTS,
     TO,
     FactTests,
     Results,
@@ -467,8 +468,34 @@ def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
 def test_every_metric_of_the_first_table_is_defined(finished) -> None:
     html = (finished[0] / "report.html").read_text(encoding="utf-8")
     terms = re.search(r'<dl class="terms">(.*?)</dl>', html, re.DOTALL)[1]
-    assert re.findall("<dt>(.*?)</dt>", terms) == [column.title.removesuffix(" (MiB)") for column in COLUMNS]
+    shown = [column for column in COLUMNS if column not in SUBJECTS]  # CounterFact has a subject once
+    assert re.findall("<dt>(.*?)</dt>", terms) == [column.title.removesuffix(" (MiB)") for column in shown]
     assert "Fluency and Consistency are not, but times 100" in finished[1].text
+
+
+def test_facts_about_one_subject_have_their_columns(tmp_path, no_plots) -> None:
+    folder = results_folder(tmp_path / "run")
+    held = {"NSE": [1.0] * 10, "ROME": [1.0] + [0.0] * 9}
+    last = {"method": [*held], "edits": 20, "metric": "retention_same_subject", "value": [1.0, 0.1]}
+
+    def with_retention(facts: pd.DataFrame) -> pd.DataFrame:
+        for method, values in held.items():
+            rows = facts.index[(facts["method"] == method) & (facts["edits"] == 20)][:10]
+            facts.loc[rows, "retention_same_subject"] = values
+        return facts
+
+    changed(folder, "facts", with_retention)
+    facts = pd.read_csv(folder / "facts.csv")
+    changed(folder, "summary", lambda f: pd.concat([f, with_intervals(pd.DataFrame(last), facts)]))
+    page = report_of(folder)
+    assert page.tables[0][0][3] == "One subject"
+    assert page.tables[0][1].index("Same subject\N{NO-BREAK SPACE}↑") == 10
+    low, high = (f"{100 * end:.0f}" for end in wilson(0.1, 10))
+    assert page.row("ROME")[9] == f"10.00{low}{TO}{high}"
+    assert "Same subject of the facts whose subject was written again in a later round" in page.text
+    tests = pd.read_csv(folder / "tests.csv").set_index(["method", "metric"])
+    assert tests.loc[("ROME", "retention_same_subject"), "worse"] == 9
+    assert r"Same subject" in (folder / "table.tex").read_text(encoding="utf-8")
 
 
 BROWSER = shutil.which("chromium")
@@ -669,7 +696,7 @@ def test_no_number_of_the_table_on_screen_is_cut(tmp_path, terminal, width) -> N
     (row,) = (line for line in console.file.getvalue().splitlines() if "ROME" in line)
     wanted = Results.read(folder)
     table = paper_table(wanted.measured(wanted.summary)).loc["ROME"]
-    shown = [column.shown(table[column.title]) for column in COLUMNS if column.short]
+    shown = [column.shown(table[column.title]) for column in COLUMNS if column.short and column.title in table]
     assert len(shown) == 8
     assert all(number in row for number in shown), row
 

@@ -186,7 +186,7 @@ def test_a_store_that_is_a_file_is_refused_before_anything_runs(settings, tmp_pa
         ("metrics=[accuracy]", "metrics has no probability"),
         ("round=0", "round = 0 cannot be used: give an integer above 0."),
         ("preset=llama9", "No hyperparameter file 'llama9'"),
-        ("data=nope", "data: 'nope' is not known; there are counterfact, demo, zsre."),
+        ("data=nope", "data: 'nope' is not known; there are counterfact, demo, same_subject, "),
         ("nse.p=[0.5", "no viable alternative"),
         ("facts=7", "has 6 facts, and 7 are asked for: take 6 or fewer, or facts=all for every one."),
         ("data.source=/nowhere.json", "/nowhere.json"),
