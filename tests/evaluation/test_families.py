@@ -141,7 +141,7 @@ def test_some_of_the_facts_generate(model: Any, tokenizer: Any) -> None:
         assert measured.facts["generation_exact"].dropna().index.tolist() == rows
         pd.testing.assert_frame_equal(measured.facts.loc[rows].reset_index(drop=True), alone)
         assert sorted(set(measured.texts["fact"])) == rows
-        asked = measure(model, tokenizer, FACTS, ["chat"], edited=edited, chat=Chat(facts=2))
+        asked = measure(model, tokenizer, FACTS, ["chat"], rounds=rounds, chat=Chat(facts=2))
         assert asked.facts["chat_states_new"].dropna().index.tolist() == rows
         assert asked.facts["chat_first_token"].notna().all()
 
