@@ -36,8 +36,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "accuracy": accuracy.METRICS,
     "locality": locality.METRICS,
     "probes": probes.METRICS,
-    "chat": in_chat.METRICS,
     "subjects": subjects.METRICS,
+    "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
     "fluency": ("fluency",),
     "consistency": ("consistency",),
@@ -204,12 +204,15 @@ def _teacher_forced(
         "probes": probes.scores,
         "chat": functools.partial(in_chat.scores, frame=where.get("chat", [PLAIN])[0]),
     }
-    asked = [family for family in scorers if family in families]
+    asked = [family for family in (*PAIRS, "chat") if family in families]
     pairs = [pair for fact in facts for pair in forced_pairs(fact, families, where)]
     predictions = predict(model, tokenizer, pairs, tokens_per_batch)
-    scored = [pd.DataFrame([scorers[family](fact, predictions) for fact in facts]) for family in asked]
-    if "subjects" in families:
-        scored.append(subjects.scores(facts, rounds, predictions))
+    scored = [
+        subjects.scores(facts, rounds, predictions)
+        if family == "subjects"
+        else pd.DataFrame([scorers[family](fact, predictions) for fact in facts])
+        for family in asked
+    ]
     return pd.concat(scored, axis="columns") if scored else pd.DataFrame(index=range(len(facts)))
 
 
