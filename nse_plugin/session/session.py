@@ -298,8 +298,6 @@ class EditSession:
 
     def _behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
         """The forms without attention sinks, told of with a warning."""
-        if all(form.prompts.rewrites[0].lookup for form in forms):
-            return forms
         with self._original_model(state):
             prompts = without_sinks(
                 self._layout_of(state), self.hparams.layers[-1], _prompts(forms), self.hparams.tokens_per_batch
@@ -308,9 +306,9 @@ class EditSession:
         sinks = [facts[form.owner] for form, rows in zip(forms, prompts, strict=True) if rows is not form.prompts]
         if sinks:
             log.warning(
-                "%s, %r the first: the subject is the first token of the prompt, where this model has an attention "
-                "sink, which no fact can be written to. It is written for prompts with words before the subject; begin "
-                "the prompt with some, or ask it so.", number_of(len(sinks), "fact"), sinks[0].text,
+                "%s, %r the first: the subject ends with the first tokens of the prompt, where this model has an "
+                "attention sink, which no fact can be written to. It is written for prompts with words before the "
+                "subject; begin the prompt with some, or ask it so.", number_of(len(sinks), "fact"), sinks[0].text,
             )  # fmt: skip
         return found
 

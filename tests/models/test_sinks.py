@@ -17,11 +17,11 @@ from nse_plugin.models.sinks import without_sinks
 FIRST, LATER = Fact("{} is in", "The", "Spain"), Fact("The capital of {} is", "France", "Lyon")
 
 
-def with_a_sink():
-    """A tiny GPT-2 whose first position is ten times as long as any other, as trained models' first tokens are."""
+def with_a_sink(place=0):
+    """A tiny GPT-2 one of whose positions is ten times as long as any other, as trained models' first tokens are."""
     model = tiny_model("gpt2")
     with torch.no_grad():
-        model.transformer.wpe.weight[0] *= 100
+        model.transformer.wpe.weight[place] *= 100
     return model
 
 
@@ -42,6 +42,16 @@ def test_a_sink_gives_way_to_the_first_context():
     assert found[0].text == prompts[0].text
 
 
+def test_a_sink_may_be_the_second_token_or_the_third():
+    for subject, place in (("The", 0), ("The capital", 1), ("The capital of", 2)):
+        fact = encode_fact(tiny_tokenizer(), Fact("{} is", subject, "Spain"), list(TEMPLATES))
+        assert fact.rewrites[0].lookup == place
+        [found] = without_sinks(Layout.of(with_a_sink(place)), 2, [fact], 4096)
+        assert found.rewrites[0] is fact.rewrites[1]
+        [found] = without_sinks(Layout.of(tiny_model("gpt2")), 2, [fact], 4096)
+        assert found is fact
+
+
 def test_where_there_is_none_nothing_changes():
     for prompts, model in ((encoded(), tiny_model("gpt2")), (encoded(bos=True), with_a_sink())):
         assert all(map(lambda one, other: one is other, without_sinks(Layout.of(model), 2, prompts, 4096), prompts))
@@ -54,7 +64,7 @@ def test_a_session_writes_it_behind_words_and_says_so(hparams, caplog):
     session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(model, [1, 2]), list(TEMPLATES))
     with caplog.at_level(logging.WARNING):
         report = session.edit([FIRST, LATER])
-    assert "1 fact, 'The is in' the first: the subject is the first token of the prompt" in caplog.text
+    assert "1 fact, 'The is in' the first: the subject ends with the first tokens of the prompt" in caplog.text
     assert report.frame["residual"].notna().all()
     assert (report.frame["residual"] < report.frame["residual_before"]).all()
 
