@@ -96,7 +96,8 @@ def test_second_moments_are_told_without_edits(run, tokenizer, monkeypatch):
     ],
 )  # fmt: skip
 def test_what_was_written_in_a_chat_alone_is_asked_there_after_the_first_round(run, monkeypatch, chat, asked, metric):
-    def measure(model, tokenizer, facts, families, chat):
+    def measure(model, tokenizer, facts, families, rounds, chat):
+        assert rounds == [1] * len(facts)
         seen.append((*families, chat.template))
         return SimpleNamespace(overall={"rewrite_accuracy": 0.2, "chat_first_token": 0.2})
 
