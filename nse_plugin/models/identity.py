@@ -109,10 +109,9 @@ class ModelIdentity:
 
     def _structure(self) -> str:
         """Everything but tensors."""
-        modules = [
-            (name, _described(type(module)), _settings(module), _adapter_state(module))
-            for name, module in self._model.named_modules()
-        ]
+        named = list(self._model.named_modules())
+        described = {kind: _described(kind) for kind in {type(module) for _, module in named}}
+        modules = [(name, described[type(module)], _settings(module), _adapter_state(module)) for name, module in named]
         return json.dumps([modules, _configuration(self._model), _autocast(self._model)], sort_keys=True, default=str)
 
 

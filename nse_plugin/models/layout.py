@@ -177,8 +177,8 @@ class Layout:
         return matrices
 
     def _name_of(self, module: nn.Module) -> str:
-        names: dict[int, str] = {id(one): name for name, one in self.model.named_modules()}
-        return names[id(module)]
+        found: str = next(name for name, one in self.model.named_modules() if one is module)
+        return found
 
     def _named_module(self, layer: int) -> nn.Module:
         assert self.rewrite_module_tmp is not None

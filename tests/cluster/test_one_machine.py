@@ -71,28 +71,21 @@ def test_values_with_a_ray_of_its_own(command, saved, tmp_path, hparams_file, ca
     assert len(store.entries()) == 4
 
 
-def test_facts_of_one_subject_are_left_to_their_rounds(ray_here, command, tmp_path, capsys):
-    """But for corrections, which replace each other and so have a value each."""
+def test_facts_that_are_there_twice_are_not_counted_as_read_and_those_of_one_subject_are_left(
+    ray_here, command, tmp_path, capsys
+):
+    """To their rounds; but for corrections, which replace each other and so have a value each."""
     arguments = command(workers=1)
     records = json.loads((tmp_path / "facts.json").read_text())
     same = [{**records[0], "prompt": "{} is"}, {**records[1], "target_new": "Rome"}]
-    (tmp_path / "facts.json").write_text(json.dumps([*records[:3], *same]))
+    (tmp_path / "facts.json").write_text(json.dumps([*records[:2], *records[1:3], *same]))
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert said.startswith("5 values: 3 computed by 1 worker in ")
+    assert said.startswith("6 values: 3 computed by 1 worker in ")
     assert said.endswith(
-        " 2 facts are about subjects of others or have several forms: their values are made in their rounds.\n"
+        " 0 read from the store. 1 fact is there more than once. "
+        "2 facts are about subjects of others or have several forms: their values are made in their rounds.\n"
     )
-
-
-def test_facts_that_are_there_twice_are_not_counted_as_read(ray_here, command, tmp_path, capsys):
-    arguments = command(workers=1)
-    records = json.loads((tmp_path / "facts.json").read_text())
-    (tmp_path / "facts.json").write_text(json.dumps([*records[:2], *records[:2]]))
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("4 values: 2 computed by 1 worker in ")
-    assert said.endswith(" 0 read from the store. 2 facts are there more than once.\n")
     (tmp_path / "facts.json").write_text(json.dumps(records))
     assert main(arguments) == 0
     said = capsys.readouterr().out
