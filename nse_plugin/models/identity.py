@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import transformers  # its models, seconds to import, when the first one is asked for
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from transformers import PreTrainedModel
 
 from nse_plugin.models.transformers_private import attention_of
 
@@ -318,7 +318,7 @@ def _replaced_method(module: nn.Module) -> str | None:
         method = getattr(type(module), name, None)
         if not callable(value) or not isinstance(method, types.FunctionType):
             continue
-        of_any_model = name != "forward" and hasattr(PreTrainedModel, name)
+        of_any_model = name != "forward" and hasattr(transformers.PreTrainedModel, name)
         if not of_any_model and getattr(value, "__func__", None) is not method:
             return name
     return None

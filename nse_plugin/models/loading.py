@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from nse_plugin.models.embedded import embedded_model, embedded_model_folder
-
 EMBEDDED = "embedded"
 
 
@@ -25,6 +23,8 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any,
     EmbeddedModelError.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")

@@ -174,16 +174,23 @@ def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path,
         pd.testing.assert_frame_equal(found, expected[of_both].reset_index(drop=True))
 
 
-def test_facts_without_a_true_target_can_be_compared(settings, tmp_path):
-    facts = tmp_path / "new.json"
+@pytest.fixture(scope="module")
+def with_a_failure(settings, tmp_path_factory) -> tuple[Path, str]:
+    """The folder and what was printed: facts without a true target, on a model by its folder alone, two methods at a
+    time, of which one fails."""
+    folder = tmp_path_factory.mktemp("failure")
+    facts = folder / "new.json"
     records = [{"prompt": "{} is in", "subject": name, "target_new": "Rome"} for name in ("France", "Lyon")]
     facts.write_text(json.dumps(records))
     own = [word for word in settings if not word.startswith(("data.source", "facts", "checkpoints", "metrics"))]
-    own = [word for word in own if "one-pass" not in word]
-    own += [f"data.source={facts}", "facts=2", "checkpoints=[]", "methods=[NSE]", "metrics=[accuracy]"]
+    own += [f"data.source={facts}", "facts=2", "checkpoints=[]", "metrics=[accuracy]", "jobs=2"]
+    own.append('+methods.NSE-one-pass.hparams.rewrite_module_tmp="nowhere.{}"')
     own[own.index(f"model.source={folder_of(settings)}")] = f"model={folder_of(settings)}"
-    finished(tmp_path / "run", own, tmp_path / "home")
-    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    return folder / "run", finished(folder / "run", own, folder / "home")
+
+
+def test_facts_without_a_true_target_can_be_compared(with_a_failure, settings):
+    run = json.loads((with_a_failure[0] / "run.json").read_text())
     assert run["methods"]["NSE"]["status"] == "done"
     assert run["model"]["name"] == "model"  # the folder's name
     hparams = run["methods"]["NSE"]["hparams"]
@@ -210,12 +217,9 @@ def test_a_second_run_does_nothing_again(uninterrupted, settings):
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.glob("methods/*/*/facts.csv")} == kept
 
 
-def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
-    failing = [item for item in settings if not item.startswith("metrics")]
-    failing += ["metrics=[probability]", "checkpoints=[]", "facts=2", "jobs=2"]
-    failing.append('+methods.NSE-one-pass.hparams.rewrite_module_tmp="nowhere.{}"')
-    said = finished(tmp_path / "run", failing, tmp_path / "home")
-    written = json.loads((tmp_path / "run" / "run.json").read_text())["methods"]
+def test_one_method_fails_and_the_rest_goes_on(with_a_failure):
+    folder, said = with_a_failure
+    written = json.loads((folder / "run.json").read_text())["methods"]
     assert written["NSE"]["status"] == "done"
     assert written["NSE-one-pass"]["status"] == "failed"
     assert "nowhere" in written["NSE-one-pass"]["error"]
@@ -228,7 +232,7 @@ def test_one_method_fails_and_the_rest_goes_on(settings, tmp_path):
         "NSE: done, 2 of 2 facts",
     ):
         assert line in lines
-    logs = "".join(path.read_text() for path in (tmp_path / "run").glob("methods/*/log.txt"))
+    logs = "".join(path.read_text() for path in folder.glob("methods/*/log.txt"))
     assert "Loading weights" not in said + logs
 
 

@@ -112,6 +112,7 @@ def test_a_stop_while_converting_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("gguf.GGUFReader", lambda path: None)  # which takes seconds
     monkeypatch.setattr(embedded, "read_model", stop)
     with pytest.raises(KeyboardInterrupt):
         embedded_model(tmp_path)
