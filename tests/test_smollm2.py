@@ -8,6 +8,7 @@ import importlib.metadata
 import pytest
 import torch
 
+from nse_plugin.datasets import load_facts
 from nse_plugin.evaluation.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
@@ -33,12 +34,20 @@ ALL = [fact for facts in ROUNDS for fact in facts]
 NEIGHBOURS = [("The capital of Italy is", "Rome"), ("The official language of Germany is", "German")]
 
 
+def _sentences(fact):
+    prompts = (fact.text, *fact.rephrase_prompts)
+    return [*((prompt, fact.target_true) for prompt in prompts), *fact.locality_prompts]
+
+
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory):
     """(model, tokenizer, session, z of a later fact before any edit, scores before), after two rounds."""
     model, tokenizer = embedded_model(tmp_path_factory.mktemp("cache"))
-    # few passages are enough for four facts
-    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_n_samples=16)
+    # sentences of the demo's facts are enough for four others, and sooner read than the model's own written
+    corpus = tmp_path_factory.mktemp("corpus") / "sentences.txt"
+    asked = [pair for fact in load_facts("demo").facts for pair in _sentences(fact)]
+    corpus.write_text("\n\n".join(f"{prompt} {answer}." for prompt, answer in asked))
+    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_dataset=str(corpus), mom2_n_samples=1000)
     hparams.stats_dir = str(tmp_path_factory.mktemp("stats"))
     session = EditSession(model, tokenizer, hparams)
     later = [Fact("The mother tongue of {} is", "Danielle Darrieux", "English")]
