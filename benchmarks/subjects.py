@@ -51,7 +51,7 @@ def facts_of(names: Sequence[str], seed: int = 0) -> list[list[Fact]]:
 def said(session: EditSession, facts: Sequence[Fact]) -> float:
     """The share of facts whose target begins with the most likely token."""
     found = predict(session.model, session.tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
-    return sum(one.best[0] == one.target[0] for one in found.values()) / len(facts)
+    return sum(one.is_begun for one in found.values()) / len(facts)
 
 
 def written(session: EditSession, facts: Sequence[Fact], size: int) -> None:

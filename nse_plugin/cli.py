@@ -423,10 +423,10 @@ def _check_model(arguments: argparse.Namespace) -> Any:
 def _check_chat(arguments: argparse.Namespace) -> None:
     """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
     from nse_plugin.experiments.plan.model import model_tokenizer
-    from nse_plugin.models.chat import BOTH, chat_frame
+    from nse_plugin.models.chat import chat_frame, template_of
 
     if arguments.chat is not False:
-        given = None if arguments.chat in (True, BOTH) else arguments.chat
+        given = template_of(arguments.chat)
         asked = "--chat is given" if given is None else f"--chat is {given}"
         chat_frame(model_tokenizer(arguments.model, "--model"), given, asked=asked, off="leave it out")
 

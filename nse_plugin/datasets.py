@@ -115,9 +115,9 @@ def load_facts(
 
     skip: leave so many facts out before them.
     A record without a case_id gets its place among the records, from 0, and one without a subject that which is found
-    in its texts; one warning says so. skip_bad: leave bad records out and go on to
-    the next, instead of stopping at the first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the
-    records in ROME's form, by relation and new target.
+    in its texts; one warning says so. skip_bad: leave bad records out and go on to the next, instead of stopping at the
+    first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the records in ROME's form, by relation
+    and new target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
     So is a prompt and subject with another target than before, which is a correction where its round comes later, but
     for those of our own data.

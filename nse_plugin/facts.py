@@ -20,7 +20,7 @@ from typing import Any
 
 from nse_plugin.spelling import number_of
 from nse_plugin.subject_of import UnknownSubjectError, find_subject
-from nse_plugin.words import is_letter, is_unspaced, within_word
+from nse_plugin.words import is_letter, is_unspaced, whole_words
 
 log = logging.getLogger(__name__)
 
@@ -331,8 +331,7 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
     """Turn a prompt with the subject written out into a template; leave templates and non-strings alone."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
         return prompt
-    found = [place.span() for place in re.finditer(re.escape(subject), prompt)]
-    words = [(start, end) for start, end in found if not within_word(prompt, start, end)]
+    words = whole_words(subject, prompt)
     if SLOT in prompt:
         if words:
             log.warning(
@@ -342,7 +341,7 @@ def _with_slot(prompt: Any, subject: Any, where: str) -> Any:
     if len(words) == 1:
         [(start, end)] = words
         return prompt[:start] + SLOT + prompt[end:]
-    if found and not words:
+    if subject in prompt and not words:
         raise FactError(
             f"{where}prompt {prompt!r} has the subject {subject!r} only within a longer word: give the whole word as "
             "the subject, or write '{}' in the prompt where the subject goes."

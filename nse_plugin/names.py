@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from nse_plugin.facts import Fact
 from nse_plugin.spelling import number_of
-from nse_plugin.words import begins_sentence, within_word
+from nse_plugin.words import begins_sentence, whole_words
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +52,17 @@ def warn_of_left_out_names(facts: Sequence[Fact]) -> None:
 
 def _other_name(text: str, names: Sequence[str], others: Collection[str]) -> str | None:
     for name in sorted(others):
-        if any(_places(name.strip(), text)):
+        if whole_words(name.strip(), text):
             return name
     for name in names:
         article = next((one for one in _ARTICLES if name.lower().startswith(one)), "")
         bare = name[len(article) :]
-        for start, end in _places(bare, text, re.IGNORECASE):
+        for start, end in whole_words(bare, text, re.IGNORECASE):
             is_capital_of_sentence = begins_sentence(text, start) and text[start + 1 : end] == bare[1:]
             if article or not is_capital_of_sentence:
                 return text[start:end]
         if surname := _surname(name):
-            for start, end in _places(surname, text):
+            for start, end in whole_words(surname, text):
                 if not _is_beside_name(text, start, end):
                     return surname
     return None
@@ -73,13 +73,6 @@ def _surname(name: str) -> str | None:
     *first, last = name.split()
     is_name = first and all(word[0].isupper() for word in (*first, last)) and len(last) >= _SHORTEST_SURNAME
     return last if is_name and last.isalpha() else None
-
-
-def _places(name: str, text: str, flags: int = 0) -> Iterator[tuple[int, int]]:
-    """Where the name is, as whole words."""
-    for found in re.finditer(re.escape(name), text, flags):
-        if not within_word(text, *found.span()):
-            yield found.span()
 
 
 def _is_beside_name(text: str, start: int, end: int) -> bool:

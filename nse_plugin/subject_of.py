@@ -26,7 +26,7 @@ from nse_plugin.function_words import (
     PARTICLES_BEHIND,
     PARTICLES_BETWEEN,
 )  # fmt: skip
-from nse_plugin.words import begins_sentence, is_letter, is_unspaced, within_word
+from nse_plugin.words import begins_sentence, is_letter, is_unspaced, whole_words
 
 _MOST_JOINING = 2  # words between two of a name
 _BETWEEN_JOINED = re.compile("[ \\-\u2013'\u2019.&/!@(]*")
@@ -159,8 +159,7 @@ class _Text:
 
     def is_unique(self, span: Span) -> bool:
         """Whether it is in the text once as a whole word: it could be said of no other place then."""
-        found = (place.span() for place in re.finditer(re.escape(self.text[slice(*span)]), self.text))
-        return [place for place in found if not within_word(self.text, *place)] == [span]
+        return whole_words(self.text[slice(*span)], self.text) == [span]
 
     def _end_of_name(self, word: int, last: int) -> int:
         """The last word of the name that begins with this one; one less where it is no name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Scripts that part words by spaces, and add to a word what belongs to it.
@@ -26,13 +27,19 @@ def is_unspaced(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
-def within_word(text: str, start: int, end: int) -> bool:
+def whole_words(part: str, text: str, flags: int = 0) -> list[tuple[int, int]]:
+    """Where a part is in a text as whole words, (start, end) each. flags: of `re`."""
+    found = (place.span() for place in re.finditer(re.escape(part), text, flags))
+    return [place for place in found if not _is_within_word(text, *place)]
+
+
+def _is_within_word(text: str, start: int, end: int) -> bool:
     """Whether text[start:end] is a part of a longer word."""
     edges = ((start - 1, start), (end - 1, end))
-    return any(left >= 0 and right < len(text) and are_joined(text[left], text[right]) for left, right in edges)
+    return any(left >= 0 and right < len(text) and _are_joined(text[left], text[right]) for left, right in edges)
 
 
-def are_joined(left: str, right: str) -> bool:
+def _are_joined(left: str, right: str) -> bool:
     """Whether two neighbouring characters belong to one word: scripts such as Chinese do not tell."""
     letters = all(unicodedata.name(character, "").startswith(_SPACED) for character in (left, right))
     return bool(unicodedata.combining(right)) or (letters and left.isalnum() and right.isalnum())

@@ -52,7 +52,7 @@ def scores(fact: Fact, predictions: Predictions, frame: Frame) -> dict[str, floa
     return {
         "chat_efficacy": float(new.log_probability > true[0].log_probability) if true else math.nan,
         "chat_accuracy": new.accuracy,
-        "chat_first_token": float(first.best[0] == first.target[0]),
+        "chat_first_token": float(first.is_begun),
     }
 
 

@@ -131,21 +131,24 @@ def measure(
     measured = facts if rounds is None else facts[: len(rounds)]
     frame = _teacher_forced(model, tokenizer, measured, families, where, rounds, reference, tokens_per_batch)
 
+    def spaced(count: int | None) -> list[int]:
+        return [row for row in evenly_spaced(len(facts), count) if row < len(measured)]
+
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
     if "chat" in families:
-        writers = [row for row in evenly_spaced(len(facts), chat.facts) if row < len(measured)]
+        writers = spaced(chat.facts)
         chosen = [facts[row] for row in writers]
         scores, answers = in_chat.answered(model, tokenizer, chosen, where["chat"][0], tokens_per_batch)
         frame = frame.join(scores.set_axis(writers))
         written = _told_in_chat(writers, chosen, answers)
     if "generation" in families:
-        writers = [row for row in evenly_spaced(len(facts), generation.facts) if row < len(measured)]
+        writers = spaced(generation.facts)
         scores, own_texts = _generated(model, tokenizer, [facts[row] for row in writers], generation, tokens_per_batch)
         frame = frame.join(scores.set_axis(writers))
         own_texts = own_texts.assign(fact=[writers[row] for row in own_texts["fact"]])
         written = pd.concat([own_texts, written], ignore_index=True)
     if any(family in families for family in WRITING):
-        writers = [row for row in evenly_spaced(len(facts), fluency_facts) if row < len(measured)]
+        writers = spaced(fluency_facts)
         own_texts = _written(model, tokenizer, facts, writers, seed)
         texts = {row: list(own_texts["text"][own_texts["fact"] == row]) for row in writers}
         written = pd.concat([own_texts, written], ignore_index=True)

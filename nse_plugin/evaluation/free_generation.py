@@ -18,8 +18,7 @@ from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.chat import PLAIN, Frame, chat_frame
-from nse_plugin.models.generation import check_prompt, greedy_answers
-from nse_plugin.models.prompts import without_end
+from nse_plugin.models.generation import encoded, greedy_answers
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
@@ -93,7 +92,9 @@ def answers(
     frame: where the prompts are asked. Raises ValueError when a prompt leaves no room for the answer among the model's
     positions.
     """
-    rows = [_encoded(model, tokenizer, prompt, frame, tokens) for prompt in prompts]
+    if frame is PLAIN:
+        prompts = [prompt.rstrip(" ") for prompt in prompts]  # a last space is a part of the token that is to come
+    rows = [encoded(model, tokenizer, prompt, tokens, frame) for prompt in prompts]
     ends = _end_tokens(model, tokenizer)
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
@@ -150,13 +151,6 @@ def _in_word(letter: str) -> bool:
     if not letter or unicodedata.category(letter)[0] not in "LMN":
         return False
     return not unicodedata.name(letter, "").startswith(UNSPACED)
-
-
-def _encoded(model: Any, tokenizer: Any, prompt: str, frame: Frame, room: int) -> list[int]:
-    # a last space is a part of the token that is to come
-    ids = without_end(tokenizer, prompt.rstrip(" ") if frame is PLAIN else frame.around(prompt))
-    check_prompt(model, prompt, ids, room)
-    return ids
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

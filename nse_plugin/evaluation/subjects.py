@@ -49,11 +49,10 @@ def scores(facts: Sequence[Fact], rounds: Sequence[int] | None, predictions: Pre
         others = [other for name in fact.names for other in last[name.strip()].items()]
         again = any(question != fact.question and later > number for question, later in others)
         old = [predictions[_pair(one)] for one in asked[fact.question] if one.signature != fact.signature]
-        holds = own.best[0] == own.target[0]
         is_ahead = all(own.log_probability > one.log_probability for one in old)
         rows.append(
             {
-                "retention_same_subject": float(holds) if again and not is_gone else math.nan,
+                "retention_same_subject": float(own.is_begun) if again and not is_gone else math.nan,
                 "correction_ahead": float(is_ahead) if old and not is_gone else math.nan,
             }
         )

@@ -50,6 +50,11 @@ class Prediction:
         return self.best == self.target
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the target's first token is the most likely one."""
+        return self.best[0] == self.target[0]
+
+    @property
     def probability(self) -> float:
         """The geometric mean of the target tokens' probabilities."""
         return math.exp(self.log_probability)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -98,7 +98,7 @@ def write_report(folder: Path) -> Path:
             figure.savefig(path, dpi=160, facecolor="white")
         _write(folder / "plots" / f"{name}.svg", svg)
     columns, tests = _columns(results), _tests(results)
-    rows = _rows(results, [column for group in columns.values() for column in group])
+    rows = _rows(results, _ungrouped(columns))
     _write(folder / "table.tex", _latex(rows))
     listed = [(name, OURS, metric, *test) for name, own in tests.items() for metric, test in own.items()]
     table = pd.DataFrame(listed, columns=["method", "against", "metric", *Comparison._fields])
@@ -151,7 +151,7 @@ def show_table(console: Console, folder: Path) -> None:
     rows = _rows(results, COLUMNS)
     _print_table(console, _title(results), COLUMNS, rows)
     if chat := _chat(results):
-        columns = [column for group in chat["columns"].values() for column in group]
+        columns = _ungrouped(chat["columns"])
         _print_table(console, "Asked in plain text and in a chat", columns, chat["rows"])
     for name, remark in [(row.method, row.absence) for row in rows if row.absence] + list(results.notes.items()):
         console.print(Text(f"{name}: {remark}"), soft_wrap=True)
@@ -186,7 +186,7 @@ def _chat(results: Results) -> dict[str, Any]:
     if not shown["Asked in a chat"]:
         return {}
     columns = {title: group for title, group in shown.items() if group}
-    return {"columns": columns, "rows": _rows(results, [column for group in columns.values() for column in group])}
+    return {"columns": columns, "rows": _rows(results, _ungrouped(columns))}
 
 
 def _columns(results: Results) -> dict[str, tuple[Column, ...]]:
@@ -214,8 +214,12 @@ def _thinking(results: Results) -> dict[str, Any]:
     facts = at_last_checkpoint(results.measured(results.facts))
     shown = {title: columns for title, columns in groups.items() if columns}
     asked = facts.groupby("method")["generation_contains"].count().max() if "generation_contains" in facts else 0
-    rows = _rows(results, [column for group in shown.values() for column in group])
+    rows = _rows(results, _ungrouped(shown))
     return {"asked": int(asked), "columns": shown, "rows": rows}
+
+
+def _ungrouped(groups: Mapping[str, Sequence[Column]]) -> list[Column]:
+    return [column for group in groups.values() for column in group]
 
 
 def _rows(results: Results, columns: Sequence[Column]) -> list[_Row]:

@@ -143,7 +143,7 @@ class _Batch:
         self.first_members = [sum(self.members[:number]) for number in range(len(prompts))]
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)], contexts)
         self.before: list[Prediction] = []
-        self._essence_before: Tensor | None = None  # [n, vocabulary], log-probabilities there without delta
+        self._essence_before: Tensor | None = None  # [n, vocabulary], after "{subject} is a"
         start = self._replay.at_lookup
         self._dtype = torch.promote_types(start.dtype, torch.float32)
         self._device = start.device

@@ -36,12 +36,17 @@ class Frame:
 PLAIN = Frame()
 
 
+def template_of(chat: bool | str) -> str | None:
+    """The chat template that a setting of chat names; None: the usual one."""
+    return None if isinstance(chat, bool) or chat == BOTH else chat
+
+
 def frames(tokenizer: Any, chat: bool | str) -> list[Frame]:
     """The forms in which facts are written. chat: False, plain text; True, the tokenizer's chat template; "both"; or
     the name of one of several templates. Raises FactError when there is no such template."""
     if chat is False:
         return [PLAIN]
-    own = chat_frame(tokenizer, None if chat in (True, BOTH) else str(chat), asked=f"chat is {chat!r}")
+    own = chat_frame(tokenizer, template_of(chat), asked=f"chat is {chat!r}")
     return [PLAIN, own] if chat == BOTH else [own]
 
 

@@ -158,7 +158,6 @@ def read_tokenizer(gguf: GGUFReader) -> PreTrainedTokenizerFast:
     pad token, five tokens more than the model has embeddings, and no splitting of digits. Here it is what
     SmolLM2 was trained with: byte-level BPE after splitting off single digits (llama.cpp's pre-tokenizer
     "smollm"), nothing prepended.
-
     """
     from gguf import TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

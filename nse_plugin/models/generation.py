@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nse_plugin.models.chat import PLAIN, Frame
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import without_end
 from nse_plugin.models.writing import uniform_draws, write
@@ -63,10 +64,10 @@ def greedy_answers(
     return [_before(answer, ends) for answer in answers]
 
 
-def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0) -> list[int]:
-    """A prompt as token ids, without an end of text. room: how many tokens are to follow. Raises ValueError as
-    `check_prompt` does."""
-    ids = without_end(tokenizer, prompt)
+def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0, frame: Frame = PLAIN) -> list[int]:
+    """A prompt as token ids, without an end of text. room: how many tokens are to follow. frame: where it is asked.
+    Raises ValueError as `check_prompt` does."""
+    ids = without_end(tokenizer, frame.around(prompt))
     check_prompt(model, prompt, ids, room)
     return ids
 

@@ -22,12 +22,17 @@ FIRST = 4  # tokens of a text, among which sinks are looked for: on SmolLM2-135M
 LONGER = 3.0  # times the norm of the same subject's state behind other words
 
 
+def early(prompts: Sequence[FactPrompts]) -> list[int]:
+    """Which facts may end at a sink, and have a generated context to go to."""
+    return [i for i, fact in enumerate(prompts) if fact.rewrites[0].lookup < FIRST and len(fact.rewrites) > 1]
+
+
 def without_sinks(
     layout: Layout, layer: int, prompts: Sequence[FactPrompts], tokens_per_batch: int
 ) -> list[FactPrompts]:
     """The facts with the first generated context in the place of a bare prompt whose lookup token, among the `FIRST` of
     the row, is a sink at the output of `layer`; others, and facts without generated contexts, as they are."""
-    first = [i for i, fact in enumerate(prompts) if fact.rewrites[0].lookup < FIRST and len(fact.rewrites) > 1]
+    first = early(prompts)
     found = list(prompts)
     if not first:
         return found

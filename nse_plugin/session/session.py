@@ -26,7 +26,7 @@ from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.sinks import without_sinks
+from nse_plugin.models.sinks import early, without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.names import warn_of_left_out_names
 from nse_plugin.progress import bar
@@ -298,6 +298,8 @@ class EditSession:
 
     def _behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
         """The forms without attention sinks, told of with a warning."""
+        if not early(_prompts(forms)):
+            return forms
         with self._original_model(state):
             prompts = without_sinks(
                 self._layout_of(state), self.hparams.layers[-1], _prompts(forms), self.hparams.tokens_per_batch
