@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -161,37 +163,48 @@ def test_the_version(capsys):
     assert "__version__" in dir(nse_plugin)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["--version"], 0, "nse-plugin "),
-        (["compare", "factz=6"], 1, "There is no setting 'factz'; did you mean 'facts'?"),
-        (["compare", "facts=0"], 1, "facts = 0 cannot be used"),
-        (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
-        (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
-        (["compare", "--help"], 0, "metrics: ability, accuracy"),
-        (["compare", "--help"], 0, "jobs         methods running at the same time"),
-        (
-            ["compare", "--facts", "4"],
-            2,
-            "'--facts' is no setting: settings are written NAME=VALUE, for example",
-        ),
-        (["compare", "facts=4", "methods", "NSE"], 2, "'methods' is no setting: settings are written NAME=VALUE"),
-        (["sweep", "--facts", "4"], 2, "'--facts' is no setting: settings are written NAME=VALUE"),
-        (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
-        (["sweep", "round=0"], 1, "round = 0 cannot be used"),
-        (["sweep", "--help"], 0, "nse.FIELD"),
-    ],
-)
-def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(arguments, code, words):
-    program = (
-        "import sys\nfrom nse_plugin.cli import main\n"
-        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
-        "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)\nsys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert words in done.stdout + done.stderr
+MISTAKES_AND_HELP = [
+    (["--version"], 0, "nse-plugin "),
+    (["compare", "factz=6"], 1, "There is no setting 'factz'; did you mean 'facts'?"),
+    (["compare", "facts=0"], 1, "facts = 0 cannot be used"),
+    (["compare", "+metrics.fluensy={}"], 1, "did you mean 'fluency'?"),
+    (["compare", "model=smolm2"], 1, "did you mean 'smollm2-135m'?"),
+    (["compare", "--help"], 0, "metrics: ability, accuracy"),
+    (["compare", "--help"], 0, "jobs         methods running at the same time"),
+    (
+        ["compare", "--facts", "4"],
+        2,
+        "'--facts' is no setting: settings are written NAME=VALUE, for example",
+    ),
+    (["compare", "facts=4", "methods", "NSE"], 2, "'methods' is no setting: settings are written NAME=VALUE"),
+    (["sweep", "--facts", "4"], 2, "'--facts' is no setting: settings are written NAME=VALUE"),
+    (["sweep", "nse.alfa=1"], 1, "There is no setting 'nse.alfa'; did you mean 'nse.alpha'?"),
+    (["sweep", "round=0"], 1, "round = 0 cannot be used"),
+    (["sweep", "--help"], 0, "nse.FIELD"),
+]
+
+
+def test_nothing_heavy_is_imported_for_mistakes_or_for_help():
+    program = textwrap.dedent("""
+        import contextlib, io, json, sys
+        from nse_plugin.cli import main
+        found = []
+        for arguments in json.loads(sys.argv[1]):
+            with io.StringIO() as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                try:
+                    code = main(arguments)
+                except SystemExit as end:
+                    code = end.code
+                found.append((code, said.getvalue()))
+            assert not {"torch", "transformers", "pandas"} & set(sys.modules), arguments
+        print(json.dumps(found))
+    """)
+    asked = json.dumps([arguments for arguments, _, _ in MISTAKES_AND_HELP])
+    done = subprocess.run([sys.executable, "-c", program, asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for (arguments, code, words), (found, said) in zip(MISTAKES_AND_HELP, json.loads(done.stdout), strict=True):
+        assert found == code, (arguments, said)
+        assert words in said, arguments
 
 
 @pytest.mark.parametrize("flag", [["--help"], ["-h"], ["--help", "data=counterfact"], ["-m", "-h"]])

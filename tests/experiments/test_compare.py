@@ -147,28 +147,34 @@ def test_the_run_is_on_record(uninterrupted):
     assert written["command"].startswith(f"nse compare out={uninterrupted} experiment=long model.source=")
 
 
-@pytest.mark.parametrize(
-    ("number", "whom"), [(signal.SIGKILL, "all"), (signal.SIGKILL, "parent"), (signal.SIGINT, "parent")],
-    ids=["killed", "parent killed", "interrupted"],
-)  # fmt: skip
-def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path, number, whom):
+def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path):
+    """Stopped three times on its way: interrupted, killed with its workers, and killed alone."""
     out, home = tmp_path / "run", tmp_path / "home"
     settings = [word.replace("NSE,NSE-one-pass", "NSE") for word in settings if "NSE-one-pass.hparams" not in word]
     shutil.copytree(uninterrupted / "methods" / "before", out / "methods" / "before")  # of these, measured already
-    process = run(out, settings, home)
-    first = out / "methods" / "NSE" / "checkpoint-000002"
-    give_up = time.monotonic() + 200
-    while not first.is_dir() and time.monotonic() < give_up:
-        time.sleep(0.02)
-    (os.killpg if whom == "all" else os.kill)(process.pid, number)
-    said, _ = process.communicate(timeout=100)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "nse: stopped; the same command goes on from there." in said
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("methods/*/checkpoint-*/facts.csv")}
-    assert first / "facts.csv" in kept
+    kept: dict[Path, int] = {}
+    for edits, number, stop in (
+        (2, signal.SIGINT, os.kill),
+        (4, signal.SIGKILL, os.killpg),
+        (6, signal.SIGKILL, os.kill),
+    ):
+        process = run(out, settings, home)
+        checkpoint = out / "methods" / "NSE" / f"checkpoint-{edits:06}"
+        give_up = time.monotonic() + 200
+        while not checkpoint.is_dir() and time.monotonic() < give_up:
+            time.sleep(0.02)
+        stop(process.pid, number)
+        said, _ = process.communicate(timeout=100)
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "nse: stopped; the same command goes on from there." in said
+        found = {path: path.stat().st_mtime_ns for path in out.glob("methods/*/checkpoint-*/facts.csv")}
+        assert checkpoint / "facts.csv" in found
+        assert kept.items() <= found.items()  # not measured again
+        kept = found
+    assert not (out / "report.html").exists()
     finished(out, settings, home)
-    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())  # not measured again
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     for found, expected in zip(results(out), results(uninterrupted), strict=True):
         of_both = expected["method"].isin(["before", "NSE"])
         pd.testing.assert_frame_equal(found, expected[of_both].reset_index(drop=True))
