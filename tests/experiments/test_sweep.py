@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import swept
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -113,11 +112,11 @@ def test_a_cell_is_a_session_on_a_fresh_model(settings, tmp_path):
         assert np.allclose(found.facts["residual"], pd.concat([one.frame for one in reports])["residual"], rtol=1e-4)
 
 
-def test_joblib_gives_the_same_table(settings, tmp_path):
+def test_joblib_gives_the_same_table(settings, tmp_path, capfd):
     settings = [word for word in settings if not word.startswith("store=")]
     theirs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"store={tmp_path / 'theirs'}"]
-    said = swept([*settings, *GRID, *theirs, f"out={tmp_path / 'joblib'}"], tmp_path / "home")
-    assert "4 cells: 6 values z computed, 18 read from the store" in said
+    sweep([*settings, *GRID, *theirs, f"out={tmp_path / 'joblib'}"])
+    assert "4 cells: 6 values z computed, 18 read from the store" in capfd.readouterr().out
     sweep([*settings, *GRID, BASIC, f"store={tmp_path / 'ours'}", f"out={tmp_path / 'basic'}"])
     assert (tmp_path / "joblib" / "sweep.csv").read_text() == (tmp_path / "basic" / "sweep.csv").read_text()
 
