@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import nse_plugin
-from nse_plugin.home import check_home
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.spelling import number_of
+from nse_plugin.support.files import check_home
+from nse_plugin.support.suggestions import number_of
 
 DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
 LOG_WIDTH = 240  # columns of a table where there is no terminal

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nse_plugin.facts import EDIT_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS, FactError, misspelt_field
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 DELIMITERS = ",;\t"
 _TEXT = (*EDIT_FIELDS, "target_true", "ground_truth")

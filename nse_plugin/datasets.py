@@ -22,9 +22,9 @@ from typing import Any
 
 from nse_plugin.csv_facts import Row, read_rows
 from nse_plugin.facts import Fact, FactError, warn_of_found_subjects
-from nse_plugin.home import cache_home, written_whole
-from nse_plugin.progress import bar
-from nse_plugin.spelling import number_of
+from nse_plugin.support.files import cache_home, written_whole
+from nse_plugin.support.progress import bar
+from nse_plugin.support.suggestions import number_of
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from importlib import resources
 from numbers import Integral
 from typing import Any
 
-from nse_plugin.spelling import number_of
 from nse_plugin.subject_of import UnknownSubjectError, find_subject
+from nse_plugin.support.suggestions import number_of
 from nse_plugin.words import is_letter, is_unspaced, whole_words
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.support.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 

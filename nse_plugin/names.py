@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 from nse_plugin.facts import Fact
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 from nse_plugin.words import begins_sentence, whole_words
 
 log = logging.getLogger(__name__)

@@ -39,13 +39,13 @@ from torch import Tensor
 
 from nse_plugin.addresses import moment_addresses
 from nse_plugin.corpora import PASSAGE_TOKENS, SELF_WRITTEN, corpus_identity, corpus_name, token_batches
-from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import EDITABLE_DTYPES, Layout, OutputMatrix
 from nse_plugin.models.moments import TOKENS_PER_NEURON, MomentsError, MomentSums, measure_moments
-from nse_plugin.progress import bar
 from nse_plugin.store import MOMENT, Store
+from nse_plugin.support.files import cache_home, written_whole
+from nse_plugin.support.progress import bar
 
 log = logging.getLogger(__name__)
 

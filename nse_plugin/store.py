@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nse_plugin.home import file_in_the_way, written_whole
+from nse_plugin.support.files import file_in_the_way, written_whole
 
 log = logging.getLogger(__name__)
 

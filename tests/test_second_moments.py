@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nse_plugin import second_moments as module
 from nse_plugin.corpora import corpus_identity, token_batches
-from nse_plugin.home import cache_home, written_whole
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.moments import MomentsError, MomentSums, measure_moments
 from nse_plugin.second_moments import (
@@ -30,6 +29,7 @@ from nse_plugin.second_moments import (
 )
 from nse_plugin.session import EditSession
 from nse_plugin.store import Store
+from nse_plugin.support.files import cache_home, written_whole
 
 SENTENCES = [
     "The capital of France is Paris.",

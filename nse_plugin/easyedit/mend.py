@@ -37,12 +37,12 @@ from transformers import BatchEncoding
 
 from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.home import cache_home, written_whole
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import split_target
 from nse_plugin.models.transformers_private import Conv1D
-from nse_plugin.progress import bar
+from nse_plugin.support.files import cache_home, written_whole
+from nse_plugin.support.progress import bar
 
 from . import wheel
 from .locate import import_easyedit

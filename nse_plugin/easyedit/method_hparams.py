@@ -20,7 +20,7 @@ import nse_plugin
 from nse_plugin.baselines import grace
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.loading import easyedit_device
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.support.suggestions import did_you_mean
 
 from .locate import import_easyedit
 

@@ -45,8 +45,8 @@ from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.second_moments import second_moments
 from nse_plugin.session.state import EditState
-from nse_plugin.spelling import in_a_line
-from nse_plugin.timing import timed
+from nse_plugin.support.suggestions import in_a_line
+from nse_plugin.support.timing import timed
 
 from . import wheel
 from .algorithm import ALG_NAME as NSE

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nse_plugin.facts import Fact, FactError, check_round, warn_of_found_subjects
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 from .algorithm import ALG_NAME
 

@@ -22,7 +22,7 @@ import yaml
 
 from nse_plugin.evaluation.multiple_choice import ALL
 from nse_plugin.evaluation.spacing import evenly_spaced
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.support.suggestions import did_you_mean
 
 # What the authors of NSE measure, 100 items each. Their "nli" is MNLI in the paper's words; the file of their code
 # holds pairs of RTE's training split.

@@ -23,8 +23,8 @@ from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError, inputs
 from nse_plugin.experiments.record import Record, check_writable
 from nse_plugin.experiments.tables import ABSENT, TO
-from nse_plugin.home import written_whole
 from nse_plugin.models.loading import load
+from nse_plugin.support.files import written_whole
 
 PAPERS_TASKS = "paper"
 COLUMNS = ["model", "task", "subject", "metric", "n", "value", "low", "high"]

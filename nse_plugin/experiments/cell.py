@@ -35,9 +35,9 @@ from nse_plugin.models.chat import BOTH
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.session import EditSession
-from nse_plugin.spelling import in_a_line
 from nse_plugin.store import Store
-from nse_plugin.timing import timed
+from nse_plugin.support.suggestions import in_a_line
+from nse_plugin.support.timing import timed
 
 __all__ = ["OBJECTIVES", "SCORE", "CellPlan", "cells", "check_before", "loaded", "run_cell"]
 

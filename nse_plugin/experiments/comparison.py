@@ -31,8 +31,8 @@ from nse_plugin.experiments.record import check_writable
 from nse_plugin.experiments.report import show_table, write_report
 from nse_plugin.experiments.results import record_of, write_run, write_tables
 from nse_plugin.experiments.worker import PLAN
-from nse_plugin.home import written_whole
 from nse_plugin.store import Store
+from nse_plugin.support.files import written_whole
 
 
 def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:

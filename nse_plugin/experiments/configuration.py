@@ -26,7 +26,7 @@ from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.checks import CommandLineError
 from nse_plugin.experiments.plan.model import EMBEDDED, is_path
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.spelling import did_you_mean
+from nse_plugin.support.suggestions import did_you_mean
 
 _CONF = "nse_plugin.experiments.conf"
 _SHOWS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")

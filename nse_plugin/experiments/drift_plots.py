@@ -24,7 +24,7 @@ from nse_plugin.experiments.plots import (
     titled,
 )
 from nse_plugin.experiments.tables import OURS, at_last_checkpoint, in_order
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 COLUMNS = 3  # panels side by side
 MOST_LAYERS = 11

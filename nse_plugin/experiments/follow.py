@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nse_plugin.progress import EVERY, duration
-from nse_plugin.spelling import number_of
+from nse_plugin.support.progress import EVERY, duration
+from nse_plugin.support.suggestions import number_of
 
 
 class Followed(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.inputs import difference
-from nse_plugin.home import file_in_the_way, folder_written_whole, written_whole
+from nse_plugin.support.files import file_in_the_way, folder_written_whole, written_whole
 
 STATE = "state.safetensors"
 

@@ -57,8 +57,8 @@ from nse_plugin.experiments.tables import (
     intervals,
     paper_table,
 )
-from nse_plugin.home import written_whole
-from nse_plugin.spelling import number_of
+from nse_plugin.support.files import written_whole
+from nse_plugin.support.suggestions import number_of
 
 COUNTERFACT = "counterfact"
 SHOWN = 5  # prompts whose texts are shown

@@ -17,7 +17,7 @@ import torch
 from nse_plugin.experiments.plan import BEFORE, Plan
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.tables import with_intervals
-from nse_plugin.home import written_whole
+from nse_plugin.support.files import written_whole
 
 
 def record_of(plan: Plan, name: str) -> Record:

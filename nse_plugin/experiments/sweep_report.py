@@ -31,9 +31,9 @@ from nse_plugin.experiments.plots import FAINT, GRID, INK, new_figure, titled
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
 from nse_plugin.experiments.tables import TO, clipped
-from nse_plugin.home import written_whole
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
-from nse_plugin.spelling import number_of
+from nse_plugin.support.files import written_whole
+from nse_plugin.support.suggestions import number_of
 
 _DEFAULTS = {spec.name: spec.default for spec in dataclasses.fields(NSEHyperParams)}
 _CHOSEN, _OTHERS = "#d55e00", "#0072b2"  # orange and blue

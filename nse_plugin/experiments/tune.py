@@ -24,15 +24,15 @@ from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.preset import preset_text
 from nse_plugin.facts import Fact
-from nse_plugin.home import written_whole
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
-from nse_plugin.progress import bar, duration
 from nse_plugin.second_moments import second_moments
-from nse_plugin.spelling import number_of
+from nse_plugin.support.files import written_whole
+from nse_plugin.support.progress import bar, duration
+from nse_plugin.support.suggestions import number_of
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)

@@ -34,8 +34,8 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.chat import BOTH
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
-from nse_plugin.progress import heard_by
-from nse_plugin.spelling import in_a_line
+from nse_plugin.support.progress import heard_by
+from nse_plugin.support.suggestions import in_a_line
 
 PLAN = "plan.json"
 MOMENTS = "second moments"  # what the description of their progress begins with

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nse_plugin.models.enough import Enough
 from nse_plugin.models.frozen import frozen
-from nse_plugin.models.gram import gram
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right
+from nse_plugin.support.gram import gram
 
 WINDOW = 1024
 TOKENS_PER_NEURON = 10  # below this C0 is a poor estimate

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
 from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
-from nse_plugin.heap import give_back
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
@@ -29,16 +28,17 @@ from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.sinks import early, without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
 from nse_plugin.names import warn_of_left_out_names
-from nse_plugin.progress import bar
 from nse_plugin.replay.check import check_model
-from nse_plugin.restoring import restoring
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport, Targets
 from nse_plugin.session.state import EditState, weights_of
-from nse_plugin.spelling import number_of
 from nse_plugin.store import VALUE, Store
-from nse_plugin.timing import timed
+from nse_plugin.support.heap import give_back
+from nse_plugin.support.progress import bar
+from nse_plugin.support.restoring import restoring
+from nse_plugin.support.suggestions import number_of
+from nse_plugin.support.timing import timed
 
 log = logging.getLogger(__name__)
 

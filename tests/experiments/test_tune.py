@@ -21,7 +21,7 @@ from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments import tune as module
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.progress import duration
+from nse_plugin.support.progress import duration
 
 UNRELATED = [["The wind is", "cold"], ["He plays the", "violin"], ["She speaks", "French"]]
 RECORDS = [

@@ -28,7 +28,7 @@ from nse_plugin.experiments.plan.comparison import BEFORE, DataChoice, MethodCho
 from nse_plugin.experiments.plan.model import ModelChoice, base_of_adapter, model_config, source_folder, tuned_name
 from nse_plugin.experiments.plan.presets import NSE, preset_of
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.progress import bar
+from nse_plugin.support.progress import bar
 
 if TYPE_CHECKING:
     from nse_plugin.datasets import Loaded

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nse_plugin.heap import give_back
+from nse_plugin.support.heap import give_back
 
 MB = 2**20
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from nse_plugin import progress
-from nse_plugin.progress import bar, duration
+from nse_plugin.support import progress
+from nse_plugin.support.progress import bar, duration
 
 
 def test_quick_work_says_nothing(capfd):
@@ -65,7 +65,7 @@ def test_work_that_fails_is_not_called_done(impatient, capfd):
 def test_a_terminal_has_its_bar():
     """In a pseudo-terminal, whose lines are redrawn."""
     main, other = os.openpty()
-    program = "from nse_plugin.progress import bar\nwith bar('facts', 2) as advance: advance(1)"
+    program = "from nse_plugin.support.progress import bar\nwith bar('facts', 2) as advance: advance(1)"
     process = subprocess.run(
         [sys.executable, "-c", program], stderr=other, env={**os.environ, "TERM": "xterm"}, check=True
     )

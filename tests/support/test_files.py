@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nse_plugin import home
-from nse_plugin.home import cache_home, check_home, folder_written_whole, written_whole
+from nse_plugin.support import files
+from nse_plugin.support.files import cache_home, check_home, folder_written_whole, written_whole
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def synced(monkeypatch):
         done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
         real(descriptor)
 
-    monkeypatch.setattr(home.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     return done
 
 
@@ -73,7 +73,7 @@ def test_where_folders_cannot_be_synced_files_are_written_all_the_same(tmp_path,
             raise OSError(22, "Invalid argument")
         real(descriptor)
 
-    monkeypatch.setattr(home.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     with written_whole(tmp_path / "a") as path:
         path.write_text("x")
     assert (tmp_path / "a").read_text() == "x"
