@@ -25,10 +25,10 @@ from torch.nn.functional import linear
 from benchmarks import show
 from benchmarks.clock import cpu_seconds
 from benchmarks.setting import Setting
-from nse_plugin.datasets import DatasetError, load_facts
 from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.evaluation.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import solvers, values
 from nse_plugin.models.loading import load

@@ -222,11 +222,11 @@ def _store(arguments: argparse.Namespace) -> int | None:
 
 
 def _train_mend(arguments: argparse.Namespace) -> None:
-    from nse_plugin.datasets import load_facts
     from nse_plugin.easyedit.mend import train_mend
     from nse_plugin.easyedit.method_hparams import load_hparams, preset_path
     from nse_plugin.experiments.comparison import configured_model
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
+    from nse_plugin.facts.files import load_facts
     from nse_plugin.models.loading import load
 
     _check_counts(arguments, "train", "val", "steps")
@@ -326,7 +326,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _values(arguments: argparse.Namespace) -> None:
     from nse_plugin.cluster.pool import workers
     from nse_plugin.cluster.values import fill_store
-    from nse_plugin.datasets import load_facts
+    from nse_plugin.facts.files import load_facts
     from nse_plugin.store import Store
 
     _check_counts(arguments, "limit", "workers")

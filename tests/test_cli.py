@@ -200,7 +200,7 @@ def test_help_for_a_sweep_loads_nothing_and_says_what_there_is(flag, tmp_path, c
         raise AssertionError("something is loaded, or downloaded")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nse_plugin.datasets.load_facts", refuse)
+    monkeypatch.setattr("nse_plugin.facts.files.load_facts", refuse)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("nse_plugin.models.loading.load", refuse)
     with pytest.raises(SystemExit) as caught:

@@ -32,12 +32,11 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Pair
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import split_target
-
-from .requests import prompts_and_targets
 
 log = logging.getLogger(__name__)
 

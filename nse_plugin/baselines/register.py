@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .grace import apply_grace_to_model
+from nse_plugin.baselines.grace import apply_grace_to_model
 
 
 def register_missing(algorithms: dict[str, Any]) -> None:

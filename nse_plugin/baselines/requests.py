@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nse_plugin.facts import SLOT, FactError
+from nse_plugin.facts import FactError
+from nse_plugin.facts.texts import SLOT
 
 
 def prompts_and_targets(requests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nse_plugin.easyedit import wheel
+from nse_plugin.easyedit.algorithm import ALG_NAME
+from nse_plugin.easyedit.editor import ready_to_pad
+from nse_plugin.easyedit.register import register
 from nse_plugin.facts import Fact
 from nse_plugin.models.loading import easyedit_device
-
-from . import wheel
-from .algorithm import ALG_NAME
-from .editor import ready_to_pad
-from .register import register
 
 METRICS = ("easyedit_rewrite_acc", "easyedit_rephrase_acc", "easyedit_locality_acc")
 LOCALITY = "neighborhood"  # a name of ours: EasyEdit's records hold several kinds of locality prompts

@@ -36,6 +36,10 @@ from torch.func import functional_call
 from transformers import BatchEncoding
 
 from nse_plugin.baselines.requests import prompts_and_targets
+from nse_plugin.easyedit import wheel
+from nse_plugin.easyedit.locate import import_easyedit
+from nse_plugin.easyedit.method_hparams import load_hparams
+from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.loading import easyedit_device
@@ -43,11 +47,6 @@ from nse_plugin.models.prompts import split_target
 from nse_plugin.models.transformers_private import Conv1D
 from nse_plugin.support.files import cache_home, written_whole
 from nse_plugin.support.progress import bar
-
-from . import wheel
-from .locate import import_easyedit
-from .method_hparams import load_hparams
-from .scopes import replaced
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ from torch import nn
 
 import nse_plugin
 from nse_plugin.baselines import grace
+from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.support.suggestions import did_you_mean
-
-from .locate import import_easyedit
 
 # Fields that main has and the wheel lacks: what the wheel does is the value here (None: any will do).
 _MAIN_ONLY: dict[str, Any] = {"objective_optimization": "prompt_last", "fp16": None, "max_output_length": None}

@@ -35,6 +35,14 @@ from torch import Tensor, nn
 
 from nse_plugin.baselines import grace
 from nse_plugin.baselines.register import register_missing
+from nse_plugin.easyedit import wheel
+from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
+from nse_plugin.easyedit.algorithm import nse
+from nse_plugin.easyedit.lifelong import Lifelong, with_own_memory
+from nse_plugin.easyedit.mend import ArchiveError, apply_mend_to_model
+from nse_plugin.easyedit.method_hparams import lacking, load_hparams, preset_path
+from nse_plugin.easyedit.register import register
+from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
@@ -47,15 +55,6 @@ from nse_plugin.second_moments import second_moments
 from nse_plugin.session.state import EditState
 from nse_plugin.support.suggestions import in_a_line
 from nse_plugin.support.timing import timed
-
-from . import wheel
-from .algorithm import ALG_NAME as NSE
-from .algorithm import nse
-from .lifelong import Lifelong, with_own_memory
-from .mend import ArchiveError, apply_mend_to_model
-from .method_hparams import lacking, load_hparams, preset_path
-from .register import register
-from .scopes import replaced
 
 if TYPE_CHECKING:
     import pandas

@@ -18,7 +18,8 @@ import pandas as pd
 
 from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.teacher_forcing import predict_tokens
-from nse_plugin.facts import is_unicode, misspelt_field
+from nse_plugin.facts.records import misspelt_field
+from nse_plugin.facts.texts import is_unicode
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import split_target
 

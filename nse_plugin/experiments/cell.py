@@ -19,7 +19,6 @@ from typing import Any
 import pandas as pd
 
 from nse_plugin.addresses import VALUE_SETTINGS
-from nse_plugin.datasets import Loaded
 from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
@@ -30,6 +29,7 @@ from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep
 from nse_plugin.experiments.record import Checkpoint, Record, check_writable
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import Loaded
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.chat import BOTH
 from nse_plugin.models.layout import Layout

@@ -24,7 +24,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nse_plugin.datasets import PUBLISHED
 from nse_plugin.evaluation.intervals import Comparison
 from nse_plugin.evaluation.spacing import evenly_spaced
 from nse_plugin.experiments import drift_plots, plots, published
@@ -57,6 +56,7 @@ from nse_plugin.experiments.tables import (
     intervals,
     paper_table,
 )
+from nse_plugin.facts.files import PUBLISHED
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.suggestions import number_of
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from nse_plugin.facts import SLOT
+from nse_plugin.facts.texts import SLOT
 from nse_plugin.models.generation import continue_texts
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.addresses import value_addresses
-from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conflicts import check_round
+from nse_plugin.facts.conversion import Facts, as_facts
+from nse_plugin.facts.names import warn_of_left_out_names
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
@@ -27,7 +30,6 @@ from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.sinks import early, without_sinks
 from nse_plugin.models.templates import check_templates, context_templates
-from nse_plugin.names import warn_of_left_out_names
 from nse_plugin.replay.check import check_model
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History

@@ -14,7 +14,6 @@ from fabricated import ERROR, FAILED, METHODS, NOTE, add_thinking, results_folde
 from rich.console import Console
 from scipy.stats import binomtest
 
-from nse_plugin.datasets import PUBLISHED as DATA_SETS
 from nse_plugin.evaluation.intervals import SCORE, metric_intervals, wilson
 from nse_plugin.experiments import plots, report
 from nse_plugin.experiments.published import PUBLISHED, TITLES
@@ -34,6 +33,7 @@ from nse_plugin.experiments.tables import (
     paper_table,
     with_intervals,
 )
+from nse_plugin.facts.files import PUBLISHED as DATA_SETS
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

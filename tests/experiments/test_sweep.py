@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from nse_plugin.cli import main
-from nse_plugin.datasets import load_facts
 from nse_plugin.evaluation.intervals import wilson
 from nse_plugin.evaluation.probability import METRICS, harmonic_mean, score_facts
 from nse_plugin.experiments import cell as cell_module
@@ -29,6 +28,7 @@ from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.sweep import sweep
 from nse_plugin.experiments.sweep_report import write_sweep
 from nse_plugin.experiments.tables import TO
+from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.loading import load

@@ -31,8 +31,8 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.progress import bar
 
 if TYPE_CHECKING:
-    from nse_plugin.datasets import Loaded
     from nse_plugin.experiments.plan.cell import CellPlan
+    from nse_plugin.facts.files import Loaded
 
 _OF_THE_UNEDITED = ("model", "data", "metrics", "facts", "seed")
 # What transformers reads of a folder; others write their own files beside it.

@@ -11,9 +11,9 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
-from nse_plugin.facts import Fact
+from nse_plugin.facts.fact import Fact
+from nse_plugin.facts.words import begins_sentence, whole_words
 from nse_plugin.support.suggestions import number_of
-from nse_plugin.words import begins_sentence, whole_words
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Words that say nothing of what a text is about, in the languages of Western Europe, and what names are joined with.
 
-Small on purpose: they tell where a subject ends (`nse_plugin.subject_of`), no more.
+Small on purpose: they tell where a subject ends (`nse_plugin.facts.subject_of`), no more.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nse_plugin.facts import Fact, FactError, as_facts, continuation
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conversion import as_facts
+from nse_plugin.facts.texts import continuation
 
 FRANCE = Fact("The capital of {} is", "France", "Lyon", "Paris")
 

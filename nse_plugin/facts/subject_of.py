@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from nse_plugin.function_words import (
+from nse_plugin.facts.function_words import (  # fmt: skip
     ARTICLES,
     ASKING,
     AUXILIARIES,
@@ -25,8 +25,8 @@ from nse_plugin.function_words import (
     PARTICLES_BEFORE,
     PARTICLES_BEHIND,
     PARTICLES_BETWEEN,
-)  # fmt: skip
-from nse_plugin.words import begins_sentence, is_letter, is_unspaced, whole_words
+)
+from nse_plugin.facts.words import begins_sentence, is_letter, is_unspaced, whole_words
 
 _MOST_JOINING = 2  # words between two of a name
 _BETWEEN_JOINED = re.compile("[ \\-\u2013'\u2019.&/!@(]*")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from nse_plugin import datasets
-from nse_plugin.datasets import PUBLISHED, DatasetError, Published, load_facts
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import PUBLISHED, DatasetError, load_facts, published
+from nse_plugin.facts.files.published import Published
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def rome(case_id, subject, relation="P36", target="Q456"):
@@ -108,7 +108,7 @@ def test_a_number_used_twice_is_named_with_both_places(written):
 
 
 def test_bad_records_are_left_out_counted_and_logged(written, caplog):
-    caplog.set_level(logging.INFO, "nse_plugin.datasets")
+    caplog.set_level(logging.INFO, "nse_plugin.facts.files")
     path = written([NO_SUBJECT, RECORDS[0], OTHER_SUBJECT, rome(70, "Chile"), ["a"], *RECORDS[1:]])
     loaded = load_facts(path, skip_bad=True)
     assert [fact.case_id for fact in loaded.facts] == [70, 71, 72]
@@ -299,7 +299,7 @@ def test_what_is_published_is_known():
 
 @pytest.mark.parametrize(("name", "file"), [("counterfact", "counterfact.json"), ("zsre", "zsre_mend_eval.json")])
 def test_a_benchmark_is_downloaded_once(server, tmp_path, monkeypatch, name, file):
-    monkeypatch.setattr(datasets, "_CHUNK", 100)
+    monkeypatch.setattr(published, "_CHUNK", 100)
     loaded = load_facts(name)
     assert loaded.facts == [Fact.from_record(record) for record in RECORDS]
     assert loaded.path == tmp_path / "nse-home" / "data" / file
@@ -358,8 +358,8 @@ def test_an_interrupt_leaves_no_file(server, tmp_path, monkeypatch, interruption
 
         yield advance
 
-    monkeypatch.setattr(datasets, "_CHUNK", 100)
-    monkeypatch.setattr(datasets, "bar", interrupted)
+    monkeypatch.setattr(published, "_CHUNK", 100)
+    monkeypatch.setattr(published, "bar", interrupted)
     with pytest.raises(error):
         load_facts("counterfact")
     assert kept(tmp_path) == []
@@ -628,7 +628,7 @@ def test_a_fact_that_is_there_twice_is_named_with_both_places(written, caplog, n
 
 
 def test_the_readmes_own_facts_can_be_read(written):
-    section = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("## Your own facts")[1]
+    section = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").split("## Your own facts")[1]
     section = section.split("\n## ")[0]
     blocks = dict(re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL))
     table, lines = (load_facts(written(blocks[kind], f"facts.{kind}")).facts for kind in ("csv", "jsonl"))

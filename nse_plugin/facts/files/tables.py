@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nse_plugin.facts import EDIT_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS, FactError, misspelt_field
+from nse_plugin.facts.errors import FactError
+from nse_plugin.facts.records import EDIT_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS, misspelt_field
 from nse_plugin.support.suggestions import number_of
 
 DELIMITERS = ",;\t"

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from nse_plugin.facts import Fact
-from nse_plugin.names import left_out_names, warn_of_left_out_names
+from nse_plugin.facts.names import left_out_names, warn_of_left_out_names
 
 
 def fact(subject, *rephrased, **fields):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.subject_of import UnknownSubjectError, find_subject
+from nse_plugin.facts.subject_of import UnknownSubjectError, find_subject
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from nse_plugin.datasets import BUNDLED, DEMO, load_facts
 from nse_plugin.evaluation.subjects import replaced
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import BUNDLED, DEMO, load_facts
 
 FIRST, CORRECTIONS = 148, 12
 SETS = {name: load_facts(name).facts for name in BUNDLED if name != DEMO}
