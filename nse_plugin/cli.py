@@ -223,10 +223,11 @@ def _store(arguments: argparse.Namespace) -> int | None:
 
 def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.easyedit.mend import train_mend
-    from nse_plugin.easyedit.method_hparams import load_hparams, preset_path
+    from nse_plugin.easyedit.method_hparams import load_hparams
     from nse_plugin.experiments.comparison import configured_model
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
     from nse_plugin.facts.files import load_facts
+    from nse_plugin.hparams.files import preset_path
     from nse_plugin.models.loading import load
 
     _check_counts(arguments, "train", "val", "steps")

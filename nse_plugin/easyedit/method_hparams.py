@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
-import nse_plugin
 from nse_plugin.baselines import grace
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.files import read_mapping
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.support.suggestions import did_you_mean
 
@@ -27,23 +26,6 @@ from nse_plugin.support.suggestions import did_you_mean
 _MAIN_ONLY: dict[str, Any] = {"objective_optimization": "prompt_last", "fp16": None, "max_output_length": None}
 _MAIN_ONLY_ALGORITHMS = ("AlphaEdit", "WISE", "ULTRAEDIT")
 _WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
-
-
-def preset_path(method: str, model_name: str) -> Path:
-    """The file hparams/<method>/<model_name>.yaml that comes with this package.
-
-    method: a folder's name, "FT-L". Raises HyperParamsError when there is none; the message says which there are.
-    """
-    here = Path(nse_plugin.__file__).resolve().parent
-    roots = [root for root in (here / "presets", here.parent / "hparams") if root.is_dir()]  # in a wheel, in a checkout
-    for root in roots:
-        if (root / method / f"{model_name}.yaml").is_file():
-            return root / method / f"{model_name}.yaml"
-    methods = sorted({folder.name for root in roots for folder in root.iterdir() if any(folder.glob("*.yaml"))})
-    if method not in methods:
-        raise HyperParamsError(f"No presets for method {method!r}: {did_you_mean(method, methods)}")
-    models = sorted({file.stem for root in roots for file in (root / method).glob("*.yaml")})
-    raise HyperParamsError(f"No {method} preset for model {model_name!r}: {did_you_mean(model_name, models)}")
 
 
 def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
@@ -60,12 +42,7 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
         return NSEHyperParams.from_hparams(path).with_overrides(**ours)
     if not path.is_file():
         raise HyperParamsError(f"No hyperparameter file {str(path)!r}: give the path of a YAML file.")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise HyperParamsError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise HyperParamsError(f"{path} holds no mapping: write one 'field: value' a line.")
+    config = read_mapping(path)
     told = config.get("alg_name")
     if told != alg_name:
         raise HyperParamsError(f"{path}: alg_name is {told!r}: use a file for {alg_name}.")

@@ -40,11 +40,12 @@ from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
 from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.easyedit.lifelong import Lifelong, with_own_memory
 from nse_plugin.easyedit.mend import ArchiveError, apply_mend_to_model
-from nse_plugin.easyedit.method_hparams import lacking, load_hparams, preset_path
+from nse_plugin.easyedit.method_hparams import lacking, load_hparams
 from nse_plugin.easyedit.register import register
 from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams.files import preset_path
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.generation import continue_texts

@@ -23,7 +23,7 @@ from rich.console import Console
 from nse_plugin.experiments.configuration import asks_for_help, check_words, composed, launched, plain
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.cell import CellPlan
-from nse_plugin.hparams import plain_value
+from nse_plugin.hparams.settings import plain_value
 
 
 def sweep(arguments: Sequence[str]) -> None:

@@ -28,10 +28,10 @@ from nse_plugin.evaluation.intervals import LEVEL, NONE, SCORE, compare_facts, m
 from nse_plugin.experiments.cell import cells
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plots import FAINT, GRID, INK, new_figure, titled
-from nse_plugin.experiments.preset import preset_text
 from nse_plugin.experiments.record import Record
 from nse_plugin.experiments.tables import TO, clipped
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.files import preset_text
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.suggestions import number_of
 

@@ -21,10 +21,10 @@ import torch
 from nse_plugin.experiments.cell import OBJECTIVES, CellPlan, cells, check_before, loaded, run_cell
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.plan.checks import check_rounds
-from nse_plugin.experiments.preset import preset_text
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams.files import preset_text
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from tiny import tiny_model
 
-from nse_plugin.hparams import TUNED_FOR, HyperParamsError, Llama3NSEHyperParams, NSEHyperParams
+from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.tuned import Llama3NSEHyperParams
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLED = sorted((ROOT / "hparams" / "NSE").glob("*.yaml"))
 
 # arXiv 2410.04045 and its code: layers, alpha, upper_bound, p, max_iterations, v_lr, steps, lambda
