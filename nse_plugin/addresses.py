@@ -18,7 +18,7 @@ from nse_plugin.method.solvers import BETAS, CONTEXTS, LONG, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 
 VALUES = 2  # raise it whenever method/values.py computes other values than before
-MOMENTS = 2  # raise it whenever models/moments.py, corpora.py or models/writing.py make other moments than before
+MOMENTS = 2  # raise it whenever models/moments.py, corpora.py or models/writing make other moments than before
 VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
 MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 

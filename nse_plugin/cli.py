@@ -353,7 +353,7 @@ def _values(arguments: argparse.Namespace) -> None:
 
 def _in_chat(hparams: NSEHyperParams | None, arguments: argparse.Namespace) -> NSEHyperParams:
     """The hyperparameters, or those of the model, with chat as it was given."""
-    from nse_plugin.models.chat import BOTH
+    from nse_plugin.models.prompts.chat import BOTH
 
     if arguments.chat == BOTH:
         raise ValueError(
@@ -424,7 +424,7 @@ def _check_model(arguments: argparse.Namespace) -> Any:
 def _check_chat(arguments: argparse.Namespace) -> None:
     """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
     from nse_plugin.experiments.plan.model import model_tokenizer
-    from nse_plugin.models.chat import chat_frame, template_of
+    from nse_plugin.models.prompts.chat import chat_frame, template_of
 
     if arguments.chat is not False:
         given = template_of(arguments.chat)

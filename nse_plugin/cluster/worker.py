@@ -24,7 +24,7 @@ from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.replay import ContextStates
 from nse_plugin.models.sinks import without_sinks
-from nse_plugin.models.templates import context_templates
+from nse_plugin.models.writing.templates import context_templates
 
 
 class ClusterError(RuntimeError):

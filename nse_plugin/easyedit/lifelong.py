@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.hparams import HyperParamsError
-from nse_plugin.models.generation import continue_texts
-from nse_plugin.models.templates import NEW_TOKENS, OPENINGS
+from nse_plugin.models.writing.generation import continue_texts
+from nse_plugin.models.writing.templates import NEW_TOKENS, OPENINGS
 
 Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]

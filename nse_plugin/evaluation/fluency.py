@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nse_plugin.facts import Fact
-from nse_plugin.models.generation import continue_texts
+from nse_plugin.models.writing.generation import continue_texts
 
 TOKENS = 100  # of a text with its prompt, as ROME's and MEMIT's evaluation counts them
 NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}

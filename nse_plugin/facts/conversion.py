@@ -14,9 +14,7 @@ from nse_plugin.support.suggestions import number_of
 log = logging.getLogger(__name__)
 
 _WANTED = "give a Fact, a dict with prompt, subject and target_new, or a list of these"
-
 _PANDAS = {"DataFrame": "its .to_dict('records')", "Series": "its .to_dict()"}
-
 Facts = Fact | Mapping[str, Any] | Iterable[Fact | Mapping[str, Any]]
 
 

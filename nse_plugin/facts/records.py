@@ -21,31 +21,23 @@ from nse_plugin.facts.words import whole_words
 log = logging.getLogger(__name__)
 
 REQUIRED_FIELDS = ("prompt", "target_new")
-
 EDIT_FIELDS = ("prompt", "subject", "target_new")
-
 _PROBES = ("portability", "generalization", "portability_prompts", "reversal_prompts")
-
 # What is read of a record, by its form; its other fields are ignored.
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
     "reference_texts", "separator", "aliases", *_PROBES,
 )  # fmt: skip
-
 _ROME_FIELDS = (
     "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "separator",
     "aliases", *_PROBES,
 )  # fmt: skip
-
 _MEND_FIELDS = (
     "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases", *_PROBES
 )  # fmt: skip
-
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
-
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
-
 _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from nse_plugin.facts.words import is_letter, is_unspaced
 
 SLOT = "{}"
-
 Pair = tuple[str, str] | tuple[str, str, str]  # a prompt, what follows it, and the separator where one was given
 
 

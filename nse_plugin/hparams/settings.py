@@ -30,13 +30,9 @@ _FOUND_BY_STRUCTURE: dict[str, Any] = {
     "layer_module_tmp": None, "mlp_module_tmp": None, "attn_module_tmp": None, "ln_f_module": None,
     "lm_head_module": None, "v_loss_layer": None, "layer_selection": "all", "mom2_adjustment": True,
 }  # fmt: skip
-
 _ALIASES = {"neuron_threshold": "p", "alg": "alg_name"}
-
 PRESETS = ("paper", "released")
-
 SOLVERS = ("exact", "fast")
-
 MOMENT_DTYPES = ("float32", "float64")
 
 

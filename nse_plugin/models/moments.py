@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.models.enough import Enough
+from nse_plugin.models.forward import Enough
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right

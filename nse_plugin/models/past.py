@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nse_plugin.models.enough import Enough
+from nse_plugin.models.forward import Enough
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.transformers_private import DynamicCache, cache_argument

@@ -26,15 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.models.batching import batches_by_length
-from nse_plugin.models.enough import Enough
+from nse_plugin.models.forward import Enough, forward_replaced
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.layout.batched_arguments import BatchedArguments, Call, without_hidden_states
 from nse_plugin.models.past import Growing, Past, behind, grown, joined, packs_by_length
 from nse_plugin.models.prompts import EncodedPrompt
-from nse_plugin.models.replaced import forward_replaced
 from nse_plugin.models.tokenwise import mlp_of, only_at
 from nse_plugin.models.transformers_private import ModelOutput
-from nse_plugin.replay.batched import BatchedArguments, Call, without_hidden_states
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.

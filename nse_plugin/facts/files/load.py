@@ -28,14 +28,11 @@ from nse_plugin.support.suggestions import number_of
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
-
 BUNDLED = {  # by name, the file in nse_plugin/data
     DEMO: "demo_facts.json",
     **{name: f"{name}.json" for name in ("same_subject", "same_subject_chat", "unspaced")},
 }
-
 _OURS = Path(__file__).parents[2] / "data"
-
 NAMES = (*BUNDLED, *PUBLISHED)
 
 

@@ -17,9 +17,7 @@ from nse_plugin.support.files import cache_home, written_whole
 from nse_plugin.support.progress import bar
 
 log = logging.getLogger(__name__)
-
 _CHUNK = 1 << 18  # bytes
-
 _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
 

@@ -133,7 +133,7 @@ def test_tensors_of_any_layout_are_in_a_models(kind):
 def test_large_tensors_are_hashed_in_parts(monkeypatch):
     tensor = matrix(40, 30)
     whole = fingerprint(tensor)
-    monkeypatch.setattr("nse_plugin.models.identity._CHUNK", 100)
+    monkeypatch.setattr("nse_plugin.models.identity.tensors._CHUNK", 100)
     assert fingerprint(tensor) == whole
     tensor[39, 29] += 1
     assert fingerprint(tensor) != whole

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from nse_plugin.facts.texts import SLOT
-from nse_plugin.models.generation import continue_texts
+from nse_plugin.models.writing.generation import continue_texts
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 NEW_TOKENS = 10  # as the authors' code generates

@@ -15,11 +15,11 @@ from nse_plugin.easyedit.methods import _writer
 from nse_plugin.evaluation.fluency import continuations
 from nse_plugin.evaluation.free_generation import answers
 from nse_plugin.evaluation.teacher_forcing import predict
-from nse_plugin.models.generation import continue_texts, encoded, greedy_answers
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import without_end
-from nse_plugin.models.templates import context_templates
 from nse_plugin.models.writing import uniform_draws, write
+from nse_plugin.models.writing.generation import continue_texts, encoded, greedy_answers
+from nse_plugin.models.writing.templates import context_templates
 
 PROMPTS = ["The capital of France is", "Lyon", "The river runs through the old town because of"]
 

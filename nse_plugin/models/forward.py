@@ -1,4 +1,4 @@
-"""A module that for a while does something else when it is called."""
+"""Forward passes that end early, and modules that for a while do something else when they are called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+
+class Enough(Exception):
+    """Raised by a hook once everything wanted was seen, and caught around the forward pass."""
 
 
 @contextmanager

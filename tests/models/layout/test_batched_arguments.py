@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nse_plugin.replay.batched import Axis, BatchedArguments, UnknownRowsError, without_hidden_states
+from nse_plugin.models.layout.batched_arguments import Axis, BatchedArguments, UnknownRowsError, without_hidden_states
 
 HEADS, S, D = 4, 3, 2
 Pair = namedtuple("Pair", "cos sin")

@@ -9,58 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.models.layout.output_matrix import EDITABLE_DTYPES, LayoutError, OutputMatrix
+from nse_plugin.models.layout.structure import (
+    check_loaded,
+    decoder_config,
+    is_attention,
+    mlp_writers,
+    out_features,
+    share_memory,
+)
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.transformers_private import Conv1D
-from nse_plugin.replay.batched import BatchedArguments
-
-EDITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-class LayoutError(ValueError):
-    """A model, or a layer of it, that cannot be edited; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class OutputMatrix:
-    """`W_out` of one layer's MLP: it maps the f neurons to the hidden size d.
-
-    name: the weight's parameter name in the model. module: the Linear or Conv1D that holds it.
-    """
-
-    name: str
-    module: nn.Module
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The parameter itself: [d, f] in a Linear, [f, d] in a Conv1D."""
-        weight = self.module.weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
-
-    @property
-    def matrix(self) -> Tensor:
-        """The weight's data as [d, f], a view."""
-        data = self.weight.data
-        return data.T if isinstance(self.module, Conv1D) else data
-
-    def add_columns(self, neurons: Tensor, delta: Tensor) -> None:
-        """Add `delta` [d, len(neurons)] to the columns `neurons`, summed in float64, rounded once."""
-        matrix = self.matrix
-        columns = matrix[:, neurons].to(torch.float64) + delta.to(matrix.device)
-        matrix[:, neurons] = columns.to(matrix.dtype)
-
-    def keys(self, inputs: Tensor, rows: int, tokens: int) -> Tensor:
-        """What the module is given for a batch of [rows, tokens], as [rows, tokens, f]: some layers (OPT's, mixtures of
-        experts) flatten it to [rows x tokens, f].
-
-        Raises LayoutError when it is given some of the tokens only, as a routed expert is.
-        """
-        if inputs.shape[:-1].numel() != rows * tokens:
-            raise LayoutError(
-                f"{self.name} is given {inputs.shape[:-1].numel()} tokens where the model is given {rows * tokens}, as "
-                "a routed expert would be: name a matrix that every token passes once with rewrite_module_tmp."
-            )
-        return inputs.reshape(rows, tokens, inputs.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -88,8 +48,8 @@ class Layout:
         rewrite_module_tmp: name of the edited module with `{}` for the layer number, where structure is not enough.
         Raises LayoutError when it is no such model, has no decoder layers, or cannot be edited as it was loaded.
         """
-        _check_loaded(model)
-        text = _text_config(model)
+        check_loaded(model)
+        text = decoder_config(model)
         count = text.num_hidden_layers
         stacks = [
             (module, child)
@@ -169,7 +129,7 @@ class Layout:
             )
         for layer, matrix in matrices.items():
             for lower in range(layer):
-                if any(_same_memory(parameter, matrix.weight) for parameter in self.layers[lower].parameters()):
+                if any(share_memory(parameter, matrix.weight) for parameter in self.layers[lower].parameters()):
                     raise LayoutError(
                         f"Layers {lower} and {layer} share {matrix.name}: an edit of one would change the other. Give "
                         "each a matrix of its own, or edit other layers."
@@ -204,7 +164,7 @@ class Layout:
             raise LayoutError(f"rewrite_module_tmp names {name!r}, which is not a part of layer {layer}: {advice}")
         if any(is_attention(owner) for owner in owners):
             raise LayoutError(f"rewrite_module_tmp names {name!r}, a part of attention: {advice}")
-        given = _out_features(module)
+        given = out_features(module)
         if given != self.hidden_size:
             raise LayoutError(
                 f"rewrite_module_tmp names {name!r}, which gives {given} numbers where the hidden size is "
@@ -213,7 +173,7 @@ class Layout:
 
     def _last_mlp_matrix(self, layer: int) -> nn.Module:
         """The one matrix outside attention that writes to the residual stream."""
-        found = list(_writers(self.layers[layer], self.hidden_size))
+        found = list(mlp_writers(self.layers[layer], self.hidden_size))
         if len(found) == 1:
             return found[0]
         what = f"Layer {layer} ({type(self.layers[layer]).__name__})"
@@ -235,67 +195,3 @@ class Layout:
             f"{what} has {len(found)} matrices that could be W_out: name one with rewrite_module_tmp, one of "
             f"{', '.join(names[:4])}.{adapters}"
         )
-
-
-def is_attention(module: nn.Module) -> bool:
-    """By the name of its class, which every architecture gives alike."""
-    kind = type(module).__name__.lower()
-    return "attention" in kind or "attn" in kind
-
-
-def _check_loaded(model: nn.Module) -> None:
-    """Raise LayoutError for what is no transformers model, or was loaded in a way that it cannot be edited."""
-    kind = type(model).__name__
-    if not hasattr(getattr(model, "config", None), "to_dict") or not hasattr(model, "get_input_embeddings"):
-        wrapped = isinstance(getattr(model, "module", None), nn.Module)
-        remedy = "give its .module" if wrapped else "give the transformers model itself, not a wrapper around it"
-        raise LayoutError(f"{kind} is not a transformers model: {remedy}.")
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise LayoutError(
-            "The model has weights on the meta device (offloaded or not loaded): load it whole into memory first."
-        )
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise LayoutError(
-            "The model's weights were made within torch.inference_mode(), so they can never change: load it outside."
-        )
-    config: Any = model.config
-    if getattr(config, "is_encoder_decoder", False):
-        raise LayoutError(f"{kind} has an encoder and a decoder: NSE edits decoder-only language models.")
-    if getattr(config, "return_dict", True) is False:
-        raise LayoutError("The model's config.return_dict is False: set it to True, as transformers has it.")
-
-
-def _text_config(model: nn.Module) -> Any:
-    config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("num_hidden_layers", "hidden_size"):
-        if not isinstance(getattr(text, name, None), int):
-            raise LayoutError(f"{type(model).__name__}'s config has no {name}: give a causal language model.")
-    return text
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    if one is other:
-        return True
-    plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
-    return plain and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-def _out_features(module: nn.Module) -> int:
-    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
-
-
-def _in_features(module: nn.Module) -> int:
-    return module.nx if isinstance(module, Conv1D) else module.in_features  # type: ignore[return-value]
-
-
-def _writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
-    found: list[nn.Module] = []
-    for child in module.children():
-        if is_attention(child):
-            continue
-        if not isinstance(child, nn.Linear | Conv1D):
-            found += _writers(child, hidden_size)
-        elif _out_features(child) == hidden_size != _in_features(child):
-            found.append(child)
-    return found
