@@ -33,7 +33,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import solvers, values
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SuffixReplay
+from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.session import EditSession
 
 ROUND = 50

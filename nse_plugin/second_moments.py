@@ -116,7 +116,7 @@ def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) 
     That is the path EasyEdit gives them, unless it is taken by moments of something else, or this model's lie under
     another model's name.
     """
-    return _Files(layout, None, hparams).file(matrix)
+    return _Files(layout, None, hparams, _text(hparams)).file(matrix)
 
 
 class _Stored(NamedTuple):
@@ -152,7 +152,7 @@ class _Kept(Protocol):
 
 def _kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> _Kept:
     if hparams.stats_dir is not None:
-        return _Files(layout, tokenizer, hparams)
+        return _Files(layout, tokenizer, hparams, _text(hparams))
     identity = functools.cache(ModelIdentity(layout.model).full)
     return _InStore(layout, tokenizer, hparams, moments_folder(hparams), identity)
 
@@ -255,11 +255,11 @@ class _InStore:
 class _Files:
     """Moments as EasyEdit's npz files."""
 
-    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> None:
+    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, text: str) -> None:
         self._layout, self._tokenizer, self._hparams = layout, tokenizer, hparams
         self.unseen = ModelIdentity(layout.model).unseen
         self.identity: _Identity = functools.cache(ModelIdentity(layout.model).full)
-        self._text = _text(hparams)
+        self._text = text
         self._root = moments_folder(hparams)
 
     @property

@@ -22,9 +22,9 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import ContextStates
-from nse_plugin.models.sinks import without_sinks
 from nse_plugin.models.writing.templates import context_templates
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.sinks import without_sinks
 
 
 class ClusterError(RuntimeError):

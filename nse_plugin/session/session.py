@@ -28,9 +28,9 @@ from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.sinks import early, without_sinks
 from nse_plugin.models.writing.templates import check_templates, context_templates
 from nse_plugin.replay.check import check_model
+from nse_plugin.replay.sinks import early, without_sinks
 from nse_plugin.second_moments import check_moments, second_moments
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport, Targets

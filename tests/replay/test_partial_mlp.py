@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models import replay
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.tokenwise import mlp_of, only_at
+from nse_plugin.replay import suffix
+from nse_plugin.replay.partial_mlp import mlp_of, only_at
 from nse_plugin.session import EditSession
 
 B, S, D = 3, 4, 16
@@ -93,7 +93,7 @@ def values_of(model, monkeypatch, everywhere):
     moments = {0: torch.eye(layout.output_matrix(0).matrix.shape[1], dtype=model.dtype)}
     with monkeypatch.context() as patch:
         if everywhere:
-            patch.setattr(replay, "mlp_of", lambda *_: None)
+            patch.setattr(suffix, "mlp_of", lambda *_: None)
         session = EditSession(model, tiny_tokenizer(), hparams, moments, list(TEMPLATES))
         return session.values(tiny_facts())
 

@@ -16,7 +16,7 @@ import torch
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SpanReplay
+from nse_plugin.replay.span import SpanReplay
 
 FIRST = 4  # tokens of a text, among which sinks are looked for: on SmolLM2-135M 8 of 728 facts end at one, at 0 to 2
 LONGER = 3.0  # times the norm of the same subject's state behind other words

@@ -9,10 +9,10 @@ import torch
 from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
-from nse_plugin.models import sinks
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.sinks import without_sinks
+from nse_plugin.replay import sinks
+from nse_plugin.replay.sinks import without_sinks
 
 FIRST, LATER = Fact("{} is in", "The", "Spain"), Fact("The capital of {} is", "France", "Lyon")
 

@@ -9,9 +9,12 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.past import PASS, PASS_ON_GPU, packs_by_length
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, batched_arguments, check_once
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.first_use import batched_arguments, check_once
+from nse_plugin.replay.prefix_cache import PASS, PASS_ON_GPU, packs_by_length
+from nse_plugin.replay.span import SpanReplay
+from nse_plugin.replay.suffix import SuffixReplay
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
