@@ -378,8 +378,9 @@ def _shared(count: int) -> str:
 def _moments(arguments: argparse.Namespace) -> None:
     from nse_plugin.models.layout import Layout
     from nse_plugin.models.loading import load
+    from nse_plugin.moments.provider import moments_file, second_moments
+    from nse_plugin.moments.storage import moments_folder
     from nse_plugin.replay.check import check_model
-    from nse_plugin.second_moments import moments_file, moments_folder, second_moments
     from nse_plugin.store import Store
 
     _check_counts(arguments, "samples", "workers")
@@ -456,7 +457,7 @@ def _check_counts(arguments: argparse.Namespace, *options: str) -> None:
 
 
 def _check_text(text: str | None) -> None:
-    from nse_plugin.corpora import SELF_WRITTEN, WIKIPEDIA
+    from nse_plugin.moments.corpora import SELF_WRITTEN, WIKIPEDIA
 
     if text in (None, SELF_WRITTEN, WIKIPEDIA):
         return
@@ -478,8 +479,8 @@ def _numbers(layers: str) -> list[int]:
 
 def _moments_hparams(arguments: argparse.Namespace, config: Any) -> NSEHyperParams:
     """config: of the model."""
-    from nse_plugin.corpora import SELF_WRITTEN
     from nse_plugin.experiments.plan.model import shape_of, tuned_name
+    from nse_plugin.moments.corpora import SELF_WRITTEN
 
     samples = arguments.samples
     if samples is None and arguments.text not in (None, SELF_WRITTEN):

@@ -1,7 +1,7 @@
 """A folder of tensors by what they are computed from: values z and second moments, kept for other runs.
 
-Whatever may change a tensor is part of its address (`nse_plugin.addresses`), so any number of processes and machines
-may fill one store at once: two that compute the same thing write the same thing.
+Whatever may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`), so any number of
+processes and machines may fill one store at once: two that compute the same thing write the same thing.
 
     <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, what it is of, SHA-256 of its bytes
              index/<writer>.jsonl         a line for every tensor a process has put there: `ls` need not open the files

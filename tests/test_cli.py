@@ -20,7 +20,7 @@ from nse_plugin import cli
 from nse_plugin.cli import main
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.provider import second_moments
 from nse_plugin.store import VALUE, Store
 
 

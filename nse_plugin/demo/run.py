@@ -28,7 +28,8 @@ from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import moments_are_kept, moments_folder, second_moments
+from nse_plugin.moments.provider import moments_are_kept, second_moments
+from nse_plugin.moments.storage import moments_folder
 from nse_plugin.support.files import file_in_the_way
 
 ROUND = 10  # facts

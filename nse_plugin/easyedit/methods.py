@@ -6,7 +6,7 @@ to the bit, and a sequence that can go on from a file. So around every call:
 
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `Method`;
-- second moments are NSE's (`nse_plugin.second_moments`), measured on the unedited model: no Wikipedia, one pass;
+- second moments are NSE's (`nse_plugin.moments`), measured on the unedited model: no Wikipedia, one pass;
 - context templates are sampled by `nse_plugin.models.writing.generation`: EasyEdit's sampler passes the wrong
   attention mask to a current transformers;
 - what the algorithm prints goes to the log, at DEBUG.
@@ -50,9 +50,9 @@ from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
-from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.writing.generation import continue_texts
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.measure import MomentsError
+from nse_plugin.moments.provider import second_moments
 from nse_plugin.session.state import EditState
 from nse_plugin.support.suggestions import in_a_line
 from nse_plugin.support.timing import timed

@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.addresses import VALUE_SETTINGS
 from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
@@ -31,6 +30,7 @@ from nse_plugin.experiments.record import Checkpoint, Record, check_writable
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import Loaded
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.value_cache_key import VALUE_SETTINGS
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts.chat import BOTH

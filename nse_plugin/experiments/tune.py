@@ -29,7 +29,7 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.provider import second_moments
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import bar, duration
 from nse_plugin.support.suggestions import number_of

@@ -12,7 +12,7 @@ Checked with transformers 4.57.6, 5.5.4 and 5.24.0 (torch 2.13.0). When a new re
 - `rope_settings`: a configuration's `rope_parameters` (5.x; `rope_scaling` in 4.57) are a dict, or one for each kind of
   layer.
 - `Conv1D`, GPT-2's transposed Linear, lives in `pytorch_utils`, `ModelOutput` in `utils.generic`, in all three.
-- `second_moments` reads where a model was loaded from in its configuration's `_name_or_path`, for EasyEdit's files.
+- `moments.npz` reads where a model was loaded from in its configuration's `_name_or_path`, for EasyEdit's files.
 - `models.identity` reads what accelerate (1.x) keeps at a module that it hooks: `_hf_hook` and `_old_forward`.
 - `replay` calls decoder layers with what the model itself gave them, recorded by forward hooks; layers return a
   tensor (5.x) or a tuple that begins with one (4.57).

@@ -15,7 +15,7 @@ from nse_plugin import Fact
 from nse_plugin.easyedit.methods import Method, MethodError, load_hparams, preset_path
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.provider import second_moments
 
 FACTS = [
     Fact("The capital of {} is", "France", "Lyon", case_id=7),

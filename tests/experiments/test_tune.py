@@ -15,12 +15,12 @@ import torch
 import yaml
 from tiny import CHAT, tiny_model, tiny_tokenizer
 
-from nse_plugin import second_moments
 from nse_plugin.cli import main
 from nse_plugin.evaluation.probability import METRICS
 from nse_plugin.experiments import tune as module
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.moments import provider
 from nse_plugin.support.progress import duration
 
 UNRELATED = [["The wind is", "cold"], ["He plays the", "violin"], ["She speaks", "French"]]
@@ -120,8 +120,8 @@ def test_a_model_without_a_preset_gets_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "LAMBDAS", (10.0, 600.0))
     monkeypatch.setattr(module, "SHARES", (0.8,))
     measured = []
-    really = second_moments.measure_moments
-    monkeypatch.setattr(second_moments, "measure_moments", lambda *a: measured.append(a[1]) or really(*a))
+    really = provider.measure_moments
+    monkeypatch.setattr(provider, "measure_moments", lambda *a: measured.append(a[1]) or really(*a))
     folder = tmp_path / "town-model"
     tiny_model("qwen3", torch.float32).save_pretrained(folder)
     tiny_tokenizer(bos=True).save_pretrained(folder)

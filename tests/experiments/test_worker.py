@@ -12,7 +12,7 @@ from nse_plugin.experiments import worker
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.worker import _Run
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.provider import second_moments
 
 LOOK = _Run._look_at_first_round
 COSTS = {"seconds": {"edit": 2.0, "measure": 1.0}, "peak_memory_mib": 1.0, "note": "of old", "values_from_store": 0}

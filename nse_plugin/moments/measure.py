@@ -1,7 +1,7 @@
 """Second moments C0 = E[k k^T] of all edited layers in one pass over a text.
 
 k is the input of `W_out` at every token. The model runs on windows of at most `WINDOW` tokens, in batches of bounded
-size, and stops after the last edited layer. Texts are in `corpora`, files in `second_moments`.
+size, and stops after the last edited layer. Texts are in `corpora`, files in `npz` and `in_store`.
 """
 
 from __future__ import annotations

@@ -15,14 +15,13 @@ from typing import Any
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.moments import WINDOW, MomentsError
 from nse_plugin.models.writing import uniform_draws, write
+from nse_plugin.moments.measure import WINDOW, MomentsError
 
 SELF_WRITTEN = "self"
 WIKIPEDIA = "wikipedia"
 PASSAGE_TOKENS = 128  # with the token it begins with
 _ROWS_SORTED_TOGETHER = 512
-
 Batch = list[list[int]]
 
 

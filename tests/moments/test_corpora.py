@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from tiny import tiny_model
 
-from nse_plugin import corpora
-from nse_plugin.corpora import PASSAGE_TOKENS, corpus_name, token_batches
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.moments import MomentsError
+from nse_plugin.moments import corpora
+from nse_plugin.moments.corpora import PASSAGE_TOKENS, corpus_name, token_batches
+from nse_plugin.moments.measure import MomentsError
 
 TEXTS = ["The capital of France is Paris.", "The river runs through the old town because of rain. " * 8, "He plays."]
 

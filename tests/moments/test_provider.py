@@ -16,17 +16,14 @@ import torch
 from tiny import F, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nse_plugin import second_moments as module
-from nse_plugin.corpora import corpus_identity, token_batches
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.moments import MomentsError, MomentSums, measure_moments
-from nse_plugin.second_moments import (
-    check_moments,
-    moments_are_kept,
-    moments_file,
-    moments_folder,
-    second_moments,
-)
+from nse_plugin.moments import provider as module
+from nse_plugin.moments import resume
+from nse_plugin.moments.check import check_moments
+from nse_plugin.moments.corpora import corpus_identity, token_batches
+from nse_plugin.moments.measure import MomentsError, MomentSums, measure_moments
+from nse_plugin.moments.provider import moments_are_kept, moments_file, second_moments
+from nse_plugin.moments.storage import moments_folder
 from nse_plugin.session import EditSession
 from nse_plugin.store import Store
 from nse_plugin.support.files import cache_home, written_whole
@@ -427,8 +424,8 @@ def test_moments_that_cannot_be_kept_after_all_are_used(llama, tokenizer, settin
         raise OSError("no space left")
 
     monkeypatch.setattr(np, "savez", full)
-    monkeypatch.setattr(module, "save_file", full)
-    monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "save_file", full)
+    monkeypatch.setattr(resume, "SAVE_EVERY_SECONDS", 0.0)
     with caplog.at_level(logging.WARNING):
         found = second_moments(Layout.of(llama), tokenizer, settings)
     assert relative(found[1], brute_force(llama, tokenizer, DOCUMENTS, 1)) <= 1e-6
@@ -527,8 +524,8 @@ def test_given_moments_are_checked(llama, tokenizer, hparams):
 
 
 def save_after_every_batch(monkeypatch):
-    monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(resume, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 @pytest.mark.parametrize("source", ["text", "self"])
@@ -593,7 +590,7 @@ def test_what_was_begun_otherwise_is_begun_again(change, llama, tokenizer, setti
 def test_saving_takes_a_small_part_of_the_time(llama, tokenizer, settings, monkeypatch):
     """Each batch takes 40 seconds, each saving 30: not even every tenth batch is followed by one."""
     clock, saved = [0.0], []
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def save(_, sums, __):
         clock[0] += 30
@@ -605,7 +602,7 @@ def test_saving_takes_a_small_part_of_the_time(llama, tokenizer, settings, monke
             on_batch(MomentSums({1: torch.eye(F), 2: torch.eye(F)}, number, number))
         return MomentSums({1: torch.eye(F), 2: torch.eye(F)}, 50, 50)
 
-    monkeypatch.setattr(module, "_save_partial", save)
+    monkeypatch.setattr(resume, "_save_partial", save)
     monkeypatch.setattr(module, "measure_moments", measure)
     second_moments(Layout.of(llama), tokenizer, settings)
     assert saved == [1, 16, 31, 46]
