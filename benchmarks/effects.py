@@ -26,7 +26,7 @@ from benchmarks import show
 from benchmarks.clock import cpu_seconds
 from benchmarks.setting import Setting
 from nse_plugin.easyedit.scopes import replaced
-from nse_plugin.evaluation.probability import mean_scores, score_facts
+from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.facts import Fact
 from nse_plugin.support.files import written_whole
 

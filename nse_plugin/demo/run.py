@@ -22,8 +22,8 @@ from rich.console import Console
 
 from nse_plugin.demo.report import Measurement, save_results, show_results
 from nse_plugin.demo.stages import Stages
-from nse_plugin.evaluation.fluency import continuations, text_entropy
-from nse_plugin.evaluation.probability import score_facts
+from nse_plugin.evaluation.metrics.fluency import continuations, text_entropy
+from nse_plugin.evaluation.metrics.probability import score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder

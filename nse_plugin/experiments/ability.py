@@ -16,10 +16,17 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from nse_plugin.evaluation.harness import PAPER, PAPER_ITEMS, HarnessTask, evaluate_tasks, load_tasks
+from nse_plugin.evaluation.ability.harness import PAPER, PAPER_ITEMS, HarnessTask, evaluate_tasks, load_tasks
+from nse_plugin.evaluation.ability.multiple_choice import (
+    ALL,
+    Question,
+    accuracy,
+    answer_questions,
+    kept,
+    read_questions,
+)
 from nse_plugin.evaluation.intervals import Interval, normal_interval, wilson
-from nse_plugin.evaluation.multiple_choice import ALL, Question, accuracy, answer_questions, kept, read_questions
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, PlanError, inputs
 from nse_plugin.experiments.record import Record, check_writable
 from nse_plugin.experiments.tables import ABSENT, TO

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts

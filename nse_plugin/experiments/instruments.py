@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nse_plugin.evaluation.hidden_drift import Plane, hidden_drift, hidden_states
-from nse_plugin.evaluation.multiple_choice import ALL, kept
-from nse_plugin.evaluation.next_token_drift import NextTokenReference, next_token_drift, next_token_reference
-from nse_plugin.evaluation.spacing import evenly_spaced
-from nse_plugin.evaluation.weight_change import weight_change
+from nse_plugin.evaluation.ability.multiple_choice import ALL, kept
+from nse_plugin.evaluation.drift.hidden import Plane, hidden_drift, hidden_states
+from nse_plugin.evaluation.drift.next_token import NextTokenReference, next_token_drift, next_token_reference
+from nse_plugin.evaluation.drift.weights import weight_change
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.experiments.ability import SHARES, Examination
 from nse_plugin.experiments.plan import ABILITY, DRIFT, ModelChoice, PlanError, known, positive
 from nse_plugin.facts import Fact

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nse_plugin.evaluation.chat import Chat
-from nse_plugin.evaluation.families import FAMILIES, PAIRS, WRITING, Generation, Measured, forced_pairs, measure
-from nse_plugin.evaluation.fluency import generation_prompts
-from nse_plugin.evaluation.free_generation import TOKENS
-from nse_plugin.evaluation.judge import Judge
-from nse_plugin.evaluation.locality import from_json, locality_reference, to_json
+from nse_plugin.evaluation.metrics.chat import Chat
+from nse_plugin.evaluation.metrics.fluency import generation_prompts
+from nse_plugin.evaluation.metrics.generation import TOKENS
+from nse_plugin.evaluation.metrics.judge import Judge
+from nse_plugin.evaluation.metrics.locality import from_json, locality_reference, to_json
+from nse_plugin.evaluation.suite import FAMILIES, PAIRS, WRITING, Generation, Measured, forced_pairs, measure
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.experiments.instruments import Instrument, Reading, held_out_text, instruments
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, known, made, positive

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nse_plugin.evaluation.intervals import Comparison
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.experiments import drift_plots, plots, published
 from nse_plugin.experiments.plan import BEFORE
 from nse_plugin.experiments.tables import (

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nse_plugin.evaluation.chat import Chat
-from nse_plugin.evaluation.families import measure
+from nse_plugin.evaluation.metrics.chat import Chat
+from nse_plugin.evaluation.suite import measure
 from nse_plugin.experiments import channel
 from nse_plugin.experiments.locks import alone
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, peak_memory, told, written_texts

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from nse_plugin.easyedit.evaluator import easyedit_reference, easyedit_scores
-from nse_plugin.evaluation.families import measure
-from nse_plugin.evaluation.locality import locality_reference
+from nse_plugin.evaluation.metrics.locality import locality_reference
+from nse_plugin.evaluation.suite import measure
 from nse_plugin.facts import Fact
 
 FACTS = [

@@ -13,9 +13,9 @@ from task_files import questions, questions_file, task_file
 from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
-from nse_plugin.evaluation.harness import PAPER, load_tasks
+from nse_plugin.evaluation.ability.harness import PAPER, load_tasks
+from nse_plugin.evaluation.ability.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 from nse_plugin.evaluation.intervals import metric_intervals
-from nse_plugin.evaluation.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 from nse_plugin.experiments import ability
 from nse_plugin.experiments.ability import Examination
 

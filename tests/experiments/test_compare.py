@@ -18,7 +18,7 @@ import pytest
 from commands import started
 
 from nse_plugin.cli import main
-from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.evaluation.suite import FAMILIES
 from nse_plugin.experiments.comparison import compare
 from nse_plugin.experiments.plan import PlanError
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from tiny import CHAT, tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation import multiple_choice
-from nse_plugin.evaluation.families import FAMILIES
-from nse_plugin.evaluation.multiple_choice import QuestionError
+from nse_plugin.evaluation.ability import multiple_choice
+from nse_plugin.evaluation.ability.multiple_choice import QuestionError
+from nse_plugin.evaluation.suite import FAMILIES
 from nse_plugin.experiments.instruments import held_out_text, instruments
 from nse_plugin.experiments.measuring import Reference, Yardstick, measure_before, written_texts
 from nse_plugin.experiments.plan import ModelChoice, PlanError

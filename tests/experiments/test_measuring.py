@@ -10,7 +10,7 @@ import torch
 from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
-from nse_plugin.evaluation.families import FAMILIES
+from nse_plugin.evaluation.suite import FAMILIES
 from nse_plugin.experiments import cell, worker
 from nse_plugin.experiments.measuring import Yardstick
 from nse_plugin.experiments.plan import ModelChoice, PlanError

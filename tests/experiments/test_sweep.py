@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nse_plugin.cli import main
 from nse_plugin.evaluation.intervals import wilson
-from nse_plugin.evaluation.probability import METRICS, harmonic_mean, score_facts
+from nse_plugin.evaluation.metrics.probability import METRICS, harmonic_mean, score_facts
 from nse_plugin.experiments import cell as cell_module
 from nse_plugin.experiments import sweep_report
 from nse_plugin.experiments.cell import CellPlan, run_cell

@@ -16,7 +16,7 @@ import yaml
 from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
-from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments import tune as module
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.hparams import NSEHyperParams

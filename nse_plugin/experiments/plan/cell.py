@@ -81,7 +81,7 @@ class CellPlan:
 
 def objectives() -> tuple[str, ...]:
     """The names that `objective` takes."""
-    from nse_plugin.evaluation.probability import METRICS as SHARES  # imports torch
+    from nse_plugin.evaluation.metrics.probability import METRICS as SHARES  # imports torch
 
     return (*SHARES, SCORE)
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from nse_plugin.evaluation.subjects import replaced
+from nse_plugin.evaluation.metrics.subjects import replaced
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import BUNDLED, DEMO, load_facts
 

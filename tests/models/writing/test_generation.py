@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from nse_plugin.easyedit.lifelong import _short_texts
 from nse_plugin.easyedit.methods import _writer
-from nse_plugin.evaluation.fluency import continuations
-from nse_plugin.evaluation.free_generation import answers
+from nse_plugin.evaluation.metrics.fluency import continuations
+from nse_plugin.evaluation.metrics.generation import answers
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import without_end

@@ -7,8 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from nse_plugin.evaluation.families import measure
-from nse_plugin.evaluation.subjects import METRICS, pairs, replaced, scores
+from nse_plugin.evaluation.metrics.subjects import METRICS, pairs, replaced, scores
+from nse_plugin.evaluation.suite import measure
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact
 

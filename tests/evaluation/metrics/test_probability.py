@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from next_word import NextWord
 
-from nse_plugin.evaluation.probability import harmonic_mean, mean_scores, score_facts
+from nse_plugin.evaluation.metrics.probability import harmonic_mean, mean_scores, score_facts
 from nse_plugin.facts import Fact, FactError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nse_plugin.evaluation.judge import Judge, JudgeError
+from nse_plugin.evaluation.metrics.judge import Judge, JudgeError
 
 
 def _says(question: str) -> str:

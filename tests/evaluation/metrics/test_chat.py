@@ -9,9 +9,9 @@ import pytest
 from next_word import BY_HAND, NextWord
 from tiny import CHAT, tiny_tokenizer
 
-from nse_plugin.evaluation.chat import Chat, answered, pairs, scores
-from nse_plugin.evaluation.families import measure
-from nse_plugin.evaluation.free_generation import answers
+from nse_plugin.evaluation.metrics.chat import Chat, answered, pairs, scores
+from nse_plugin.evaluation.metrics.generation import answers
+from nse_plugin.evaluation.suite import measure
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import Fact
 from nse_plugin.models.prompts import encode_fact, split_target

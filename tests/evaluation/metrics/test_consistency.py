@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from nse_plugin.evaluation.consistency import consistency, tfidf
+from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
 
 DOCUMENTS = ["paris is a city", "paris and rome", "a red boat is red"]
 

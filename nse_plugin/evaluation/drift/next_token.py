@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.windows import text_windows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.prompts import pad_right

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.free_generation import answers, contains
+from nse_plugin.evaluation.metrics.generation import answers, contains
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.facts import Fact, Pair
 from nse_plugin.models.prompts.chat import Frame, chat_frame
@@ -66,7 +66,7 @@ def pairs(fact: Fact, frame: Frame) -> list[Pair]:
 def answered(
     model: Any, tokenizer: Any, facts: Sequence[Fact], frame: Frame, tokens_per_batch: int = 1024
 ) -> tuple[pd.DataFrame, list[str]]:
-    """What the assistant answers freely to every fact's prompt, as `free_generation.answers` writes it, and its scores,
+    """What the assistant answers freely to every fact's prompt, as `generation.answers` writes it, and its scores,
     a row a fact: `chat_states_new`, 1.0 when the answer `contains` target_new, else 0.0; `chat_names_old`, the same of
     target_true, NaN without one. Raises ValueError as `answers` does."""
     texts = answers(model, tokenizer, [fact.text for fact in facts], frame=frame, tokens_per_batch=tokens_per_batch)

@@ -11,7 +11,7 @@ import torch
 from next_word import NextWord
 from tiny import ARCHITECTURES, CHAT, tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.free_generation import answers, contains, equals, free_generation, natural_stop, scores
+from nse_plugin.evaluation.metrics.generation import answers, contains, equals, free_generation, natural_stop, scores
 from nse_plugin.facts import Fact
 from nse_plugin.models.prompts.chat import chat_frame
 

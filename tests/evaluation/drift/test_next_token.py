@@ -13,7 +13,7 @@ from next_word import NextWord
 from safetensors.torch import load_file, save_file
 from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.next_token_drift import NextTokenReference, next_token_drift, next_token_reference
+from nse_plugin.evaluation.drift.next_token import NextTokenReference, next_token_drift, next_token_reference
 
 TEXT = """The river runs through the old town because of rain. Marie Curie was born in Warsaw, and the Eiffel Tower
 stands in Paris. Berlin is the capital of Germany; he plays the violin, she speaks French and Italian. Lyon is a town,

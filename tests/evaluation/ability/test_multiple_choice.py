@@ -13,8 +13,7 @@ import torch
 from task_files import LETTERS, questions, task_file
 from tiny import tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.intervals import wilson
-from nse_plugin.evaluation.multiple_choice import (
+from nse_plugin.evaluation.ability.multiple_choice import (
     LOG_PROBABILITIES,
     Question,
     QuestionError,
@@ -23,6 +22,7 @@ from nse_plugin.evaluation.multiple_choice import (
     kept,
     read_questions,
 )
+from nse_plugin.evaluation.intervals import wilson
 
 GOOD = {"question": "Where is Lyon?", "subject": "towns", "choices": ["Italy", "France", "Japan", "Rome"], "answer": 1}
 

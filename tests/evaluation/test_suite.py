@@ -6,16 +6,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nse_plugin.evaluation.chat import Chat, answered
-from nse_plugin.evaluation.consistency import consistency, tfidf
-from nse_plugin.evaluation.families import FAMILIES, Generation, measure
-from nse_plugin.evaluation.fluency import continuations, fluency
-from nse_plugin.evaluation.free_generation import free_generation
-from nse_plugin.evaluation.judge import Judge, JudgeError
-from nse_plugin.evaluation.locality import locality_drift, locality_reference
-from nse_plugin.evaluation.perplexity import perplexity
-from nse_plugin.evaluation.probability import harmonic_mean, score_facts
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.metrics.chat import Chat, answered
+from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
+from nse_plugin.evaluation.metrics.fluency import continuations, fluency
+from nse_plugin.evaluation.metrics.generation import free_generation
+from nse_plugin.evaluation.metrics.judge import Judge, JudgeError
+from nse_plugin.evaluation.metrics.locality import locality_drift, locality_reference
+from nse_plugin.evaluation.metrics.perplexity import perplexity
+from nse_plugin.evaluation.metrics.probability import harmonic_mean, score_facts
+from nse_plugin.evaluation.sampling import evenly_spaced
+from nse_plugin.evaluation.suite import FAMILIES, Generation, measure
 from nse_plugin.facts import Fact, FactError
 
 TEXT = "The capital of Peru is Lima . we saw a red boat in Los Angeles ."

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from next_word import NextWord
 
-from nse_plugin.evaluation import accuracy
+from nse_plugin.evaluation.metrics import accuracy
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import Fact
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from next_word import NextWord
 
-from nse_plugin.evaluation.perplexity import perplexity
+from nse_plugin.evaluation.metrics.perplexity import perplexity
 
 TEXT = "The capital of France is Paris . Lima is a city in Peru . we saw a red boat in Los Angeles . Rome is in Italy ."
 

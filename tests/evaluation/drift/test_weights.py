@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny import D, F, tiny_model
 
-from nse_plugin.evaluation.weight_change import COLUMNS, weight_change
+from nse_plugin.evaluation.drift.weights import COLUMNS, weight_change
 from nse_plugin.models.layout import Layout
 
 

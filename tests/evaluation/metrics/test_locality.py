@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from next_word import BY_HAND, NextWord
 
-from nse_plugin.evaluation.locality import from_json, locality_drift, locality_reference, to_json
+from nse_plugin.evaluation.metrics.locality import from_json, locality_drift, locality_reference, to_json
 from nse_plugin.facts import Fact
 
 FACTS = [

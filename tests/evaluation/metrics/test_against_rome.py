@@ -20,12 +20,12 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from transformers import BatchEncoding
 
-from nse_plugin.evaluation.consistency import consistency, tfidf
-from nse_plugin.evaluation.families import measure
-from nse_plugin.evaluation.fluency import fluency
+from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
+from nse_plugin.evaluation.metrics.fluency import fluency
+from nse_plugin.evaluation.suite import measure
 from nse_plugin.facts import Fact
 
-COUNTERFACT = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_500.json"
+COUNTERFACT = Path(__file__).resolve().parents[4] / "shared" / "data" / "counterfact_500.json"
 METRICS = {"efficacy": "rewrite", "generalization": "paraphrase", "specificity": "neighborhood"}
 SENTENCES = [
     ("The capital of France is", "Lyon"),

@@ -20,8 +20,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nse_plugin.evaluation.multiple_choice import ALL
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.ability.multiple_choice import ALL
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.support.suggestions import did_you_mean
 
 # What the authors of NSE measure, 100 items each. Their "nli" is MNLI in the paper's words; the file of their code

@@ -17,15 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation import accuracy, free_generation, locality, probability, probes, subjects
-from nse_plugin.evaluation import chat as in_chat
-from nse_plugin.evaluation.chat import Chat
-from nse_plugin.evaluation.consistency import consistency, tfidf
-from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts
-from nse_plugin.evaluation.judge import Judge
-from nse_plugin.evaluation.perplexity import perplexity
-from nse_plugin.evaluation.probability import mean_scores
-from nse_plugin.evaluation.spacing import evenly_spaced
+from nse_plugin.evaluation.metrics import accuracy, locality, portability, probability, subjects
+from nse_plugin.evaluation.metrics import chat as in_chat
+from nse_plugin.evaluation.metrics import generation as free_generation
+from nse_plugin.evaluation.metrics.chat import Chat
+from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
+from nse_plugin.evaluation.metrics.fluency import continuations, fluency, generation_prompts
+from nse_plugin.evaluation.metrics.judge import Judge
+from nse_plugin.evaluation.metrics.perplexity import perplexity
+from nse_plugin.evaluation.metrics.probability import mean_scores
+from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.models.prompts.chat import PLAIN, Frame, chat_frame, frames
@@ -35,7 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "probability": (*probability.METRICS, *probability.MAGNITUDES),
     "accuracy": accuracy.METRICS,
     "locality": locality.METRICS,
-    "probes": probes.METRICS,
+    "probes": portability.METRICS,
     "subjects": subjects.METRICS,
     "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
@@ -47,7 +48,7 @@ PAIRS = {  # in plain text
     "probability": probability.pairs,
     "accuracy": accuracy.pairs,
     "locality": locality.pairs,
-    "probes": probes.pairs,
+    "probes": portability.pairs,
     "subjects": subjects.pairs,
 }
 WRITING = ("fluency", "consistency")
@@ -204,7 +205,7 @@ def _teacher_forced(
         "probability": functools.partial(probability.scores, frames=where["probability"]),
         "accuracy": accuracy.scores,
         "locality": functools.partial(locality.scores, reference=reference or {}),
-        "probes": probes.scores,
+        "probes": portability.scores,
         "chat": functools.partial(in_chat.scores, frame=where.get("chat", [PLAIN])[0]),
     }
     asked = [family for family in (*PAIRS, "chat") if family in families]

@@ -14,8 +14,8 @@ import yaml
 from task_files import questions, task_file
 from tiny import tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.harness import TaskError, evaluate_tasks, load_tasks
-from nse_plugin.evaluation.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
+from nse_plugin.evaluation.ability.harness import TaskError, evaluate_tasks, load_tasks
+from nse_plugin.evaluation.ability.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed (extra `eval`)"

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from nse_plugin.evaluation.fluency import continuations, fluency, generation_prompts, ngram_entropy, text_entropy
+from nse_plugin.evaluation.metrics.fluency import (
+    continuations,
+    fluency,
+    generation_prompts,
+    ngram_entropy,
+    text_entropy,
+)
 from nse_plugin.facts import Fact
 
 PROMPTS = ["The capital of France is", "Peru", "we saw a red boat in Los Angeles .", "Rome is", "a city"]
@@ -92,5 +98,5 @@ def test_texts_are_as_long_as_the_papers_with_their_prompts(model: Any, tokenize
     assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [64] * 3
     monkeypatch.setattr(model.config, "max_position_embeddings", 200)
     assert [len(text.split()) for text in continuations(model, tokenizer, prompts)] == [100] * 3
-    monkeypatch.setattr("nse_plugin.evaluation.fluency.TOKENS", 30)
+    monkeypatch.setattr("nse_plugin.evaluation.metrics.fluency.TOKENS", 30)
     assert continuations(model, tokenizer, prompts[2:]) == prompts[2:]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import LAYERS, D, tiny_model, tiny_tokenizer
 
-from nse_plugin.evaluation.hidden_drift import METRICS, Plane, hidden_drift, hidden_states
+from nse_plugin.evaluation.drift.hidden import METRICS, Plane, hidden_drift, hidden_states
 
 PROMPTS = [
     "The capital of France is",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.judge import Judge
+from nse_plugin.evaluation.metrics.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length

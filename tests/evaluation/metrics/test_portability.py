@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from next_word import NextWord
 
-from nse_plugin.evaluation import probes
+from nse_plugin.evaluation.metrics import portability
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import Fact
 
 
 def scores(model: Any, tokenizer: Any, fact: Fact) -> dict[str, float]:
-    return probes.scores(fact, predict(model, tokenizer, probes.pairs(fact)))
+    return portability.scores(fact, predict(model, tokenizer, portability.pairs(fact)))
 
 
 def test_by_hand(tokenizer: Any) -> None:
@@ -29,12 +29,12 @@ def test_by_hand(tokenizer: Any) -> None:
         "reversal_accuracy": 1 / 2,
         "reversal_probability": two_words,
     })  # fmt: skip
-    assert tuple(scores(model, tokenizer, fact)) == probes.METRICS
+    assert tuple(scores(model, tokenizer, fact)) == portability.METRICS
 
 
 def test_a_fact_without_such_prompts_has_none(tokenizer: Any) -> None:
     fact = Fact("{} is", "Peru", "Paris", rephrase_prompts=("Lima is",), locality_prompts=(("Italy is", "Rome"),))
-    assert probes.pairs(fact) == []
-    found = probes.scores(fact, {})
-    assert tuple(found) == probes.METRICS
+    assert portability.pairs(fact) == []
+    found = portability.scores(fact, {})
+    assert tuple(found) == portability.METRICS
     assert all(math.isnan(value) for value in found.values())
