@@ -224,8 +224,8 @@ def _store(arguments: argparse.Namespace) -> int | None:
 def _train_mend(arguments: argparse.Namespace) -> None:
     from nse_plugin.easyedit.mend import train_mend
     from nse_plugin.easyedit.method_hparams import load_hparams
-    from nse_plugin.experiments.comparison import configured_model
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
+    from nse_plugin.experiments.run.comparison import configured_model
     from nse_plugin.facts.files import load_facts
     from nse_plugin.hparams.files import preset_path
     from nse_plugin.models.loading import load
@@ -248,14 +248,14 @@ def _train_mend(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     """A hydra application: its settings are `nse compare --help`'s and `name=value`."""
-    from nse_plugin.experiments.application import compare
+    from nse_plugin.experiments.run.application import compare
 
     compare([*arguments.rest, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
     """A hydra application too, always a multirun."""
-    from nse_plugin.experiments.sweep import sweep
+    from nse_plugin.experiments.run.sweep import sweep
 
     sweep(arguments.rest)
 
@@ -263,7 +263,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 def _tune(arguments: argparse.Namespace) -> None:
     from nse_plugin.experiments.plan import ModelChoice
     from nse_plugin.experiments.plan.model import source_name
-    from nse_plugin.experiments.tune import tune
+    from nse_plugin.experiments.run.tune import tune
 
     seconds = _seconds(arguments.budget)
     _check_model(arguments)
@@ -287,9 +287,9 @@ def _tune(arguments: argparse.Namespace) -> None:
 def _ability(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from nse_plugin.experiments.ability import Examination, ability, ability_table, edited_folders
     from nse_plugin.experiments.plan import ModelChoice
     from nse_plugin.experiments.plan.model import source_name
+    from nse_plugin.experiments.run.ability import Examination, ability, ability_table, edited_folders
 
     _check_model(arguments)
     _check_device(arguments)
