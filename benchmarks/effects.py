@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 from benchmarks import show
 from benchmarks.clock import cpu_seconds
 from benchmarks.setting import Setting
-from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.baselines.replaced import replaced
 from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts

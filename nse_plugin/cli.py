@@ -222,8 +222,8 @@ def _store(arguments: argparse.Namespace) -> int | None:
 
 
 def _train_mend(arguments: argparse.Namespace) -> None:
-    from nse_plugin.easyedit.mend import train_mend
-    from nse_plugin.easyedit.method_hparams import load_hparams
+    from nse_plugin.baselines.hparams import load_hparams
+    from nse_plugin.baselines.mend import train_mend
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name
     from nse_plugin.experiments.run.comparison import configured_model
     from nse_plugin.facts.files import load_facts

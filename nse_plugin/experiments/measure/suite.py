@@ -164,7 +164,7 @@ class Yardstick:
         begun = {name: one.begin(model, tokenizer, facts) for name, one in self.instruments.items()}
         easyedit: list[Any] = []
         if EASYEDIT in self.metrics:
-            from nse_plugin.easyedit.evaluator import easyedit_reference  # importing EasyEdit takes ten seconds
+            from nse_plugin.baselines.metrics import easyedit_reference  # importing EasyEdit takes ten seconds
 
             easyedit = easyedit_reference(model, tokenizer, facts)
         reference = Reference(locality, easyedit, {name: kept for name, (kept, _) in begun.items()})
@@ -217,7 +217,7 @@ class Yardstick:
             overall |= reading.overall
             tables |= reading.tables
         if EASYEDIT in self.metrics:
-            from nse_plugin.easyedit.evaluator import easyedit_scores
+            from nse_plugin.baselines.metrics import easyedit_scores
 
             count = len(frame)
             own = easyedit_scores(reference.easyedit[:count], model, tokenizer, facts[:count])

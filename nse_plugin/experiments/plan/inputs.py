@@ -110,7 +110,7 @@ def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
     values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
     named = files_named({**values, **choice.hparams})
     if choice.alg_name == "MEND":
-        from nse_plugin.easyedit.mend import archive_path
+        from nse_plugin.baselines.mend import archive_path
 
         given = {"archive": None, "model_name": "", **values, **choice.hparams}
         archive = archive_path(SimpleNamespace(**given))

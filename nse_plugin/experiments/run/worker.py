@@ -99,7 +99,8 @@ class _Run:
         facts: list[Fact],
         tell: Tell,
     ) -> None:
-        from nse_plugin.easyedit.methods import Method, load_hparams
+        from nse_plugin.baselines.hparams import load_hparams
+        from nse_plugin.baselines.runner import Method
 
         before = Record(record.folder.parent / BEFORE)
         assert before.ended is not None

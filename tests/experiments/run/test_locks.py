@@ -11,7 +11,7 @@ from nse_plugin.experiments.run.locks import alone
 HOLD = """
 import sys
 from pathlib import Path
-from nse_plugin.experiments.locks import alone
+from nse_plugin.experiments.run.locks import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

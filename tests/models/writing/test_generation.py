@@ -10,8 +10,8 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from nse_plugin.easyedit.lifelong import _short_texts
-from nse_plugin.easyedit.methods import _writer
+from nse_plugin.baselines.lifelong.wise import _short_texts
+from nse_plugin.baselines.scopes import text_writer
 from nse_plugin.evaluation.metrics.fluency import continuations
 from nse_plugin.evaluation.metrics.generation import answers
 from nse_plugin.evaluation.teacher_forcing import predict
@@ -44,7 +44,7 @@ WRITERS = {
     "fluency": lambda model, tokenizer: continuations(model, tokenizer, PROMPTS),
     "templates": lambda model, tokenizer: context_templates(model, tokenizer, seed=0),
     "free answers": lambda model, tokenizer: answers(model, tokenizer, PROMPTS, tokens=5),
-    "other people's templates": lambda model, tokenizer: _writer(0)(model, tokenizer, PROMPTS, 2, max_out_len=12),
+    "other people's templates": lambda model, tokenizer: text_writer(0)(model, tokenizer, PROMPTS, 2, max_out_len=12),
     "WISE's texts": _short_texts,
 }
 

@@ -20,12 +20,12 @@ from nse_plugin.baselines.grace import (
     resume,
     unwrap,
 )
-from nse_plugin.baselines.register import register_missing
+from nse_plugin.baselines.registry import register_missing
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.prompts import split_target
 
-PRESETS = sorted((Path(__file__).parents[2] / "hparams" / "GRACE").glob("*.yaml"))
+PRESETS = sorted((Path(__file__).parents[3] / "hparams" / "GRACE").glob("*.yaml"))
 REQUEST = {"prompt": "The capital of France is", "subject": "France", "target_new": "town"}
 OTHER = {"prompt": "Marie Curie was born in", "subject": "Marie Curie", "target_new": "Paris"}
 MATRIX = {"llama": "model.layers[2].mlp.down_proj.weight", "gpt2": "transformer.h[2].mlp.c_proj.weight"}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nse_plugin.easyedit.evaluator import easyedit_reference, easyedit_scores
+from nse_plugin.baselines.metrics import easyedit_reference, easyedit_scores
 from nse_plugin.evaluation.metrics.locality import locality_reference
 from nse_plugin.evaluation.suite import measure
 from nse_plugin.facts import Fact

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nse_plugin.easyedit import mend
-from nse_plugin.easyedit.mend import ArchiveError, apply_mend_to_model, archive_path, train_mend
-from nse_plugin.easyedit.method_hparams import load_hparams
+from nse_plugin.baselines.hparams import load_hparams
+from nse_plugin.baselines.mend import ArchiveError, apply_mend_to_model, archive_path, train_mend
+from nse_plugin.baselines.mend import apply as mend
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.prompts import split_target
 
-PRESETS = Path(__file__).parents[2] / "hparams" / "MEND"
+PRESETS = Path(__file__).parents[3] / "hparams" / "MEND"
 MATRICES = {
     "llama": [f"model.layers.3.mlp.{name}_proj.weight" for name in ("gate", "up", "down")],
     "gpt2": [f"transformer.h.3.mlp.{name}.weight" for name in ("c_fc", "c_proj")],

@@ -12,8 +12,10 @@ import tiny
 import torch
 
 from nse_plugin import Fact
-from nse_plugin.easyedit.methods import Method, MethodError, load_hparams, preset_path
+from nse_plugin.baselines.hparams import load_hparams
+from nse_plugin.baselines.runner import Method, MethodError
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.files import preset_path
 from nse_plugin.models.layout import Layout
 from nse_plugin.moments.provider import second_moments
 

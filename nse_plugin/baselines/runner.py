@@ -14,45 +14,36 @@ to the bit, and a sequence that can go on from a file. So around every call:
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
-import io
-import json
-import logging
-import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from copy import deepcopy
-from types import ModuleType, SimpleNamespace
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nse_plugin.baselines import grace
-from nse_plugin.baselines.register import register_missing
+from nse_plugin.baselines.hparams import lacking
+from nse_plugin.baselines.lifelong.choice import with_own_memory
+from nse_plugin.baselines.lifelong.memory import Lifelong
+from nse_plugin.baselines.mend import ArchiveError
+from nse_plugin.baselines.moments import asks_for_moments, moments_for
+from nse_plugin.baselines.registry import all_algorithms, modules_of
+from nse_plugin.baselines.replaced import replaced
+from nse_plugin.baselines.requests import padded_tokenizer, request_of
+from nse_plugin.baselines.saved_state import facts_as_tensor, facts_of_tensor, under_prefix, weight_fingerprints
+from nse_plugin.baselines.scopes import ToLog, own_memories, seeded, text_writer, undisturbed
 from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
 from nse_plugin.easyedit.algorithm import nse
-from nse_plugin.easyedit.lifelong import Lifelong, with_own_memory
-from nse_plugin.easyedit.mend import ArchiveError, apply_mend_to_model
-from nse_plugin.easyedit.method_hparams import lacking, load_hparams
-from nse_plugin.easyedit.register import register
-from nse_plugin.easyedit.scopes import replaced
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.hparams.files import preset_path
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.update import UpdateError
-from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
-from nse_plugin.models.writing.generation import continue_texts
 from nse_plugin.moments.measure import MomentsError
-from nse_plugin.moments.provider import second_moments
 from nse_plugin.session.state import EditState
 from nse_plugin.support.suggestions import in_a_line
 from nse_plugin.support.timing import timed
@@ -60,31 +51,13 @@ from nse_plugin.support.timing import timed
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Method", "MethodError", "available_algorithms", "is_available", "load_hparams", "preset_path"]
-
-log = logging.getLogger(__name__)
-
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
-_MEMORIES = ("CONTEXT_TEMPLATES_CACHE", "COV_CACHE", "inv_mom2_cache")  # module globals
 _SAID_CLEARLY = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
 
 class MethodError(RuntimeError):
     """An algorithm that EasyEdit does not have, that failed, or that cannot go on; the message says which and where."""
-
-
-def available_algorithms() -> list[str]:
-    """The names that EasyEdit's `ALG_DICT` knows, NSE and the baselines that EasyEdit lacks among them.
-
-    Raises ImportError when there is no EasyEdit.
-    """
-    return sorted(_algorithms())
-
-
-def is_available(alg_name: str) -> bool:
-    """Whether the EasyEdit at hand has an algorithm of this name."""
-    return alg_name in _algorithms()
 
 
 class Method:
@@ -104,7 +77,7 @@ class Method:
     def __init__(
         self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, seed: int = 0, store: str | None = None
     ) -> None:
-        algorithms = _algorithms()
+        algorithms = all_algorithms()
         if alg_name not in algorithms:
             raise MethodError(lacking(alg_name, algorithms))
         self.model, self.alg_name, self.hparams = model, alg_name, hparams
@@ -112,11 +85,11 @@ class Method:
         self.values_from_store = 0  # of NSE's z so far
         self.seconds: dict[str, float] = {"edit": 0.0}
         self._apply = with_own_memory(alg_name, algorithms[alg_name])
-        self._tokenizer = _padded_for(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
-        self._modules = _modules_of(self._apply)
+        self._tokenizer = padded_tokenizer(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
+        self._modules = modules_of(self._apply)
         self._memories: dict[tuple[str, str], Any] = {}
         self._moments: dict[str, Tensor] | None = None  # by module name
-        self._unedited = _fingerprints(model)
+        self._unedited = weight_fingerprints(model)
 
     def edit(self, facts: Sequence[Fact]) -> pandas.DataFrame:
         """Write one round of facts into the model, in place: in one call where EasyEdit has the algorithm down as
@@ -135,7 +108,7 @@ class Method:
         self._prepare()
         with self._at_work():
             for chunk in [facts] if self._batchable else [[fact] for fact in facts]:
-                self._call([_request(fact, self.hparams) for fact in chunk])
+                self._call([request_of(fact, self.hparams) for fact in chunk])
         self._count(time.monotonic() - started)
         if self.alg_name == NSE:
             return self._nse_state().reports[-1].frame[["case_id", "status", "residual"]]
@@ -154,7 +127,7 @@ class Method:
         own = self._own_state()
         if own is None:
             return None
-        now = _fingerprints(self.model)
+        now = weight_fingerprints(self.model)
         changed = {name: parameters[name] for name in now if now[name] != self._unedited[name]}
         return {**{f"weights.{name}": weight.detach().clone() for name, weight in changed.items()}, **own}
 
@@ -166,7 +139,7 @@ class Method:
         """
         parameters = dict(self.model.named_parameters())
         weights = {name.removeprefix("weights."): saved for name, saved in state.items() if name.startswith("weights.")}
-        if _fingerprints(self.model) != self._unedited:
+        if weight_fingerprints(self.model) != self._unedited:
             raise MethodError(f"{self.alg_name} cannot resume on an edited model: load the model anew.")
         for name, saved in weights.items():
             if name not in parameters or parameters[name].shape != saved.shape:
@@ -179,14 +152,14 @@ class Method:
             for name, saved in weights.items():
                 parameters[name].copy_(saved)
         if unedited is not None:
-            own = _under("nse.", state)
-            facts = _facts_of(own.pop("facts", torch.empty(0, dtype=torch.uint8)))
+            own = under_prefix("nse.", state)
+            facts = facts_of_tensor(own.pop("facts", torch.empty(0, dtype=torch.uint8)))
             nse.adopt(self.model, unedited, Knowledge.from_tensors(own), facts, self.hparams)
-        codebook = _under("grace.", state)
+        codebook = under_prefix("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
         if isinstance(self._apply, Lifelong):
-            self._apply.resume(_under(self._own_prefix, state))
+            self._apply.resume(under_prefix(self._own_prefix, state))
 
     # -- one call ----------------------------------------------------------------------------------------------
 
@@ -233,7 +206,8 @@ class Method:
         """What must be done on the unedited model: once, before the first edit or the resumed weights."""
         if self._moments is not None:
             return
-        self._moments = self._measured()
+        with timed(self.seconds, "moments") if asks_for_moments(self.alg_name, self.hparams) else nullcontext():
+            self._moments = moments_for(self.model, self._tokenizer, self.alg_name, self.hparams, self._store)
         if not hasattr(self.hparams, "fact_token"):  # it looks no subject up
             return
         with self._at_work():
@@ -243,40 +217,21 @@ class Method:
                     arguments = [] if lengths is None else [lengths]
                     module.get_context_templates(self.model, self._tokenizer, *arguments)
 
-    def _measured(self) -> dict[str, Tensor]:
-        """Second moments of the layers to be edited, by module name; none for an algorithm that asks for none."""
-        hparams = self.hparams
-        if self.alg_name == NSE or not hasattr(hparams, "mom2_dataset"):
-            return {}
-        if self.alg_name == "ROME" and not hparams.mom2_adjustment:
-            return {}
-        wanted = {
-            name: getattr(hparams, name) for name in ("mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")
-        }
-        layout = Layout.of(self.model, hparams.rewrite_module_tmp)
-        # alpha: any will do, no second moment depends on it
-        measuring = NSEHyperParams.for_model(
-            self.model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, store=self._store, **wanted
-        )
-        with timed(self.seconds, "moments"):
-            moments = second_moments(layout, self._tokenizer, measuring)
-        return {layout.output_matrix(layer).name.removesuffix(".weight"): moment for layer, moment in moments.items()}
-
     # -- the scope of a call -----------------------------------------------------------------------------------
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Within, everything is as the algorithm needs it; afterwards as it was, but for the edit."""
         with ExitStack() as stack:
-            stack.enter_context(_undisturbed(self.model))
-            stack.enter_context(_seeded(self._seed, self.model))
-            stack.enter_context(redirect_stdout(_ToLog()))
-            stack.enter_context(self._own_memories())
+            stack.enter_context(undisturbed(self.model))
+            stack.enter_context(seeded(self._seed, self.model))
+            stack.enter_context(redirect_stdout(ToLog()))
+            stack.enter_context(own_memories(self._modules, self._memories))
             if wheel.is_wheel(importlib.import_module("easyeditor.editors.editor")):
                 stack.enter_context(wheel.device_meant(self.hparams))
                 stack.enter_context(wheel.layers_in_tuples(Layout.of(self.model).layers))
             for module in self._modules:
-                for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", _writer(self._seed))):
+                for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", text_writer(self._seed))):
                     if hasattr(module, name):
                         stack.enter_context(replaced(module, name, ours))
                 for name in _VALUE_STEPS:
@@ -285,24 +240,6 @@ class Method:
                         stack.enter_context(replaced(module, name, self._timed(step, "values")))
             stack.enter_context(torch.enable_grad())
             yield
-
-    @contextmanager
-    def _own_memories(self) -> Iterator[None]:
-        """Within, the algorithm's module globals are this Method's; nobody else meets them."""
-        others = {
-            (module.__name__, name): getattr(module, name)
-            for module in self._modules
-            for name in _MEMORIES
-            if hasattr(module, name)
-        }
-        for place, other in others.items():
-            setattr(sys.modules[place[0]], place[1], self._memories.get(place, {} if isinstance(other, dict) else None))
-        try:
-            yield
-        finally:
-            for (module_name, name), other in others.items():
-                self._memories[module_name, name] = getattr(sys.modules[module_name], name)
-                setattr(sys.modules[module_name], name, other)
 
     def _layer_stats(self, model: nn.Module, tok: Any, layer_name: str, *_: Any, **__: Any) -> SimpleNamespace:
         """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
@@ -326,7 +263,7 @@ class Method:
             state = nse.state_of(self.model)
             if state is None:
                 return {}
-            own = {**state.knowledge.tensors(), "facts": _as_tensor(state.history.written)}
+            own = {**state.knowledge.tensors(), "facts": facts_as_tensor(state.history.written)}
             return {f"nse.{name}": tensor.clone() for name, tensor in own.items()}
         if self._apply is grace.apply_grace_to_model:
             codebook = grace.codebook_of(self.model)
@@ -349,136 +286,3 @@ class Method:
 
     def _edited_matrices(self) -> dict[int, OutputMatrix]:
         return Layout.of(self.model, self.hparams.rewrite_module_tmp).output_matrices(self.hparams.layers)
-
-
-def _algorithms() -> dict[str, Any]:
-    """EasyEdit's registry with NSE and what it lacks, and two of ours in the place of its own.
-
-    MEND: ours takes a model of any name. GRACE: main's looks one position of a row up, the last edited prompt's length,
-    and so forgets every fact whose prompt has another.
-    """
-    register()
-    algorithms: dict[str, Any] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
-    register_missing(algorithms)
-    return {**algorithms, "MEND": apply_mend_to_model, "GRACE": grace.apply_grace_to_model}
-
-
-def _modules_of(algorithm: Any) -> list[ModuleType]:
-    """The modules of EasyEdit that an algorithm is made of; none for those of this package."""
-    package = inspect.unwrap(algorithm).__module__.rpartition(".")[0]
-    if not package.startswith("easyeditor.models."):
-        return []
-    return [module for name, module in sys.modules.items() if name.startswith(f"{package}.")]
-
-
-def _request(fact: Fact, hparams: Any) -> dict[str, Any]:
-    """A fact as EasyEdit's editors hand it to an algorithm.
-
-    Algorithms that look the subject up put a `{}` in its place themselves, in every place it occurs: they are given
-    the prompt with its one `{}`, which all of them take.
-    """
-    request: dict[str, Any] = {
-        "prompt": fact.prompt if hasattr(hparams, "fact_token") else fact.text,
-        "subject": fact.subject,
-        "target_new": fact.target_new.strip(" "),
-        "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
-    }
-    besides = {"case_id": fact.case_id, "separator": fact.separator, "aliases": list(fact.aliases) or None}
-    return request | {name: value for name, value in besides.items() if value is not None}
-
-
-def _padded_for(tokenizer: Any, alg_name: str, side: str) -> Any:
-    """A copy that pads on the side from which the algorithm does not count positions."""
-    tokenizer = deepcopy(tokenizer)
-    tokenizer.padding_side = side
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if alg_name == "FT":
-        # Of the targets' tokens FT leaves out those that are "unknown": for GPT-2, where it was written, the padding.
-        # Make that so for others, and for a BOS in front of the target too.
-        first = tokenizer("a")["input_ids"][0]
-        if first == tokenizer.bos_token_id:
-            tokenizer.pad_token = tokenizer.bos_token
-        tokenizer.unk_token = tokenizer.pad_token
-    return tokenizer
-
-
-def _writer(seed: int) -> Callable[..., list[str]]:
-    """EasyEdit's `generate_fast`, with the same meaning of its arguments."""
-
-    def generate(
-        model: nn.Module,
-        tok: Any,
-        prompts: Sequence[str],
-        n_gen_per_prompt: int = 1,
-        top_k: int = 5,
-        max_out_len: int = 200,
-    ) -> list[str]:
-        every = [prompt for prompt in prompts for _ in range(n_gen_per_prompt)]
-        # texts of different length shall not begin alike
-        places = range(1000 * max_out_len, 1000 * max_out_len + len(every))
-        texts = continue_texts(model, tok, every, total_tokens=max_out_len, top_k=top_k, seed=seed, places=places)
-        return [" ".join(text.split()) for text in texts]
-
-    return generate
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within. Afterwards it, and what asks for gradients, is as before; new gradients are dropped."""
-    training = [module for module in model.modules() if module.training]
-    asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for parameter, (had, gradient) in asked.items():
-            parameter.requires_grad_(had)
-            parameter.grad = gradient
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Python's, numpy's and torch's generators start from `seed`, and return to where they were."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
-class _ToLog(io.TextIOBase):
-    """Standard output, to the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            log.debug("%s", text.rstrip())
-        return len(text)
-
-
-def _fingerprints(model: nn.Module) -> dict[str, str]:
-    return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
-
-
-def _as_tensor(facts: Sequence[Fact]) -> Tensor:
-    """Facts as a file of tensors can hold them: the bytes of their JSON."""
-    text = json.dumps([dataclasses.asdict(fact) for fact in facts])
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
-def _facts_of(tensor: Tensor) -> list[Fact]:
-    """What `_as_tensor` was given."""
-    records = json.loads(bytes(tensor.tolist()) or b"[]")
-    return [Fact(**record) for record in records]
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

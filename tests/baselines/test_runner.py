@@ -16,18 +16,14 @@ import torch
 import yaml
 
 from nse_plugin import Fact, NSEHyperParams
+from nse_plugin.baselines.hparams import load_hparams
+from nse_plugin.baselines.registry import available_algorithms, is_available
+from nse_plugin.baselines.runner import Method, MethodError
 from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import nse
-from nse_plugin.easyedit.methods import (
-    Method,
-    MethodError,
-    available_algorithms,
-    is_available,
-    load_hparams,
-    preset_path,
-)
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.hparams.files import preset_path
 from nse_plugin.store import StoreError
 
 FAMILIES = {"llama": ("model.layers.{}", "mlp.down_proj", "self_attn", "model.norm", "lm_head"),

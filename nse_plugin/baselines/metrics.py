@@ -24,7 +24,6 @@ from nse_plugin.models.loading import easyedit_device
 METRICS = ("easyedit_rewrite_acc", "easyedit_rephrase_acc", "easyedit_locality_acc")
 LOCALITY = "neighborhood"  # a name of ours: EasyEdit's records hold several kinds of locality prompts
 UNCUT = 1_000_000  # tokens; EasyEdit cuts a prompt with its target after `max_length`, the target's end first
-
 Outputs = list[list[int]]  # tokens by locality prompt
 
 
