@@ -16,8 +16,8 @@ import torch
 from tiny import CHAT, tiny_model, tiny_tokenizer
 
 import nse_plugin
-from nse_plugin import cli
-from nse_plugin.cli import main
+from nse_plugin.cli import main, values
+from nse_plugin.cli.messages import in_shell_words
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.moments.provider import second_moments
@@ -145,8 +145,7 @@ def test_an_interruption_is_no_error_message(arguments, goes_on, monkeypatch, ca
     def stop(_):
         raise KeyboardInterrupt
 
-    command = f"_{arguments[0]}"
-    monkeypatch.setattr(cli, command, stop)
+    monkeypatch.setattr(f"nse_plugin.cli.{arguments[0]}.run", stop)
     assert main(arguments) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == ("nse: stopped; the same command goes on from there." if goes_on else "nse: stopped.")
@@ -266,7 +265,7 @@ def test_values_are_those_of_facts_in_a_chat(saved, hparams):
     tiny_tokenizer(chat={"default": CHAT, "loud": CHAT}).save_pretrained(saved)
     for chat in (True, "loud"):
         arguments = argparse.Namespace(model=saved, chat=chat)
-        assert cli._in_chat(hparams, arguments) == dataclasses.replace(hparams, chat=chat)
+        assert values._in_chat(hparams, arguments) == dataclasses.replace(hparams, chat=chat)
 
 
 def test_a_cache_that_is_a_file_is_told_before_anything_is_measured(saved, tmp_path, monkeypatch, capsys):
@@ -339,5 +338,5 @@ def test_store_errors_are_one_line(arguments, words, capsys):
 def test_a_model_without_tuned_hyperparameters_is_told_once_what_to_give():
     with pytest.raises(HyperParamsError) as caught:
         NSEHyperParams.for_model("unknown")
-    said = cli._in_shell_words(str(caught.value), argparse.Namespace(run=cli._values))
+    said = in_shell_words(str(caught.value), argparse.Namespace(is_hydra=False))
     assert said.endswith("smollm2-135m): give --hparams FILE.yaml, which `nse tune` writes.")
