@@ -30,7 +30,7 @@ def checked_config(arguments: argparse.Namespace) -> Any:
 def check_chat(arguments: argparse.Namespace) -> None:
     """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
     from nse_plugin.experiments.plan.model import model_tokenizer
-    from nse_plugin.models.prompts.chat import chat_frame, template_of
+    from nse_plugin.models.chat import chat_frame, template_of
 
     if arguments.chat is not False:
         given = template_of(arguments.chat)

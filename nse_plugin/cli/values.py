@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _in_chat(hparams: NSEHyperParams | None, arguments: argparse.Namespace) -> NSEHyperParams:
     """The hyperparameters, or those of the model, with chat as it was given."""
-    from nse_plugin.models.prompts.chat import BOTH
+    from nse_plugin.models.chat import BOTH
 
     if arguments.chat == BOTH:
         raise ValueError(

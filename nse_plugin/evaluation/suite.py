@@ -29,7 +29,7 @@ from nse_plugin.evaluation.metrics.probability import mean_scores
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
-from nse_plugin.models.prompts.chat import PLAIN, Frame, chat_frame, frames
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.support.suggestions import did_you_mean
 
 FAMILIES: dict[str, tuple[str, ...]] = {

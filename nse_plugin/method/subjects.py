@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Any
 
 from nse_plugin.facts import Fact
+from nse_plugin.models.chat import frames
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, encode_fact
-from nse_plugin.models.prompts.chat import frames
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.models.forward import Enough
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right
+from nse_plugin.support.forward import Enough
 from nse_plugin.support.gram import gram
 
 WINDOW = 1024

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.models.forward import forward_replaced
 from nse_plugin.models.layout import Layout, LayoutError, is_attention
+from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nse_plugin.models.forward import Enough
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.transformers_private import DynamicCache, cache_argument
+from nse_plugin.support.forward import Enough
 
 # One more pass through the layers costs as much as so many more tokens in one: their weights are read again. On
 # SmolLM2, one core, 7 tokens in a pass of their own take the time of 32 among many. On a GPU, where each layer is also

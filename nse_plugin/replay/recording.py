@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nse_plugin.models.forward import Enough, forward_replaced
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.layout.batched_arguments import Call, without_hidden_states
 from nse_plugin.models.transformers_private import ModelOutput
+from nse_plugin.support.forward import Enough, forward_replaced
 
 
 class Record:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from nse_plugin.models.batching import batches_by_length
-from nse_plugin.models.forward import Enough
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.layout.batched_arguments import BatchedArguments, Call, without_hidden_states
 from nse_plugin.models.prompts import EncodedPrompt
@@ -23,6 +22,7 @@ from nse_plugin.replay.context_states import context_of, different_contexts
 from nse_plugin.replay.first_use import batched_arguments, check_once
 from nse_plugin.replay.prefix_cache import Growing, Past, behind
 from nse_plugin.replay.recording import output_of, passed_over
+from nse_plugin.support.forward import Enough
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.

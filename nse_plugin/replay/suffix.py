@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nse_plugin.models.forward import forward_replaced
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt
@@ -26,6 +25,7 @@ from nse_plugin.replay.first_use import batched_arguments, check_once
 from nse_plugin.replay.partial_mlp import mlp_of, only_at
 from nse_plugin.replay.prefix_cache import behind, grown, packs_by_length
 from nse_plugin.replay.recording import output_of, passed_over, recorded
+from nse_plugin.support.forward import forward_replaced
 
 
 class SuffixReplay:

@@ -14,8 +14,8 @@ from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.solvers import LONG
+from nse_plugin.models.chat import PLAIN, chat_frame, frames
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.prompts.chat import PLAIN, chat_frame, frames
 
 LAYERS = [1, 2]
 ROME = Fact("{} is an old town of", "Rome", "Italy", case_id=5)

@@ -26,11 +26,11 @@ from nse_plugin.method.values import _rows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, encode_fact
-from nse_plugin.models.rounding import relative_error
 from nse_plugin.replay import check, prefix_cache
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.rounding import relative_error
 
 LAYERS = [1, 2]
 COARSE = 2e-5  # some steps of transformers go through float32 whatever the model's dtype

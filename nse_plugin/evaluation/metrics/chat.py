@@ -17,7 +17,7 @@ import pandas as pd
 from nse_plugin.evaluation.metrics.generation import answers, contains
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.facts import Fact, Pair
-from nse_plugin.models.prompts.chat import Frame, chat_frame
+from nse_plugin.models.chat import Frame, chat_frame
 
 FORCED = ("chat_efficacy", "chat_accuracy", "chat_first_token")
 WRITTEN = ("chat_states_new", "chat_names_old")

@@ -17,7 +17,7 @@ from nse_plugin.evaluation.metrics.judge import Judge
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length
-from nse_plugin.models.prompts.chat import PLAIN, Frame, chat_frame
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame
 from nse_plugin.models.writing.generation import encoded, greedy_answers
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan, predict
 from nse_plugin.facts import Fact, FactError, Pair
-from nse_plugin.models.prompts.chat import PLAIN, Frame
+from nse_plugin.models.chat import PLAIN, Frame
 
 METRICS = ("efficacy", "generalization", "specificity")
 MAGNITUDES = tuple(f"{metric}_magnitude" for metric in METRICS)

@@ -26,10 +26,10 @@ from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, known,
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact, FactError, Pair
+from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import split_target, without_end
-from nse_plugin.models.prompts.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.support.timing import timed
 
 FLUENCY_FACTS = 20

@@ -32,9 +32,9 @@ from nse_plugin.facts import Fact
 from nse_plugin.facts.files import Loaded
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.value_cache_key import VALUE_SETTINGS
+from nse_plugin.models.chat import BOTH
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
-from nse_plugin.models.prompts.chat import BOTH
 from nse_plugin.session import EditSession
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import in_a_line

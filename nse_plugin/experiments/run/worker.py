@@ -32,9 +32,9 @@ from nse_plugin.experiments.run import channel
 from nse_plugin.experiments.run.locks import alone
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.chat import BOTH
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
-from nse_plugin.models.prompts.chat import BOTH
 from nse_plugin.support.progress import heard_by
 from nse_plugin.support.suggestions import in_a_line
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from nse_plugin.models.chat import PLAIN, Frame
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import without_end
-from nse_plugin.models.prompts.chat import PLAIN, Frame
 from nse_plugin.models.writing.sampling import uniform_draws, write
 
 TOP_K = 5  # of the most likely tokens, as ROME's generation takes

@@ -16,8 +16,8 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import pad_right
-from nse_plugin.models.rounding import relative_error, rounding_allowed
 from nse_plugin.models.transformers_private import cache_argument, cache_of
+from nse_plugin.support.rounding import relative_error, rounding_allowed
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # of logits [B, V] and draws [B], which it may change, a token a row [B]
 

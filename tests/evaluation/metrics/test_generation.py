@@ -13,7 +13,7 @@ from tiny import ARCHITECTURES, CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation.metrics.generation import answers, contains, equals, free_generation, natural_stop, scores
 from nse_plugin.facts import Fact
-from nse_plugin.models.prompts.chat import chat_frame
+from nse_plugin.models.chat import chat_frame
 
 PROMPTS = ["The capital of France is ", "Marie Curie", "The Eiffel Tower stands in the old town of", "Rome"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.texts import SLOT, continuation
-from nse_plugin.models.prompts.chat import PLAIN, Frame
+from nse_plugin.models.chat import PLAIN, Frame
 
 
 @dataclass(frozen=True)
