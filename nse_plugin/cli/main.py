@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 
 import nse_plugin
 from nse_plugin.cli import ability, compare, demo, moments, store, sweep, train_mend, tune, values
-from nse_plugin.cli.messages import in_shell_words
 
 _COMMANDS = (demo, moments, values, compare, sweep, tune, ability, train_mend, store)
+
+# What Python and hydra call a setting, and the shell an option.
+_SHELL_WORDS = (
+    (r"^limit (?:=|is) (\S+):", r"--limit \1:"),
+    (r", or give None for all\b", ""),
+    (r"^skip is (\S+):", r"--skip \1:"),
+    (r"^workers = (\S+)", r"--workers \1"),
+    (r"^out = ", "--out "),
+    ("`out`", "`--out`"),
+    (r"\bskip_bad leaves", "--skip-bad leaves"),
+    (r"^objective = \[[^\]]*\]: none of the facts of (\S+) has", r"--facts \1: none of them has"),
+    (r"pass at least layers=.*`nse tune` find both", "give --hparams FILE.yaml, which `nse tune` writes"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
             raise
-        print("nse:", in_shell_words(" ".join(str(error).split()), arguments), file=sys.stderr)
+        print("nse:", _in_shell_words(" ".join(str(error).split()), arguments), file=sys.stderr)
         from nse_plugin.experiments.plan.checks import CommandLineError  # a tenth of a second that others do not need
 
         return 2 if isinstance(error, CommandLineError) else 1
@@ -57,3 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     for command in _COMMANDS:
         command.add(commands)
     return parser
+
+
+def _in_shell_words(message: str, arguments: argparse.Namespace) -> str:
+    if arguments.is_hydra:
+        message = re.sub(r"(take \d+ or fewer), or all\b", r"\1, or facts=all for every one", message)
+        return re.sub(r"\bskip_bad leaves", "data.skip_bad=true leaves", message)
+    if getattr(arguments, "layers", None):
+        message = re.sub(r"^layers = \[[^\]]*\]", f"--layers {arguments.layers}", message)
+    for pattern, words in _SHELL_WORDS:
+        message = re.sub(pattern, words, message)
+    return message

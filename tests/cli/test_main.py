@@ -17,7 +17,7 @@ from tiny import CHAT, tiny_model, tiny_tokenizer
 
 import nse_plugin
 from nse_plugin.cli import main, values
-from nse_plugin.cli.messages import in_shell_words
+from nse_plugin.cli.main import _in_shell_words
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.moments.provider import second_moments
@@ -338,5 +338,5 @@ def test_store_errors_are_one_line(arguments, words, capsys):
 def test_a_model_without_tuned_hyperparameters_is_told_once_what_to_give():
     with pytest.raises(HyperParamsError) as caught:
         NSEHyperParams.for_model("unknown")
-    said = in_shell_words(str(caught.value), argparse.Namespace(is_hydra=False))
+    said = _in_shell_words(str(caught.value), argparse.Namespace(is_hydra=False))
     assert said.endswith("smollm2-135m): give --hparams FILE.yaml, which `nse tune` writes.")
