@@ -14,6 +14,7 @@ from nse_plugin.models.identity import fingerprint
 
 
 def weight_fingerprints(model: nn.Module) -> dict[str, str]:
+    """A hash of every parameter, by name."""
     return {name: fingerprint(parameter) for name, parameter in model.named_parameters()}
 
 
@@ -30,4 +31,5 @@ def facts_of_tensor(tensor: Tensor) -> list[Fact]:
 
 
 def under_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

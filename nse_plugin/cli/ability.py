@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
     from rich.console import Console
 
     from nse_plugin.experiments.plan import ModelChoice

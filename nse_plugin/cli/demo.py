@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
     from nse_plugin.demo.run import run_demo
 
     run_demo(arguments.out)

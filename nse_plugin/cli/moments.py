@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
     from nse_plugin.models.layout import Layout
     from nse_plugin.models.loading import load
     from nse_plugin.moments.provider import moments_file, second_moments

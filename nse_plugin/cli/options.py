@@ -17,6 +17,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 
 def add_skip_bad(command: argparse.ArgumentParser) -> None:
+    """--skip-bad, of commands that read facts."""
     command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
 
 
@@ -39,7 +40,7 @@ def check_chat(arguments: argparse.Namespace) -> None:
 
 
 def check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None:
-    """elsewhere: it is another machine's."""
+    """elsewhere: it is another machine's. Raises ValueError for a device that is not there."""
     import torch
 
     device = arguments.device
@@ -55,6 +56,7 @@ def check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None
 
 
 def check_counts(arguments: argparse.Namespace, *options: str) -> None:
+    """Raise ValueError for one of these options that is given and not above 0."""
     for option in options:
         count = getattr(arguments, option)
         if count is not None and count < 1:
@@ -62,4 +64,5 @@ def check_counts(arguments: argparse.Namespace, *options: str) -> None:
 
 
 def say_at_once(line: str) -> None:
+    """A line on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int | None:
+    """Run it; 1 where `verify` found damage. Raises StoreError."""
     from nse_plugin.store import Store, StoreError
 
     days = arguments.unused_for

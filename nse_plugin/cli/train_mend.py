@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it. Raises ValueError for a --source of another shape than the named model's."""
     from nse_plugin.baselines.hparams import load_hparams
     from nse_plugin.baselines.mend import train_mend
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name

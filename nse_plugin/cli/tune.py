@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
     from nse_plugin.experiments.plan import ModelChoice
     from nse_plugin.experiments.plan.model import source_name
     from nse_plugin.experiments.run.tune import tune

@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
     from nse_plugin.cluster.pool import workers
     from nse_plugin.cluster.values import fill_store
     from nse_plugin.facts.files import load_facts

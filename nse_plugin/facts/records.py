@@ -42,6 +42,7 @@ _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse
 
 
 def gives_subject(record: Mapping[str, Any]) -> bool:
+    """Whether a record says what its fact is about."""
     if "requested_rewrite" in record:
         record = record["requested_rewrite"]
     return record.get("concept" if form_of(record)[0] is _from_wikibio else "subject") is not None
@@ -61,7 +62,8 @@ def misspelt_field(
 
 
 def with_slot(prompt: Any, subject: Any, where: str) -> Any:
-    """Turn a prompt with the subject written out into a template; leave templates and non-strings alone."""
+    """Turn a prompt with the subject written out into a template; leave templates and non-strings alone.
+    Raises FactError when the subject is not there exactly once, as a whole word."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
         return prompt
     words = whole_words(subject, prompt)

@@ -26,6 +26,7 @@ def continuation(prompt: str, target: str, separator: str | None = None) -> str:
 
 
 def is_text(value: Any) -> bool:
+    """Whether a value is a string of whole characters with more than white space."""
     return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
 
@@ -35,4 +36,5 @@ def is_unicode(text: str) -> bool:
 
 
 def is_pair(value: Any) -> bool:
+    """Whether a value is a list or tuple of two texts."""
     return isinstance(value, list | tuple) and len(value) == 2 and all(is_text(part) for part in value)

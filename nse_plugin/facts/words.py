@@ -24,6 +24,7 @@ def is_letter(character: str) -> bool:
 
 
 def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script that puts no spaces between words."""
     return unicodedata.name(character, "").startswith(_UNSPACED)
 
 

@@ -257,7 +257,8 @@ def plain_value(name: str, value: Any) -> Any:
 
 
 def known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name."""
+    """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name.
+    Raises HyperParamsError for an unknown name, and for two names of one field."""
     names = {spec.name for spec in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     spelt: dict[str, str] = {}

@@ -28,13 +28,16 @@ def plain_python(kind: str, value: Any) -> Any:
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:
+    """Raise HyperParamsError, with the field, its value and the remedy, unless `ok`."""
     if not ok:
         raise HyperParamsError(f"{name} = {value!r} cannot be used: {remedy}.")
 
 
 def is_int(value: Any) -> bool:
+    """Whether a value is an integer and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -36,7 +36,7 @@ def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMa
 
 
 def check_finite(layout: Layout, sums: MomentSums) -> None:
-    """Refuse a model whose activations are not numbers before more is computed of them."""
+    """Refuse a model whose activations are not numbers before more is computed of them. Raises MomentsError."""
     for layer, total in sums.sums.items():
         if not bool(total.isfinite().all()):
             dtype = str(layout.output_matrix(layer).weight.dtype).removeprefix("torch.")
@@ -47,6 +47,7 @@ def check_finite(layout: Layout, sums: MomentSums) -> None:
 
 
 def warn_if_few(stored: Iterable[Stored]) -> None:
+    """Log a warning when second moments were measured from too few tokens."""
     for moment, tokens in stored:
         if tokens < TOKENS_PER_NEURON * len(moment):
             log.warning(

@@ -54,6 +54,7 @@ class Kept(Protocol):
 
 
 def why_not_writable(folder: Path) -> str | None:
+    """What the system says when a file is put into the folder; None when it can be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -48,4 +48,5 @@ def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int
 
 
 def context_of(prompt: EncodedPrompt) -> tuple[int, ...]:
+    """The tokens of a row that come from its template."""
     return prompt.ids[: prompt.context]

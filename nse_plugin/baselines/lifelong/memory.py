@@ -49,6 +49,7 @@ class Lifelong(ABC):
 
 
 def module_of(apply: Any) -> ModuleType:
+    """The module of EasyEdit that an algorithm is in."""
     return importlib.import_module(inspect.unwrap(apply).__module__)
 
 

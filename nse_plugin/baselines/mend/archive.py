@@ -38,4 +38,5 @@ def check_archive(copy: Path, path: Path, hparams: Any) -> None:
 
 
 def remedy(path: Path, hparams: Any) -> str:
+    """The end of a message: the command that makes an archive."""
     return f"run `nse train-mend --model {Path(hparams.model_name).name} --data FACTS.json --out {path}`."

@@ -25,6 +25,7 @@ def settings_for(hparams: Any, model: Any) -> Any:
 
     It knows a model by words in its name and class: what they decide is how a matrix lies ("gpt2": Conv1D, "llama":
     Linear) and that predictions stand one place before their token.
+    Raises HyperParamsError for inner_params that the model does not have.
     """
     modules = dict(model.named_modules())
     owners = [modules.get(name.removesuffix(".weight")) for name in hparams.inner_params]
@@ -92,6 +93,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
 
 
 def on_wheel() -> bool:
+    """Whether the EasyEdit at hand is the PyPI wheel."""
     return wheel.is_wheel(importlib.import_module("easyeditor.editors.editor"))
 
 

@@ -21,6 +21,7 @@ from nse_plugin.support.files import written_whole
 
 
 def record_of(plan: Plan, name: str) -> Record:
+    """What a method of the comparison has produced so far."""
     return Record(plan.out / "methods" / name)
 
 

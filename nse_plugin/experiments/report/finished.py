@@ -38,6 +38,7 @@ class Cell:
 
 
 def read_cell(record: Record) -> Cell:
+    """A cell that was run to its end."""
     ended = record.ended
     assert ended is not None
     checkpoint = record.load(record.edits[-1])
@@ -71,10 +72,12 @@ def varied(done: Sequence[Cell]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
+    """A value as a cell of sweep.csv: lists and None as JSON."""
     return json.dumps(value) if value is None or isinstance(value, list) else value
 
 
 def sortable(value: Any) -> tuple[int, Any]:
+    """A key by which values of one field sort: numbers, then lists, then the rest."""
     if isinstance(value, int | float):
         return 0, value
     return (1, value) if isinstance(value, list) else (2, json.dumps(value))

@@ -92,10 +92,12 @@ def thinking_table(results: Results) -> dict[str, Any]:
 
 
 def ungrouped(groups: Mapping[str, Sequence[Column]]) -> list[Column]:
+    """The columns of all groups, in their order."""
     return [column for group in groups.values() for column in group]
 
 
 def rows_of(results: Results, columns: Sequence[Column]) -> list[Row]:
+    """A row a method, with what is the best of its column marked."""
     summary, facts = results.measured(results.summary), results.measured(results.facts)
     table, around = paper_table(summary, columns), intervals(summary, columns)
     best = best_values(table, columns, FactTests(facts, columns), around)
@@ -124,6 +126,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def title_of(results: Results) -> str:
+    """How many methods were compared on how many facts."""
     count = len(results.methods) - (BEFORE in results.methods)
     facts = number_of(results.facts["case_id"].nunique(), "fact")
     return f"{number_of(count, 'editing method')} compared on {facts}"

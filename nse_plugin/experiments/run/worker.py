@@ -45,6 +45,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def main() -> int:
+    """Run the method that the command line names; 1 when it failed."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
     tell = functools.partial(channel.report, channel.own_output())
     plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))

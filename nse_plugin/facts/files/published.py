@@ -44,7 +44,7 @@ PUBLISHED = {
 
 
 def download(name: str, published: Published) -> None:
-    """Fetch the file; it takes its name only when it is whole and what was published."""
+    """Fetch the file; it takes its name only when it is whole and what was published. Raises DatasetError."""
     try:
         with written_whole(published.file) as temporary:
             _fetch(name, published.url, temporary)

@@ -37,6 +37,7 @@ class FoundRecord:
 
 
 def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises DatasetError when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -44,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_records(path: Path, data: bytes) -> list[FoundRecord]:
-    """data: what `path` holds."""
+    """data: what `path` holds. Raises DatasetError for what is no list of records."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

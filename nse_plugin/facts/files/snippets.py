@@ -12,7 +12,7 @@ SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
 
 
 def read_snippets(path: Path) -> SnippetTexts:
-    """ROME's snippets, `[{relation_id, target_id, samples: [{name, text}]}]`."""
+    """ROME's snippets, `[{relation_id, target_id, samples: [{name, text}]}]`. Raises DatasetError."""
     texts: SnippetTexts = {}
     for index, entry in enumerate(found.content for found in read_records(path, read_bytes(path))):
         try:

@@ -14,6 +14,7 @@ _ONLY_OBSERVE = ("transformers.", "accelerate.")  # hooks of theirs read outputs
 
 
 def foreign_hooks(hooks: Iterable[Any]) -> bool:
+    """Whether any of the hooks is not one of those libraries' that only observe."""
     return any(not origin_of(hook).startswith(_ONLY_OBSERVE) for hook in hooks)
 
 

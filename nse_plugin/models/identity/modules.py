@@ -114,6 +114,7 @@ def adapter_state(module: nn.Module) -> dict[str, Any] | None:
 
 
 def configuration(model: nn.Module) -> dict[str, Any]:
+    """The model's configuration, as far as the model computes with it."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return {}

@@ -39,6 +39,7 @@ def check_loaded(model: nn.Module) -> None:
 
 
 def decoder_config(model: nn.Module) -> Any:
+    """The configuration of the language model. Raises LayoutError when it does not say how many layers there are."""
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("num_hidden_layers", "hidden_size"):
@@ -48,6 +49,7 @@ def decoder_config(model: nn.Module) -> Any:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors (any shapes) lie in the same memory."""
     if one is other:
         return True
     plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
@@ -55,6 +57,7 @@ def share_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def out_features(module: nn.Module) -> int:
+    """How many numbers a Linear or Conv1D gives."""
     return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
 
 
@@ -63,6 +66,7 @@ def _in_features(module: nn.Module) -> int:
 
 
 def mlp_writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
+    """The matrices within a layer, outside attention, that map another size to the hidden size."""
     found: list[nn.Module] = []
     for child in module.children():
         if is_attention(child):

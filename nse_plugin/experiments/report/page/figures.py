@@ -63,4 +63,5 @@ def inline_svg(name: str, svg: str) -> Markup:
 
 
 def css_variable(colour: str) -> str:
+    """The CSS variable that stands for one of the plots' colours."""
     return f"--plot-{colour[1:]}"

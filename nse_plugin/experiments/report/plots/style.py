@@ -39,6 +39,8 @@ PLAIN: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}  # 
 
 @dataclass(frozen=True)
 class Style:
+    """How a method's line is drawn."""
+
     colour: str
     marker: str
     width: float
@@ -74,6 +76,7 @@ def new_figure(
 
 
 def titled(axes: Axes, title: str) -> None:
+    """Write a title above the axes, on the left."""
     axes.set_title(title, loc="left", size=10, color=INK, pad=8)
 
 
