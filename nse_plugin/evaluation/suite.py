@@ -125,38 +125,24 @@ def measure(
     Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts, JudgeError.
     """
     _check(families, facts, reference, text)
-    if "generation" in families:
-        generation.check(tokenizer)
-    where = {"probability": frames(tokenizer, probability_chat)}
-    where |= {"chat": [chat.frame(tokenizer)]} if "chat" in families else {}
+    where = _frames(tokenizer, families, probability_chat, generation, chat)
     measured = facts if rounds is None else facts[: len(rounds)]
     frame = _teacher_forced(model, tokenizer, measured, families, where, rounds, reference, tokens_per_batch)
 
-    def spaced(count: int | None) -> list[int]:
-        return [row for row in evenly_spaced(len(facts), count) if row < len(measured)]
-
+    spaced = functools.partial(_spaced, len(facts), len(measured))
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
     if "chat" in families:
-        writers = spaced(chat.facts)
-        chosen = [facts[row] for row in writers]
-        scores, answers = in_chat.answered(model, tokenizer, chosen, where["chat"][0], tokens_per_batch)
-        frame = frame.join(scores.set_axis(writers))
-        written = _told_in_chat(writers, chosen, answers)
+        scores, written = _answered(model, tokenizer, facts, spaced(chat.facts), where["chat"][0], tokens_per_batch)
+        frame = frame.join(scores)
     if "generation" in families:
-        writers = spaced(generation.facts)
-        scores, own_texts = _generated(model, tokenizer, [facts[row] for row in writers], generation, tokens_per_batch)
-        frame = frame.join(scores.set_axis(writers))
-        own_texts = own_texts.assign(fact=[writers[row] for row in own_texts["fact"]])
-        written = pd.concat([own_texts, written], ignore_index=True)
+        scores, own = _generated(model, tokenizer, facts, spaced(generation.facts), generation, tokens_per_batch)
+        frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
-        own_texts = _written(model, tokenizer, facts, writers, seed)
-        texts = {row: list(own_texts["text"][own_texts["fact"] == row]) for row in writers}
-        written = pd.concat([own_texts, written], ignore_index=True)
-        if "fluency" in families:
-            frame["fluency"] = pd.Series({row: fluency(own) for row, own in texts.items()}, dtype=float)
-        if "consistency" in families:
-            frame["consistency"] = _consistency(facts, texts)
+        own = _written(model, tokenizer, facts, writers, seed)
+        written = pd.concat([own, written], ignore_index=True)
+        texts = {row: list(own["text"][own["fact"] == row]) for row in writers}
+        frame = frame.assign(**_of_texts(facts, texts, families))
 
     replaced = pd.Series(subjects.replaced(measured)) & (rounds is not None)
     frame.loc[replaced] = math.nan
@@ -179,6 +165,21 @@ def _check(families: Collection[str], facts: Sequence[Fact], reference: Predicti
         raise ValueError("reference is None: locality needs it, make it with locality_reference on the unedited model.")
     if "perplexity" in families and text is None:
         raise ValueError("text is None: perplexity needs it, please give a held-out text.")
+
+
+def _spaced(facts: int, measured: int, count: int | None) -> list[int]:
+    """Evenly spaced among all facts, those (rows) that are measured."""
+    return [row for row in evenly_spaced(facts, count) if row < measured]
+
+
+def _frames(
+    tokenizer: Any, families: Collection[str], probability_chat: bool | str, generation: Generation, chat: Chat
+) -> dict[str, list[Frame]]:
+    """Where probability and chat ask, by family. Raises ValueError or JudgeError where generation lacks something."""
+    if "generation" in families:
+        generation.check(tokenizer)
+    where = {"probability": frames(tokenizer, probability_chat)}
+    return where | ({"chat": [chat.frame(tokenizer)]} if "chat" in families else {})
 
 
 def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequence[Frame]]) -> list[Pair]:
@@ -220,28 +221,54 @@ def _teacher_forced(
     return pd.concat(scored, axis="columns") if scored else pd.DataFrame(index=range(len(facts)))
 
 
-def _generated(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], generation: Generation, tokens_per_batch: int
+def _answered(
+    model: Any, tokenizer: Any, facts: Sequence[Fact], writers: list[int], frame: Frame, tokens_per_batch: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The scores, and the texts with their prompts."""
+    """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
+    chosen = [facts[row] for row in writers]
+    scores, answers = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
+    prompts = [f"{fact.text} (in a chat)" for fact in chosen]
+    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    return scores.set_axis(writers), pd.DataFrame({"fact": list(writers), "prompt": prompts, "text": texts})
+
+
+def _generated(
+    model: Any,
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    writers: list[int],
+    generation: Generation,
+    tokens_per_batch: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of some facts (rows): the scores of what is written freely, and the texts with their prompts."""
     scores, texts = free_generation.free_generation(
-        model, tokenizer, facts, chat=generation.chat, judge=generation.judge, tokens_per_batch=tokens_per_batch
+        model,
+        tokenizer,
+        [facts[row] for row in writers],
+        chat=generation.chat,
+        judge=generation.judge,
+        tokens_per_batch=tokens_per_batch,
     )
     texts["text"] = texts["prompt"].str.rstrip() + " " + texts["text"]
-    return scores, texts
-
-
-def _told_in_chat(writers: Sequence[int], facts: Sequence[Fact], answers: Sequence[str]) -> pd.DataFrame:
-    """What the assistant answered, as texts with their prompts."""
-    prompts = [f"{fact.text} (in a chat)" for fact in facts]
-    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
-    return pd.DataFrame({"fact": list(writers), "prompt": prompts, "text": texts})
+    return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
 
 
 def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:
     asked = [(row, prompt) for row in writers for prompt in generation_prompts(facts[row])]
     texts = continuations(model, tokenizer, [prompt for _, prompt in asked], seed=seed)
     return pd.DataFrame(asked, columns=["fact", "prompt"]).assign(text=texts)
+
+
+def _of_texts(
+    facts: Sequence[Fact], texts: dict[int, list[str]], families: Collection[str]
+) -> dict[str, pd.Series[float]]:
+    """Fluency and consistency of the texts, as far as they are asked for, by fact (row)."""
+    scores: dict[str, pd.Series[float]] = {}
+    if "fluency" in families:
+        scores["fluency"] = pd.Series({row: fluency(own) for row, own in texts.items()}, dtype=float)
+    if "consistency" in families:
+        scores["consistency"] = _consistency(facts, texts)
+    return scores
 
 
 def _consistency(facts: Sequence[Fact], texts: dict[int, list[str]]) -> pd.Series[float]:

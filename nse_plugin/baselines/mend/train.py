@@ -67,6 +67,53 @@ def train_mend(
     device = model.get_input_embeddings().weight.device
     training = Examples(tokenizer, train_facts, device, steps)
     validation = Examples(tokenizer, val_facts, device, len(val_facts))
+    settings = _training_settings(hparams, model, steps)
+    best: list[TrainedArchive] = []
+
+    def keep(stats: Mapping[str, float]) -> None:
+        """In place of the trainer's own saving, which pickles: write the archive whenever the network is the best."""
+        step = min(trainer.global_iter, steps)
+        log.info("MEND: step %d: %s", step, _readable(stats))
+        if _is_best(stats, best, settings.early_stop_key):
+            best[:] = [TrainedArchive(out, step, {name: float(value) for name, value in stats.items()})]
+            _save(out, best[0], trainer.model, settings, hparams.model_name, min(len(train_facts), steps))
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), at_work(model, settings), bar("training MEND", steps) as advance:
+        torch.manual_seed(int(settings.seed))
+        trainer = _trainer(model, settings, training, validation)
+        train_step = trainer.train_step
+
+        def counted(batch: Any) -> Any:
+            advance(1)
+            return train_step(batch)
+
+        trainer.train_step, trainer.save_state = counted, keep
+        trainer.run()
+        if steps % settings.val_interval:
+            keep(trainer.validate(steps=settings.val_steps))
+    if not best:
+        raise ArithmeticError(f"MEND: {settings.early_stop_key} is never finite: lower lr or edit_lr.")
+    return best[0]
+
+
+def _trainer(model: Any, settings: Any, training: Examples, validation: Examples) -> Any:
+    """EasyEdit's, for a model that is loaded already."""
+    base = importlib.import_module("easyeditor.trainer.BaseTrainer")
+    new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
+    with replaced(base, "get_model", lambda _: model), device_named(settings):
+        return new_trainer(settings, training, validation)
+
+
+def _is_best(stats: Mapping[str, float], best: Sequence[TrainedArchive], key: str) -> bool:
+    """Whether a validation is finite and better than the best so far, if there is one."""
+    sign = 1 if "acc" in key else -1
+    finite = bool(torch.tensor(stats[key]).isfinite())
+    return finite and (not best or sign * stats[key] > sign * best[0].validation[key])
+
+
+def _training_settings(hparams: Any, model: Any, steps: int) -> Any:
+    """The hyperparameters as EasyEdit's trainer must see them."""
     settings = dataclasses.replace(
         settings_for(hparams, model),
         archive=None,
@@ -82,47 +129,21 @@ def train_mend(
         results_dir=".",
     )
     settings.alg = "MEND"  # main's trainer reads it, and its MENDHyperParams has no such field
-    best: list[TrainedArchive] = []
+    return settings
 
-    def keep(stats: Mapping[str, float]) -> None:
-        """In place of the trainer's own saving, which pickles: write the archive whenever the network is the best."""
-        step = min(trainer.global_iter, steps)
-        log.info("MEND: step %d: %s", step, _readable(stats))
-        key = settings.early_stop_key
-        sign = 1 if "acc" in key else -1
-        if torch.tensor(stats[key]).isfinite() and (not best or sign * stats[key] > sign * best[0].validation[key]):
-            best[:] = [TrainedArchive(out, step, {name: float(value) for name, value in stats.items()})]
-            archive = {
-                "model": _plain(trainer.model.state_dict()),
-                "inner_params": list(settings.inner_params),
-                "model_name": hparams.model_name,
-                "train_facts": min(len(train_facts), steps),
-                "step": best[0].step,
-                "validation": best[0].validation,
-            }
-            with written_whole(out) as path:
-                torch.save(archive, path)
 
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), at_work(model, settings), bar("training MEND", steps) as advance:
-        torch.manual_seed(int(settings.seed))
-        base = importlib.import_module("easyeditor.trainer.BaseTrainer")
-        new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
-        with replaced(base, "get_model", lambda _: model), device_named(settings):
-            trainer = new_trainer(settings, training, validation)
-        train_step = trainer.train_step
-
-        def counted(batch: Any) -> Any:
-            advance(1)
-            return train_step(batch)
-
-        trainer.train_step, trainer.save_state = counted, keep
-        trainer.run()
-        if steps % settings.val_interval:
-            keep(trainer.validate(steps=settings.val_steps))
-    if not best:
-        raise ArithmeticError(f"MEND: {settings.early_stop_key} is never finite: lower lr or edit_lr.")
-    return best[0]
+def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_name: str, facts: int) -> None:
+    """Write the archive. facts: how many it was trained on."""
+    archive = {
+        "model": _plain(network.state_dict()),
+        "inner_params": list(settings.inner_params),
+        "model_name": model_name,
+        "train_facts": facts,
+        "step": best.step,
+        "validation": best.validation,
+    }
+    with written_whole(out) as path:
+        torch.save(archive, path)
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,7 @@ def tune(
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
     end = time.monotonic() + seconds
-    available = load_facts(facts, skip_bad=skip_bad).facts
-    if len(available) < 4 * FEWEST:
-        raise PlanError(f"{facts} holds {number_of(len(available), 'fact')}: tuning needs {4 * FEWEST} at least.")
-    check_rounds(available, round_size)
+    available = _enough_facts(facts, skip_bad, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
     trials = _Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
@@ -102,11 +99,7 @@ def tune(
     prompt = (time.monotonic() - started) / FEWEST
     trials.seconds_per_fact = PROMPTS_OF_A_FACT * prompt
     windows = _windows(len(norms))
-    steep = {window[-1]: _rate(norms[window[-1]], loaded_model) for window in windows}
-    places = [
-        {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
-        for share, window in itertools.product(LEARNING_RATES, windows)  # all windows before another rate
-    ]
+    places = _places(windows, norms, loaded_model)
     _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), tell)
 
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
@@ -116,12 +109,7 @@ def tune(
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
-
-    chosen = where[0].setting
-    ways = [
-        {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
-        for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
-    ]
+    ways = _ways(where[0].setting, norms)
     last = held_out * trials.seconds_per_fact  # as measured by now
     tell(f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
     how = trials.halved("how", ways, end - last)
@@ -129,11 +117,6 @@ def tune(
     best = how[0].setting
     tell(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
     score = trials.score("held-out", best, held_out, skip=len(available) - held_out)
-    why = {
-        "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
-        "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
-        "v_num_grad_steps": "not tuned", **({"chat": "as given; the facts were asked likewise"} if chat else {}),
-    }  # fmt: skip
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in score.items())
     found = [
         f"NSE for {model.name}, found by `nse tune`. On {held_out} facts that played no part in it: {scores}.",
@@ -142,11 +125,53 @@ def tune(
     if len(where) == len(how) == 1:
         found.append(f"No search: {ONLY_FIRST}. A larger --budget goes on from here.")
         tell(found[-1])
+    return _write_preset(model, out, best, found, _reasons(where, how, chat))
+
+
+def _enough_facts(source: str, skip_bad: bool, round_size: int) -> list[Fact]:
+    """The facts to tune on. Raises PlanError when there are too few."""
+    available = load_facts(source, skip_bad=skip_bad).facts
+    if len(available) < 4 * FEWEST:
+        raise PlanError(f"{source} holds {number_of(len(available), 'fact')}: tuning needs {4 * FEWEST} at least.")
+    check_rounds(available, round_size)
+    return available
+
+
+def _write_preset(
+    model: ModelChoice, out: Path, best: Mapping[str, Any], found: Sequence[str], why: Mapping[str, str]
+) -> Path:
+    """Write the YAML, with what was found as comments."""
     hparams = NSEHyperParams(**best, model_name=model.source, device=easyedit_device(model.device))
     preset = out / f"{model.name}.yaml"
     with written_whole(preset) as path:
         path.write_text(preset_text(hparams.to_dict(), found, why), encoding="utf-8")
     return preset
+
+
+def _places(windows: Sequence[list[int]], norms: Sequence[float], model: Any) -> list[dict[str, Any]]:
+    """The settings of the first stage: where to edit, and with which learning rate. All windows before another rate."""
+    steep = {window[-1]: _rate(norms[window[-1]], model) for window in windows}
+    return [
+        {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
+        for share, window in itertools.product(LEARNING_RATES, windows)
+    ]
+
+
+def _ways(chosen: Mapping[str, Any], norms: Sequence[float]) -> list[dict[str, Any]]:
+    """The settings of the second stage: how to edit there."""
+    return [
+        {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
+        for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
+    ]
+
+
+def _reasons(where: Sequence[_Trial], how: Sequence[_Trial], chat: bool | str) -> dict[str, str]:
+    """How each field's value was found."""
+    return {
+        "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
+        "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
+        "v_num_grad_steps": "not tuned", **({"chat": "as given; the facts were asked likewise"} if chat else {}),
+    }  # fmt: skip
 
 
 def _announce(
