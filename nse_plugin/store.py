@@ -68,10 +68,14 @@ class Store:
         store = cls(folder)
         if not store.folder.is_dir():
             raise StoreError(f"There is no store {str(folder)!r}: give the folder that `store` was set to.")
-        own = (*store._own(_SUFFIX), *store._own(_CORRUPT), *store.folder.glob("index/*.jsonl"))
-        if not (own or any(store.folder.glob("nse_partial-*")) or not any(store.folder.iterdir())):
+        if not store.is_store():
             raise StoreError(f"{str(folder)!r} is no store: give the folder that `store` was set to.")
         return store
+
+    def is_store(self) -> bool:
+        """Whether the folder, which must be there, is empty or holds what stores hold."""
+        own = (*self._own(_SUFFIX), *self._own(_CORRUPT), *self.folder.glob("index/*.jsonl"))
+        return bool(own) or any(self.folder.glob("nse_partial-*")) or not any(self.folder.iterdir())
 
     def check_folder(self) -> None:
         """Raise StoreError when the store's folder cannot be one."""

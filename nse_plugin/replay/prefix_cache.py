@@ -51,6 +51,10 @@ class Past(DynamicCache):
         """Keys and values of a layer."""
         return self._states[layer]
 
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Let it have keys and values of a layer, [B, heads, width, d]."""
+        self._states[layer] = keys, values
+
     @property
     def layers_run(self) -> list[int]:
         """The layers it has keys and values of."""
@@ -74,10 +78,8 @@ class Past(DynamicCache):
     def taking(self, rows: Tensor) -> Past:
         """The past of some of the rows (indices)."""
         taken = Past(self.lengths[rows.to(self.lengths.device)], self.width)
-        taken._states = {
-            layer: (keys[rows.to(keys.device)], values[rows.to(values.device)])
-            for layer, (keys, values) in self._states.items()
-        }
+        for layer, (keys, values) in self._states.items():
+            taken.put(layer, keys[rows.to(keys.device)], values[rows.to(values.device)])
         return taken
 
     def trimmed(self) -> Past:
@@ -86,7 +88,7 @@ class Past(DynamicCache):
         narrow = Past(self.lengths, width)
         for layer in self.layers_run if width else []:
             keys, values = self.states(layer)
-            narrow._states[layer] = keys[:, :, self.width - width :], values[:, :, self.width - width :]
+            narrow.put(layer, keys[:, :, self.width - width :], values[:, :, self.width - width :])
         return narrow
 
     def forget(self, layers: range) -> None:
@@ -140,7 +142,7 @@ class Growing(Past):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         keys, values = super().update(key_states, value_states, layer_idx)
-        self.grown._states[layer_idx] = self._aligned(keys), self._aligned(values)
+        self.grown.put(layer_idx, self._aligned(keys), self._aligned(values))
         if layer_idx == self._enough:
             raise Enough
         return keys, values
@@ -206,7 +208,7 @@ def joined(parts: Sequence[Past]) -> Past:
         keys, values = (
             torch.cat([pad(one[which], (0, 0, width - one[which].shape[2], 0)) for one in states]) for which in (0, 1)
         )
-        whole._states[layer] = keys, values
+        whole.put(layer, keys, values)
     return whole
 
 
