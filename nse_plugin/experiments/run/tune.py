@@ -12,7 +12,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ import torch
 
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.plan.checks import check_rounds
-from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, check_before, loaded, run_cell
+from nse_plugin.experiments.run.cell import check_before, loaded
+from nse_plugin.experiments.run.trials import FEWEST, ONLY_FIRST, Trial, Trials
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
@@ -31,7 +31,7 @@ from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
 from nse_plugin.moments.provider import second_moments
 from nse_plugin.support.files import written_whole
-from nse_plugin.support.progress import bar, duration
+from nse_plugin.support.progress import duration
 from nse_plugin.support.suggestions import number_of
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
@@ -50,20 +50,11 @@ LEARNING_RATES = (1.0, 1 / 3, 3.0)  # of that v_lr
 LAMBDAS = (600.0, 2400.0, 150.0, 15000.0)
 SHARES = (1.0, 0.8, 0.6)
 RESIDUALS = (0.1, 0.2, 0.05)  # alpha, of the norm of the hidden states
-FEWEST, MOST, HELD_OUT = 4, 64, 40  # facts of a first rung, of any, and of the last score
-KEPT = 3  # one setting of so many goes on
-ONLY_FIRST = "only the first guess was tried"
+HELD_OUT = 40  # facts of the last score
 # What takes time, in forward passes of one prompt (as measured on SmolLM2-135M and a CPU): the text for the second
 # moments is written and read; a fact's z is optimised, the fact written and scored.
 PROMPTS_OF_THE_MOMENTS = 1000
 PROMPTS_OF_A_FACT = 40
-
-
-@dataclass(frozen=True)
-class _Trial:
-    setting: dict[str, Any]
-    score: float
-    facts: int
 
 
 def tune(
@@ -89,7 +80,7 @@ def tune(
     available = _enough_facts(facts, skip_bad, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
-    trials = _Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
+    trials = Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
     any_setting = {"layers": [0], "alpha": 1.0}
     check_before(trials.plan("where-8", any_setting, trials.fewest))
     loaded_model, tokenizer = loaded(model)
@@ -165,7 +156,7 @@ def _ways(chosen: Mapping[str, Any], norms: Sequence[float]) -> list[dict[str, A
     ]
 
 
-def _reasons(where: Sequence[_Trial], how: Sequence[_Trial], chat: bool | str) -> dict[str, str]:
+def _reasons(where: Sequence[Trial], how: Sequence[Trial], chat: bool | str) -> dict[str, str]:
     """How each field's value was found."""
     return {
         "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
@@ -175,7 +166,7 @@ def _reasons(where: Sequence[_Trial], how: Sequence[_Trial], chat: bool | str) -
 
 
 def _announce(
-    budget: float, moments: float, trials: _Trials, held_out: int, settings: int, tell: Callable[[str], None]
+    budget: float, moments: float, trials: Trials, held_out: int, settings: int, tell: Callable[[str], None]
 ) -> None:
     """Say what the budget must hold in any case, and what a search takes."""
     setting, last = trials.fewest * trials.seconds_per_fact, held_out * trials.seconds_per_fact
@@ -191,89 +182,6 @@ def _announce(
             f"That leaves no time for a search: only the first guess is tried; among all {settings} it would take "
             f"about {search}."
         )
-
-
-class _Trials:
-    """Settings tried as cells of a sweep, a folder for every number of facts."""
-
-    def __init__(
-        self,
-        model: ModelChoice,
-        data: DataChoice,
-        size: int,
-        out: Path,
-        available: int,
-        tell: Callable[[str], None],
-        chat: bool | str = False,
-    ) -> None:
-        self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
-        self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
-        self._available = available
-        self.store = str(out / "store")
-        self.seconds_per_fact = 0.0  # of a setting whose z are not there yet: an estimate until the first was tried
-
-    @property
-    def fewest(self) -> int:
-        """The facts of the first rung."""
-        return min(FEWEST * 2, self._available)
-
-    def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[_Trial]:
-        """All settings, the best first: those that went further before those that did not."""
-        started, count = time.monotonic(), self.fewest
-        going, out_of_it = list(settings), list[_Trial]()
-        while True:
-            rung = self._rung(stage, going, count, deadline)
-            if len(rung) < len(going):
-                only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
-                self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}")
-            rung.sort(key=lambda trial: trial.score, reverse=True)
-            if rung[0].score == 0.0:
-                raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
-            self._tell(
-                f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {100 * rung[0].score:.1f}"
-            )
-            kept = math.ceil(len(rung) / KEPT)
-            taken = time.monotonic() - started
-            more = min(2 * count, MOST, self._available)
-            enough = kept == 1 and len(rung) == 1
-            if enough or more == count or time.monotonic() + taken * kept * more / (len(rung) * count) > deadline:
-                return [*rung, *reversed(out_of_it)]
-            out_of_it += reversed(rung[kept:])
-            going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
-
-    def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[_Trial]:
-        """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
-        rung: list[_Trial] = []
-        left = duration(max(0.0, deadline - time.monotonic()))
-        with bar(f"{stage}: settings on {count} facts, {left} at most", len(settings)) as advance:
-            for setting in settings:
-                if rung and time.monotonic() > deadline:
-                    break
-                rung.append(_Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
-                advance(1)
-        return rung
-
-    def _why(self, stage: str, count: int) -> str:
-        errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
-        told = [error for error in errors if error]
-        return f"the first: {told[0]}" if told else "their rephrase and locality prompts are needed, and other layers."
-
-    def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
-        """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
-        checkpoint = run_cell(self.plan(folder, setting, facts, skip))
-        if checkpoint is not None and not checkpoint.costs["values_from_store"]:
-            seconds = checkpoint.costs["seconds"]
-            self.seconds_per_fact = sum(seconds[part] for part in ("values", "update", "measure")) / facts
-        overall = {} if checkpoint is None else checkpoint.overall
-        return {name: overall.get(name, 0.0) for name in OBJECTIVES}
-
-    def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
-        """A cell of so many facts."""
-        return CellPlan(
-            model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
-            preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),
-            out=self._out / folder,
-        )  # fmt: skip
 
 
 def _windows(layers: int) -> list[list[int]]:
@@ -313,9 +221,9 @@ def _rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def _told(trials: Sequence[_Trial], field: str) -> str:
+def _told(trials: Sequence[Trial], field: str) -> str:
     """How the value of a field was found: the best score of every value, on as many facts as it came to."""
-    best: dict[str, _Trial] = {}
+    best: dict[str, Trial] = {}
     for trial in trials:
         best.setdefault(str(trial.setting[field]), trial)
     told = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]

@@ -18,6 +18,7 @@ from tiny import CHAT, tiny_model, tiny_tokenizer
 from nse_plugin.cli import main
 from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.experiments.run import trials as trials_module
 from nse_plugin.experiments.run import tune as module
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.moments import provider
@@ -35,7 +36,7 @@ RECORDS = [
 ]  # fmt: skip
 
 
-class Known(module._Trials):
+class Known(trials_module.Trials):
     """Scores that are known: the better the nearer to 7, with a little noise on few facts."""
 
     def __init__(self, available: int = 64, seconds: float = 0.0) -> None:
@@ -60,7 +61,7 @@ def known(monkeypatch):
 
     def make(**how) -> Known:
         trials = Known(**how)
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: trials.now))
+        monkeypatch.setattr(trials_module, "time", SimpleNamespace(monotonic=lambda: trials.now))
         return trials
 
     return make
@@ -175,7 +176,8 @@ def experiment(tmp_path) -> list[str]:
 def test_a_budget_for_no_more_than_the_first_guess_is_told_before_and_after(experiment, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "_hidden_norms", lambda *_: [5.0] * 4)  # whose times are the estimates
     ticks = itertools.count(0, 100.0)  # a clock that every look moves
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    for one in (module, trials_module):
+        monkeypatch.setattr(one, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     assert main(["tune", *experiment, "--budget", "1s"]) == 0
     said = capsys.readouterr()
     cannot, no_search, *_ = (line for line in said.err.splitlines() if not line.startswith("Loading") and line)
@@ -197,7 +199,7 @@ def test_a_budget_for_no_more_than_the_first_guess_is_told_before_and_after(expe
 def test_the_last_score_has_its_share_of_the_budget(experiment, tmp_path, monkeypatch):
     """Neither stage may run into it, by the cost of a fact that was measured."""
     deadlines, plans = {}, []
-    halved = module._Trials.halved
+    halved = trials_module.Trials.halved
 
     def follow(trials, stage, settings, deadline):
         deadlines[stage] = deadline - time.monotonic(), trials.seconds_per_fact
@@ -206,9 +208,9 @@ def test_the_last_score_has_its_share_of_the_budget(experiment, tmp_path, monkey
             trials.seconds_per_fact = 2.0
         return halved(trials, stage, settings[:1], deadline)
 
-    monkeypatch.setattr(module._Trials, "halved", follow)
+    monkeypatch.setattr(trials_module.Trials, "halved", follow)
     monkeypatch.setattr(module, "_measure_moments", lambda *_: None)
-    monkeypatch.setattr(module._Trials, "score", lambda *_, **__: dict.fromkeys((*METRICS, "score"), 0.5))
+    monkeypatch.setattr(trials_module.Trials, "score", lambda *_, **__: dict.fromkeys((*METRICS, "score"), 0.5))
     assert main(["tune", *experiment, "--budget", "100s", "--chat", "both"]) == 0
     assert deadlines["where"][0] == pytest.approx((100 - 5 * deadlines["where"][1]) / 2, abs=2)
     assert deadlines["how"] == (pytest.approx(100 - 5 * 2.0, abs=2), 2.0)
