@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tiny import CHAT, tiny_model, tiny_tokenizer
 
 import nse_plugin
-from nse_plugin.cli import main, values
+from nse_plugin.cli import main
 from nse_plugin.cli.main import _in_shell_words
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
-from nse_plugin.models.layout import Layout
-from nse_plugin.moments.provider import second_moments
 from nse_plugin.store import VALUE, Store
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """The folder of a saved tiny model."""
-    folder = tmp_path / "town-model"
-    tiny_model("llama", torch.float32).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def test_moments_of_a_saved_model(saved, tmp_path, capsys):
-    stats = tmp_path / "stats"
-    arguments = ["--model", saved, "--layers", "1,2", "--samples", "30", "--stats-dir", str(stats)]
-    assert main(["moments", *arguments]) == 0
-    printed = [Path(line) for line in capsys.readouterr().out.split()]
-    names = [f"model.layers.{layer}.mlp.down_proj_float32_mom2_30.npz" for layer in (1, 2)]
-    assert printed == [stats / "town-model" / "self_stats" / name for name in names]
-    hparams = NSEHyperParams(layers=[1, 2], alpha=1, mom2_n_samples=30, stats_dir=str(tmp_path / "others"))
-    expected = second_moments(Layout.of(tiny_model("llama", torch.float32)), tiny_tokenizer(), hparams)
-    for layer, path in zip((1, 2), printed, strict=True):
-        with np.load(path, allow_pickle=False) as data:
-            assert np.allclose(data["mom2.mom2"] / data["mom2.count"], expected[layer].numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_moments_from_a_text_with_a_file_of_hyperparameters(saved, tmp_path, capsys):
-    text, config = tmp_path / "river.txt", tmp_path / "mine.yaml"
-    text.write_text("The river runs through the old town because of rain.\n" * 30)
-    config.write_text(f"layers: [0, 2]\nalpha: 1\nstats_dir: {tmp_path}/stats\nmom2_n_samples: 20\n")
-    assert main(["moments", "--model", saved, "--hparams", str(config), "--text", str(text)]) == 0
-    said = capsys.readouterr()
-    printed = [Path(line) for line in said.out.split()]
-    assert [path.parent.name for path in printed] == ["river_stats"] * 2
-    assert all(path.stem.endswith("_mom2_100000") for path in printed)  # the whole of it, as EasyEdit's
-    assert f"mom2_dataset: {text}, mom2_n_samples: 100000" in said.err
-    assert [path.name.split(".")[2] for path in printed] == ["0", "2"]
-    assert all(path.is_file() for path in printed)
 
 
 @pytest.mark.parametrize(
@@ -193,27 +150,6 @@ def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(arguments, code, wo
     assert words in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("flag", [["--help"], ["-h"], ["--help", "data=counterfact"], ["-m", "-h"]])
-def test_help_for_a_sweep_loads_nothing_and_says_what_there_is(flag, tmp_path, capsys, monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("something is loaded, or downloaded")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nse_plugin.facts.files.load_facts", refuse)
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("nse_plugin.models.loading.load", refuse)
-    with pytest.raises(SystemExit) as caught:
-        main(["sweep", *flag])
-    assert caught.value.code == 0
-    said = capsys.readouterr().out
-    assert not re.search(r"^(methods|experiment|fields): ", said, re.MULTILINE)  # groups of `nse compare`
-    for words in ("mom2_update_weight", "max_iterations", "efficacy, generalization, specificity, score"):
-        assert words in said
-    for launcher in ("basic", "joblib", "submitit_slurm", "ray"):
-        assert launcher in said
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_closed_pipe_is_no_error(saved, tmp_path):
     """`nse store ls FOLDER | head -1`"""
     store = Store(tmp_path / "store")
@@ -261,78 +197,12 @@ def test_an_option_that_cannot_be_used_is_named(command, message, saved, capsys)
     assert capsys.readouterr().err.startswith(f"nse: {message}")
 
 
-def test_values_are_those_of_facts_in_a_chat(saved, hparams):
-    tiny_tokenizer(chat={"default": CHAT, "loud": CHAT}).save_pretrained(saved)
-    for chat in (True, "loud"):
-        arguments = argparse.Namespace(model=saved, chat=chat)
-        assert values._in_chat(hparams, arguments) == dataclasses.replace(hparams, chat=chat)
-
-
-def test_a_cache_that_is_a_file_is_told_before_anything_is_measured(saved, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # cannot be called
-    monkeypatch.setenv("NSE_HOME", str(tmp_path / "file"))
-    (tmp_path / "file").touch()
-    assert main(["moments", "--model", saved, "--layers", "1", "--samples", "4"]) == 1
-    assert capsys.readouterr() == (
-        "",
-        f"nse: NSE_HOME = '{tmp_path}/file' cannot be used: {tmp_path}/file is a file; set it to a folder.\n",
-    )
-
-
-def test_a_demo_that_could_write_nothing(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 1
-    assert capsys.readouterr() == (
-        "",
-        f"nse: --out '{tmp_path}/file/demo' cannot be used: {tmp_path}/file is a file; name a folder.\n",
-    )
-
-
 @pytest.mark.parametrize("arguments", [[], ["moments"], ["moments", "--model", "x", "--dtype", "int8"], ["edit"]])
 def test_a_command_line_that_is_none(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert "usage: nse" in capsys.readouterr().err
-
-
-def test_looking_after_a_store(tmp_path, capsys):
-    store = Store(tmp_path / "store")
-    for number in range(3):
-        store.put(f"{number}{'a' * 63}", torch.arange(5.0), VALUE, f"The capital of town {number} is Lyon")
-    assert main(["store", "ls", str(store.folder)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["ADDRESS", "KIND", "BYTES", "OF"]
-    assert lines[2].split() == [
-        "1aaaaaaaaaaa",
-        "value",
-        str(store.entries()[1].bytes),
-        *["The", "capital", "of", "town", "1", "is", "Lyon"],
-    ]
-    assert lines[-1].startswith("3 tensors, ")
-    broken = sorted(store.folder.glob("*/*.safetensors"))[0]
-    broken.write_bytes(b"cut")
-    assert main(["store", "verify", str(store.folder)]) == 1
-    assert capsys.readouterr().out == f"damaged, put aside: {broken}\n2 sound, 1 damaged\n"
-    assert main(["store", "verify", str(store.folder)]) == 0  # what was damaged is out of the way
-    assert capsys.readouterr().out == "2 sound, 0 damaged\n"
-    assert main(["store", "gc", str(store.folder)]) == 0
-    assert capsys.readouterr().out == "1 file removed, 3 bytes\n"
-    assert main(["store", "gc", str(store.folder), "--unused-for", "0"]) == 0
-    assert store.entries() == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["ls", "/nowhere"], "There is no store '/nowhere'"),
-        (["ls", "/tmp", "--unused-for", "3"], "--unused-for 3: it is for `gc`"),
-        *((["gc", "/tmp", "--unused-for", days], f"--unused-for {days}: it is") for days in ("-3", "nan", "inf")),
-    ],
-)
-def test_store_errors_are_one_line(arguments, words, capsys):
-    assert main(["store", *arguments]) == 1
-    assert words in capsys.readouterr().err
 
 
 def test_a_model_without_tuned_hyperparameters_is_told_once_what_to_give():
