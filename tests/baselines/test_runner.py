@@ -13,65 +13,24 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import yaml
+from method_files import FAMILIES, SETTINGS
 
-from nse_plugin import Fact, NSEHyperParams
+from nse_plugin import Fact
 from nse_plugin.baselines.hparams import load_hparams
 from nse_plugin.baselines.registry import available_algorithms, is_available
 from nse_plugin.baselines.runner import Method, MethodError
 from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import FactError
-from nse_plugin.hparams import HyperParamsError
-from nse_plugin.hparams.files import preset_path
 from nse_plugin.store import StoreError
 
-FAMILIES = {"llama": ("model.layers.{}", "mlp.down_proj", "self_attn", "model.norm", "lm_head"),
-            "gpt2": ("transformer.h.{}", "mlp.c_proj", "attn", "transformer.ln_f", "transformer.wte")}  # fmt: skip
 FACTS = [
     Fact("The capital of {} is", "France", "Lyon", case_id=7),
     Fact("In {} people speak", "Peru", "Spanish"),
     Fact("The capital of {} is", "the United States", "Boston"),
     Fact("The capital of {} is", "Japan", "Osaka"),
 ]
-VALUE = {"fact_token": "subject_last", "v_num_grad_steps": 3, "v_lr": "1e-1", "v_loss_layer": 3, "v_weight_decay": 0.5,
-         "clamp_norm_factor": 0.75, "kl_factor": 0.0625, "mom2_adjustment": True, "mom2_dataset": "self",
-         "mom2_n_samples": 8, "mom2_dtype": "float32"}  # fmt: skip
-SETTINGS: dict[str, dict[str, Any]] = {
-    "FT": {"layers": [2], "num_steps": 3, "lr": "1e-3", "weight_decay": 0, "kl_factor": 0, "norm_constraint": "5e-4",
-           "objective_optimization": "prompt_last", "batch_size": 2},
-    "ROME": {**VALUE, "layers": [1], "context_template_length_params": [[5, 5]], "fp16": False},
-    "MEMIT": {**VALUE, "layers": [1, 2], "layer_selection": "all", "mom2_update_weight": 0.001},
-    "NSE": {**{name: VALUE[name] for name in ("v_lr", "v_num_grad_steps", "mom2_dataset", "mom2_n_samples")},
-            "layers": [1, 2], "alpha": 0.01, "p": 0.9, "mom2_update_weight": 0.001},
-}  # fmt: skip
 EDITED = {"FT": (2,), "ROME": (1,), "MEMIT": (1, 2), "NSE": (1, 2)}
-
-pytestmark = pytest.mark.usefixtures("easyeditor")
-
-
-@pytest.fixture(params=sorted(FAMILIES))
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def settings_file(tmp_path: Path, stats_dir: Path) -> Callable[..., Path]:
-    def write(family: str, alg_name: str, /, **changes: Any) -> Path:
-        layer, mlp, attention, norm, head = FAMILIES[family]
-        config = {
-            "alg_name": alg_name, "model_name": "tiny", "device": 0, "stats_dir": str(stats_dir / family),
-            "rewrite_module_tmp": f"{layer}.{mlp}", "layer_module_tmp": layer, "mlp_module_tmp": f"{layer}.mlp",
-            "attn_module_tmp": f"{layer}.{attention}", "ln_f_module": norm, "lm_head_module": head,
-            **SETTINGS[alg_name], **changes,
-        }  # fmt: skip
-        if alg_name == "FT":
-            del config["stats_dir"]
-        path = tmp_path / f"{alg_name}.yaml"
-        path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value != "absent"}))
-        return path
-
-    return write
 
 
 @pytest.fixture
@@ -337,64 +296,6 @@ def test_a_method_that_easyedit_has_not(new_model: Callable[[], Any], tiny_token
     assert is_available("NSE")
     assert not is_available("MEMITT")
     assert {"NSE", "FT", "ROME", "MEMIT", "GRACE", "MEND"} <= set(available_algorithms())
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_files_are_read_for_the_model_at_hand(
-    new_model: Callable[[], Any], settings_file: Callable[..., Path], easyeditor: Any
-) -> None:
-    hparams = load_hparams("FT", settings_file("llama", "FT"), {"num_steps": 9}, new_model())
-    assert (hparams.device, hparams.model_name, hparams.num_steps) == ("cpu", "tiny", 9)
-    assert (hparams.lr, hparams.norm_constraint) == (1e-3, 5e-4)  # YAML reads 1e-3 as a string
-    assert isinstance(load_hparams("NSE", preset_path("NSE", "smollm2-135m"), {}, new_model()), NSEHyperParams)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_stepz": 3}, "Unknown hyperparameter 'num_stepz': did you mean 'num_steps'"),
-        ({"lr": "absent"}, "lr is missing"),
-        ({"alg_name": "FTT"}, "alg_name is 'FTT'"),
-    ],
-)
-@pytest.mark.parametrize("family", ["llama"])
-def test_mistakes_in_a_file(
-    changes: dict[str, Any], message: str, new_model: Callable[[], Any], settings_file: Callable[..., Path]
-) -> None:
-    with pytest.raises(HyperParamsError, match=message):
-        load_hparams("FT", settings_file("llama", "FT", **changes), {}, new_model())
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_what_the_wheel_cannot_do_is_said(
-    new_model: Callable[[], Any], settings_file: Callable[..., Path], on_main: bool
-) -> None:
-    path = settings_file("llama", "FT", objective_optimization="target_new")
-    if on_main:
-        assert load_hparams("FT", path, {}, new_model()).objective_optimization == "target_new"
-    else:
-        with pytest.raises(HyperParamsError, match="objective_optimization = 'target_new' cannot be used"):
-            load_hparams("FT", path, {}, new_model())
-
-
-def test_no_such_file(tiny_llama: Any, tmp_path: Path) -> None:
-    with pytest.raises(HyperParamsError, match="No hyperparameter file"):
-        load_hparams("FT", tmp_path / "none.yaml", {}, tiny_llama)
-    with pytest.raises(HyperParamsError, match="No presets for method 'FTL': did you mean 'FT-L'"):
-        preset_path("FTL", "gpt2-xl")
-    with pytest.raises(HyperParamsError, match="No ROME preset for model 'gpt2-xxl': did you mean 'gpt2-xl'"):
-        preset_path("ROME", "gpt2-xxl")
-
-
-@pytest.mark.parametrize("preset", ["ROME", "MEMIT", "FT-L", "FT-W", "NSE", "GRACE", "MEND"])
-def test_presets_are_readable(preset: str, tiny_llama: Any) -> None:
-    for model in ("gpt2-xl", "gpt-j-6B", "llama3-8b", "smollm2-135m"):
-        alg_name = "FT" if preset.startswith("FT") else preset
-        hparams = load_hparams(alg_name, preset_path(preset, model), {}, tiny_llama)
-        assert hparams.alg_name == alg_name
-        if alg_name == "FT":
-            assert (preset == "FT-L") == isinstance(hparams.norm_constraint, float)
-            assert (preset == "FT-W") == (hparams.weight_decay == 5e-4)
 
 
 def test_trace_shows_decoder_layers_in_tuples(tiny_llama: Any, on_main: bool) -> None:
