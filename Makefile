@@ -48,7 +48,7 @@ lint: .venv/installed
 	touch $@
 
 # What the method, the models and the sessions are tested by; the rest belongs to `make test`.
-CORE := tests/method tests/models tests/replay tests/session $(wildcard tests/test_s*.py) tests/test_hparams.py tests/test_facts.py tests/test_corpora.py
+CORE := $(addprefix tests/,support facts hparams models replay method moments session test_store.py test_smollm2.py)
 
 .venv-old/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv-old

@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.clock import cpu_seconds
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
-from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.baselines.replaced import replaced
 from nse_plugin.method import multilayer
 from nse_plugin.models.layout import Layout
 

@@ -25,15 +25,15 @@ from torch.nn.functional import linear
 from benchmarks import show
 from benchmarks.clock import cpu_seconds
 from benchmarks.setting import Setting
-from nse_plugin.datasets import DatasetError, load_facts
-from nse_plugin.easyedit.scopes import replaced
-from nse_plugin.evaluation.probability import mean_scores, score_facts
+from nse_plugin.baselines.replaced import replaced
+from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import solvers, values
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SuffixReplay
+from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.session import EditSession
 
 ROUND = 50

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.subjects import said, session, written
 from nse_plugin import Fact, FactError
-from nse_plugin.datasets import DEMO, load_facts
+from nse_plugin.facts.files import DEMO, load_facts
 
 ROUND, EDITED = 10, 60
 

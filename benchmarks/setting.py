@@ -17,8 +17,8 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
-from nse_plugin.models.moments import measure_moments
 from nse_plugin.models.prompts import FactPrompts, encode_fact
+from nse_plugin.moments.measure import measure_moments
 from nse_plugin.session import EditSession
 
 # Every fact takes part in both passes, and every neuron in the solve. With fewer, a neuron at the edge of the chosen

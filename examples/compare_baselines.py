@@ -7,7 +7,7 @@ SETTING=VALUE: any of `nse compare --help`, e.g. facts=20 methods=[NSE,ROME] mod
 
 import sys
 
-from nse_plugin.experiments.comparison import compare
+from nse_plugin.experiments.run.comparison import compare
 
 summary = compare(
     "data=demo",  # the 60 facts that come with the package; data=counterfact, or data.source=FILE

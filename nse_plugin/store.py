@@ -1,7 +1,7 @@
 """A folder of tensors by what they are computed from: values z and second moments, kept for other runs.
 
-Whatever may change a tensor is part of its address (`nse_plugin.addresses`), so any number of processes and machines
-may fill one store at once: two that compute the same thing write the same thing.
+Whatever may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`), so any number of
+processes and machines may fill one store at once: two that compute the same thing write the same thing.
 
     <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, what it is of, SHA-256 of its bytes
              index/<writer>.jsonl         a line for every tensor a process has put there: `ls` need not open the files
@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nse_plugin.home import file_in_the_way, written_whole
+from nse_plugin.support.files import file_in_the_way, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,14 @@ class Store:
         store = cls(folder)
         if not store.folder.is_dir():
             raise StoreError(f"There is no store {str(folder)!r}: give the folder that `store` was set to.")
-        own = (*store._own(_SUFFIX), *store._own(_CORRUPT), *store.folder.glob("index/*.jsonl"))
-        if not (own or any(store.folder.glob("nse_partial-*")) or not any(store.folder.iterdir())):
+        if not store.is_store():
             raise StoreError(f"{str(folder)!r} is no store: give the folder that `store` was set to.")
         return store
+
+    def is_store(self) -> bool:
+        """Whether the folder, which must be there, is empty or holds what stores hold."""
+        own = (*self._own(_SUFFIX), *self._own(_CORRUPT), *self.folder.glob("index/*.jsonl"))
+        return bool(own) or any(self.folder.glob("nse_partial-*")) or not any(self.folder.iterdir())
 
     def check_folder(self) -> None:
         """Raise StoreError when the store's folder cannot be one."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nse_plugin.experiments.tables import with_intervals
+from nse_plugin.experiments.report.summary import with_intervals
 
 METHODS = ("NSE", "MEMIT", "ROME", "GRACE", "FT-L", "FT-W", "MEND")
 FAILED = "MEND"

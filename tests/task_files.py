@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nse_plugin.evaluation.multiple_choice import Question
+from nse_plugin.evaluation.ability.multiple_choice import Question
 
 LETTERS = "ABCD"
 _TEXTS = [

@@ -13,7 +13,7 @@ from torch import nn
 from nse_plugin import EditSession, Fact, NSEHyperParams
 from nse_plugin.easyedit.algorithm import NSE
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import moments_file
+from nse_plugin.moments.provider import moments_file
 
 FRANCE = {"prompt": "The capital of France is", "subject": "France", "target_new": "Lyon"}
 

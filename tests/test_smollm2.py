@@ -8,9 +8,9 @@ import importlib.metadata
 import pytest
 import torch
 
-from nse_plugin.datasets import load_facts
-from nse_plugin.evaluation.probability import mean_scores, score_facts
+from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
+from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import PACKAGE, embedded_model
 from nse_plugin.session import EditSession

@@ -15,13 +15,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
-from nse_plugin import second_moments as moments_module
 from nse_plugin import store as store_module
-from nse_plugin.addresses import value_addresses
 from nse_plugin.cli import main
+from nse_plugin.method.value_cache_key import value_addresses
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
+from nse_plugin.moments import provider as moments_module
 from nse_plugin.session import EditSession
 from nse_plugin.session import session as session_module
 from nse_plugin.store import MOMENT, VALUE, Store, StoreError

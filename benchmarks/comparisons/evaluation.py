@@ -14,7 +14,7 @@ from benchmarks.clock import cpu_seconds, in_turns, stage
 from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
-from nse_plugin.evaluation.probability import pairs, score_facts
+from nse_plugin.evaluation.metrics.probability import pairs, score_facts
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import Pair
 from nse_plugin.models.prompts import split_target

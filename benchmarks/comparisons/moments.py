@@ -8,7 +8,7 @@ from benchmarks.clock import in_turns, stage
 from benchmarks.comparisons.row import OURS, Peer, Plan, Row, agree
 from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting, text_windows
-from nse_plugin.models.moments import measure_moments
+from nse_plugin.moments.measure import measure_moments
 
 LAYERS, WINDOWS = 5, 16
 DEEPER = 13  # GPT2-XL's first edited layer

@@ -24,9 +24,10 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.peers import NotHere
 from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
-from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit.wheel import DeviceName, layers_in_tuples
-from nse_plugin.facts import Fact, continuation
+from nse_plugin.facts import Fact
+from nse_plugin.facts.texts import continuation
 from nse_plugin.models.frozen import frozen
 
 HOME = "AUTHORS_NSE"

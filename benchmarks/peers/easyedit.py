@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.peers import NotHere
 from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
-from nse_plugin.easyedit.scopes import replaced
+from nse_plugin.baselines.replaced import replaced
 from nse_plugin.facts import Fact
 
 AS_MEMIT: dict[str, Any] = {

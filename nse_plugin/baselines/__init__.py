@@ -1,1 +1,1 @@
-"""Methods of the comparison that the EasyEdit at hand lacks, written from their papers."""
+"""Other people's methods, run round after round through EasyEdit."""

@@ -1,11 +1,45 @@
-"""EasyEdit's requests as the two texts that GRACE and MEND need; neither asks for the subject."""
+"""EasyEdit's requests, made of facts and read as texts, and the tokenizers that its algorithms take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from nse_plugin.facts import SLOT, FactError
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.texts import SLOT
+
+
+def request_of(fact: Fact, hparams: Any) -> dict[str, Any]:
+    """A fact as EasyEdit's editors hand it to an algorithm.
+
+    Algorithms that look the subject up put a `{}` in its place themselves, in every place it occurs: they are given
+    the prompt with its one `{}`, which all of them take.
+    """
+    request: dict[str, Any] = {
+        "prompt": fact.prompt if hasattr(hparams, "fact_token") else fact.text,
+        "subject": fact.subject,
+        "target_new": fact.target_new.strip(" "),
+        "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
+    }
+    besides = {"case_id": fact.case_id, "separator": fact.separator, "aliases": list(fact.aliases) or None}
+    return request | {name: value for name, value in besides.items() if value is not None}
+
+
+def padded_tokenizer(tokenizer: Any, alg_name: str, side: str) -> Any:
+    """A copy that pads on the side from which the algorithm does not count positions."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.padding_side = side
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if alg_name == "FT":
+        # Of the targets' tokens FT leaves out those that are "unknown": for GPT-2, where it was written, the padding.
+        # Make that so for others, and for a BOS in front of the target too.
+        first = tokenizer("a")["input_ids"][0]
+        if first == tokenizer.bos_token_id:
+            tokenizer.pad_token = tokenizer.bos_token
+        tokenizer.unk_token = tokenizer.pad_token
+    return tokenizer
 
 
 def prompts_and_targets(requests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

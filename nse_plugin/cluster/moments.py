@@ -11,11 +11,11 @@ from itertools import islice
 from typing import Any
 
 from nse_plugin.cluster.pool import Pool
-from nse_plugin.corpora import SELF_WRITTEN, Batch, batches_to_write, token_batches
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.moments import MomentSums, measure_moments
+from nse_plugin.moments.corpora import SELF_WRITTEN, Batch, batches_to_write, token_batches
+from nse_plugin.moments.measure import MomentSums, measure_moments
 
 # A shard's sums are f^2 numbers a layer, handed over once. This many tokens a neuron make them worth it.
 _TOKENS_PER_NEURON = 32

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from nse_plugin.cluster.pool import Pool
 from nse_plugin.facts import Fact
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.progress import bar
 from nse_plugin.store import VALUE, Store, StoreError
+from nse_plugin.support.progress import bar
 
 FACTS_PER_SHARD = 10  # enough for one batch, few enough to lose
 

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nse_plugin.addresses import value_addresses
-from nse_plugin.corpora import Batch, token_batches
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.subjects import Form, forms_of, same_subject
+from nse_plugin.method.value_cache_key import value_addresses
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
-from nse_plugin.models.moments import MomentSums, measure_moments
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import ContextStates
-from nse_plugin.models.sinks import without_sinks
-from nse_plugin.models.templates import context_templates
+from nse_plugin.models.writing.templates import context_templates
+from nse_plugin.moments.corpora import Batch, token_batches
+from nse_plugin.moments.measure import MomentSums, measure_moments
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.sinks import without_sinks
 
 
 class ClusterError(RuntimeError):

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.facts import Fact
-from nse_plugin.home import written_whole
+from nse_plugin.support.files import written_whole
 
 ALL_METRICS = (*METRICS, "fluency")
 SHOWN = 3  # texts, of the oldest edits

@@ -22,14 +22,15 @@ from rich.console import Console
 
 from nse_plugin.demo.report import Measurement, save_results, show_results
 from nse_plugin.demo.stages import Stages
-from nse_plugin.evaluation.fluency import continuations, text_entropy
-from nse_plugin.evaluation.probability import score_facts
+from nse_plugin.evaluation.metrics.fluency import continuations, text_entropy
+from nse_plugin.evaluation.metrics.probability import score_facts
 from nse_plugin.facts import Fact
-from nse_plugin.home import file_in_the_way
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 from nse_plugin.models.layout import Layout
-from nse_plugin.second_moments import moments_are_kept, moments_folder, second_moments
+from nse_plugin.moments.provider import moments_are_kept, second_moments
+from nse_plugin.moments.storage import moments_folder
+from nse_plugin.support.files import file_in_the_way
 
 ROUND = 10  # facts
 EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency

@@ -22,7 +22,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from nse_plugin.facts import Fact, FactError, warn_of_found_subjects
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conversion import warn_of_found_subjects
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import DONE

@@ -6,14 +6,14 @@ import copy
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..models.loading import easyedit_device
-from .algorithm import ALG_NAME
-from .register import register
+from nse_plugin.easyedit.algorithm import ALG_NAME
+from nse_plugin.easyedit.register import register
+from nse_plugin.models.loading import easyedit_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..hparams import NSEHyperParams
+    from nse_plugin.hparams import NSEHyperParams
 
 
 def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> Any:

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from .standins import stand_ins
+from nse_plugin.easyedit.standins import stand_ins
 
 HOW_TO_GET_IT = (
     "EasyEdit was not found: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder, "

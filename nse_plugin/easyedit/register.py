@@ -7,11 +7,11 @@ import importlib
 import inspect
 from typing import Any
 
-from . import wheel
-from .algorithm import ALG_NAME, apply_nse_to_model
-from .datasets import keep_zsre_subjects
-from .locate import import_easyedit
-from .requests import checked
+from nse_plugin.easyedit import wheel
+from nse_plugin.easyedit.algorithm import ALG_NAME, apply_nse_to_model
+from nse_plugin.easyedit.datasets import keep_zsre_subjects
+from nse_plugin.easyedit.locate import import_easyedit
+from nse_plugin.easyedit.requests import checked
 
 
 def register() -> None:

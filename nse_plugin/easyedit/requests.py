@@ -7,10 +7,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nse_plugin.facts import Fact, FactError, check_round, warn_of_found_subjects
-from nse_plugin.spelling import number_of
-
-from .algorithm import ALG_NAME
+from nse_plugin.easyedit.algorithm import ALG_NAME
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conflicts import check_round
+from nse_plugin.facts.conversion import warn_of_found_subjects
+from nse_plugin.support.suggestions import number_of
 
 
 def checked(method: Callable[..., Any]) -> Callable[..., Any]:

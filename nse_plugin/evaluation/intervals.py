@@ -36,8 +36,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nse_plugin.evaluation.probability import METRICS, mean_scores
-from nse_plugin.spelling import number_of
+from nse_plugin.evaluation.metrics.probability import METRICS, mean_scores
+from nse_plugin.support.suggestions import number_of
 
 try:
     from scipy import stats

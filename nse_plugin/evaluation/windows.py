@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nse_plugin.models.positions import max_positions
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 
 def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[list[int]]:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.inputs import difference
-from nse_plugin.home import file_in_the_way, folder_written_whole, written_whole
+from nse_plugin.support.files import file_in_the_way, folder_written_whole, written_whole
 
+CELLS = "cells"  # a folder of each
 STATE = "state.safetensors"
 
 
@@ -131,6 +132,11 @@ class Record:
 
     def _checkpoint(self, edits: int) -> Path:
         return self.folder / f"checkpoint-{edits:06d}"
+
+
+def cells(out: Path) -> list[Record]:
+    """All cells of a sweep's folder, by name."""
+    return [Record(path) for path in sorted((out / CELLS).glob("*")) if path.is_dir()]
 
 
 def check_writable(out: Path) -> None:

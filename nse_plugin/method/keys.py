@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.replay import SpanReplay
+from nse_plugin.replay.span import SpanReplay
 
 
 class FactSpan:

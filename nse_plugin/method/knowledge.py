@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nse_plugin.models.gram import gram
+from nse_plugin.support.gram import gram
 
 # Share of f: that many keys are collected before they are added to the square. A square made anew every round would
 # cost more than multiplying the few keys does.

@@ -68,11 +68,7 @@ def edit_layers(
                 return edit_layers(layout, prompts, values, second_moments, knowledge, hparams)
             residual_before = residual.clone()
             systems = {
-                layer: System(
-                    second_moments[layer],
-                    knowledge.of(layer, keys[layer]),
-                    hparams.mom2_update_weight,
-                )
+                layer: System(second_moments[layer], knowledge.of(layer, keys[layer]), hparams.mom2_update_weight)
                 for layer in hparams.layers
             }
             first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.models.layout import OutputMatrix
-from nse_plugin.restoring import restoring
+from nse_plugin.support.restoring import restoring
 
 
 class OriginalWeights:

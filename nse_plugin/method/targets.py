@@ -13,7 +13,8 @@ from nse_plugin.models.attention import shared_heads
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
-from nse_plugin.models.replay import ContextStates, SuffixReplay
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.suffix import SuffixReplay
 
 AT_ONCE = 32  # facts
 

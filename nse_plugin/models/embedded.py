@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from nse_plugin.home import cache_home, check_home
+from nse_plugin.support.files import cache_home, check_home
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

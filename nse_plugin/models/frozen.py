@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from nse_plugin.restoring import restoring
+from nse_plugin.support.restoring import restoring
 
 
 @contextmanager

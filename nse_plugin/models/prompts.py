@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nse_plugin.facts import SLOT, Fact, FactError, continuation
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.texts import SLOT, continuation
 from nse_plugin.models.chat import PLAIN, Frame
 
 

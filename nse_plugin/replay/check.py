@@ -21,9 +21,12 @@ from torch import Tensor, nn
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, without_end
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay, output_of
-from nse_plugin.models.rounding import relative_error, rounding_allowed
 from nse_plugin.models.transformers_private import Conv1D
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.recording import output_of
+from nse_plugin.replay.span import SpanReplay
+from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.rounding import relative_error, rounding_allowed
 
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.facts import Fact
 from nse_plugin.method.multilayer import DONE, FAILED, OFF_TARGET, SKIPPED, RoundResult
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
     import pandas

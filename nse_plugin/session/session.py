@@ -12,33 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.addresses import value_addresses
-from nse_plugin.facts import Fact, FactError, Facts, as_facts, check_round
-from nse_plugin.heap import give_back
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conflicts import check_round
+from nse_plugin.facts.conversion import Facts, as_facts
+from nse_plugin.facts.names import warn_of_left_out_names
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, RoundResult, edit_layers
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.subjects import Form, by_fact, forms_of, same_subject
 from nse_plugin.method.targets import Said, predictions, said_with
+from nse_plugin.method.value_cache_key import value_addresses
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
-from nse_plugin.models.moments import MomentsError
 from nse_plugin.models.prompts import FactPrompts
-from nse_plugin.models.sinks import early, without_sinks
-from nse_plugin.models.templates import check_templates, context_templates
-from nse_plugin.names import warn_of_left_out_names
-from nse_plugin.progress import bar
+from nse_plugin.models.writing.templates import check_templates, context_templates
+from nse_plugin.moments.check import check_moments
+from nse_plugin.moments.measure import MomentsError
+from nse_plugin.moments.provider import second_moments
 from nse_plugin.replay.check import check_model
-from nse_plugin.restoring import restoring
-from nse_plugin.second_moments import check_moments, second_moments
+from nse_plugin.replay.sinks import early, without_sinks
 from nse_plugin.session.history import History
 from nse_plugin.session.report import MOMENTS, RoundReport, Targets
 from nse_plugin.session.state import EditState, weights_of
-from nse_plugin.spelling import number_of
 from nse_plugin.store import VALUE, Store
-from nse_plugin.timing import timed
+from nse_plugin.support.heap import give_back
+from nse_plugin.support.progress import bar
+from nse_plugin.support.restoring import restoring
+from nse_plugin.support.suggestions import number_of
+from nse_plugin.support.timing import timed
 
 log = logging.getLogger(__name__)
 

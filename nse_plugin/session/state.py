@@ -16,8 +16,8 @@ from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix
-from nse_plugin.models.replay import ContextStates
-from nse_plugin.replay.batched import BatchedArguments
+from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.session.history import History, Weights
 from nse_plugin.session.report import RoundReport
 

@@ -6,7 +6,8 @@ import pytest
 from tiny import TEMPLATES, tiny_tokenizer
 
 from benchmarks.facts import RELATION_LENGTHS, check_lengths, make_facts, relation_length
-from nse_plugin.facts import Fact, check_round
+from nse_plugin.facts import Fact
+from nse_plugin.facts.conflicts import check_round
 from nse_plugin.models.prompts import encode_fact
 
 

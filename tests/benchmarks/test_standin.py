@@ -11,7 +11,7 @@ from benchmarks.setting import Setting, relative_difference, text_windows
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.knowledge import Protected
 from nse_plugin.method.update import System, solve_update
-from nse_plugin.models.moments import measure_moments
+from nse_plugin.moments.measure import measure_moments
 
 
 def test_values(setting: Setting) -> None:

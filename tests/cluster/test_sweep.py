@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from commands import swept
 
-from nse_plugin.experiments.sweep import sweep
+from nse_plugin.experiments.run.sweep import sweep
 
 
 def test_ray_gives_the_same_table(tiny_experiment, tmp_path):

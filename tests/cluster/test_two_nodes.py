@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny import tiny_facts
 
-from nse_plugin.corpora import token_batches
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
-from nse_plugin.models.moments import MomentSums, measure_moments
-from nse_plugin.second_moments import second_moments
+from nse_plugin.moments.corpora import token_batches
+from nse_plugin.moments.measure import MomentSums, measure_moments
+from nse_plugin.moments.provider import second_moments
 from nse_plugin.session import EditSession
 from nse_plugin.store import Store
 

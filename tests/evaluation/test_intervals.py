@@ -11,7 +11,7 @@ from scipy import stats
 
 from nse_plugin.evaluation import intervals as module
 from nse_plugin.evaluation.intervals import SCORE, compare_facts, metric_intervals, normal_interval, wilson
-from nse_plugin.evaluation.probability import METRICS
+from nse_plugin.evaluation.metrics.probability import METRICS
 
 GENERATOR = np.random.default_rng(0)
 

@@ -9,8 +9,8 @@ from next_word import NextWord
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nse_plugin.evaluation.hidden_drift import hidden_states
-from nse_plugin.evaluation.perplexity import perplexity
+from nse_plugin.evaluation.drift.hidden import hidden_states
+from nse_plugin.evaluation.metrics.perplexity import perplexity
 from nse_plugin.evaluation.teacher_forcing import Prediction, predict
 from nse_plugin.models.positions import max_positions
 

@@ -13,9 +13,10 @@ from transformers.integrations import sdpa_attention
 from nse_plugin.facts import Fact
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.values import GRADIENT, _batches, _rows, optimize_values
-from nse_plugin.models import past, replay
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
+from nse_plugin.replay import context_states, prefix_cache, suffix
+from nse_plugin.replay.first_use import check_once
 from nse_plugin.session import EditSession
 
 pytestmark = pytest.mark.usefixtures("all_in_double")
@@ -59,7 +60,7 @@ def test_rows_in_packs_of_like_length_give_the_same_values(model, tokenizer, fac
     settings = dataclasses.replace(hparams, v_lr=2.0, v_num_grad_steps=9, clamp_norm_factor=4.0)  # some stop early
     expected = [oracles.value(model, tokenizer, fact, templates, settings) for fact in facts]
     for tokens in (0, 5):
-        monkeypatch.setattr(past, "PASS", tokens)
+        monkeypatch.setattr(prefix_cache, "PASS", tokens)
         found = EditSession(model, tokenizer, settings, tiny_moments(model, [1, 2]), templates).values(facts)
         for z, slow in zip(found, expected, strict=True):
             assert relative(z, slow) <= 1e-10
@@ -136,11 +137,14 @@ def test_batches_are_bounded_by_what_gradients_take(tokenizer, facts, templates)
 
 
 def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templates, hparams, monkeypatch):
-    run, own = [], replay.grown
-    monkeypatch.setattr(replay, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows))
+    run, own = [], prefix_cache.grown
+    for module in (context_states, suffix):
+        monkeypatch.setattr(
+            module, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows)
+        )
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
     layout = Layout.of(llama)
-    replay.check_once(layout, [2], [row for fact in prompts for row in fact.rewrites])
+    check_once(layout, [2], [row for fact in prompts for row in fact.rewrites])
     run.clear()
     optimize_values(layout, prompts, dataclasses.replace(hparams, tokens_per_batch=1))
     contexts = {row.ids[: row.context] for fact in prompts for row in fact.rewrites}

@@ -7,10 +7,10 @@ import torch
 from interrupting import interrupted_at_every_line
 from tiny import tiny_model
 
-from nse_plugin import restoring
 from nse_plugin.method import rewind
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.layout import Layout
+from nse_plugin.support import restoring
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from interrupting import interrupted_at_every_line
 from tiny import tiny_model
 from torch import nn
 
-from nse_plugin import restoring
 from nse_plugin.models import frozen as frozen_module
 from nse_plugin.models.frozen import frozen
+from nse_plugin.support import restoring
 
 
 class Failed(Exception):

@@ -10,7 +10,8 @@ from tiny import TEMPLATES, tiny_facts, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from nse_plugin.facts import Fact, FactError, check_round
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conflicts import check_round
 from nse_plugin.models.prompts import encode_fact, pad_right, split_target
 
 

@@ -23,13 +23,14 @@ from transformers import (
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.values import _rows
-from nse_plugin.models import past
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, encode_fact
-from nse_plugin.models.replay import ContextStates, SpanReplay, SuffixReplay
-from nse_plugin.models.rounding import relative_error
-from nse_plugin.replay import check
+from nse_plugin.replay import check, prefix_cache
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.span import SpanReplay
+from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.rounding import relative_error
 
 LAYERS = [1, 2]
 COARSE = 2e-5  # some steps of transformers go through float32 whatever the model's dtype
@@ -84,7 +85,7 @@ def logits_when_others_have_left(model, name, layer, facts, templates=TEMPLATES)
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("together", [True, False], ids=["one pack", "packs of one length"])
 def test_rows_go_on_exactly_when_others_have_left(kind, together, facts, monkeypatch):
-    monkeypatch.setattr(past, "PASS", 10**6 if together else 0)
+    monkeypatch.setattr(prefix_cache, "PASS", 10**6 if together else 0)
     name = name_of_w_out(kind)
     monkeypatch.setattr(oracles, "Layout", Named(name))
     for found, expected in logits_when_others_have_left(random_model(kind), name, 2, facts):
@@ -114,7 +115,7 @@ def test_a_round_ends_where_its_report_says(kind, hparams, facts, monkeypatch):
 
 def test_rows_as_many_as_heads_are_not_taken_for_heads(facts, monkeypatch):
     """MPT's ALiBi is [heads, 1, S]: with four rows in a batch, it looks as if each row had its own."""
-    monkeypatch.setattr(past, "PASS", 10**6)
+    monkeypatch.setattr(prefix_cache, "PASS", 10**6)
     two_rows_each = [facts[0], facts[3]]
     for found, expected in logits_when_others_have_left(random_model("mpt"), None, 2, two_rows_each, ["{}"]):
         assert relative(found, expected) <= COARSE

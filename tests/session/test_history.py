@@ -13,7 +13,7 @@ from interrupting import interrupted_at_every_line
 from peft import LoraConfig, get_peft_model
 from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
-from nse_plugin import EditSession, Fact, restoring
+from nse_plugin import EditSession, Fact
 from nse_plugin.easyedit import algorithm
 from nse_plugin.easyedit.algorithm import NSE
 from nse_plugin.method.knowledge import Knowledge
@@ -23,6 +23,7 @@ from nse_plugin.session import session as session_module
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.state import EditState, StateError
+from nse_plugin.support import restoring
 
 LAYERS = [1, 2]
 ROUNDS = [

@@ -31,8 +31,9 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.facts import FactError
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import LayoutError, OutputMatrix
-from nse_plugin.models.moments import MomentsError
-from nse_plugin.models.replay import SpanReplay, SuffixReplay
+from nse_plugin.moments.measure import MomentsError
+from nse_plugin.replay.span import SpanReplay
+from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.session.report import RoundReport
 
 LAYERS = [1, 2]

@@ -3,8 +3,8 @@
 Nothing here imports torch before it is needed, so that a mistake in a setting is found at once.
 """
 
-from .checks import PlanError, known, made, positive
-from .comparison import (
+from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
+from nse_plugin.experiments.plan.comparison import (
     ABILITY,
     BEFORE,
     DRIFT,
@@ -15,8 +15,8 @@ from .comparison import (
     Plan,
     read_facts,
 )
-from .model import DTYPES, ModelChoice
-from .presets import preset_of
+from nse_plugin.experiments.plan.model import DTYPES, ModelChoice
+from nse_plugin.experiments.plan.presets import preset_of
 
 __all__ = [
     "ABILITY",

@@ -11,7 +11,8 @@ from typing import Any
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
 from nse_plugin.experiments.plan.comparison import ABILITY, DRIFT, EASYEDIT, METRICS, DataChoice, counted
 from nse_plugin.experiments.plan.model import ModelChoice, is_bundled
-from nse_plugin.hparams import NSEHyperParams, plain_value
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.hparams.settings import plain_value
 
 SCORE = "score"
 
@@ -80,7 +81,7 @@ class CellPlan:
 
 def objectives() -> tuple[str, ...]:
     """The names that `objective` takes."""
-    from nse_plugin.evaluation.probability import METRICS as SHARES  # imports torch
+    from nse_plugin.evaluation.metrics.probability import METRICS as SHARES  # imports torch
 
     return (*SHARES, SCORE)
 

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nse_plugin.facts import Fact, FactError, check_round
-from nse_plugin.spelling import did_you_mean, number_of
+from nse_plugin.facts import Fact, FactError
+from nse_plugin.facts.conflicts import check_round
+from nse_plugin.support.suggestions import did_you_mean, number_of
 
 
 class PlanError(ValueError):

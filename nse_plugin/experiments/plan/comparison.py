@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nse_plugin.datasets import Loaded, load_facts
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
 from nse_plugin.experiments.plan.model import ModelChoice
+from nse_plugin.facts.files import Loaded, load_facts
 
 BEFORE = "before"  # the unedited model's name among the methods
 EASYEDIT, ABILITY, DRIFT = "easyedit", "ability", "drift"
@@ -22,7 +22,7 @@ METRICS = tuple(sorted(Path(file.name).stem for file in _FILES))
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What `nse_plugin.datasets.load_facts` reads: a file, or a known name. skip: the first so many are left out."""
+    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: the first so many are left out."""
 
     source: str
     skip: int = 0

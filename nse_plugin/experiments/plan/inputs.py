@@ -28,11 +28,11 @@ from nse_plugin.experiments.plan.comparison import BEFORE, DataChoice, MethodCho
 from nse_plugin.experiments.plan.model import ModelChoice, base_of_adapter, model_config, source_folder, tuned_name
 from nse_plugin.experiments.plan.presets import NSE, preset_of
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.progress import bar
+from nse_plugin.support.progress import bar
 
 if TYPE_CHECKING:
-    from nse_plugin.datasets import Loaded
     from nse_plugin.experiments.plan.cell import CellPlan
+    from nse_plugin.facts.files import Loaded
 
 _OF_THE_UNEDITED = ("model", "data", "metrics", "facts", "seed")
 # What transformers reads of a folder; others write their own files beside it.
@@ -110,7 +110,7 @@ def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
     values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
     named = files_named({**values, **choice.hparams})
     if choice.alg_name == "MEND":
-        from nse_plugin.easyedit.mend import archive_path
+        from nse_plugin.baselines.mend import archive_path
 
         given = {"archive": None, "model_name": "", **values, **choice.hparams}
         archive = archive_path(SimpleNamespace(**given))

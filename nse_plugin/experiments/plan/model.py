@@ -16,7 +16,7 @@ import yaml
 
 from nse_plugin.experiments.plan.checks import PlanError, made
 from nse_plugin.hparams import TUNED_FOR
-from nse_plugin.spelling import number_of
+from nse_plugin.support.suggestions import number_of
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 EMBEDDED = "embedded"

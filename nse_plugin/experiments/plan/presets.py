@@ -129,7 +129,7 @@ def _has_start(choice: MethodChoice, model: ModelChoice) -> bool:
 
 def _bundled_file(method: str, model: ModelChoice) -> Path | None:
     """The file hparams/<method>/<name>.yaml, by the model's own name, or by that of ours that has its shape."""
-    from nse_plugin.easyedit.method_hparams import preset_path
+    from nse_plugin.hparams.files import preset_path
 
     preset_path(method, TUNED_FOR[0].aliases[0])  # raises where there is no such method
     for name in (None if is_bundled(model.name) else model.name, tuned_name(model_config(model.source))):

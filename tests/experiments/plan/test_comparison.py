@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from nse_plugin.evaluation.families import FAMILIES
-from nse_plugin.experiments.configuration import composed
+from nse_plugin.evaluation.suite import FAMILIES
 from nse_plugin.experiments.plan import BEFORE, METRICS, Plan, PlanError
 from nse_plugin.experiments.plan.cell import CellPlan
+from nse_plugin.experiments.plan.configuration import composed
 
 
 def plan(*overrides: str) -> Plan:

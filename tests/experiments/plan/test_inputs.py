@@ -16,11 +16,11 @@ import yaml
 from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
-from nse_plugin.experiments import cell, worker
-from nse_plugin.experiments.configuration import composed
 from nse_plugin.experiments.plan import BEFORE, Plan, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import CellPlan
+from nse_plugin.experiments.plan.configuration import composed
 from nse_plugin.experiments.record import Record
+from nse_plugin.experiments.run import cell, worker
 
 TWO = [
     {"prompt": "{} is a town of", "subject": name, "target_new": new, "target_true": "Italy",

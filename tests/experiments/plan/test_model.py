@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nse_plugin.cli import main
-from nse_plugin.experiments.configuration import composed
 from nse_plugin.experiments.plan import ModelChoice, Plan, PlanError
 from nse_plugin.experiments.plan.cell import CellPlan
+from nse_plugin.experiments.plan.configuration import composed
 from nse_plugin.experiments.plan.model import check_source, model_config
 from nse_plugin.experiments.plan.presets import check_preset_of_sweep, check_presets, preset_of
 

@@ -1,0 +1,165 @@
+"""GRACE's edits of a model, by EasyEdit's contract."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nse_plugin.baselines.grace.codebook import Codebook
+from nse_plugin.baselines.grace.hparams import GRACEHyperParams
+from nse_plugin.baselines.grace.layer import GRACELayer
+from nse_plugin.baselines.requests import prompts_and_targets
+from nse_plugin.facts import Pair
+from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.prompts import split_target
+
+log = logging.getLogger(__name__)
+
+LEARNED = 0.05  # mean loss of the target's tokens at which a value is good: P(token) of 0.95
+
+
+def apply_grace_to_model(
+    model: nn.Module,
+    tok: Any,
+    requests: Sequence[Mapping[str, Any]],
+    hparams: GRACEHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = False,
+    keep_original_weight: bool = False,
+    **_: Any,
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Write requests into the model's codebook, one after the other (EasyEdit's contract).
+
+    requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: these, or EasyEdit's
+    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: the wheel's word for undoing the edits
+    of earlier calls; there are no weights to put back, so the earlier codebook is dropped here.
+    Returns (model, {}): no weight was changed. `unwrap(model)` undoes all edits.
+    Raises FactError or HyperParamsError, and ArithmeticError when a loss is not finite; the edits of the call are then
+    not made.
+    """
+    texts = prompts_and_targets(requests)
+    if copy:
+        model = deepcopy(model)
+    _layer(model, hparams)  # a wrong name is an error before anything is undone
+    if keep_original_weight:
+        unwrap(model)
+    wrapped = _wrapped(model, hparams)
+    before = wrapped.codebook
+    try:
+        for text in texts:
+            _edit(model, tok, wrapped, text, hparams)
+    except BaseException:
+        wrapped.codebook = before
+        if not before.labels:
+            wrapped.unwrap()
+        raise
+    return model, {}
+
+
+def codebook_of(model: nn.Module) -> Codebook | None:
+    """The model's codebook; None before its first edit."""
+    return next((wrapped.codebook for wrapped in _wrapped_layers(model)), None)
+
+
+def resume(model: nn.Module, hparams: GRACEHyperParams, tensors: Mapping[str, Tensor]) -> None:
+    """Put a codebook, saved as `codebook_of(model).tensors()`, on a model, in place of the one it may have."""
+    unwrap(model)
+    layer = _layer(model, hparams)
+    codebook = Codebook.from_tensors({name: tensor.to(layer.weight.device) for name, tensor in tensors.items()})
+    GRACELayer(layer, codebook)
+
+
+def unwrap(model: nn.Module) -> None:
+    """Undo all edits: the model computes what it did before the first, to the bit."""
+    for wrapped in list(_wrapped_layers(model)):
+        wrapped.unwrap()
+
+
+def _wrapped_layers(model: nn.Module) -> Iterator[GRACELayer]:
+    for module in model.modules():
+        if "grace" in module.__dict__:
+            yield module.__dict__["grace"]
+
+
+def _wrapped(model: nn.Module, hparams: GRACEHyperParams) -> GRACELayer:
+    """The model's codebook at work, an empty one if it has none yet."""
+    layer = _layer(model, hparams)
+    wrapped = next(_wrapped_layers(model), None)
+    if wrapped is None:
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        d, f = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.T.shape
+        none = torch.empty(0, dtype=dtype, device=layer.weight.device)
+        return GRACELayer(layer, Codebook(none.view(0, f), none.view(0, d), none))
+    if wrapped.layer is not layer:
+        raise HyperParamsError(
+            f"inner_params = {hparams.inner_params!r} is another layer than the one this model's codebook is for: "
+            "call nse_plugin.baselines.grace.unwrap(model) first, or keep the layer."
+        )
+    return wrapped
+
+
+def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
+    """The Linear or Conv1D to wrap: of "model.layers[27].mlp.down_proj.weight", model.layers.27.mlp.down_proj."""
+    name = re.sub(r"\[(\d+)\]", r".\1", hparams.inner_params[0]).removesuffix(".weight")
+    layer = dict(model.named_modules()).get(name)
+    if not isinstance(getattr(layer, "weight", None), Tensor):
+        raise HyperParamsError(
+            f"inner_params = {hparams.inner_params!r}: this {type(model).__name__} has no layer {name!r} with a "
+            "weight; name a Linear or Conv1D of an MLP."
+        )
+    return layer
+
+
+def _edit(model: Any, tok: Any, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams) -> None:
+    """One edit: find its place in the codebook, then learn the entry's value."""
+    prompt_ids, target_ids = split_target(tok, *text)
+    ids = torch.tensor([prompt_ids + target_ids[:-1]], device=model.get_input_embeddings().weight.device)
+    with frozen(model), torch.enable_grad():
+        key = _activation(model, wrapped.layer, ids, len(prompt_ids) - 1)
+        value = _first_value(wrapped, key, hparams)
+        codebook, entry = wrapped.codebook.placed(key, value, tuple(target_ids), hparams.eps)
+        value = codebook.values[entry].clone().requires_grad_()
+        adam = torch.optim.Adam([value], lr=hparams.edit_lr)
+        targets = torch.tensor(target_ids, device=ids.device)
+        for step in range(hparams.n_iter + 1):
+            wrapped.codebook = codebook.with_value(entry, value)
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(target_ids)).logits[0]
+            loss = cross_entropy(logits.float(), targets.to(logits.device))
+            if not loss.isfinite():
+                raise ArithmeticError(f"GRACE: the loss of {text[0]!r} is not finite: lower edit_lr.")
+            if loss < LEARNED or step == hparams.n_iter:
+                break
+            (value.grad,) = torch.autograd.grad(loss, value)
+            adam.step()
+    wrapped.codebook = codebook.with_value(entry, value.detach())
+    if loss >= LEARNED:
+        log.warning("GRACE: %r has loss %.3g after n_iter = %d steps.", text[0], loss.item(), hparams.n_iter)
+
+
+def _activation(model: nn.Module, layer: nn.Module, ids: Tensor, position: int) -> Tensor:
+    """What enters the layer at one position of the row ids [1, S]: [f]."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, position].detach()))
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _first_value(wrapped: GRACELayer, key: Tensor, hparams: GRACEHyperParams) -> Tensor:
+    """What a new value [d] starts from. "cold" is drawn by the entry's number: a resumed run draws the same."""
+    if hparams.val_init == "warm":
+        output: Tensor = wrapped.layer.forward(key[None])[0].detach()  # past the hook
+        return output
+    draws = torch.Generator().manual_seed(len(wrapped.codebook.labels))
+    return torch.rand(wrapped.codebook.values.shape[1], generator=draws).to(key.device)

@@ -1,0 +1,58 @@
+"""AlphaEdit as EasyEdit's main has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.baselines.lifelong.memory import Edited, Lifelong, Request, lent_globals, module_of
+from nse_plugin.hparams import HyperParamsError
+
+
+class AlphaEdit(Lifelong):
+    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto what C0 leaves empty.
+
+    P of a layer projects onto the eigenvectors of C0 whose eigenvalue is below `nullspace_threshold`. It follows from
+    the second moments; the memory is K_p K_p^T, the keys of earlier rounds, [layers, f, f].
+
+    EasyEdit would take P from a file, or write one into the working folder for every later model to read, and makes
+    room for K_p K_p^T by words in the model's name, GPT-J's not among them.
+    """
+
+    def __init__(self, apply: Any) -> None:
+        super().__init__(apply)
+        self._module = module_of(apply)
+        self._projections: Tensor | None = None
+        self._earlier: Tensor | None = None
+
+    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+        if self._projections is None:
+            self._projections = torch.stack([self._projection(model, tok, layer, hparams) for layer in hparams.layers])
+        if self._earlier is None:
+            self._earlier = torch.zeros_like(self._projections)
+        ours = {"P": self._projections, "P_loaded": True, "cache_c": self._earlier, "cache_c_new": True}
+        with lent_globals(self._module, ours):
+            # of a P that is loaded, its file is still asked to exist
+            edited: Edited = self._apply(model, tok, requests, replace(hparams, P_loc=os.curdir), **options)
+        return edited
+
+    def _projection(self, model: nn.Module, tok: Any, layer: int, hparams: Any) -> Tensor:
+        projection: Tensor = self._module.get_project(model, tok, layer, hparams)
+        if not projection.any():
+            raise HyperParamsError(
+                f"nullspace_threshold = {hparams.nullspace_threshold!r} is below every eigenvalue of layer {layer}'s "
+                "second moment: nothing could be written there, so raise it."
+            )
+        return projection
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._earlier is None else {"earlier": self._earlier.clone()}
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        if "earlier" in tensors:
+            self._earlier = tensors["earlier"].cpu().clone()

@@ -1,0 +1,88 @@
+"""WISE as EasyEdit's main has it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.baselines.lifelong.memory import Edited, Lifelong, Request, lent_globals
+from nse_plugin.models.writing.generation import continue_texts
+from nse_plugin.models.writing.templates import NEW_TOKENS, OPENINGS
+
+
+class WISE(Lifelong):
+    """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory beside one matrix, and a threshold that routes to it.
+
+    It wants, with every fact, a text that has nothing to do with it, which must keep clear of the side memory. EasyEdit
+    leaves the choice to the user; here the unedited model writes them. They are shorter than any fact in its context:
+    where one is longer, EasyEdit takes part of the prompt for the target.
+
+    The memory is the adapter in the model and two lists of what was edited; it cannot be saved from here.
+    """
+
+    padding_side = "left"
+
+    def __init__(self, apply: Any) -> None:
+        super().__init__(apply)
+        self._histories: dict[str, Any] = {"edit_history": [], "merge_group_edit_history": []}
+        self._unrelated: list[str] = []
+
+    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+        if not self._unrelated:
+            self._unrelated = _short_texts(model, tok)
+        settings = replace(hparams, load_path=None)  # the sequence begins with the unedited model
+        settings.sequential_edit = True  # no field: without it, every call puts a new adapter over the last one
+        edits = len(self._histories["edit_history"])
+        facts = [
+            {**request, "loc_prompt": self._unrelated[(edits + number) % len(self._unrelated)]}
+            for number, request in enumerate(requests)
+        ]
+        with lent_globals(importlib.import_module("easyeditor.models.wise.WISE"), self._histories):
+            wrapper, _ = self._apply(model, tok, facts, settings, **options)
+        adapter = wrapper.get_adapter_layer()
+        adapter.zero_grad()
+        if not isinstance(adapter.forward, _RowByRow):
+            adapter.forward = _RowByRow(model, adapter)
+        return wrapper.model, {}
+
+
+class _RowByRow:
+    """The forward of WISE's adapter, each row of a batch on its own.
+
+    EasyEdit's measures how far the side memory's output lies from the original one, takes the mean over everything in
+    the batch, padding too, and sends the whole batch one way. It is right for one text without padding; so it gets
+    each row that way. In generation with a cache it decides token by token, as in EasyEdit.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Any) -> None:
+        self._adapter, self._forward = adapter, adapter.forward
+        self._mask: Tensor | None = None
+        model.register_forward_pre_hook(self._remember_mask, with_kwargs=True)
+
+    def _remember_mask(self, _: nn.Module, __: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        self._mask = options.get("attention_mask")
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """hidden: [B, S, f]. Returns [B, S, d]."""
+        if self._adapter.editing:
+            return self._forward(hidden)  # type: ignore[no-any-return]
+        output: Tensor = self._adapter.original_layer(hidden)
+        rows, length = hidden.shape[:2]
+        read = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
+        if self._mask is not None:
+            read = self._mask[:, -length:].to(read)
+        for row in range(rows):
+            output[row, read[row]] = self._forward(hidden[row : row + 1, read[row]])[0].to(output.dtype)
+        return output
+
+
+def _short_texts(model: nn.Module, tok: Any) -> list[str]:
+    """Twenty beginnings of texts, a context template's length each, that the model writes; always the same ones."""
+    prompts = OPENINGS * 4
+    texts = continue_texts(model, tok, prompts, new_tokens=NEW_TOKENS, places=range(100, 100 + len(prompts)))
+    return [" ".join(text.split()) for text in texts]

@@ -1,0 +1,121 @@
+"""What a model and EasyEdit must look like while MEND is at work."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nse_plugin.baselines.replaced import replaced
+from nse_plugin.easyedit import wheel
+from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.loading import easyedit_device
+from nse_plugin.models.transformers_private import Conv1D
+
+
+def settings_for(hparams: Any, model: Any) -> Any:
+    """The hyperparameters as EasyEdit must see them for this model.
+
+    It knows a model by words in its name and class: what they decide is how a matrix lies ("gpt2": Conv1D, "llama":
+    Linear) and that predictions stand one place before their token.
+    Raises HyperParamsError for inner_params that the model does not have.
+    """
+    modules = dict(model.named_modules())
+    owners = [modules.get(name.removesuffix(".weight")) for name in hparams.inner_params]
+    missing = [name for name, owner in zip(hparams.inner_params, owners, strict=True) if owner is None]
+    if missing or not owners:
+        raise HyperParamsError(
+            f"inner_params = {missing or hparams.inner_params!r}: this {type(model).__name__} has no such matrices; "
+            "name some of its parameters."
+        )
+    word = "gpt2" if isinstance(owners[0], Conv1D) else "llama"
+    device = model.get_input_embeddings().weight.device
+    return dataclasses.replace(
+        hparams,
+        model_name=word,
+        model_class=word,
+        inner_params=list(hparams.inner_params),
+        device=easyedit_device(device),
+        # of a model on several devices, EasyEdit then moves no part
+        model_parallel=len({parameter.device for parameter in model.parameters()}) > 1,
+        dropout=0.0,
+    )
+
+
+@contextmanager
+def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
+    """Within, the model is as MEND needs it; afterwards as it was.
+
+    Gradients for `inner_params` only, so that the backward pass stops above the other layers; no dropout; EasyEdit's
+    hooks, which record what enters these matrices and the gradient of what leaves them. And the wheel's repairs.
+    """
+    algorithm = importlib.import_module("easyeditor.trainer.algs.MEND")
+    hooks = importlib.import_module("easyeditor.trainer.algs.hooks")
+    parameters = dict(model.named_parameters())
+    inner = [parameters[name] for name in settings.inner_params]
+    asked = {parameter: parameter.requires_grad for parameter in parameters.values()}
+    training = {module: module.training for module in model.modules()}
+    dropout = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    with ExitStack() as stack, warnings.catch_warnings():
+        # the lowest hooked matrix has nothing below it that asks for gradients; its own is what is wanted
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        if on_wheel():
+            stack.enter_context(replaced(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_(False)
+            for parameter in inner:
+                parameter.requires_grad_(True)
+            for dropped in dropout:
+                dropped.p = 0.0
+            hooks.hook_model(model, settings.inner_params)  # sets model.handles; MEND then hooks nothing itself
+            with torch.enable_grad():
+                yield
+        finally:
+            for handle in model.__dict__.pop("handles", ()):
+                handle.remove()
+            for parameter in inner:
+                parameter.__dict__.pop("__x__", None)
+                parameter.__dict__.pop("__delta__", None)
+            for dropped, p in dropout.items():
+                dropped.p = p
+            for module, was_training in training.items():
+                module.training = was_training
+            for parameter, had_gradient in asked.items():
+                parameter.requires_grad_(had_gradient)
+
+
+def on_wheel() -> bool:
+    """Whether the EasyEdit at hand is the PyPI wheel."""
+    return wheel.is_wheel(importlib.import_module("easyeditor.editors.editor"))
+
+
+def device_named(settings: Any) -> AbstractContextManager[Any]:
+    """The scope in which the wheel finds its device."""
+    return wheel.device_meant(settings) if on_wheel() else nullcontext()
+
+
+class _WithWeights:
+    """A model with other weights, differentiable in them: as much of `higher`'s monkeypatch as the wheel uses."""
+
+    handles = ()  # the model itself is hooked
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._weights: dict[str, Tensor] = dict(model.named_parameters())
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        return list(self._weights.items())
+
+    def update_params(self, weights: Sequence[Tensor]) -> None:
+        self._weights = dict(zip(self._weights, weights, strict=True))
+
+    def __call__(self, **inputs: Any) -> Any:
+        return functional_call(self._model, self._weights, kwargs=inputs)

@@ -1,0 +1,68 @@
+"""Options that several commands have, and whether what they say can be used."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """What every command says that loads a model of the user's."""
+    command.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")
+    dtypes = ("float32", "float64", "bfloat16", "float16")
+    command.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
+
+
+def add_skip_bad(command: argparse.ArgumentParser) -> None:
+    """--skip-bad, of commands that read facts."""
+    command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
+
+
+def checked_config(arguments: argparse.Namespace) -> Any:
+    """The model's configuration. Raises PlanError where there is no model."""
+    from nse_plugin.experiments.plan.model import model_config
+
+    return model_config(arguments.model, "--model")
+
+
+def check_chat(arguments: argparse.Namespace) -> None:
+    """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
+    from nse_plugin.experiments.plan.model import model_tokenizer
+    from nse_plugin.models.chat import chat_frame, template_of
+
+    if arguments.chat is not False:
+        given = template_of(arguments.chat)
+        asked = "--chat is given" if given is None else f"--chat is {given}"
+        chat_frame(model_tokenizer(arguments.model, "--model"), given, asked=asked, off="leave it out")
+
+
+def check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None:
+    """elsewhere: it is another machine's. Raises ValueError for a device that is not there."""
+    import torch
+
+    device = arguments.device
+    if elsewhere:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise ValueError(f"--device {device}: there is no such device; give cpu, cuda, cuda:0 or mps.")
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if device not in here:
+        raise ValueError(f"--device {device}: there is no such device here; give {' or '.join(here)}.")
+
+
+def check_counts(arguments: argparse.Namespace, *options: str) -> None:
+    """Raise ValueError for one of these options that is given and not above 0."""
+    for option in options:
+        count = getattr(arguments, option)
+        if count is not None and count < 1:
+            raise ValueError(f"--{option} {count}: give a number above 0.")
+
+
+def say_at_once(line: str) -> None:
+    """A line on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,21 @@
+"""`nse sweep`: NSE under many hyperparameters, z computed once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """The command and its options. commands: argparse's subparsers."""
+    command = commands.add_parser(
+        "sweep", help="NSE under many hyperparameters, z computed once (hydra)", add_help=False
+    )
+    command.set_defaults(run=run, goes_on=True, is_hydra=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """A hydra application too, always a multirun."""
+    from nse_plugin.experiments.run.sweep import sweep
+
+    sweep(arguments.rest)

@@ -1,0 +1,1 @@
+"""What an edited model can still do: questions with choices, and tasks of lm-evaluation-harness."""

@@ -1,0 +1,1 @@
+"""How far an edited model has moved away from the unedited one."""

@@ -1,0 +1,1 @@
+"""What a model says of facts, measured: one idea a file."""

@@ -1,0 +1,1 @@
+"""What experiments measure of a model, edited or not."""

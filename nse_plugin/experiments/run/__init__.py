@@ -1,0 +1,1 @@
+"""Comparisons, sweeps and tuning, run: processes, records of them, and what is shown meanwhile."""

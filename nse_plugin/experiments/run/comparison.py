@@ -1,0 +1,166 @@
+"""`nse compare`: every method on the same facts, in the same rounds, measured on the final model.
+
+The parent process loads no model: it checks the plan, starts a worker process for each method, shows how far they are,
+and puts their records together. Whatever is interrupted goes on from its last checkpoint when the same command is given
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from queue import Queue
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from nse_plugin.experiments.measure.suite import Yardstick
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
+from nse_plugin.experiments.plan.checks import check_rounds
+from nse_plugin.experiments.plan.configuration import composed
+from nse_plugin.experiments.plan.model import model_config
+from nse_plugin.experiments.plan.presets import check_presets
+from nse_plugin.experiments.record import check_writable
+from nse_plugin.experiments.report.collect import record_of, write_run, write_tables
+from nse_plugin.experiments.report.page.html import write_report
+from nse_plugin.experiments.report.screen import show_table
+from nse_plugin.experiments.run import channel
+from nse_plugin.experiments.run.follow import Followed, follow
+from nse_plugin.experiments.run.worker import PLAN
+from nse_plugin.store import Store
+from nse_plugin.support.files import written_whole
+
+
+def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
+    """Run a comparison from Python; `overrides` are those of the command line, e.g. "methods=[NSE,MEMIT]", "facts=20".
+
+    Returns summary.csv's frame: columns method, edits, metric, value. Raises what `run` raises.
+    """
+    return run(Plan.from_config(composed("compare", overrides)), console)
+
+
+def configured_model(name: str) -> ModelChoice:
+    """The model that `model=<name>` chooses. Raises PlanError."""
+    return Plan.from_config(composed("compare", [f"model={name}"])).model
+
+
+def run(plan: Plan, console: Console | None = None, command: str | None = None) -> pd.DataFrame:
+    """Run what is not done yet, and write the tables, run.json and report.html into `plan.out`.
+
+    command: what it was started by, for the report. Returns summary.csv's frame. Raises PlanError, DatasetError,
+    QuestionError, TaskError or JudgeError for what cannot be run as asked, before any model is loaded, and RuntimeError
+    when the unedited model could not be measured. A method that fails is a row that says why.
+    """
+    console = console or Console()
+    started = datetime.now(UTC)
+    loaded = read_facts(plan.data, plan.facts)
+    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    model_config(plan.model.source)
+    check_presets(plan.methods, plan.model)
+    for choice in plan.methods.values():
+        if choice.alg_name == "NSE":
+            check_rounds(loaded.facts, choice.round)
+    worked = not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods))
+    if worked:
+        yardstick.check(loaded.facts)
+        yardstick.check_lengths(loaded.facts)
+    data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
+    asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
+    for name in asked:  # nothing is written before all of them fit
+        record_of(plan, name).check_for(asked[name])
+    check_writable(plan.out)
+    if plan.store is not None:
+        Store(plan.store).check_folder()
+    for name in asked:
+        record_of(plan, name).open_for(asked[name])
+    with written_whole(plan.out / PLAN) as path:
+        path.write_text(json.dumps(plan.as_config(), indent=1), encoding="utf-8")
+
+    if not record_of(plan, BEFORE).is_done:
+        with follow(console, plan.facts) as followed:
+            _run_workers(plan, [BEFORE], followed)
+        before = record_of(plan, BEFORE)
+        if not before.is_done:
+            why = (before.ended or {}).get("error")
+            raise RuntimeError(f"the unedited model could not be measured: {why}; see {before.log}.")
+    open_ones = [name for name in plan.methods if not record_of(plan, name).is_done]
+    with follow(console, plan.facts) as followed:
+        for name in plan.methods:
+            if name not in open_ones:
+                followed.update(name, {"doing": "done before", "edits": plan.facts})
+        _run_workers(plan, open_ones, followed)
+
+    summary = write_tables(plan)
+    write_run(plan, started, data, command, worked=worked)
+    report = write_report(plan.out)
+    show_table(console, plan.out)
+    console.print(f"Report: {report}", soft_wrap=True)
+    return summary
+
+
+def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
+    """Run the methods, `plan.jobs` at a time, each in its own process."""
+    waiting, running = list(names), 0
+    news: Queue[tuple[str, dict[str, Any] | None]] = Queue()
+    with _Children(plan, news) as children:
+        while waiting or running:
+            while waiting and running < plan.jobs:
+                children.start(waiting.pop(0))
+                running += 1
+            name, what = news.get()
+            if what is None:
+                running -= 1
+                children.note_death(name)
+                what = {"doing": (record_of(plan, name).ended or {})["status"]}
+            followed.update(name, what)
+
+
+class _Children:
+    """The worker processes. Leaving the context ends those that still run."""
+
+    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+        self._plan, self._news = plan, news
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
+        # A worker's standard error is a log, which bars would fill.
+        self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+    def start(self, name: str) -> None:
+        record = record_of(self._plan, name)
+        (record.folder / "ended.json").unlink(missing_ok=True)  # of a run that failed
+        with record.log.open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nse_plugin.experiments.run.worker", str(self._plan.out), name],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self._environment,
+            )  # fmt: skip
+        self._processes[name] = process
+        threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
+
+    def note_death(self, name: str) -> None:
+        """A worker that could not say how it ended was killed: say it for it."""
+        record, code = record_of(self._plan, name), self._processes.pop(name).wait()
+        if record.ended is None:
+            cause = f"signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
+            record.end(status="failed", error=f"its process ended with {cause}; see {record.log}", note=None)
+
+    def _listen(self, name: str, process: subprocess.Popen[Any]) -> None:
+        """None is the last of a worker's news, whatever happened."""
+        try:
+            for report in channel.reports(process):
+                self._news.put((name, report))
+        finally:
+            self._news.put((name, None))
+
+    def __enter__(self) -> _Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()

@@ -1,0 +1,110 @@
+"""Settings tried on more and more facts, the better ones going on (successive halving)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, run_cell
+from nse_plugin.support.progress import bar, duration
+
+FEWEST, MOST = 4, 64  # facts of a first rung, and of any
+KEPT = 3  # one setting of so many goes on
+ONLY_FIRST = "only the first guess was tried"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting and its score on so many facts."""
+
+    setting: dict[str, Any]
+    score: float
+    facts: int
+
+
+class Trials:
+    """Settings tried as cells of a sweep, a folder for every number of facts."""
+
+    def __init__(
+        self,
+        model: ModelChoice,
+        data: DataChoice,
+        size: int,
+        out: Path,
+        available: int,
+        tell: Callable[[str], None],
+        chat: bool | str = False,
+    ) -> None:
+        self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
+        self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
+        self._available = available
+        self.store = str(out / "store")
+        self.seconds_per_fact = 0.0  # of a setting whose z are not there yet: an estimate until the first was tried
+
+    @property
+    def fewest(self) -> int:
+        """The facts of the first rung."""
+        return min(FEWEST * 2, self._available)
+
+    def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[Trial]:
+        """All settings, the best first: those that went further before those that did not."""
+        started, count = time.monotonic(), self.fewest
+        going, out_of_it = list(settings), list[Trial]()
+        while True:
+            rung = self._rung(stage, going, count, deadline)
+            if len(rung) < len(going):
+                only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
+                self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}")
+            rung.sort(key=lambda trial: trial.score, reverse=True)
+            if rung[0].score == 0.0:
+                raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
+            self._tell(
+                f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {100 * rung[0].score:.1f}"
+            )
+            kept = math.ceil(len(rung) / KEPT)
+            taken = time.monotonic() - started
+            more = min(2 * count, MOST, self._available)
+            enough = kept == 1 and len(rung) == 1
+            if enough or more == count or time.monotonic() + taken * kept * more / (len(rung) * count) > deadline:
+                return [*rung, *reversed(out_of_it)]
+            out_of_it += reversed(rung[kept:])
+            going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
+
+    def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[Trial]:
+        """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
+        rung: list[Trial] = []
+        left = duration(max(0.0, deadline - time.monotonic()))
+        with bar(f"{stage}: settings on {count} facts, {left} at most", len(settings)) as advance:
+            for setting in settings:
+                if rung and time.monotonic() > deadline:
+                    break
+                rung.append(Trial(setting, self.score(f"{stage}-{count}", setting, count)["score"], count))
+                advance(1)
+        return rung
+
+    def _why(self, stage: str, count: int) -> str:
+        errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
+        told = [error for error in errors if error]
+        return f"the first: {told[0]}" if told else "their rephrase and locality prompts are needed, and other layers."
+
+    def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
+        """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
+        checkpoint = run_cell(self.plan(folder, setting, facts, skip))
+        if checkpoint is not None and not checkpoint.costs["values_from_store"]:
+            seconds = checkpoint.costs["seconds"]
+            self.seconds_per_fact = sum(seconds[part] for part in ("values", "update", "measure")) / facts
+        overall = {} if checkpoint is None else checkpoint.overall
+        return {name: overall.get(name, 0.0) for name in OBJECTIVES}
+
+    def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
+        """A cell of so many facts."""
+        return CellPlan(
+            model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
+            preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),
+            out=self._out / folder,
+        )  # fmt: skip

@@ -1,0 +1,226 @@
+"""One method of a comparison, in a process of its own: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
+
+A process of its own, because EasyEdit's methods keep state in module globals and change settings for good: each method
+meets the model as it was loaded, its memory is its own, and when it dies the others live. What happens is told on
+standard output (`channel`); whatever the methods print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nse_plugin.evaluation.metrics.chat import Chat
+from nse_plugin.evaluation.suite import measure
+from nse_plugin.experiments.measure.reference import Reference
+from nse_plugin.experiments.measure.suite import Yardstick, measure_before, peak_memory, told, written_texts
+from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
+from nse_plugin.experiments.record import Checkpoint, Record
+from nse_plugin.experiments.run import channel
+from nse_plugin.experiments.run.locks import alone
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.chat import BOTH
+from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.loading import easyedit_device, load
+from nse_plugin.support.progress import heard_by
+from nse_plugin.support.suggestions import in_a_line
+
+PLAN = "plan.json"
+MOMENTS = "second moments"  # what the description of their progress begins with
+EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
+Tell = Callable[[dict[str, Any]], None]
+
+
+def main() -> int:
+    """Run the method that the command line names; 1 when it failed."""
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    tell = functools.partial(channel.report, channel.own_output())
+    plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+    record = Record(folder / "methods" / name)
+    # another run on the same folder, or one whose parent was killed: it lives until it next has something to report
+    with alone(record.folder / "lock", lambda: tell({"doing": "waiting for another run on this folder"})):
+        return _run_and_note(plan, name, record, tell)
+
+
+def _run_and_note(plan: Plan, name: str, record: Record, tell: Tell) -> int:
+    if record.is_done:  # by that other process
+        return 0
+    started = time.monotonic()
+    try:
+        run(plan, name, record, tell)
+    except BrokenPipeError:  # nobody listens any more: this run was stopped, which is no result
+        return 1
+    except Exception as error:  # a method that fails is a result: its row says why
+        traceback.print_exc()
+        record.end(status="failed", error=in_a_line(error), note=None, seconds=time.monotonic() - started)
+        return 1
+    return 0
+
+
+def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
+    """Write the plan's facts with one method, round after round, and measure at the checkpoints."""
+    _seed(plan.seed)
+    loaded = read_facts(plan.data, plan.facts)
+    asked = inputs.of_method(plan, name, loaded)
+    record.check_for(asked, begun=True)  # hours may have passed: the files may have changed since
+    record.open_for(asked)
+    facts = loaded.facts
+    tell({"doing": "loading the model"})
+    model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
+    if name == BEFORE:
+        tell({"doing": "measuring"})
+        measure_before(Yardstick(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
+    else:
+        _Run(plan, plan.methods[name], record, model, tokenizer, facts, tell).to_the_end()
+
+
+class _Run:
+    """The rounds of one method, from its last checkpoint on."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        choice: MethodChoice,
+        record: Record,
+        model: Any,
+        tokenizer: Any,
+        facts: list[Fact],
+        tell: Tell,
+    ) -> None:
+        from nse_plugin.baselines.hparams import load_hparams
+        from nse_plugin.baselines.runner import Method
+
+        before = Record(record.folder.parent / BEFORE)
+        assert before.ended is not None
+        if before.ended["weights"] != ModelIdentity(model).full():
+            raise RuntimeError("the model is not the one that was measured before: its weights have changed since.")
+        self._plan, self._choice, self._record, self._tell = plan, choice, record, tell
+        self._model, self._tokenizer, self._facts = model, tokenizer, facts
+        self._reference = Reference.load(before)
+        self._yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+        _ = self._yardstick.instruments, self._yardstick.text  # their files are read now, not hours later
+        overrides = dict(choice.hparams)
+        if choice.alg_name == "NSE":
+            own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
+            overrides = {**own, **overrides}
+        preset = preset_of(choice, plan.model)
+        if preset is None:
+            self._hparams = NSEHyperParams.for_model(
+                model, **{"model_name": plan.model.source, **overrides, "device": easyedit_device(plan.model.device)}
+            )
+        else:
+            self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
+        self._method = Method(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
+        self._edited = pd.DataFrame()  # a row per fact edited so far
+        self._note: str | None = None
+        self._measuring = 0.0  # seconds
+
+    def to_the_end(self) -> None:
+        for start in range(self._resumed(), len(self._facts), self._choice.round):
+            self._tell({"doing": "editing", "edits": start})
+            chunk = self._facts[start : start + self._choice.round]
+            with heard_by(functools.partial(self._hear, start)):
+                frame = self._method.edit(chunk)
+            frame = frame.assign(round=start // self._choice.round + 1)
+            self._edited = pd.concat([self._edited, frame], ignore_index=True)
+            edits = start + len(chunk)
+            if start == 0:
+                self._look_at_first_round(chunk)
+            if edits in self._plan.checkpoints and edits not in self._record.edits:
+                self._tell({"doing": "measuring", "edits": edits})
+                self._measure(edits)
+        self._tell({"doing": "done", "edits": len(self._facts)})
+        notes = [self._note] if self._note else []
+        if self._method.values_from_store:
+            count = self._method.values_from_store
+            notes.append(f"{count} of its values z came out of the store: its seconds do not hold them.")
+        note = " ".join(notes) or None
+        self._record.end(status="done", error=None, note=note, hparams=_plain(self._hparams))
+
+    def _resumed(self) -> int:
+        """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose
+        state cannot be kept begins anew, unless it was through."""
+        for edits in reversed(self._record.edits):
+            state = self._record.state(edits)
+            if state is not None or edits == len(self._facts):
+                checkpoint = self._record.load(edits)
+                if state is not None:
+                    with heard_by(functools.partial(self._hear, edits)):
+                        self._method.resume(state)
+                self._method.seconds.update(checkpoint.costs["seconds"])
+                self._measuring = self._method.seconds.pop("measure")
+                self._note = checkpoint.costs["note"]
+                self._method.values_from_store = checkpoint.costs["values_from_store"]
+                self._edited = checkpoint.facts[["case_id", "round", "status", "residual"]]
+                return edits
+        return 0
+
+    def _hear(self, edits: int, what: str | None) -> None:
+        """Tell when second moments are measured: once for a model, so without the edits that time left is told by."""
+        if what is None:
+            self._tell({"doing": "editing", "edits": edits})
+        elif what.startswith(MOMENTS):
+            self._tell({"doing": f"measuring {what.rpartition(',')[0]}"})
+
+    def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
+        """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""
+        compared = all(fact.target_true is not None for fact in facts)
+        family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
+        template = getattr(self._hparams, "chat", False)
+        if template not in (False, BOTH):  # what is written in a chat alone is asked there
+            family, metric = "chat", "chat_first_token"
+        chat = Chat(template if isinstance(template, str) else None, facts=0)
+        rounds = [1] * len(facts)
+        found = measure(self._model, self._tokenizer, facts, [family], rounds=rounds, chat=chat).overall[metric]
+        if found < EXPECTED:
+            self._note = (
+                f"{metric} right after its first round of {len(facts)} was {found:.2f}, where a working method has "
+                f"{EXPECTED} or more: its hyperparameters do not fit this model, or it is broken here."
+            )
+
+    def _measure(self, edits: int) -> None:
+        started = time.monotonic()
+        rounds = self._edited["round"]
+        measured, tables = self._yardstick.measure(
+            self._model, self._tokenizer, self._facts, self._reference, rounds.tolist()
+        )
+        self._measuring += time.monotonic() - started
+        frame = told(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)
+        frame = pd.concat([frame, measured.facts], axis="columns")
+        frame = frame.assign(status=self._edited["status"], residual=self._edited["residual"])
+        costs = {
+            "seconds": {**self._method.seconds, "measure": self._measuring},
+            "peak_memory_mib": peak_memory(self._plan.model.device),
+            "note": self._note,
+            "values_from_store": self._method.values_from_store,
+        }
+        checkpoint = Checkpoint(edits, frame, written_texts(self._facts, measured), measured.overall, costs, tables)
+        self._record.save(checkpoint, self._method.state())
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _plain(hparams: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(hparams), default=str))
+    return plain
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Facts of one round that contradict or repeat each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nse_plugin.facts.errors import FactError
+from nse_plugin.facts.fact import Fact
+
+
+def check_round(facts: Sequence[Fact]) -> None:
+    """Raise FactError when a round is empty, has a fact twice, or asks for two targets of one prompt and subject."""
+    if not facts:
+        raise FactError("facts is empty: a round needs at least one fact.")
+    asked: dict[tuple[str, str], int] = {}
+    for place, fact in enumerate(facts):
+        prompt, subject, target = fact.signature
+        first = asked.setdefault((prompt, subject), place)
+        if (other := facts[first].signature[-1]) != target:
+            raise FactError(
+                f"Two facts of one round ask {fact.text!r} for different targets, {other!r} and {fact.target_new!r}: "
+                "keep one, or put them in different rounds."
+            )
+        if first != place:
+            both = " and ".join(_name(facts[number], number) for number in (first, place))
+            raise FactError(
+                f"Two facts of one round are the same, {both} ask {facts[first].text!r} for {target!r}: keep one, it "
+                "would weigh twice."
+            )
+
+
+def _name(fact: Fact, place: int) -> str:
+    return f"facts[{place}]" if fact.case_id is None else f"fact {fact.case_id}"

@@ -1,0 +1,91 @@
+"""A file of records, read and checked for being one: JSON, JSON lines, or a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nse_plugin.facts.errors import FactError
+from nse_plugin.facts.fact import Fact
+from nse_plugin.facts.files.tables import Row, read_rows
+
+
+class DatasetError(ValueError):
+    """Data that cannot be used as they are; the message names the file, the place in it and the remedy."""
+
+
+TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class FoundRecord:
+    """A record of a file. place: where, as in "line 3" (as an editor counts) or "record 2" (from 0)."""
+
+    place: str
+    content: Any
+
+    def fact(self, number: int) -> Fact:
+        """number: its place among the records, for one without a case_id. Raises FactError."""
+        record = self.content.record() if isinstance(self.content, Row) else self.content
+        if self.place.startswith("record"):
+            return Fact.from_record(record, case_id=number)
+        fact = Fact.from_record(record)  # whose errors name no other number than the line's
+        return dataclasses.replace(fact, case_id=number) if fact.case_id is None else fact
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises DatasetError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}): give a file that is there.") from error
+
+
+def read_records(path: Path, data: bytes) -> list[FoundRecord]:
+    """data: what `path` holds. Raises DatasetError for what is no list of records."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        hint = " (in a spreadsheet: CSV UTF-8)" if path.suffix.lower() in TABLES else ""
+        raise DatasetError(f"{path} is not a UTF-8 text ({error}): save it as UTF-8{hint}.") from error
+    if not text.strip():
+        raise DatasetError(f"{path} is empty: give a file with at least one record.")
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)  # splitlines would also split inside a record, at U+2028
+        return [FoundRecord(f"line {number}", _parsed(path, line, number)) for number, line in lines if line.strip()]
+    records = _rows(path, text) if suffix in TABLES else _parsed(path, text)
+    if not isinstance(records, list):
+        raise DatasetError(f"{path} holds a JSON {type(records).__name__}, not a list of records: put them in a list.")
+    if not records:
+        raise DatasetError(f"{path} holds an empty list: give a file with at least one record.")
+    return [
+        FoundRecord(f"line {record.line}" if isinstance(record, Row) else f"record {index}", record)
+        for index, record in enumerate(records)
+    ]
+
+
+def _rows(path: Path, text: str) -> list[Row]:
+    try:
+        return read_rows(text)
+    except FactError as error:
+        raise DatasetError(f"{path}, {error}") from error
+
+
+def _parsed(path: Path, text: str, line: int = 1) -> Any:
+    """text: what begins at `line` of the file."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DatasetError(f"{path} nests too many lists from line {line} on: give a list of records.") from None
+    except json.JSONDecodeError as error:
+        hint = "" if path.suffix.lower() == ".jsonl" else " (A file with a record a line must be named .jsonl.)"
+        raise DatasetError(
+            f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
+            f"it there.{hint}"
+        ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DatasetError(f"{path} cannot be read from line {line} on ({error}): correct it there.") from error

@@ -1,0 +1,84 @@
+"""Names of a subject in its facts' own texts that the facts are not written for.
+
+An edit holds for the names it is written for. A rephrasing that calls the subject otherwise will most likely not
+follow, which is easily taken for a fault of the edit.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+
+from nse_plugin.facts.fact import Fact
+from nse_plugin.facts.words import begins_sentence, whole_words
+from nse_plugin.support.suggestions import number_of
+
+log = logging.getLogger(__name__)
+
+_ARTICLES = ("the ", "a ", "an ")
+_SHORTEST_SURNAME = 4  # letters
+
+
+def left_out_names(facts: Sequence[Fact]) -> Iterator[tuple[Fact, str]]:
+    """Of each fact with such a name, the first: in one of its rephrase or generation prompts without any of its names.
+
+    Names of a subject are: one of the same round's facts about it; its own in other letters ("munich"), but for the
+    first letter of a sentence; without its article; its last word, where no other name stands beside it ("Einstein").
+    """
+    aliases: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        aliases[fact.subject.strip()].update(fact.names[1:])
+    for fact in facts:
+        names = [name.strip() for name in fact.names]
+        for text in (*fact.rephrase_prompts, *fact.generation_prompts):
+            is_named = any(name in text for name in names)
+            if not is_named and (name := _other_name(text, names, aliases[names[0]])):
+                yield fact, name
+                break
+
+
+def warn_of_left_out_names(facts: Sequence[Fact]) -> None:
+    """One warning for a round."""
+    found = list(left_out_names(facts))
+    if found:
+        fact, name = found[0]
+        log.warning(
+            "%s with a name of the subject in its own texts that it is not written for: %r of %r the first. Give it as "
+            "aliases=[%r] where it is to follow.", number_of(len(found), "fact"), name, fact.text, name,
+        )  # fmt: skip
+
+
+def _other_name(text: str, names: Sequence[str], others: Collection[str]) -> str | None:
+    for name in sorted(others):
+        if whole_words(name.strip(), text):
+            return name
+    for name in names:
+        article = next((one for one in _ARTICLES if name.lower().startswith(one)), "")
+        bare = name[len(article) :]
+        for start, end in whole_words(bare, text, re.IGNORECASE):
+            is_capital_of_sentence = begins_sentence(text, start) and text[start + 1 : end] == bare[1:]
+            if article or not is_capital_of_sentence:
+                return text[start:end]
+        if surname := _surname(name):
+            for start, end in whole_words(surname, text):
+                if not _is_beside_name(text, start, end):
+                    return surname
+    return None
+
+
+def _surname(name: str) -> str | None:
+    """The last of several words that all have capital letters."""
+    *first, last = name.split()
+    is_name = first and all(word[0].isupper() for word in (*first, last)) and len(last) >= _SHORTEST_SURNAME
+    return last if is_name and last.isalpha() else None
+
+
+def _is_beside_name(text: str, start: int, end: int) -> bool:
+    """Whether a word with a capital letter is before or behind it: of somebody else's name, or something's."""
+    behind = re.match("(?:[ \\-]|['\u2019]s )*(\\w)", text[end:])
+    before = re.search(r"(\w+)[ \-.]*$", text[:start])
+    if behind and behind[1].isupper():
+        return True
+    return before is not None and before[1][0].isupper() and not begins_sentence(text, before.start(1))

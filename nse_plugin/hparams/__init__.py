@@ -1,0 +1,7 @@
+"""NSE's hyperparameters: the dataclass, the values for known models, and files of them."""
+
+from nse_plugin.hparams.errors import HyperParamsError
+from nse_plugin.hparams.settings import NSEHyperParams
+from nse_plugin.hparams.tuned import TUNED_FOR
+
+__all__ = ["TUNED_FOR", "HyperParamsError", "NSEHyperParams"]

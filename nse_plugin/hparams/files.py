@@ -1,0 +1,81 @@
+"""Files of hyperparameters: the presets that come with the package, by name, and a file's text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nse_plugin.hparams.errors import HyperParamsError
+from nse_plugin.support.suggestions import did_you_mean
+
+_OF_THE_RUN = ("store", "evaluation_type", "api_key")
+
+
+def find_file(name: str) -> Path:
+    """A path as given, with .yaml added as EasyEdit does, or NSE's preset of that name. Raises HyperParamsError."""
+    bundled = [root / "NSE" for root in _preset_folders()]
+    given = Path(name)
+    candidates = [given, Path(f"{name}.yaml")]
+    if given.parent.parts[-2:] in ((), ("hparams", "NSE")):
+        candidates += [folder / f"{given.name.removesuffix('.yaml')}.yaml" for folder in bundled]
+    for path in candidates:
+        if path.is_file():
+            return path
+    presets = sorted({p.stem for folder in bundled for p in folder.glob("*.yaml")})
+    hint = did_you_mean(name, presets, "")
+    remedy = " ".join(filter(None, [hint, f"Give a YAML or JSON path, or one of {presets}."]))
+    raise HyperParamsError(f"No hyperparameter file {name!r}: {remedy}")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file's mapping. Raises HyperParamsError for a file that is not readable as such, or holds none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise HyperParamsError(f"{path} is not readable as {path.suffix[1:].upper()}: {reason}") from error
+    if not isinstance(config, dict):
+        raise HyperParamsError(f"{path} holds no mapping: write one 'field: value' a line.")
+    return config
+
+
+def preset_path(method: str, model_name: str) -> Path:
+    """The file hparams/<method>/<model_name>.yaml that comes with this package.
+
+    method: a folder's name, "FT-L". Raises HyperParamsError when there is none; the message says which there are.
+    """
+    roots = _preset_folders()
+    for root in roots:
+        if (root / method / f"{model_name}.yaml").is_file():
+            return root / method / f"{model_name}.yaml"
+    methods = sorted({folder.name for root in roots for folder in root.iterdir() if any(folder.glob("*.yaml"))})
+    if method not in methods:
+        raise HyperParamsError(f"No presets for method {method!r}: {did_you_mean(method, methods)}")
+    models = sorted({file.stem for root in roots for file in (root / method).glob("*.yaml")})
+    raise HyperParamsError(f"No {method} preset for model {model_name!r}: {did_you_mean(model_name, models)}")
+
+
+def _preset_folders() -> list[Path]:
+    """The folder of presets, in a wheel or in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return [root for root in (package / "presets", package.parent / "hparams") if root.is_dir()]
+
+
+def preset_text(hparams: Mapping[str, Any], found: Sequence[str], why: Mapping[str, str] | None = None) -> str:
+    """YAML. hparams: as `NSEHyperParams.to_dict` gives them. found: lines of comment at its top. why: field -> how its
+    value was found, a comment above it."""
+    lines = [f"# {line}" for line in found]
+    for name, value in hparams.items():
+        if value is None or name in _OF_THE_RUN:
+            continue
+        if why and name in why:
+            lines.append(f"# {name}: {why[name]}")
+        lines.append(
+            yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, list) else False).strip()
+        )
+    return "\n".join(lines) + "\n"

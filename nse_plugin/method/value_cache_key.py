@@ -1,0 +1,45 @@
+"""What a value z is computed from, as one hash: its address in a `Store`.
+
+z depends on the unedited model, the token rows of its fact in all contexts, and the settings of the value step: never
+on p, alpha, lambda, the number of passes, or what was edited before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.solvers import BETAS, CONTEXTS, LONG, LONGER, SHARE
+from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
+from nse_plugin.support.hashing import hash_of
+
+VALUES = 2  # raise it whenever method/values.py computes other values than before
+VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
+
+
+def value_addresses(
+    model: str,
+    prompts: Sequence[FactPrompts],
+    hparams: NSEHyperParams,
+    groups: Sequence[Sequence[int]] = (),
+) -> list[str]:
+    """The address of every fact's z. model: `ModelIdentity.full` of the unedited model. groups: facts (indices) that
+    share a value, whose rows each one's z depends on."""
+    settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
+    if hparams.solver != "exact":
+        settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
+    shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
+    rows = [[_row(row) for row in (*fact.rewrites, fact.essence)] for fact in prompts]
+    long = {"long": LONG}
+    asked = [{**shared, "rows": own, **(long if fact.in_chat else {})} for own, fact in zip(rows, prompts, strict=True)]
+    for group in groups:
+        if len(group) > 1:
+            together = {**long, "group": [rows[place] for place in group]}
+            for place in group:
+                asked[place] |= together
+    return [hash_of(one) for one in asked]
+
+
+def _row(prompt: EncodedPrompt) -> dict[str, Any]:
+    return {"ids": prompt.ids, "lookup": prompt.lookup, "targets": prompt.targets}

@@ -1,0 +1,1 @@
+"""A transformers model seen from outside: its parts, its identity, its prompts, what it writes."""

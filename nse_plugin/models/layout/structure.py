@@ -1,0 +1,78 @@
+"""What a model is made of: whether it can be edited at all, and which matrices write to the residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from nse_plugin.models.layout.output_matrix import LayoutError
+from nse_plugin.models.transformers_private import Conv1D
+
+
+def is_attention(module: nn.Module) -> bool:
+    """By the name of its class, which every architecture gives alike."""
+    kind = type(module).__name__.lower()
+    return "attention" in kind or "attn" in kind
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raise LayoutError for what is no transformers model, or was loaded in a way that it cannot be edited."""
+    kind = type(model).__name__
+    if not hasattr(getattr(model, "config", None), "to_dict") or not hasattr(model, "get_input_embeddings"):
+        wrapped = isinstance(getattr(model, "module", None), nn.Module)
+        remedy = "give its .module" if wrapped else "give the transformers model itself, not a wrapper around it"
+        raise LayoutError(f"{kind} is not a transformers model: {remedy}.")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise LayoutError(
+            "The model has weights on the meta device (offloaded or not loaded): load it whole into memory first."
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise LayoutError(
+            "The model's weights were made within torch.inference_mode(), so they can never change: load it outside."
+        )
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise LayoutError(f"{kind} has an encoder and a decoder: NSE edits decoder-only language models.")
+    if getattr(config, "return_dict", True) is False:
+        raise LayoutError("The model's config.return_dict is False: set it to True, as transformers has it.")
+
+
+def decoder_config(model: nn.Module) -> Any:
+    """The configuration of the language model. Raises LayoutError when it does not say how many layers there are."""
+    config: Any = model.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("num_hidden_layers", "hidden_size"):
+        if not isinstance(getattr(text, name, None), int):
+            raise LayoutError(f"{type(model).__name__}'s config has no {name}: give a causal language model.")
+    return text
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors (any shapes) lie in the same memory."""
+    if one is other:
+        return True
+    plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
+    return plain and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def out_features(module: nn.Module) -> int:
+    """How many numbers a Linear or Conv1D gives."""
+    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
+
+
+def _in_features(module: nn.Module) -> int:
+    return module.nx if isinstance(module, Conv1D) else module.in_features  # type: ignore[return-value]
+
+
+def mlp_writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
+    """The matrices within a layer, outside attention, that map another size to the hidden size."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if is_attention(child):
+            continue
+        if not isinstance(child, nn.Linear | Conv1D):
+            found += mlp_writers(child, hidden_size)
+        elif out_features(child) == hidden_size != _in_features(child):
+            found.append(child)
+    return found

@@ -1,0 +1,5 @@
+"""Text that a model writes."""
+
+from nse_plugin.models.writing.sampling import uniform_draws, write
+
+__all__ = ["uniform_draws", "write"]

@@ -1,0 +1,34 @@
+"""Context templates: the short beginnings of texts in which a fact is seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from nse_plugin.facts.texts import SLOT
+from nse_plugin.models.writing.generation import continue_texts
+
+OPENINGS = ("The", "Therefore", "Because", "I", "You")
+NEW_TOKENS = 10  # as the authors' code generates
+
+
+def context_templates(model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
+    """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
+    texts = continue_texts(model, tokenizer, OPENINGS, new_tokens=NEW_TOKENS, seed=seed)
+    return [SLOT, *(f"{_without_braces(text)}. {SLOT}" for text in texts)]
+
+
+def check_templates(templates: list[str]) -> list[str]:
+    """Raise ValueError unless every template has one `{}` and the first is "{}" itself."""
+    if not templates or templates[0] != SLOT:
+        raise ValueError(f"templates = {templates!r:.80} cannot be used: the first template must be '{{}}' itself.")
+    for template in templates:
+        if template.count(SLOT) != 1:
+            raise ValueError(f"template {template!r} cannot be used: write '{{}}' exactly once, where the prompt goes.")
+    return list(templates)
+
+
+def _without_braces(text: str) -> str:
+    """On one line, without what would be taken for the place of the prompt."""
+    return " ".join(text.replace("{", " ").replace("}", " ").split())

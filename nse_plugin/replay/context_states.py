@@ -1,0 +1,52 @@
+"""Keys and values of the context templates that rows begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.replay.prefix_cache import Past, grown, joined
+
+
+class ContextStates:
+    """Keys and values of all layers for the beginnings of rows that come from a template.
+
+    They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
+    met before does not change a bit of it. Where the model's quick identity is another, all are forgotten. Holds no
+    reference to the model.
+    """
+
+    def __init__(self) -> None:
+        self._place: dict[tuple[int, ...], int] = {}
+        self._past = Past.nothing(0, torch.device("cpu"))
+        self._looks: str | None = None
+
+    def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> Past:
+        """What these rows begin with, on the weights as they are."""
+        looks, device = ModelIdentity(layout.model).quick(), layout.device
+        if device != self._past.lengths.device or looks != self._looks:
+            self._place, self._past, self._looks = {}, Past.nothing(0, device), looks
+        new = [context for context in different_contexts(prompts)[0] if context not in self._place]
+        if new:
+            first = len(self._past.lengths)
+            alone = [grown(layout, Past.nothing(1, device), [context]) for context in new]
+            self._past = joined([self._past, *alone])
+            self._place |= {context: number for number, context in enumerate(new, first)}
+        return self._past.of_rows([self._place[context_of(prompt)] for prompt in prompts])
+
+
+def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int, ...]], dict[tuple[int, ...], int]]:
+    """The different contexts, one of them maybe empty, and each one's place among them."""
+    place: dict[tuple[int, ...], int] = {}
+    for prompt in prompts:
+        place.setdefault(context_of(prompt), len(place))
+    return list(place), place
+
+
+def context_of(prompt: EncodedPrompt) -> tuple[int, ...]:
+    """The tokens of a row that come from its template."""
+    return prompt.ids[: prompt.context]

@@ -1,0 +1,88 @@
+"""What a forward pass calls its layers with, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from torch import Tensor, nn
+
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.layout.batched_arguments import Call, without_hidden_states
+from nse_plugin.models.transformers_private import ModelOutput
+from nse_plugin.support.forward import Enough, forward_replaced
+
+
+class Record:
+    """What one forward pass showed: the calls of the upper layers, l_0's output, what runs after the last layer."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.output: Any = None
+        self.tail: list[nn.Module] = []
+        self.past_last_layer = False
+        self.stack_output: type[ModelOutput]
+
+
+@contextmanager
+def recorded(layout: Layout, layer: int) -> Iterator[Record]:
+    """Record a forward pass of the model (see `Record`), which ends before the head."""
+    record = Record()
+
+    def keep_output(_: nn.Module, __: Any, output: Any) -> None:
+        record.output = output_of(output)
+
+    def keep_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record.calls.append(without_hidden_states(args, kwargs)[1])
+
+    def last_layer_done(*_: Any) -> None:
+        record.past_last_layer = True
+
+    def keep_tail(module: nn.Module, *_: Any) -> None:
+        if record.past_last_layer:
+            record.tail.append(module)
+
+    def keep_kind(_: nn.Module, __: Any, output: ModelOutput) -> None:
+        record.stack_output = type(output)
+        raise Enough  # before the head
+
+    handles = [layout.layers[layer].register_forward_hook(keep_output), layout.stack.register_forward_hook(keep_kind)]
+    for module in list(layout.layers)[layer + 1 :]:
+        handles.append(module.register_forward_pre_hook(keep_call, with_kwargs=True))
+    handles.append(layout.layers[-1].register_forward_hook(last_layer_done))
+    for child in layout.stack.children():
+        if child is not layout.layers:
+            handles.append(child.register_forward_pre_hook(keep_tail))
+    try:
+        with suppress(Enough):
+            yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None]:
+    """Within, `layers` hand on what they are given, in the form in which the layer before them returns it: their calls
+    can be recorded without their being run."""
+    returned: list[Any] = []
+
+    def passed(*args: Any, **kwargs: Any) -> Any:
+        hidden, output = without_hidden_states(args, kwargs)[0], returned[-1]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = before.register_forward_hook(lambda _, __, output: returned.append(output))
+    try:
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(forward_replaced(layer, passed))
+            yield
+    finally:
+        handle.remove()
+
+
+def output_of(output: Any) -> Tensor:
+    """Layers return a tensor or a tuple, depending on model and version."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor

@@ -1,0 +1,183 @@
+"""The edited layers, run again and again for the layer updates.
+
+Keys and residuals depend only on the tokens up to the subject's last one and on the layers up to l_0, so the layers
+below the first edited one are run once, and each update runs the edited layers from the one it changed: to l_0 for the
+output, to the next edited layer's `W_out` for its keys alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.models.batching import batches_by_length
+from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.layout.batched_arguments import BatchedArguments, Call, without_hidden_states
+from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.replay.context_states import context_of, different_contexts
+from nse_plugin.replay.first_use import batched_arguments, check_once
+from nse_plugin.replay.prefix_cache import Growing, Past, behind
+from nse_plugin.replay.recording import output_of, passed_over
+from nse_plugin.support.forward import Enough
+
+# A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
+# 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
+SHARE = 1 / 4
+
+
+class SpanReplay:
+    """The edited layers' keys and output at the subject's last token, on the weights as they are at each call.
+
+    prompts: rows of which only the tokens up to the lookup matter.
+    """
+
+    def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt], tokens_per_batch: int):
+        """Run the layers below `layers[0]` once, in batches of at most `SHARE` x `tokens_per_batch` padded tokens."""
+        check_once(layout, layers, prompts)
+        self._layout, self._layers, self._prompts = layout, list(layers), prompts
+        self._writers = layout.output_matrices(layers)
+        span = range(layers[0], layers[-1] + 1)
+        contexts, place = different_contexts(prompts)
+        nothing = Past.nothing(len(contexts), layout.device)
+        self._contexts, shared = None, nothing
+        if any(contexts):
+            growing = Growing(nothing, contexts)
+            self._contexts = _Chunk(layout, span, growing, contexts)
+            shared = growing.grown
+        rows = [prompt.ids[prompt.context : prompt.lookup + 1] for prompt in prompts]
+        self._order = batches_by_length([len(row) for row in rows], int(SHARE * tokens_per_batch))
+        self._chunks = [
+            _Chunk(
+                layout, span, shared.of_rows([place[context_of(prompts[i])] for i in chosen]), [rows[i] for i in chosen]
+            )
+            for chosen in self._order
+        ]
+
+    def run(self, start: int | None = None) -> tuple[dict[int, Tensor], Tensor]:
+        """Run the edited layers from `start` (an edited layer; None: the first) to l_0.
+
+        Returns ({layer: keys [n, f]} for the edited layers from `start` on, output of l_0 [n, d]). Layers below
+        `start` must not have changed since the run from the edited layer before it.
+        """
+        parts = self._run_chunks(start, None)
+        return self._by_row([keys for keys, _ in parts]), self._in_order([output for _, output in parts])
+
+    def keys(self, start: int | None = None, until: int | None = None) -> dict[int, Tensor]:
+        """The keys alone, to those of the edited layer `until` (None: l_0), which is run up to its `W_out`."""
+        until = self._layers[-1] if until is None else until
+        return self._by_row([keys for keys, _ in self._run_chunks(start, until)])
+
+    def _run_chunks(self, start: int | None, until: int | None) -> list[tuple[dict[int, Tensor], Tensor]]:
+        start = self._layers[0] if start is None else start
+        if self._contexts is not None:  # first: their keys and values are what the others see
+            self._run_chunk(self._contexts, start, until)
+        return [self._run_chunk(chunk, start, until) for chunk in self._chunks]
+
+    def _by_row(self, parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:
+        return {layer: self._in_order([keys[layer] for keys in parts]) for layer in parts[0]}
+
+    def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))[torch.tensor([i for chosen in self._order for i in chosen]).argsort()]
+
+    def part(self, rows: Sequence[int]) -> SpanReplay:
+        """The replay of some of the rows (indices, ascending), as far as this one has been run."""
+        part = copy(self)
+        place = {row: number for number, row in enumerate(rows)}
+        held = [[at for at, row in enumerate(order) if row in place] for order in self._order]
+        chunks = list(zip(self._chunks, self._order, held, strict=True))
+        batched = batched_arguments(self._layout, self._prompts)
+        part._chunks = [chunk.part(torch.tensor(at), batched) for chunk, _, at in chunks if at]
+        part._order = [[place[order[i]] for i in at] for _, order, at in chunks if at]
+        return part
+
+    def _run_chunk(self, chunk: _Chunk, start: int, until: int | None) -> tuple[dict[int, Tensor], Tensor]:
+        """Keys by layer, and the output of l_0; where `until` ends the run before, that means nothing."""
+        hidden = chunk.inputs[start]
+        edited = [layer for layer in self._layers if start <= layer and (until is None or layer <= until)]
+        keys: dict[int, Tensor] = {}
+        handles = [
+            self._writers[layer].module.register_forward_pre_hook(
+                _keep_keys(keys, layer, self._writers[layer], chunk.lookup, hidden.shape[1], enough=layer == until)
+            )
+            for layer in edited
+        ]
+        try:
+            with torch.no_grad():
+                for layer in range(start, self._layers[-1] + 1):
+                    # The next update starts at the edited layer after `start`, from this input.
+                    if len(edited) > 1 and layer == edited[1]:
+                        chunk.remember(layer, hidden)
+                    args, kwargs = chunk.calls[layer]
+                    hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
+        except Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return keys, hidden[torch.arange(len(hidden), device=hidden.device), chunk.lookup.to(hidden.device)]
+
+
+class _Chunk:
+    """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
+
+    def __init__(self, layout: Layout, span: range, past: Past, rows: Sequence[tuple[int, ...]]) -> None:
+        self.lookup = torch.tensor([max(len(row), 1) - 1 for row in rows], device=layout.device)
+        self.calls: dict[int, Call] = {}
+        self.inputs: dict[int, Tensor] = {}
+        self._first = span[0]
+        handles = [
+            layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
+            for layer in span
+        ]
+        try:
+            # the layer below tells in which form layers return; where there is none, the first itself
+            first = max(span[0], 1)
+            over = [layout.layers[layer] for layer in range(first, span.stop)]
+            with torch.no_grad(), passed_over(over, layout.layers[first - 1]):
+                layout.model(**behind(layout, past, rows))
+        except Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, layer: int, span: range) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden, self.calls[layer] = without_hidden_states(args, kwargs)
+            if layer == span[0]:
+                self.inputs[layer] = hidden
+            if layer == span[-1]:
+                raise Enough
+
+        return record
+
+    def part(self, rows: Tensor, batched: BatchedArguments) -> _Chunk:
+        """Some of the rows (indices)."""
+        part, batch = copy(self), len(self.lookup)
+        memo: dict[int, Any] = {}
+        part.lookup = self.lookup[rows.to(self.lookup.device)]
+        part.calls = {layer: batched.select(layer, call, rows, batch, memo) for layer, call in self.calls.items()}
+        part.inputs = {layer: hidden[rows.to(hidden.device)] for layer, hidden in self.inputs.items()}
+        return part
+
+    def remember(self, layer: int, hidden: Tensor) -> None:
+        """Keep the input of `layer`, beside that of the first layer, and drop any other."""
+        self.inputs = {self._first: self.inputs[self._first], layer: hidden}
+
+
+def _keep_keys(
+    keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
+) -> Callable[..., None]:
+    """A hook of `W_out`. tokens: of each row. enough: nothing behind these keys is wanted."""
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        k = writer.keys(args[0], len(lookup), tokens)
+        keys[layer] = k[torch.arange(len(lookup), device=k.device), lookup.to(k.device)]
+        if enough:
+            raise Enough
+
+    return keep

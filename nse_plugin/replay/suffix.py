@@ -1,0 +1,150 @@
+"""The upper part of a model, run again and again for the value step.
+
+delta enters at the output of layer l_0 at the subject's last token, so it can change only: layers above l_0, positions
+from that token on, and, for the loss, the head at the target rows.
+The tokens before the subject's last one (the prefix) are run once and their keys and values kept; the rest (the
+suffix) is run once to record what every upper layer is called with; each gradient step then calls those layers
+again, the last one's MLP and the head at the rows asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nse_plugin.models.layout import Layout
+from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.first_use import batched_arguments, check_once
+from nse_plugin.replay.partial_mlp import mlp_of, only_at
+from nse_plugin.replay.prefix_cache import behind, grown, packs_by_length
+from nse_plugin.replay.recording import output_of, passed_over, recorded
+from nse_plugin.support.forward import forward_replaced
+
+
+class SuffixReplay:
+    """The upper part of a model, ready to be run again and again on fixed prompts with a changing delta.
+
+    at_lookup: [B, d], the output of layer l_0 at every row's subject's last token.
+    """
+
+    def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt], contexts: ContextStates) -> None:
+        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
+        check_once(layout, [layer], prompts)
+        self._layout, self._layer, self._prompts = layout, layer, prompts
+        self._upper = list(layout.layers)[layer + 1 :]
+        self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
+        past = grown(
+            layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
+        )
+        suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
+        self._packs = []
+        for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
+            rows = torch.tensor(pack)
+            own = past.taking(rows).trimmed()
+            with torch.no_grad(), recorded(layout, layer) as record, passed_over(self._upper, layout.layers[layer]):
+                layout.model(**behind(layout, own, [suffixes[i] for i in pack]))
+            own.forget(range(layer + 1))  # no step runs them again
+            self._packs.append(_Pack(rows, record.output, record.calls))
+        self._tail, self._stack_output = record.tail, record.stack_output
+        self._find()
+
+    def _find(self) -> None:
+        """In which pack each row is, where in it, and what it shows at the lookup."""
+        order = torch.cat([pack.rows for pack in self._packs]).argsort()
+        sizes = [len(pack.rows) for pack in self._packs]
+        self._pack_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
+        self._place_in = torch.cat([torch.arange(size) for size in sizes])[order]
+        starts = torch.cat([pack.start[:, 0] for pack in self._packs])
+        self.at_lookup: Tensor = starts[order.to(starts.device)]
+
+    def part(self, rows: Tensor) -> SuffixReplay:
+        """The replay of some of the rows (indices, ascending)."""
+        part = copy(self)
+        part.keep(rows)
+        return part
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these (indices into the present ones, ascending)."""
+        batched = batched_arguments(self._layout, self._prompts)
+        self._packs = [
+            part for pack in self._packs if (part := pack.taking(rows, self._layer + 1, batched)) is not None
+        ]
+        self._find()
+
+    def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Next-token logits with `delta` added at the subject's last token.
+
+        delta: [B, d], one vector a row. rows, positions: [m], which suffix positions' logits are wanted.
+        Returns [m, vocabulary], differentiable in delta.
+        """
+        states, wanted = [], []
+        for number, pack in enumerate(self._packs):
+            own = (self._pack_of[rows] == number).nonzero()[:, 0]
+            states.append(self._run(pack, delta, self._place_in[rows[own]], positions[own]))
+            wanted.append(own)
+        together = torch.cat(states)
+        return self._head(together[torch.cat(wanted).argsort().to(together.device)])
+
+    def _run(self, pack: _Pack, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Output of the last layer at these places of a pack's suffixes, [m, d]."""
+        first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
+        hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
+        shape = (hidden.shape[0], hidden.shape[1])
+        for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
+            # its module may serve an earlier layer too
+            last_mlp = self._last_mlp if place == len(self._upper) else None
+            with only_at(last_mlp, shape, rows, positions):
+                hidden = output_of(module(hidden, *args, **kwargs))
+        return hidden[rows.to(hidden.device), positions.to(hidden.device)]
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
+
+        The model's forward is called with its layer stack replaced by one that returns these states, so whatever a
+        model does to its logits is done here too. The states pass for tokens of one row, which may have no more of them
+        than the model has positions.
+        """
+        size = self._layout.max_positions or max(1, len(hidden))
+        return torch.cat([self._head_of(hidden[at : at + size]) for at in range(0, max(1, len(hidden)), size)])
+
+    def _head_of(self, hidden: Tensor) -> Tensor:
+        hidden = hidden[None]
+        for module in self._tail:
+            hidden = output_of(module(hidden))
+        output = self._stack_output(last_hidden_state=hidden)
+        model = self._layout.model
+        with forward_replaced(self._layout.stack, lambda *_, **__: output):
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+            logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """Rows of a `SuffixReplay` with suffixes of like length.
+
+    rows: which they are, [B]. start: the output of l_0, [B, S, d]. calls: what the layers above are called with.
+    """
+
+    rows: Tensor
+    start: Tensor
+    calls: list[Any]
+
+    def taking(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
+        """What is left of it when only these rows of the replay stay, under their new numbers. first: the layer that
+        the first of the calls belongs to."""
+        number = {row: new for new, row in enumerate(rows.tolist())}
+        held = torch.tensor([at for at, row in enumerate(self.rows.tolist()) if row in number], dtype=torch.long)
+        if not len(held):
+            return None
+        memo: dict[int, Any] = {}
+        calls = [batched.select(n, call, held, len(self.rows), memo) for n, call in enumerate(self.calls, first)]
+        renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
+        return _Pack(renumbered, self.start[held.to(self.start.device)], calls)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+from fabricated import results_folder
+from report_pages import report_of
+
+from nse_plugin.experiments.report.page import html as page
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with its report: read only."""
+    folder = results_folder(tmp_path_factory.mktemp("results") / "run")
+    return folder, report_of(folder)
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For what has nothing to do with them: most of a report's time goes into its plots."""
+    monkeypatch.setattr(page, "figures_of", lambda results: {})

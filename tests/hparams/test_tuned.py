@@ -1,0 +1,55 @@
+"""The values for known models are those of their YAML, and are found by name and by shape."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from preset_files import PUBLISHED, ROOT, figures_of
+
+from nse_plugin.hparams import TUNED_FOR, NSEHyperParams
+
+BUNDLED = sorted((ROOT / "hparams" / "NSE").glob("*.yaml"))
+
+
+def test_every_tuned_model_has_its_yaml():
+    assert {path.stem for path in BUNDLED} == {cls.aliases[0] for cls in TUNED_FOR}
+
+
+@pytest.mark.parametrize("cls", TUNED_FOR)
+def test_the_yaml_and_the_dataclass_say_the_same(cls):
+    assert NSEHyperParams.from_hparams(cls.aliases[0]).to_dict() == cls().to_dict()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_figures(name):
+    hparams = NSEHyperParams.from_hparams(name)
+    assert figures_of(hparams) == PUBLISHED[name]
+    assert (hparams.clamp_norm_factor, hparams.v_weight_decay, hparams.kl_factor) == (0.75, 0.5, 0.0625)
+    assert (hparams.mom2_dataset, hparams.mom2_n_samples) == ("wikipedia", 100000)
+    assert (hparams.preset, hparams.rewind, hparams.accumulate) == ("paper", True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("openai-community/gpt2-xl", "gpt2-xl"),
+        ("./hugging_cache/gpt-j-6B", "gpt-j-6B"),
+        ("EleutherAI/gpt-j-6b", "gpt-j-6B"),
+        ("EleutherAI_gpt-j-6B", "gpt-j-6B"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3-8b"),
+        ("meta-llama/Llama-3.1-8B", "llama3-8b"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+    ],
+)
+def test_models_are_known_by_name(name, preset):
+    hparams = NSEHyperParams.for_model(name)
+    expected = {**NSEHyperParams.from_hparams(preset).to_dict(), "model_name": name}
+    assert hparams.to_dict() == expected
+
+
+@pytest.mark.parametrize("cls", TUNED_FOR)
+def test_models_are_known_by_shape(cls):
+    model_type, layers, hidden, vocabulary = cls.shape
+    config = SimpleNamespace(model_type=model_type, num_hidden_layers=layers, hidden_size=hidden, vocab_size=vocabulary)
+    assert type(NSEHyperParams.for_model(SimpleNamespace(config=config))) is cls
