@@ -65,6 +65,14 @@ class ModelIdentity:
             hashed.update(f"{name} {known[id(tensor)]}\n".encode())
         return hashed.hexdigest()
 
+    def weights(self) -> str:
+        """SHA-256 over the names and bits of what `save_pretrained` writes alone: parameters and buffers, whatever
+        version of whatever library computes with them."""
+        hashed = hashlib.sha256()
+        for name, tensor in self._model.state_dict().items():
+            hashed.update(f"{name} {fingerprint(tensor)}\n".encode())
+        return hashed.hexdigest()
+
     def quick(self) -> str:
         """A hash that is hundreds of times cheaper than `full` and that nearly every change alters.
 
