@@ -171,7 +171,8 @@ class EditSession:
         """z of every fact by itself [n, d]: on the original weights, or with `rewind: false` on the present ones. Edits
         nothing. (`edit` makes one value for all facts about a subject.)
 
-        A fact in several forms has a row for each: its first name in plain text, in a chat, then the next. What is not finite is a row of NaN. Raises FactError, LayoutError.
+        A fact in several forms has a row for each: its first name in plain text, in a chat, then the next. What is not
+        finite is a row of NaN. Raises FactError, LayoutError.
         """
         facts = as_facts(facts)
         if not facts:
