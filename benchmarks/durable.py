@@ -68,14 +68,14 @@ def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[flo
 
 def base() -> Any:
     """The model as it is loaded, every time the same."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+    config = AutoConfig.for_model(
+        "llama", vocab_size=320, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=64,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def tokenizer_of() -> Any:
@@ -86,7 +86,8 @@ def tokenizer_of() -> Any:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     own = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))
     own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=own)
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=own)
 
 
 def moments_of() -> dict[int, torch.Tensor]:

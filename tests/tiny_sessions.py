@@ -18,8 +18,8 @@ TARGETS = ("Lyon", "Rome", "an old town", "Japan", "French")
 
 def hparams(**changes):
     settings = {
-        "layers": LAYERS, "alpha": 0.5, "p": 0.8, "mom2_update_weight": 2.0, "v_lr": 0.1, "v_num_grad_steps": 6,
-        "device": "cpu", **changes,
+        "layers": LAYERS, "alpha": 0.5, "p": 0.8, "mom2_update_weight": 2.0, "v_lr": 0.1,
+        "v_num_grad_steps": 3, "max_iterations": 2, "device": "cpu", **changes,
     }  # fmt: skip
     return NSEHyperParams(**settings)
 

@@ -127,7 +127,8 @@ class Rounds:
             write(self.columns_of(rounds[number - 1], number), matrices, "old")
         earlier = history.first(count)
         if self._edited.weights() != earlier.now:
-            raise SessionError("What the rounds changed does not lead back to the weights that they were made on.")
+            where = "this session" if self.journal is None else self.journal.folder
+            raise SessionError(f"What the rounds of {where} changed does not lead back to the weights before them.")
         return earlier
 
     def columns_of(self, made: Round, number: int) -> Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -24,7 +25,6 @@ from nse_plugin.models.moments import MomentsError
 from nse_plugin.session import SessionError, journal, read_columns, read_rounds
 from nse_plugin.session import round as round_module
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROUNDS = rounds_of(5)
 
 
@@ -50,8 +50,10 @@ def folder(finished, tmp_path):
 # -- opening -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # Linear, Conv1D
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("llama", torch.float32), ("gpt2", torch.float32), ("llama", torch.float16), ("gpt2", torch.bfloat16)],
+)  # Linear, Conv1D
 def test_a_session_that_is_closed_and_opened_goes_on_as_one_that_never_was(kind, dtype, tmp_path):
     model, reopened = base(kind, dtype), base(kind, dtype)
     session = in_memory(model)
@@ -152,7 +154,7 @@ REFUSED = {
     "another dtype": (
         lambda model: model.double(),
         {},
-        "load the one that it was begun on, a LlamaForCausalLM in float32",
+        "the one that it was begun on, a LlamaForCausalLM in float32",
     ),
     "other hyperparameters": (None, {"hparams": hparams(alpha=9.0)}, r"alpha = 9.0 cannot be used: .* begun with 0.5"),
     "other layers": (None, {"hparams": hparams(layers=[0, 1])}, r"layers = \[0, 1\] cannot be used"),
@@ -286,58 +288,44 @@ class Writes:
 
 def act(session, action):
     if action == "edit":
-        return session.edit(ROUNDS[3])
-    return session.rollback(rounds=2) if action == "rollback" else session.retire(2)
+        return session.edit(ROUNDS[2])
+    return session.rollback() if action == "rollback" else session.retire(0)
 
 
-@pytest.mark.parametrize("action", ["edit", "rollback", "retire"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("action", "dtype"), [("edit", torch.bfloat16), ("rollback", torch.float32), ("retire", torch.float32)]
+)
 def test_whichever_write_fails_memory_and_disk_agree(action, dtype, tmp_path, monkeypatch):
-    def session_in(name):
-        model = base(dtype=dtype)
-        session = opened(tmp_path / name, model)
-        for facts in ROUNDS[:3]:
+    """After each failure the session on disk is the one in memory, and goes on to the right weights."""
+    model = base(dtype=dtype)
+    with opened(tmp_path / "begun", model) as session:
+        for facts in ROUNDS[:2]:
             session.edit(facts)
-        return model, session
-
-    def state(model):
-        return edited(model)
-
-    model, session = session_in("whole")
-    before = state(model)
-    act(session, action)
-    after = state(model)
-    session.edit(ROUNDS[4])
-    last = state(model)
-    session.close()
-    failing, failed = 1, 0
+    before, whole = edited(model), base(dtype=dtype)
+    with opened(shutil.copytree(tmp_path / "begun", tmp_path / "whole"), whole) as session:
+        act(session, action)
+        after = edited(whole)
+    failing, made = 0, set()
     while True:
-        model, session = session_in(f"{failing}")
+        failing, model = failing + 1, base(dtype=dtype)
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / str(failing))
+        session = opened(folder, model)
         with monkeypatch.context() as patch:
             writes = Writes(patch, errno.ENOSPC if failing % 2 else errno.EROFS)
             writes.fails = failing
-            try:
+            with contextlib.suppress(OSError):
                 act(session, action)
-                raised = False
-            except OSError:
-                raised = failed = True
-        now = state(model)
-        made = equal(now, after)
-        assert made or (raised and equal(now, before))
+        made.add(equal(edited(model), after))
+        assert equal(edited(model), after if equal(edited(model), after) else before)
         session.close()
-        on_disk = base(dtype=dtype)
-        session = opened(tmp_path / f"{failing}", on_disk)
-        assert equal(state(on_disk), now)
-        if not made:
-            act(session, action)
-        session.edit(ROUNDS[4])
-        assert equal(state(on_disk), last)
-        session.close()
+        with opened(folder, base(dtype=dtype)) as reopened:
+            assert equal(edited(reopened.model), edited(model))
+            if not equal(edited(model), after):
+                act(reopened, action)
+                assert equal(edited(reopened.model), after)
         if writes.calls < failing:
             break
-        failing += 1
-    assert failed
-    assert failing > 3
+    assert made == {False, True}
 
 
 def test_a_folder_that_cannot_be_written_is_refused(folder, monkeypatch):
@@ -442,7 +430,7 @@ def test_damage_is_an_error_or_does_no_harm(dtype, tmp_path):
     plain = in_memory(expected)
     for facts in ROUNDS:
         plain.edit(facts)
-    last, errors, generator = edited(expected), 0, random.Random(str(dtype))
+    last, errors, generator = edited(expected), [], random.Random(str(dtype))
     for number in range(MUTATIONS // 2):
         folder = shutil.copytree(tmp_path / "sound", tmp_path / "damaged")
         what, model = mutated(folder, generator), base(dtype=dtype)
@@ -458,11 +446,11 @@ def test_damage_is_an_error_or_does_no_harm(dtype, tmp_path):
                     session.edit(ROUNDS[1])
                     assert equal(edited(model), after[2]), what
         except SessionError as error:
-            errors += 1
-            assert str(folder) in str(error) or "lead back" in str(error), what
+            errors.append(str(error))
             assert any(equal(edited(model), one) for one in (after[0], after[4])), what
         shutil.rmtree(folder)
-    assert errors > MUTATIONS // 5
+    assert len(errors) > MUTATIONS // 5
+    assert all(str(tmp_path) in error and "\n" not in error for error in errors)
 
 
 def test_nothing_is_unpickled():
