@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nse_plugin.easyedit import NSE, make_editor, register
     from nse_plugin.facts import Fact, FactError
     from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+    from nse_plugin.patch.patch import EditPatch
     from nse_plugin.session import EditSession
     from nse_plugin.session.report import RoundReport
 
@@ -26,9 +27,11 @@ _HOMES = {
     "HyperParamsError": "hparams",
     "EditSession": "session",
     "RoundReport": "session.report",
+    "EditPatch": "patch.patch",
 }
 __all__ = [
     "NSE",
+    "EditPatch",
     "EditSession",
     "Fact",
     "FactError",

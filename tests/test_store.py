@@ -22,8 +22,7 @@ from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.moments import provider as moments_module
-from nse_plugin.session import EditSession
-from nse_plugin.session import session as session_module
+from nse_plugin.session import EditSession, value_source
 from nse_plugin.store import MOMENT, VALUE, Store, StoreError
 
 Z = torch.arange(5.0)
@@ -151,8 +150,8 @@ def test_a_session_computes_each_value_once(store, hparams, monkeypatch):
         one.edit(facts[2:])
     assert len(store.entries()) == len(facts)
     computed = []
-    real = session_module.optimize_values
-    monkeypatch.setattr(session_module, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
+    real = value_source.optimize_values
+    monkeypatch.setattr(value_source, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
     again = session(hparams, store=folder, p=0.5, alpha=3.0)
     assert torch.equal(again.values(facts), first.values(facts))
     assert computed == []

@@ -147,7 +147,7 @@ class NSE:
             if remembered.measured_with != _measured_with(hparams):
                 state.forget_measured()
             try:
-                return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint)
+                return EditSession(model, tok, hparams, state=state, read_fingerprint=fingerprint, undoable=False)
             except StateError:
                 log.warning(
                     "NSE: the edited weights were changed by someone else since the last round in these layers, or by "
@@ -160,7 +160,7 @@ class NSE:
                 "weights.", ", ".join(latest.state.matrices.values()),
                 ", ".join(matrix.name for matrix in matrices.values()), len(latest.state.reports),
             )  # fmt: skip
-        return EditSession(model, tok, hparams, read_fingerprint=fingerprint)
+        return EditSession(model, tok, hparams, read_fingerprint=fingerprint, undoable=False)
 
 
 def _fact(request: Mapping[str, Any], number: int) -> Fact:

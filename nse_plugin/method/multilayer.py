@@ -43,10 +43,12 @@ def edit_layers(
     second_moments: Mapping[int, Tensor],
     knowledge: Knowledge,
     hparams: NSEHyperParams,
+    masters: Mapping[int, Tensor] | None = None,
 ) -> RoundResult:
     """Write the values of a round into the model, in place.
 
     prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. knowledge: Kp of earlier rounds.
+    masters: finer copies of the weights, by layer, which take the changes and are rounded into the model.
     Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
     """
     finite = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
@@ -65,7 +67,7 @@ def edit_layers(
             if not sound.all():  # the model itself is not finite at these facts: leave them out like the others
                 failed = torch.tensor(finite, device=values.device)[~sound.to(values.device)]
                 values = values.index_fill(0, failed, torch.nan)
-                return edit_layers(layout, prompts, values, second_moments, knowledge, hparams)
+                return edit_layers(layout, prompts, values, second_moments, knowledge, hparams, masters)
             residual_before = residual.clone()
             systems = {
                 layer: System(second_moments[layer], knowledge.of(layer, keys[layer]), hparams.mom2_update_weight)
@@ -82,7 +84,8 @@ def edit_layers(
                     system.kept = number + 1 < hparams.passes
                 places = [place_of[i] for i in going]
                 part = span if everyone else span.part(places)
-                keys, h = _one_pass(layout, part, (first[places], h[places]), values[going], systems, hparams)
+                seen = first[places], h[places]
+                keys, h = _one_pass(layout, part, seen, values[going], systems, hparams, masters or {})
                 passes[going] += 1
                 if not everyone:
                     h = span.outputs()
@@ -124,6 +127,7 @@ def _one_pass(
     values: Tensor,
     systems: Mapping[int, System],
     hparams: NSEHyperParams,
+    masters: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Update every layer once. seen: the first layer's keys and h as `span` shows them on the weights as they are.
 
@@ -142,7 +146,7 @@ def _one_pass(
             )
         neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
         delta = solve_update(keys[layer], residuals, systems[layer], neurons)
-        matrix.add_columns(neurons, delta)
+        matrix.add_columns(neurons, delta, masters.get(layer))
         if not matrix.matrix[:, neurons].isfinite().all():
             raise UpdateError(
                 f"The update of layer {layer} is too large for {matrix.weight.dtype}: load the model in bfloat16 or "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ MOMENTS = "moments"  # the part of a round's time that is spent once for a model
 
 
 WEAK_VALUE = "weak_value"
+KEPT = "kept"
+_AGAIN = ["case_id", "status", "residual", "target_after", "is_said"]
 _STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
 
 
@@ -42,7 +46,8 @@ class RoundReport:
         status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
             its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
             residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
-            not finite, left out
+            not finite, left out; `kept`: not written, since another target of an earlier round stands
+            (`on_conflict="keep"`)
         residual_before, residual: norm(z - h) in the unit of the hidden states
         passes: updates it took part in
         target_before, target_under_z, target_after: probability of the target (geometric mean of its tokens') in the
@@ -95,7 +100,7 @@ class RoundReport:
         status = [_status(own, said) for own, said in zip(result.status, targets, strict=True)]
         frame = pandas.DataFrame(
             {
-                "case_id": [number if fact.case_id is None else fact.case_id for number, fact in enumerate(every)],
+                "case_id": _case_ids(every),
                 "subject": [fact.subject for fact in every],
                 "status": worst(status, lambda own: max(own, key=_STATUSES.index)),
                 "residual_before": worst(result.residual_before.tolist(), max),
@@ -111,7 +116,36 @@ class RoundReport:
             }
         )
         own, rest = frame.iloc[: len(facts)], frame.iloc[len(facts) :].reset_index(drop=True)
-        return cls(own, rest[["case_id", "status", "residual", "target_after", "is_said"]], seconds, from_store)
+        return cls(own, rest[_AGAIN], seconds, from_store)
+
+    def with_kept(self, facts: Sequence[Fact], written: Sequence[int]) -> RoundReport:
+        """The report with a row also for those facts of the round that were not written, since others stand.
+
+        facts: all of the round. written: the places among them of those that have a row, in order."""
+        import pandas
+
+        kept = [place for place in range(len(facts)) if place not in {*written}]
+        if not kept:
+            return self
+        frame = pandas.concat([self.frame.set_axis(list(written)), _kept_rows(facts, kept)]).sort_index()
+        return dataclasses.replace(self, frame=frame.assign(case_id=_case_ids(facts)))
+
+    @classmethod
+    def of_kept(cls, facts: Sequence[Fact]) -> RoundReport:
+        """Of a round that would have written none of its facts, and so was not made."""
+        frame = _kept_rows(facts, range(len(facts)))
+        return cls(frame, frame.iloc[:0][_AGAIN])
+
+    def to_record(self) -> dict[str, Any]:
+        """All of it as plain Python values that JSON takes."""
+        own = {"frame": _columns_of(self.frame), "again": _columns_of(self.again)}
+        return {**own, "seconds": dict(self.seconds), "values_from_store": self.values_from_store}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> RoundReport:
+        """What `to_record` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        frame, again = (_frame_of(record[name]) for name in ("frame", "again"))
+        return cls(frame, again, dict(record["seconds"]), int(record["values_from_store"]))
 
     def __str__(self) -> str:
         statuses = _counted(self.frame)
@@ -130,3 +164,51 @@ def _status(status: str, said: Targets) -> str:
     """Of a fact that came near z, whether z was worth coming near."""
     is_likelier = said.after.log_probability > said.before.log_probability
     return WEAK_VALUE if status == DONE and not (said.under_z.is_said and is_likelier) else status
+
+
+def _case_ids(facts: Sequence[Fact]) -> list[Any]:
+    """Those that have none are numbered."""
+    return [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)]
+
+
+def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
+    """Rows of facts that were not written, by their places."""
+    import pandas
+
+    numbers = ("residual_before", "residual", "target_before", "target_under_z", "target_after")
+    rows = {
+        "case_id": [_case_ids(facts)[place] for place in kept],
+        "subject": [facts[place].subject for place in kept],
+        "status": [KEPT for _ in kept],
+        **{name: [math.nan for _ in kept] for name in numbers},
+        "passes": [0 for _ in kept],
+        "is_said": [False for _ in kept],
+        "same_subject": [0 for _ in kept],
+        "replaces": pandas.Series([None for _ in kept], dtype=object, index=list(kept)),
+        "seconds": [0.0 for _ in kept],
+    }
+    return pandas.DataFrame(rows, index=list(kept))
+
+
+def _columns_of(frame: pandas.DataFrame) -> dict[str, Any]:
+    """{column: [dtype, values]}, numbers that are not finite as None or text."""
+    return {
+        str(name): [str(column.dtype), [_plain(value) for value in column.tolist()]] for name, column in frame.items()
+    }
+
+
+def _frame_of(columns: Mapping[str, Any]) -> pandas.DataFrame:
+    import pandas
+
+    read = {}
+    for name, (dtype, values) in columns.items():
+        if dtype == "float64":
+            values = [math.nan if value is None else float(value) for value in values]
+        read[name] = pandas.Series(values, dtype=dtype)
+    return pandas.DataFrame(read)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value.item() if hasattr(value, "item") else value

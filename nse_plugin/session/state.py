@@ -50,7 +50,7 @@ class EditState:
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
         """The state of a model that has not been edited: its present weights are the original ones."""
-        return cls(OriginalWeights.of(matrices), _names(matrices), History(weights_of(matrices, read)))
+        return cls(OriginalWeights.of(matrices), names_of(matrices), History(weights_of(matrices, read)))
 
     @property
     def layers(self) -> list[int]:
@@ -102,10 +102,10 @@ class EditState:
         rounds stand and nothing that was measured does. Raises StateError when the state is of other matrices or
         weights.
         """
-        if self.matrices != _names(matrices):
+        if self.matrices != names_of(matrices):
             raise StateError(
                 f"state is of a model edited in {', '.join(self.matrices.values())}, and these hyperparameters edit "
-                f"{', '.join(_names(matrices).values())}: use the same layers, or begin without a state."
+                f"{', '.join(names_of(matrices).values())}: use the same layers, or begin without a state."
             )
         state = self.at(now)
         if state is None:
@@ -124,5 +124,6 @@ def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], st
     return {layer: read(matrix.weight.data) for layer, matrix in matrices.items()}
 
 
-def _names(matrices: Mapping[int, OutputMatrix]) -> dict[int, str]:
+def names_of(matrices: Mapping[int, OutputMatrix]) -> dict[int, str]:
+    """The names of matrices, by layer."""
     return {layer: matrix.name for layer, matrix in matrices.items()}

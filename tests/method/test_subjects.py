@@ -17,6 +17,7 @@ from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.method.solvers import LONG
 from nse_plugin.method.subjects import Form, same_subject
 from nse_plugin.models.prompts import encode_fact
+from nse_plugin.session.round import again_with
 
 LAYERS = [1, 2]
 ROME = [
@@ -34,11 +35,12 @@ def session_of(model, hparams, **changes):
 
 def round_values(session, facts):
     """What `edit` makes for these facts."""
-    state, history = session._standing()
-    session._check_model(state)
-    every = [*facts, *session._again(history.standing_facts(facts), facts)]
-    forms = session._forms(state, every)
-    return session._values(state, forms, same_subject(every, forms), {})[: len(facts)]
+    state, history = session._rounds.standing()
+    session._edited.check(state)
+    again = again_with(history.standing_facts(facts), facts) if session.hparams.accumulate else []
+    every = [*facts, *again]
+    forms = session._edited.forms(state, every)
+    return session._source.values(state, forms, same_subject(every, forms), {})[: len(facts)]
 
 
 def relative(a, b):
@@ -127,7 +129,7 @@ def test_a_later_fact_takes_the_standing_ones_of_its_subject_along(llama, hparam
     values = round_values(session, [ROME[1]])
     together = [ROME[1], ROME[0]]
     updates = LONG * (hparams.v_num_grad_steps - 1)
-    with session.state.originals.rewound(session._matrices):
+    with session.state.originals.rewound(session._edited.matrices):
         expected = oracles.joint_values(llama, tiny_tokenizer(), together, TEMPLATES, session.hparams, updates)
     assert relative(values[0], expected[0]) <= 1e-6
     report = session.edit([ROME[1]])
@@ -203,7 +205,7 @@ def test_rounds_of_one_subject_equal_the_oracles(llama, hparams):
         )
         protected = {layer: [*protected[layer], *keys[layer]] for layer in LAYERS}
         session.edit(new)
-    for layer, matrix in session._matrices.items():
+    for layer, matrix in session._edited.matrices.items():
         other = dict(twin.named_parameters())[matrix.name]
         assert relative(matrix.weight, other) <= 1e-6, layer
 
@@ -215,7 +217,7 @@ def test_a_joint_value_is_kept_under_the_facts_it_serves(llama, hparams, tmp_pat
     session = session_of(llama, hparams, store=str(tmp_path))
     values = round_values(session, [*ROME[:2], OTHERS[0]])
     again = session_of(llama, hparams, store=str(tmp_path))
-    monkeypatch.setattr("nse_plugin.session.session.optimize_values", None)  # cannot be called
+    monkeypatch.setattr("nse_plugin.session.value_source.optimize_values", None)  # cannot be called
     assert torch.equal(round_values(again, [*ROME[:2], OTHERS[0]]), values)
     assert again.values_from_store == 3
     monkeypatch.undo()

@@ -200,8 +200,8 @@ WRAPPED = {
 @pytest.mark.parametrize("what", WRAPPED)
 def test_it_is_refused_in_one_sentence_before_anything_is_computed(what, hparams, facts, monkeypatch):
     model = WRAPPED[what]().eval()
-    monkeypatch.setattr("nse_plugin.session.session.second_moments", lambda *_: pytest.fail("measured"))
-    monkeypatch.setattr("nse_plugin.session.session.context_templates", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr("nse_plugin.session.edited.second_moments", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("nse_plugin.session.edited.context_templates", lambda *_: pytest.fail("written"))
     flags = [(parameter.requires_grad, parameter.sum().item()) for parameter in model.parameters()]
     hooks = count_hooks(model)
     name = name_of_w_out(what) if what in REFUSED else None

@@ -19,7 +19,10 @@ from nse_plugin.easyedit.algorithm import NSE
 from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout
+from nse_plugin.session import edited as edited_module
+from nse_plugin.session import round as round_module
 from nse_plugin.session import session as session_module
+from nse_plugin.session import transaction
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.state import EditState, StateError
@@ -414,7 +417,7 @@ LATE = {
     "the report is made": lambda patch: failing(patch, RoundReport, "of"),
     "the history grows": lambda patch: failing(patch, History, "extended"),
     "keys are protected": lambda patch: failing(patch, Knowledge, "extended"),
-    "weights are read": lambda patch: failing(patch, session_module, "weights_of", 2),
+    "weights are read": lambda patch: failing(patch, edited_module, "weights_of", 2),
 }
 
 
@@ -525,7 +528,7 @@ def test_weights_and_history_agree_after_an_interrupt_at_any_line(through, earli
 
     def rounds():
         if through == "session":
-            assert session.state.history.standing(session._weights()) is session.state.history
+            assert session.state.history.standing(session._edited.weights()) is session.state.history
             return len(session.state.reports)
         state = nse.state_of(model)
         return 0 if state is None else len(state.reports)
@@ -534,7 +537,7 @@ def test_weights_and_history_agree_after_an_interrupt_at_any_line(through, earli
     for _ in range(earlier):
         edit()
     before, made = edited_weights(model), earlier
-    modules = (session_module, restoring) if through == "session" else (algorithm,)
+    modules = (session_module, round_module, transaction, restoring) if through == "session" else (algorithm,)
     for where in interrupted_at_every_line(edit, *modules):
         changed = not all(map(torch.equal, edited_weights(model), before))
         now = rounds()

@@ -26,6 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import nse_plugin.method.multilayer
 import nse_plugin.method.values
+import nse_plugin.session.edited
+import nse_plugin.session.round
 import nse_plugin.session.session
 from nse_plugin import EditSession, Fact
 from nse_plugin.facts import FactError
@@ -85,7 +87,7 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
         tokens[-1] += args[0].shape[0] * args[0].shape[1]
 
     def of_values(session):
-        for ask in (session._check_model, session._check_model):  # once for good, and what it costs every time
+        for ask in (session._edited.check, session._edited.check):  # once for good, and what it costs every time
             tokens.append(0)
             ask(session.state)
         tokens.append(0)
@@ -94,7 +96,9 @@ def test_templates_are_run_once_a_session_on_the_original_weights(llama, hparams
 
     llama.model.layers[0].mlp.register_forward_pre_hook(count)
     count.__module__ = "transformers.only_looks"  # other hooks may change what is computed: nothing is kept
-    templates = sum(len(row.ids[: row.context]) for row in session._forms(session.state, [NEW])[0].prompts.rewrites)
+    templates = sum(
+        len(row.ids[: row.context]) for row in session._edited.forms(session.state, [NEW])[0].prompts.rewrites
+    )
     first = of_values(session)
     tokens.append(0)
     session.edit(ROUNDS[0])
@@ -216,7 +220,7 @@ POINTS = {
     "after the first update": (OutputMatrix, "add_columns", 1),
     "in the second pass": (OutputMatrix, "add_columns", 3),
     "in the solver": (nse_plugin.method.multilayer, "solve_update", 2),
-    "after the last residuals": (nse_plugin.session.session, "edit_layers", 1),
+    "after the last residuals": (nse_plugin.session.round, "edit_layers", 1),
 }
 INTERRUPTED = "in the second pass"
 
@@ -449,17 +453,11 @@ def run_python(code, tmp_path):
     return process.stdout
 
 
-def test_importing_is_light_and_leaves_no_trace_and_a_session_needs_no_easyedit(tmp_path):
+def test_importing_is_light_and_leaves_no_trace(tmp_path):
     """The package itself needs nothing; a session nothing heavy beyond torch and transformers."""
-    printed = run_python(
+    run_python(
         """
         import sys
-        class Blocked:
-            def find_spec(self, name, *_):
-                if name.split(".")[0] in ("easyeditor", "hydra", "omegaconf"):
-                    raise ImportError(f"{name} is blocked")
-        sys.meta_path.insert(0, Blocked())
-
         import nse_plugin
         assert set(nse_plugin.__all__) <= set(dir(nse_plugin))
         heavy = {"torch", "transformers", "easyeditor", "pandas", "numpy", "rich", "matplotlib", "datasets", "hydra"}
@@ -474,8 +472,22 @@ def test_importing_is_light_and_leaves_no_trace_and_a_session_needs_no_easyedit(
         from nse_plugin import EditSession, Fact, NSEHyperParams, RoundReport
         assert not heavy & (set(sys.modules) - modules), heavy & (set(sys.modules) - modules)
         assert process() == before
-        assert not os.listdir()
+        """,
+        tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_a_session_needs_no_easyedit(tmp_path):
+    printed = run_python(
+        """
+        import sys
+        class Blocked:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] in ("easyeditor", "hydra", "omegaconf"):
+                    raise ImportError(f"{name} is blocked")
+        sys.meta_path.insert(0, Blocked())
+        from nse_plugin import EditSession, NSEHyperParams
         from tiny import tiny_facts, tiny_model, tiny_tokenizer
         hparams = NSEHyperParams(layers=[1, 2], alpha=5, v_num_grad_steps=3, mom2_n_samples=2)
         report = EditSession(tiny_model("llama"), tiny_tokenizer(), hparams).edit(tiny_facts())
@@ -602,7 +614,7 @@ def test_a_module_put_in_the_place_of_another_is_the_one_that_is_edited(hparams,
     before = [model.model.layers[layer].mlp.down_proj.weight.detach().clone() for layer in LAYERS]
     assert torch.equal(session.values(ROUNDS[1]), expected.values(ROUNDS[1]))
     with monkeypatch.context() as patch:
-        patch.setattr(nse_plugin.session.session.RoundReport, "of", lambda *_: pytest.fail("no report"))
+        patch.setattr(nse_plugin.session.round.RoundReport, "of", lambda *_: pytest.fail("no report"))
         with pytest.raises(pytest.fail.Exception):
             session.edit(ROUNDS[1])
     for layer, weight in zip(LAYERS, before, strict=True):
@@ -626,7 +638,7 @@ def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, m
     own = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: own() + sum(slept))
 
-    monkeypatch.setattr(nse_plugin.session.session, "second_moments", slow)
+    monkeypatch.setattr(nse_plugin.session.edited, "second_moments", slow)
     session = EditSession(llama, tiny_tokenizer(), hparams, templates=TEMPLATES)
     report = session.edit(tiny_facts())
     assert report.seconds["moments"] >= 600

@@ -105,7 +105,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
     reference = _reference(plan, yardstick, model, tokenizer)
     hparams = plan.hparams(model)
-    session = EditSession(model, tokenizer, hparams)
+    session = EditSession(model, tokenizer, hparams, undoable=False)
     matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
     seconds = {"moments": 0.0, "values": 0.0, "update": 0.0, "measure": 0.0}
     try:

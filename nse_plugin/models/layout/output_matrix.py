@@ -36,14 +36,23 @@ class OutputMatrix:
     @property
     def matrix(self) -> Tensor:
         """The weight's data as [d, f], a view."""
-        data = self.weight.data
+        return self.as_matrix(self.weight.data)
+
+    def as_matrix(self, data: Tensor) -> Tensor:
+        """A tensor in the module's own order as [d, f], a view."""
         return data.T if isinstance(self.module, Conv1D) else data
 
-    def add_columns(self, neurons: Tensor, delta: Tensor) -> None:
-        """Add `delta` [d, len(neurons)] to the columns `neurons`, summed in float64, rounded once."""
+    def add_columns(self, neurons: Tensor, delta: Tensor, master: Tensor | None = None) -> None:
+        """Add `delta` [d, len(neurons)] to the columns `neurons`, summed in float64, rounded once.
+
+        master: a finer copy of the weight, as the module stores it: the sum is made there, and rounded from there.
+        """
         matrix = self.matrix
-        columns = matrix[:, neurons].to(torch.float64) + delta.to(matrix.device)
-        matrix[:, neurons] = columns.to(matrix.dtype)
+        finest = matrix if master is None else self.as_matrix(master)
+        columns = finest[:, neurons].to(torch.float64) + delta.to(matrix.device)
+        finest[:, neurons] = columns.to(finest.dtype)
+        if master is not None:
+            matrix[:, neurons] = finest[:, neurons].to(matrix.dtype)
 
     def keys(self, inputs: Tensor, rows: int, tokens: int) -> Tensor:
         """What the module is given for a batch of [rows, tokens], as [rows, tokens, f]: some layers (OPT's, mixtures of

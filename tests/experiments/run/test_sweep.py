@@ -31,8 +31,8 @@ from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.loading import load
-from nse_plugin.session import EditSession
-from nse_plugin.session import session as session_module
+from nse_plugin.session import EditSession, value_source
+from nse_plugin.session import round as round_module
 
 GRID = ["nse.p=0.4,1.0", "nse.alpha=0.05,1"]
 BASIC = "hydra/launcher=basic"
@@ -52,8 +52,8 @@ def plan_of(settings: list[str], out: Path, *more: str) -> CellPlan:
 
 def test_a_grid_computes_each_value_once(settings, tmp_path, capsys, monkeypatch):
     computed = []
-    real = session_module.optimize_values
-    monkeypatch.setattr(session_module, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
+    real = value_source.optimize_values
+    monkeypatch.setattr(value_source, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
     sweep([*settings, *GRID, BASIC, f"out={tmp_path / 'out'}"])
     assert computed == [6]
     said = capsys.readouterr().out
@@ -137,14 +137,14 @@ def test_a_sweeper_that_learns(settings, tmp_path):
 
 
 def test_a_cell_that_cannot_be_run_is_told_and_the_others_are_run(settings, tmp_path, capsys, monkeypatch):
-    real = session_module.edit_layers
+    real = round_module.edit_layers
 
     def failing(*arguments):
         if arguments[-1].p < 0.9:
             raise UpdateError("layer 1 cannot be solved for")
         return real(*arguments)
 
-    monkeypatch.setattr(session_module, "edit_layers", failing)
+    monkeypatch.setattr(round_module, "edit_layers", failing)
     sweep([*settings, "nse.p=0.5,1.0", "nse.alpha=1", BASIC, f"out={tmp_path / 'out'}"])
     said = capsys.readouterr().out
     assert re.search(r"p=0\.5\S* failed: layer 1 cannot be solved for\n", said)

@@ -1,0 +1,116 @@
+"""1,000 rounds of one fact in a session on disk: do the time and the disk of a round, or opening, grow?
+
+    python -m benchmarks.durable [--rounds 1000] [--out durable.png]
+
+On a random model (Llama, 4 layers, d 64, f 256), so that what grows is the session's own: the method's cost depends on
+the model. Every hundredth round the session is opened anew, on a freshly loaded base model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nse_plugin import EditSession, Fact, NSEHyperParams
+
+LAYERS = [1, 2]
+EVERY = 100
+
+
+def main() -> None:
+    """Measure, print a line for each hundred rounds, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("durable.png"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, sizes, opening = measure(Path(folder) / "session", options.rounds)
+    for first in range(0, options.rounds, EVERY):
+        chosen = slice(first, first + EVERY)
+        print(
+            f"rounds {first + 1:4d} to {first + EVERY:4d}: {np.median(seconds[chosen]) * 1000:.0f} ms and "
+            f"{np.median(sizes[chosen]) / 1024:.1f} KiB each; opening then takes {opening[first // EVERY]:.2f} s"
+        )
+    draw(seconds, sizes, opening, options.out)
+
+
+def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[float]]:
+    """Seconds and bytes of each round, and seconds of opening after every hundredth."""
+    model, tokenizer, moments = base(), tokenizer_of(), moments_of()
+    settings = NSEHyperParams(layers=LAYERS, alpha=0.5, p=0.8, v_num_grad_steps=3, max_iterations=1, device="cpu")
+    session = EditSession.open(folder, model, tokenizer, settings, moments, ["{}", "It rains. {}"])
+    seconds: list[float] = []
+    sizes: list[int] = []
+    opening: list[float] = []
+    for number in range(rounds):
+        started = time.perf_counter()
+        session.edit(
+            Fact("{} is a town of", f"town {number}", ("France", "Italy", "Spain")[number % 3], case_id=number)
+        )
+        seconds.append(time.perf_counter() - started)
+        newest = next((folder / "rounds").glob(f"{number + 1:04d}-*"))
+        sizes.append(sum(file.stat().st_size for file in newest.iterdir()) + (folder / "HEAD").stat().st_size)
+        if (number + 1) % EVERY == 0:
+            session.close()
+            model, started = base(), time.perf_counter()
+            session = EditSession.open(folder, model, tokenizer, moments=moments)
+            opening.append(time.perf_counter() - started)
+    session.close()
+    return seconds, sizes, opening
+
+
+def base() -> Any:
+    """The model as it is loaded, every time the same."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=320, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=64,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+
+
+def tokenizer_of() -> Any:
+    """A token a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    own = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=own)
+
+
+def moments_of() -> dict[int, torch.Tensor]:
+    """E[k k^T] of random keys."""
+    generator = torch.Generator().manual_seed(1)
+    keys = {layer: torch.randn(2048, 256, generator=generator) for layer in LAYERS}
+    return {layer: k.T @ k / len(k) for layer, k in keys.items()}
+
+
+def draw(seconds: list[float], sizes: list[int], opening: list[float], out: Path) -> None:
+    """Three curves over the number of rounds."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), constrained_layout=True)
+    numbers = np.arange(1, len(seconds) + 1)
+    axes[0].plot(numbers, np.array(seconds) * 1000, ".", markersize=2)
+    axes[0].set(title="time of a round", xlabel="round", ylabel="ms", ylim=(0, None))
+    axes[1].plot(numbers, np.array(sizes) / 1024, ".", markersize=2)
+    axes[1].set(title="disk of a round", xlabel="round", ylabel="KiB", ylim=(0, None))
+    axes[2].plot(numbers[EVERY - 1 :: EVERY], opening, "o-")
+    axes[2].set(title="opening", xlabel="rounds", ylabel="s", ylim=(0, None))
+    figure.savefig(out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

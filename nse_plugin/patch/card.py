@@ -1,0 +1,40 @@
+"""The model card of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nse_plugin.patch.factors import VLLM_RANKS, Factors
+from nse_plugin.patch.patch import EditPatch
+
+
+def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | None) -> str:
+    """README.md, with the metadata that the Hugging Face hub reads."""
+    r = next(iter(factors.values())).a.shape[0]
+    count = sum(int(one["facts"]) for one in patch.rounds)
+    base = patch.model_name or "the base model"
+    serve = next((size for size in VLLM_RANKS if size >= r), None)
+    named = [f"base_model: {patch.model_name}"] if patch.model_name else []
+    scale = f"- Scale: `lora_alpha` is {r}, so that the update is added once."
+    lines = [
+        "---",
+        *named,
+        "base_model_relation: adapter",
+        "library_name: peft",
+        "tags: [knowledge-editing, lora]",
+        "---",
+        "",
+        f"# {count} edited facts for {base}",
+        "",
+        f"A LoRA adapter of rank {r} for {len(factors)} matrices, made with nse-plugin from {len(patch.rounds)} rounds "
+        "of edits (NSE, arXiv 2410.04045).",
+        "",
+        f"- Base: SHA-256 of its other weights `{patch.others}`. An edit belongs to the very numbers it was written "
+        "on: on a base that is quantised or fine-tuned in another way many facts no longer hold.",
+        "- Tokens: facts hold for prompts tokenised as they were written; a BOS token that was not there then "
+        "costs some.",
+        scale + (f" vLLM: `--max-lora-rank {serve}`." if serve else " vLLM takes no adapter of this rank."),
+    ]
+    if rank is not None:
+        lines.append(f"- Truncated to {r} directions a matrix: some facts are lost.")
+    return "\n".join(lines) + "\n"

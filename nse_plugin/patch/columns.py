@@ -1,0 +1,201 @@
+"""What an edit changed: columns of the edited matrices before and after it, bit for bit.
+
+A sum is not exact (W + (W' - W) misses W' in the last digit of some entries), so the values themselves are kept. This
+file needs torch alone: a patch is applied where nothing else of this library is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Which = Literal["old", "new"]
+
+
+class PatchError(ValueError):
+    """A patch, or a model, that cannot be used with it; the message says what to do."""
+
+
+class EditedMatrix(Protocol):
+    """What is needed of `nse_plugin.models.layout.OutputMatrix`."""
+
+    @property
+    def name(self) -> str:
+        """The parameter's name in the model."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The parameter, as its module stores it."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """Its data as [d, f], a view."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChangedColumns:
+    """The columns of one matrix W [d, f] that an edit changed.
+
+    name: the parameter's full name in the model. neurons: [m] int64, ascending, the columns' indices. old, new: [m, d]
+    in the model's dtype, in main memory; row j is column neurons[j]. shape: (d, f). transposed: the module stores W as
+    [f, d], as GPT-2's Conv1D does.
+    """
+
+    name: str
+    neurons: Tensor
+    old: Tensor
+    new: Tensor
+    shape: tuple[int, int]
+    transposed: bool = False
+
+
+Columns = Mapping[int, ChangedColumns]  # by layer
+
+
+def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor]) -> Columns:
+    """The columns in which matrices differ from what they were, in any bit (so that NaN and -0 count).
+
+    before: {layer: the weight as its module stores it}. A layer in which none differs is left out.
+    """
+    found: dict[int, ChangedColumns] = {}
+    for layer, matrix in matrices.items():
+        now, transposed = matrix.matrix, _is_transposed(matrix)
+        then = (before[layer].T if transposed else before[layer]).to(now.device)
+        neurons = (_bits(now) != _bits(then)).any(dim=0).nonzero()[:, 0]
+        if len(neurons):
+            old, new = (_rows(side, neurons) for side in (then, now))
+            found[layer] = ChangedColumns(
+                matrix.name, neurons.cpu(), old, new, (now.shape[0], now.shape[1]), transposed
+            )
+    return found
+
+
+def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What goes into a file: tensors by name (`neurons.4`, `old.4`, `new.4`), and what JSON can say of each layer."""
+    tensors = {f"{part}.{layer}": getattr(one, part) for layer, one in columns.items() for part in _PARTS}
+    described = {
+        str(layer): {
+            "name": one.name, "shape": list(one.shape), "transposed": one.transposed, "dtype": _name_of(one.new.dtype),
+        }
+        for layer, one in columns.items()
+    }  # fmt: skip
+    return tensors, described
+
+
+def columns_from(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Columns:
+    """What `tensors_of` gave. Raises PatchError where the two do not fit together."""
+    wanted = {f"{part}.{layer}" for layer in described for part in _PARTS}
+    if wanted != set(tensors):
+        odd = sorted(wanted ^ set(tensors))[0]
+        raise PatchError(f"tensor {odd} is {'missing' if odd in wanted else 'not described'}: use an undamaged copy.")
+    return {int(layer): _checked(layer, tensors, about) for layer, about in described.items()}
+
+
+def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> None:
+    """Raise PatchError unless the matrices' columns equal `which` of these, bit for bit; nothing is written."""
+    for layer, one in columns.items():
+        matrix = matrices.get(layer)
+        if matrix is None or matrix.name != one.name:
+            other = "no such layer is edited" if matrix is None else f"layer {layer} is {matrix.name}"
+            raise PatchError(f"the patch changes {one.name}, and here {other}: give the model it was made for.")
+        now = matrix.matrix
+        if tuple(now.shape) != one.shape or now.dtype != one.new.dtype:
+            raise PatchError(
+                f"{one.name} is {_name_of(now.dtype)} {list(now.shape)} here and {_name_of(one.new.dtype)} "
+                f"{list(one.shape)} in the patch: load the model it was made for, in that dtype."
+            )
+        own = _rows(now, one.neurons.to(now.device))
+        different = int((_bits(own) != _bits(getattr(one, which))).any(dim=1).sum())
+        if different:
+            side = "before" if which == "old" else "after"
+            raise PatchError(
+                f"{different} of {len(one.neurons)} columns of {one.name} are not as they were {side} the edit: give "
+                "the model as it was then."
+            )
+
+
+def write(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> None:
+    """Copy `old` or `new` into the live matrices, bit for bit. Check first."""
+    with torch.no_grad():
+        for layer, one in columns.items():
+            matrix = matrices[layer].matrix
+            matrix[:, one.neurons.to(matrix.device)] = getattr(one, which).T.to(matrix.device)
+
+
+def composed(first: Columns, second: Columns) -> Columns:
+    """Both edits as one: `second` was made on the weights that `first` left.
+
+    Columns that end as they began are left out. Raises PatchError where the second did not find what the first left.
+    """
+    found = dict(first)
+    for layer, then in second.items():
+        before = first.get(layer)
+        joined = then if before is None else _joined(before, then)
+        if joined is None:
+            found.pop(layer)
+        else:
+            found[layer] = joined
+    return found
+
+
+_PARTS = ("neurons", "old", "new")
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _joined(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
+    """None: every column ends as it began."""
+    if (first.name, first.shape, first.new.dtype) != (second.name, second.shape, second.new.dtype):
+        raise PatchError(f"{second.name} is not {first.name} of the first patch: give two patches of one model.")
+    place = {neuron: at for at, neuron in enumerate(first.neurons.tolist())}
+    both = [(place[neuron], at) for at, neuron in enumerate(second.neurons.tolist()) if neuron in place]
+    in_first, in_second = (torch.tensor([pair[side] for pair in both], dtype=torch.long) for side in (0, 1))
+    if not torch.equal(_bits(first.new[in_first]), _bits(second.old[in_second])):
+        raise PatchError(f"the second patch was not made on the weights that the first leaves in {first.name}.")
+    neurons = torch.unique(torch.cat([first.neurons, second.neurons]))
+    old, new = (torch.empty(len(neurons), first.shape[0], dtype=first.new.dtype) for _ in range(2))
+    for one in (second, first):
+        old[torch.searchsorted(neurons, one.neurons)] = one.old
+    for one in (first, second):
+        new[torch.searchsorted(neurons, one.neurons)] = one.new
+    changed = (_bits(old) != _bits(new)).any(dim=1)
+    if not changed.any():
+        return None
+    return ChangedColumns(first.name, neurons[changed], old[changed], new[changed], first.shape, first.transposed)
+
+
+def _checked(layer: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> ChangedColumns:
+    neurons, old, new = (tensors[f"{part}.{layer}"] for part in _PARTS)
+    d, f = about["shape"]
+    shapes = [tuple(side.shape) for side in (old, new)]
+    if neurons.dtype != torch.int64 or neurons.dim() != 1 or shapes != [(len(neurons), d)] * 2:
+        raise PatchError(
+            f"layer {layer} has columns of shapes {shapes} for {tuple(neurons.shape)} neurons of {[d, f]}."
+        )
+    dtypes = {_name_of(side.dtype) for side in (old, new)} | {about["dtype"]}
+    if len(dtypes) > 1:
+        raise PatchError(f"layer {layer} has columns of dtypes {', '.join(sorted(dtypes))}: use an undamaged copy.")
+    ascending = bool((neurons[1:] > neurons[:-1]).all())
+    if not len(neurons) or not ascending or int(neurons[0]) < 0 or int(neurons[-1]) >= f:
+        raise PatchError(f"layer {layer} has neurons that are not ascending numbers below {f}: use an undamaged copy.")
+    return ChangedColumns(str(about["name"]), neurons, old, new, (d, f), bool(about["transposed"]))
+
+
+def _is_transposed(matrix: EditedMatrix) -> bool:
+    return matrix.matrix.stride() != matrix.weight.data.stride()
+
+
+def _rows(matrix: Tensor, neurons: Tensor) -> Tensor:
+    """Columns of [d, f] as rows [m, d], in main memory."""
+    return matrix[:, neurons].T.detach().contiguous().cpu()
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(_INTEGERS[tensor.element_size()])
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

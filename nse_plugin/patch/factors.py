@@ -1,0 +1,82 @@
+"""A patch's changes as products of two thin matrices: an update of n facts has about n independent directions."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nse_plugin.patch.columns import ChangedColumns, PatchError
+from nse_plugin.patch.patch import EditPatch
+
+log = logging.getLogger(__name__)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 takes as max_lora_rank
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Change = b @ a. a: [r, f], b: [d, r], float32. rank: how many directions the change really has, at most r."""
+
+    name: str
+    a: Tensor
+    b: Tensor
+    rank: int
+    transposed: bool
+
+
+def factors_of(patch: EditPatch, rank: int | None = None) -> dict[int, Factors]:
+    """The changes by layer, all with one r: the largest rank any layer has, the rest filled with zeros.
+
+    rank: so many directions of each instead, the longest (facts are lost that way: below one direction a fact they are
+    no longer said). Raises PatchError for a rank that is not above 0.
+    """
+    if rank is not None and rank < 1:
+        raise PatchError(f"rank = {rank} cannot be used: give a number above 0, or none for the whole change.")
+    parts = {layer: torch.linalg.svd(_change(one), full_matrices=False) for layer, one in patch.columns.items()}
+    ranks = {layer: _rank(sizes, patch.columns[layer]) for layer, (_, sizes, _) in parts.items()}
+    r = max(ranks.values()) if rank is None else min(rank, max(ranks.values()))
+    _warn(patch, r)
+    return {layer: _factors(patch.columns[layer], parts[layer], ranks[layer], r) for layer in parts}
+
+
+def _change(one: ChangedColumns) -> Tensor:
+    """[d, m] float64, of the changed columns alone."""
+    return (one.new.double() - one.old.double()).T
+
+
+def _rank(sizes: Tensor, one: ChangedColumns) -> int:
+    """Singular values that stand out of the noise which rounding the weights to their dtype leaves.
+
+    The noise is taken for independent numbers of the rounding's size, whose largest singular value is about
+    std * (sqrt(d) + sqrt(m)).
+    """
+    std = torch.finfo(one.new.dtype).eps * float(one.new.double().square().mean().sqrt()) / math.sqrt(12)
+    m, d = one.new.shape
+    return max(1, int((sizes > 2 * std * (math.sqrt(d) + math.sqrt(m))).sum()))
+
+
+def _factors(one: ChangedColumns, parts: tuple[Tensor, Tensor, Tensor], own: int, r: int) -> Factors:
+    left, sizes, right = parts
+    kept = min(own, r)
+    root = sizes[:kept].sqrt()
+    a, b = torch.zeros(r, one.shape[1]), torch.zeros(one.shape[0], r)
+    a[:kept, one.neurons] = (root[:, None] * right[:kept]).float()
+    b[:, :kept] = (left[:, :kept] * root).float()
+    return Factors(one.name, a, b, kept, one.transposed)
+
+
+def _warn(patch: EditPatch, r: int) -> None:
+    d, f = next(iter(patch.columns.values())).shape
+    even = d * f // (d + f)
+    if r > even:
+        log.warning(
+            "At rank %d the two factors have more numbers than the matrices themselves (above %d): to_overlay and "
+            "merge write smaller files.", r, even,
+        )  # fmt: skip
+    if r > VLLM_RANKS[-1]:
+        log.warning(
+            "vLLM takes no adapter above rank %d, and this one has %d: serve a merged model.", VLLM_RANKS[-1], r
+        )

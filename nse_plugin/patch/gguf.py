@@ -1,0 +1,124 @@
+"""A patch for llama.cpp and Ollama: a LoRA adapter in their format, or a model file with the edited matrices in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nse_plugin.patch.columns import PatchError
+from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.patch import EditPatch
+from nse_plugin.support.files import written_whole
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+
+def write_gguf_lora(patch: EditPatch, file: Path, base: Path, rank: int | None = None) -> Path:
+    """Write an adapter (float32) for the GGUF file `base`; returns its path. Needs the package `gguf`.
+
+    One rank for all layers, since llama.cpp divides the one alpha by each tensor's own rank. The edits hold on the file
+    they were written on; on another quantisation of the same model many do not. Raises PatchError where `base` is no
+    GGUF file, or has not these matrices.
+    """
+    from gguf import GGUFWriter
+
+    reader = read_gguf(base)
+    factors = factors_of(patch, rank)
+    names = _names(patch, reader)
+    with written_whole(file) as temporary:
+        writer = GGUFWriter(str(temporary), _text(reader, "general.architecture"))
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", float(next(iter(factors.values())).a.shape[0]))
+        writer.add_string("nse.others", patch.others)
+        for layer, one in factors.items():
+            writer.add_tensor(f"{names[layer]}.lora_a", one.a.numpy())
+            writer.add_tensor(f"{names[layer]}.lora_b", one.b.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return file
+
+
+def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
+    """Write a copy of the GGUF file `base` in which the edited matrices alone are other ones, quantised as they were
+    there; returns its path. Needs the package `gguf`, which quantises the types Q4_0 to Q8_0, F16, BF16 and F32.
+
+    Raises PatchError for a type it does not quantise (write an adapter instead), and where `base` is not the file whose
+    dequantised weights were edited.
+    """
+    from gguf import GGMLQuantizationType, dequantize, quantize
+
+    reader = read_gguf(base)
+    names = _names(patch, reader)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    written: dict[int, Any] = {}
+    for layer, one in patch.columns.items():
+        tensor = tensors[names[layer]]
+        matrix = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        neurons = one.neurons.numpy()
+        if not np.array_equal(matrix[:, neurons], one.old.float().numpy().T):
+            raise PatchError(
+                f"{base}: {tensor.name} is not what was edited: give the file that the edits were made on."
+            )
+        matrix[:, neurons] = one.new.float().numpy().T
+        kind = GGMLQuantizationType(tensor.tensor_type)
+        try:
+            data = quantize(matrix, kind)
+        except NotImplementedError as error:
+            raise PatchError(
+                f"{base}: {tensor.name} is of type {kind.name}, which the package gguf cannot write: make an adapter "
+                "(to_gguf_lora) instead."
+            ) from error
+        written[tensor.data_offset] = data.view(np.uint8)
+    with written_whole(file) as temporary:
+        shutil.copyfile(base, temporary)
+        with temporary.open("r+b") as stream:
+            for offset, data in written.items():
+                stream.seek(int(offset))
+                stream.write(np.ascontiguousarray(data).tobytes())
+    return file
+
+
+def read_gguf(path: Path) -> GGUFReader:
+    """Raises PatchError where it cannot be read."""
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise PatchError("GGUF files need the package gguf: pip install gguf.") from error
+    try:
+        return GGUFReader(str(path))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise PatchError(f"{path} cannot be read as GGUF ({error}): give the base model's GGUF file.") from error
+
+
+def _names(patch: EditPatch, reader: GGUFReader) -> dict[int, str]:
+    """What the file calls each edited matrix, by layer."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    architecture = _text(reader, "general.architecture")
+    known = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+    if architecture not in known:
+        raise PatchError(f"the package gguf knows no architecture {architecture!r}: install a newer one.")
+    count = int(reader.fields[f"{architecture}.block_count"].contents())
+    mapping = get_tensor_name_map(known[architecture], count)
+    shapes = {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors}
+    found: dict[int, str] = {}
+    for layer, one in patch.columns.items():
+        name = mapping.get_name(one.name, try_suffixes=(".weight",))
+        if name is None or shapes.get(name) != one.shape:
+            raise PatchError(
+                f"the GGUF file is of another model: it has {shapes.get(name or '', 'nothing')} where {one.name} is "
+                f"{one.shape}."
+            )
+        found[layer] = name
+    return found
+
+
+def _text(reader: GGUFReader, name: str) -> str:
+    return str(reader.fields[name].contents())

@@ -1,0 +1,81 @@
+"""An edited checkpoint in a folder of its own: only files with an edited tensor are written again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+
+from nse_plugin.patch.columns import ChangedColumns, PatchError, check_on, write
+from nse_plugin.patch.file import write_tensors
+from nse_plugin.patch.patch import EditPatch
+from nse_plugin.patch.weights import NamedMatrix
+from nse_plugin.support.files import folder_written_whole
+
+
+def write_overlay(patch: EditPatch, checkpoint: Path, folder: Path, link: bool) -> Path:
+    """Write the checkpoint with the edits in it; returns the folder.
+
+    checkpoint: a folder with safetensors files, of the base model. link: other files are hard links to the checkpoint's
+    (symbolic ones on another file system), else copies. Raises PatchError, before anything is written, where the
+    checkpoint is not the base, or the folder is there already.
+    """
+    if folder.exists():
+        raise PatchError(f"{folder} is there already: name a new folder.")
+    if not checkpoint.is_dir():
+        raise PatchError(f"{checkpoint} is no folder: give the folder of the base model's checkpoint.")
+    edited = _files_of(patch, checkpoint)
+    with folder_written_whole(folder) as aside:
+        for path in sorted(checkpoint.rglob("*")):
+            target = aside / path.relative_to(checkpoint)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            elif path in edited:
+                _write_edited(path, edited[path], target)
+            else:
+                _put(path, target, link)
+    return folder
+
+
+Edited = Mapping[str, tuple[int, ChangedColumns]]  # by the tensor's name in the file
+
+
+def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[int, ChangedColumns]]]:
+    """Which tensors of which files are edited; the columns are compared with the patch's."""
+    found: dict[Path, dict[str, tuple[int, ChangedColumns]]] = {}
+    missing = dict(patch.columns)
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                for layer, one in patch.columns.items():
+                    if one.name == name or one.name.endswith(f".{name}"):  # GPT-2's file lacks "transformer."
+                        matrix = NamedMatrix(one.name, opened.get_tensor(name), one.transposed)
+                        check_on({layer: one}, {layer: matrix}, "old")
+                        found.setdefault(path, {})[name] = layer, one
+                        missing.pop(layer, None)
+    if missing:
+        name = next(iter(missing.values())).name
+        raise PatchError(f"{checkpoint} has no safetensors file with {name}: give the base model's checkpoint.")
+    return found
+
+
+def _write_edited(path: Path, edited: Edited, target: Path) -> None:
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata() or {"format": "pt"}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for name, (layer, one) in edited.items():
+        write({layer: one}, {layer: NamedMatrix(one.name, tensors[name], one.transposed)}, "new")
+    write_tensors(target, tensors, metadata)
+
+
+def _put(path: Path, target: Path, link: bool) -> None:
+    if not link:
+        shutil.copyfile(path, target)
+        return
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        target.symlink_to(path.resolve())

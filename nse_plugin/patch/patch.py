@@ -1,0 +1,246 @@
+"""EditPatch: what a session, a round or a range of rounds changed, as a file of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from nse_plugin.patch.columns import (
+    Columns,
+    PatchError,
+    Which,
+    check_on,
+    columns_from,
+    composed,
+    tensors_of,
+    write,
+)
+from nse_plugin.patch.file import write_tensors
+from nse_plugin.patch.weights import matrices_of, others_hash, tensor_hash
+
+if TYPE_CHECKING:
+    from nse_plugin.session import EditSession
+
+FORMAT = 1
+_ENTRY = "nse_patch"  # of the file's metadata
+_MARKS = ("matrices", "before", "after")  # of each layer
+
+
+@dataclass(frozen=True, eq=False)
+class EditPatch:
+    """The change that edits made to a model, exact to the bit.
+
+    columns: by layer, the columns of W_out that differ, before and after. matrices: the names of all matrices that the
+    session edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the
+    model. hparams: the hyperparameters of the edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and
+    how many `facts`. facts: records that `Fact(**record)` reads, in the order they were written; None: left out.
+    model_name: what the model was loaded as, as far as it says so.
+
+    Applying and reverting need torch and safetensors alone.
+    """
+
+    columns: Columns
+    matrices: Mapping[int, str]
+    before: Mapping[int, str]
+    after: Mapping[int, str]
+    others: str
+    hparams: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    facts: Sequence[Mapping[str, Any]] | None
+    model_name: str | None = None
+
+    @classmethod
+    def of(cls, session: EditSession | str | os.PathLike[str], first: int = 1, last: int | None = None) -> EditPatch:
+        """What the rounds from number `first` to `last` (None: the last) of a session changed.
+
+        session: also its folder, without the model. Raises PatchError where they changed nothing, ValueError for what
+        are no rounds, SessionError.
+        """
+        from nse_plugin.patch.rounds import patch_of_rounds  # which knows sessions
+
+        return patch_of_rounds(session, first, last)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> EditPatch:
+        """Read a patch; every byte of it is checked. Raises PatchError for what is no patch, or damaged."""
+        path = Path(file)
+        try:
+            with safe_open(path, "pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            raise PatchError(f"{path} cannot be read ({error}): give a file that EditPatch.save wrote.") from error
+        try:
+            return cls._from(tensors, metadata)
+        except PatchError as error:
+            raise PatchError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise PatchError(f"{path} is damaged ({type(error).__name__}: {error}): use an undamaged copy.") from error
+
+    @classmethod
+    def _from(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> EditPatch:
+        if _ENTRY not in metadata:
+            raise PatchError("it is no patch: give a file that EditPatch.save wrote.")
+        checksum, _, text = metadata[_ENTRY].partition(" ")
+        if hashlib.sha256(text.encode()).hexdigest() != checksum:
+            raise PatchError("what it says of itself was changed: use an undamaged copy.")
+        about = json.loads(text)
+        if about["format"] != FORMAT:
+            raise PatchError(
+                f"it has format {about['format']}, and this version reads {FORMAT}: install the version that wrote it."
+            )
+        for name, expected in about["tensors"].items():
+            if name not in tensors or tensor_hash(tensors[name]) != expected:
+                raise PatchError(f"tensor {name} is damaged or missing: use an undamaged copy.")
+        own: dict[str, Any] = {part: {int(layer): mark for layer, mark in about[part].items()} for part in _MARKS}
+        own |= {name: about[name] for name in ("others", "hparams", "rounds", "facts", "model_name")}
+        return cls(columns_from(tensors, about["layers"]), **own)
+
+    def save(self, file: str | os.PathLike[str], include_facts: bool = True) -> Path:
+        """Write it to one safetensors file, whole or not at all; returns the path.
+
+        include_facts: False leaves the facts out. That is for size and tidiness and hides nothing: what was edited can
+        be recovered from an update of weights (arXiv 2602.10134).
+        """
+        tensors, layers = tensors_of(self.columns)
+        about = {
+            "format": FORMAT,
+            **{part: {str(layer): mark for layer, mark in getattr(self, part).items()} for part in _MARKS},
+            "others": self.others,
+            "hparams": dict(self.hparams),
+            "rounds": [dict(one) for one in self.rounds],
+            "facts": [dict(fact) for fact in self.facts] if include_facts and self.facts is not None else None,
+            "model_name": self.model_name,
+            "layers": layers,
+            "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
+        }
+        text = json.dumps(about, ensure_ascii=False, sort_keys=True)
+        path = Path(file)  # one entry: several would stand in another order each time
+        write_tensors(path, tensors, {_ENTRY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
+        return path
+
+    # -- on a model ----------------------------------------------------------------------------------------------
+
+    def apply(self, model: nn.Module) -> None:
+        """Make the model the edited one, in place. Raises PatchError for any other model than the base, untouched."""
+        self._check(model, "old")
+        write(self.columns, matrices_of(model, self.columns), "new")
+
+    def revert(self, model: nn.Module) -> None:
+        """Make the edited model the base again, to the bit. Raises PatchError for any other model, untouched."""
+        self._check(model, "new")
+        write(self.columns, matrices_of(model, self.columns), "old")
+
+    def verify(self, model: nn.Module) -> Literal["base", "applied"]:
+        """Which of the two the model is, to the bit of every weight. Raises PatchError when it is neither."""
+        try:
+            check_on(self.columns, matrices_of(model, self.columns), "old")
+        except PatchError:
+            self._check(model, "new")
+            return "applied"
+        self._check(model, "old")
+        return "base"
+
+    def _check(self, model: nn.Module, which: Which) -> None:
+        """Raise PatchError unless every weight of the model is as it was before (`old`) or after (`new`) the edits."""
+        matrices = matrices_of(model, self.columns)
+        check_on(self.columns, matrices, which)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        marks = self.before if which == "old" else self.after
+        same = all(
+            name in parameters and tensor_hash(parameters[name]) == marks[layer]
+            for layer, name in self.matrices.items()
+        )
+        if not same or others_hash(model, self.matrices.values()) != self.others:
+            raise PatchError(
+                "the edited columns are those of the patch, and other weights of the model are not: give "
+                f"{self.model_name or 'the model'} as it was when it was edited, in the same dtype."
+            )
+
+    # -- more than one -------------------------------------------------------------------------------------------
+
+    def compose(self, second: EditPatch) -> EditPatch:
+        """Both edits as one patch: `second` was made on the model that this one leaves. Raises PatchError."""
+        if (self.others, self.matrices, self.after) != (second.others, second.matrices, second.before):
+            raise PatchError(
+                "the second patch was not made on the model that the first one leaves: give them in the order they "
+                "were made, without a gap."
+            )
+        return dataclasses.replace(
+            self,
+            columns=composed(self.columns, second.columns),
+            after=second.after,
+            hparams=second.hparams,
+            rounds=[*self.rounds, *second.rounds],
+            facts=None if self.facts is None or second.facts is None else [*self.facts, *second.facts],
+        )
+
+    def change(self, layer: int) -> Tensor:
+        """W_out after the edits minus before [d, f], float64."""
+        one = self.columns[layer]
+        change = torch.zeros(one.shape, dtype=torch.float64)
+        change[:, one.neurons] = (one.new.double() - one.old.double()).T
+        return change
+
+    def norms(self) -> dict[int, float]:
+        """The Frobenius norm of the change, by layer."""
+        return {layer: float((one.new.double() - one.old.double()).norm()) for layer, one in self.columns.items()}
+
+    def diff(self, other: EditPatch) -> dict[str, Any]:
+        """How another patch differs: `same_base`; `facts_only_here` and `facts_only_there` (None: left out of one of
+        them); and by layer the `columns` each changes, the `norms` of both changes, and that of what lies between them
+        (`distance`)."""
+        facts = [[json.dumps(fact, sort_keys=True) for fact in one.facts or ()] for one in (self, other)]
+        known = self.facts is not None and other.facts is not None
+        only = [[json.loads(fact) for fact in own if fact not in rest] for own, rest in (facts, reversed(facts))]
+        layers: dict[int, dict[str, Any]] = {}
+        for layer in sorted({*self.columns, *other.columns}):
+            both = [one.change(layer) if layer in one.columns else None for one in (self, other)]
+            here, there = (one if one is not None else torch.zeros(()) for one in both)
+            layers[layer] = {
+                "columns": [len(one.columns[layer].neurons) if layer in one.columns else 0 for one in (self, other)],
+                "norms": [float(here.norm()), float(there.norm())],
+                "distance": float((there - here).norm()),
+            }
+        return {
+            "same_base": (self.others, self.before) == (other.others, other.before),
+            "facts_only_here": only[0] if known else None,
+            "facts_only_there": only[1] if known else None,
+            "layers": layers,
+        }
+
+    # -- for other programs --------------------------------------------------------------------------------------
+
+    def to_lora(self, folder: str | os.PathLike[str], rank: int | None = None) -> Path:
+        """Write a PEFT adapter; see `nse_plugin.patch.lora.write_lora`."""
+        from nse_plugin.patch.lora import write_lora
+
+        return write_lora(self, Path(folder), rank)
+
+    def to_gguf_lora(self, file: str | os.PathLike[str], base: str | os.PathLike[str], rank: int | None = None) -> Path:
+        """Write an adapter for llama.cpp and Ollama; see `nse_plugin.patch.gguf.write_gguf_lora`."""
+        from nse_plugin.patch.gguf import write_gguf_lora
+
+        return write_gguf_lora(self, Path(file), Path(base), rank)
+
+    def to_overlay(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+        """Write the edited checkpoint, linking what did not change; see `nse_plugin.patch.overlay.write_overlay`."""
+        from nse_plugin.patch.overlay import write_overlay
+
+        return write_overlay(self, Path(checkpoint), Path(folder), link=True)
+
+    def merge(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+        """Write the edited checkpoint as a folder that stands alone; see `nse_plugin.patch.overlay.write_overlay`."""
+        from nse_plugin.patch.overlay import write_overlay
+
+        return write_overlay(self, Path(checkpoint), Path(folder), link=False)

@@ -1,0 +1,65 @@
+"""The patch of a session's rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nse_plugin.patch.columns import Columns, PatchError
+from nse_plugin.patch.patch import EditPatch
+from nse_plugin.patch.weights import others_hash
+from nse_plugin.session.journal import Journal
+from nse_plugin.session.opening import read_columns, read_rounds
+
+if TYPE_CHECKING:
+    from nse_plugin.facts import Fact
+    from nse_plugin.session import EditSession
+    from nse_plugin.session.record import RoundRecord
+
+
+def patch_of_rounds(
+    session: EditSession | str | os.PathLike[str], first: int = 1, last: int | None = None
+) -> EditPatch:
+    """See `EditPatch.of`."""
+    if isinstance(session, str | os.PathLike):
+        about = Journal(session).description()
+        names = {int(layer): str(name) for layer, name in about["matrices"].items()}
+        rounds, columns = read_rounds(session), read_columns(session, first, last)
+        return _patch(columns, names, about["others"], rounds[first - 1 : last], about["source"])
+    names = dict(session.state.matrices)
+    columns, rounds = session.columns(first, last), session.rounds
+    config: Any = getattr(session.model, "config", None)
+    source = getattr(config, "_name_or_path", None) or None
+    return _patch(columns, names, others_hash(session.model, names.values()), rounds[first - 1 : last], source)
+
+
+def record_of(fact: Fact) -> dict[str, Any]:
+    """The fields of a fact that say something, as JSON takes them."""
+    fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
+    return {name: value for name, (value, default) in fields.items() if value != default}
+
+
+def _patch(
+    columns: Columns, names: Mapping[int, str], others: str, rounds: Sequence[RoundRecord], source: str | None
+) -> EditPatch:
+    if not columns:
+        raise PatchError("these rounds changed nothing: there is nothing to put into a patch.")
+    return EditPatch(
+        columns,
+        matrices=names,
+        before=dict(rounds[0].before),
+        after=dict(rounds[-1].after),
+        others=others,
+        hparams=dict(rounds[-1].settings),
+        rounds=[
+            {
+                "id": one.id, "number": one.number, "time": one.time, "author": one.author, "reason": one.reason,
+                "facts": len(one.facts),
+            }
+            for one in rounds
+        ],
+        facts=[record_of(fact) for one in rounds for fact in one.facts],
+        model_name=source,
+    )  # fmt: skip

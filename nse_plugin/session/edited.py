@@ -1,0 +1,175 @@
+"""A model that is edited, with what is measured of it as it was before the first edit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nse_plugin.facts import Fact
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.subjects import Form, forms_of
+from nse_plugin.models.identity import ModelIdentity, fingerprint
+from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.models.writing.templates import check_templates, context_templates
+from nse_plugin.moments.check import check_moments
+from nse_plugin.moments.measure import MomentsError
+from nse_plugin.moments.provider import second_moments
+from nse_plugin.replay.check import check_model
+from nse_plugin.replay.sinks import early, without_sinks
+from nse_plugin.session.history import Weights
+from nse_plugin.session.state import EditState, weights_of
+from nse_plugin.store import Store
+from nse_plugin.support.suggestions import number_of
+
+log = logging.getLogger(__name__)
+
+
+class EditedModel:
+    """A model with its tokenizer and hyperparameters; arguments as of `EditSession`.
+
+    It holds nothing that changes from round to round: that is `EditState`, which is given to every method.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        hparams: NSEHyperParams,
+        moments: Mapping[int, Tensor] | None = None,
+        templates: Sequence[str] | None = None,
+        read_fingerprint: Callable[[Tensor], str] = fingerprint,
+    ) -> None:
+        if not isinstance(hparams, NSEHyperParams):
+            raise HyperParamsError(
+                f"hparams is a {type(hparams).__name__}: give NSEHyperParams, e.g. NSEHyperParams.for_model(model)."
+            )
+        hparams.check()
+        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self.read_fingerprint = read_fingerprint
+        self.layout = Layout.of(model, hparams.rewrite_module_tmp)
+        self.layers = sorted(self.layout.edited_matrices(hparams.layers))  # which refuses what cannot be edited
+        if hparams.store is not None:
+            Store(hparams.store).check_folder()
+        if moments is not None and not isinstance(moments, Mapping):
+            raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
+        self._given_moments = None if moments is None else check_moments(moments, self.matrices)
+        self._given_templates = None if templates is None else check_templates(list(templates))
+
+    @property
+    def matrices(self) -> dict[int, OutputMatrix]:
+        """The edited matrices, by layer, as they are now: a module may have been put in the place of another."""
+        return self.layout.output_matrices(self.layers)
+
+    def weights(self) -> Weights:
+        """Fingerprints of the edited matrices as they are now."""
+        return weights_of(self.matrices, self.read_fingerprint)
+
+    def layout_of(self, state: EditState) -> Layout:
+        """The layout, with what the state has found out of the model's layers."""
+        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
+
+    def use_what_was_given(self, state: EditState) -> None:
+        """Put given moments and templates into a state."""
+        if self._given_moments is not None:
+            state.moments = self._given_moments
+        if self._given_templates is not None:
+            state.templates = self._given_templates
+
+    @contextmanager
+    def original(self, state: EditState) -> Iterator[None]:
+        """Within, the model has its original weights."""
+        with torch.inference_mode(False), state.originals.rewound(self.matrices):
+            yield
+
+    def check(self, state: EditState) -> None:
+        """Refuse a model whose layers cannot be replayed, before anything is computed; forget what was measured when
+        something else than the edited matrices has changed.
+
+        A model with hooks or replaced forwards is checked every time: what they do may have changed unseen.
+        """
+        identity = state.identity_of(self.model, self.matrices)
+        if state.identity is not None and state.identity[1] != identity[1]:
+            log.info("More than the edited matrices has changed of the model: what was measured of it is forgotten.")
+            state.forget_measured()
+            self.use_what_was_given(state)
+        state.identity = identity
+        unseen = ModelIdentity(self.model).unseen
+        if unseen is not None:
+            state.checked = {}
+        if not state.checked.get(self.hparams.layers[-1]):
+            check_model(self.layout_of(state), self.hparams.layers, self.tokenizer)
+
+    # -- what is measured once, on the original weights --------------------------------------------------------
+
+    def templates(self, state: EditState) -> list[str]:
+        """The contexts a fact is seen in, the bare "{}" first."""
+        if state.templates is None:
+            with self.original(state):
+                state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
+        return state.templates
+
+    def moments(self, state: EditState) -> dict[int, Tensor]:
+        """C0 by layer, [f, f]."""
+        if state.moments is None:
+            with self.original(state):
+                state.moments = second_moments(self.layout_of(state), self.tokenizer, self.hparams)
+        return state.moments
+
+    # -- facts in all their forms ------------------------------------------------------------------------------
+
+    def forms(self, state: EditState, facts: Sequence[Fact]) -> list[Form]:
+        """Every fact in all its forms, as it is asked. Raises FactError, HyperParamsError."""
+        self.hparams.check()
+        if self.hparams.layers != state.layers:
+            raise HyperParamsError(
+                f"layers = {self.hparams.layers} cannot be used: this session edits {state.layers}; begin another "
+                "session for other layers."
+            )
+        forms = forms_of(self.tokenizer, facts, self.templates(state), self.hparams.chat, self.layout)
+        self._check_length(state, prompts_of(forms))
+        return forms
+
+    def behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
+        """The forms without attention sinks, told of with a warning."""
+        if not early(prompts_of(forms)):
+            return forms
+        with self.original(state):
+            prompts = without_sinks(
+                self.layout_of(state), self.hparams.layers[-1], prompts_of(forms), self.hparams.tokens_per_batch
+            )
+        found = [Form(form.owner, rows) for form, rows in zip(forms, prompts, strict=True)]
+        sinks = [facts[form.owner] for form, rows in zip(forms, prompts, strict=True) if rows is not form.prompts]
+        if sinks:
+            log.warning(
+                "%s, %r the first: the subject ends with the first tokens of the prompt, where this model has an "
+                "attention sink, which no fact can be written to. It is written for prompts with words before the "
+                "subject; begin the prompt with some, or ask it so.", number_of(len(sinks), "fact"), sinks[0].text,
+            )  # fmt: skip
+        return found
+
+    def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
+        """Check the model also for rows that are longer than any that was checked."""
+        longest = max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence))
+        if longest > state.checked.get(self.hparams.layers[-1], 0):
+            check_model(self.layout_of(state), self.hparams.layers, self.tokenizer, longest)
+
+
+def prompts_of(forms: Sequence[Form]) -> list[FactPrompts]:
+    """The rows of each form."""
+    return [form.prompts for form in forms]
+
+
+def warn_of_adapters(model: nn.Module) -> None:
+    """Warn of a model with PEFT adapters. PEFT means it so: what it saves of a model is the adapter."""
+    if any(isinstance(getattr(module, "merged_adapters", None), list) for module in model.modules()):
+        log.warning(
+            "This model has PEFT adapters, and edits go into the base model: save_pretrained of the PEFT model writes "
+            "the adapters alone, without the edits. Call merge_and_unload() and save what it returns."
+        )

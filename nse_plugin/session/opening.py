@@ -1,0 +1,175 @@
+"""A session on disk and a model in memory brought together: the model is brought to the session's HEAD, or refused."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.patch.columns import Columns, composed
+from nse_plugin.patch.weights import others_hash
+from nse_plugin.session.edited import EditedModel
+from nse_plugin.session.history import History, Round, Weights
+from nse_plugin.session.journal import Head, Journal
+from nse_plugin.session.lock import SessionError, now
+from nse_plugin.session.masters import apply_changes
+from nse_plugin.session.record import RUNNING, RoundRecord, records_of, settings_of, weights_from
+from nse_plugin.session.state import EditState, names_of
+
+log = logging.getLogger(__name__)
+
+
+def read_rounds(folder: str | os.PathLike[str]) -> list[RoundRecord]:
+    """The rounds of a session's folder that stand, in order: without its model, and while another process has it open.
+
+    Raises SessionError where there is no session, or a file is damaged.
+    """
+    journal = Journal(folder)
+    rounds = journal.rounds(with_keys=False)
+    start = weights_from(journal.description()["start"])
+    return records_of(History(start, tuple(rounds), len(rounds) - 1 if rounds else None))
+
+
+def read_columns(folder: str | os.PathLike[str], first: int = 1, last: int | None = None) -> Columns:
+    """`EditSession.columns` of a session's folder, without its model."""
+    journal = Journal(folder)
+    rounds = journal.rounds(with_keys=False)
+    return together(rounds, first, last, lambda made, number: journal.columns(Head(number, made.id)))
+
+
+def together(
+    rounds: Sequence[Round], first: int, last: int | None, columns_of: Callable[[Round, int], Columns]
+) -> Columns:
+    """What the rounds from number `first` to `last` (None: the last) changed together. columns_of: what one did."""
+    last = len(rounds) if last is None else last
+    if not 1 <= first <= last <= len(rounds):
+        raise ValueError(f"There are no rounds {first} to {last}: the session has {len(rounds)}.")
+    numbered = [columns_of(rounds[number - 1], number) for number in range(first, last + 1)]
+    return functools.reduce(composed, numbered)
+
+
+def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperParams:
+    """Those that are given, or for None the session's own. Raises SessionError when they would edit otherwise."""
+    if given is None:
+        own = journal.description()["hparams"]
+        try:
+            return NSEHyperParams(**own)
+        except (HyperParamsError, TypeError) as error:
+            raise SessionError(
+                f"{journal.folder}: its hyperparameters cannot be used ({error}): install the version of nse-plugin "
+                "that wrote them."
+            ) from error
+    if not journal.is_new:
+        check_hparams(journal, given)
+    return given
+
+
+def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
+    """Raise SessionError when hyperparameters would edit otherwise than the session's own."""
+    own = journal.description()["hparams"]
+    for name, value in settings_of(given).items():
+        if name not in RUNNING and own.get(name) != value:
+            raise SessionError(
+                f"{name} = {value!r} cannot be used: {journal.folder} was begun with {own.get(name)!r}; leave hparams "
+                "out, or begin another session."
+            )
+
+
+def begin(journal: Journal, edited: EditedModel) -> EditState:
+    """Begin a session: the model as it is counts as not edited."""
+    state = EditState.fresh(edited.matrices, edited.read_fingerprint)
+    edited.use_what_was_given(state)
+    edited.check(state)
+    journal.begin(
+        {
+            "created": now(),
+            "model": _name_of(edited),
+            "source": str(getattr(edited.model.config, "_name_or_path", "") or "") or None,
+            "others": others_hash(edited.model, state.matrices.values()),
+            "identity": (state.identity or ("", ""))[1],
+            "matrices": {str(layer): name for layer, name in state.matrices.items()},
+            "start": {str(layer): mark for layer, mark in state.history.start.items()},
+            "hparams": settings_of(edited.hparams),
+            "templates": edited.templates(state),
+        }
+    )
+    return state
+
+
+def resume(journal: Journal, edited: EditedModel, templates: Sequence[str] | None) -> EditState:
+    """Bring a model to HEAD: the base model as it was loaded, or one that is there already.
+
+    templates: as given. Raises SessionError; the model is then as it was.
+    """
+    description = journal.description()
+    if templates is not None and list(templates) != description["templates"]:
+        raise SessionError(f"templates cannot be others than {journal.folder} was begun with: leave them out.")
+    matrices = edited.matrices
+    if {str(layer): name for layer, name in names_of(matrices).items()} != description["matrices"]:
+        raise _another_base(journal, description, edited, "other matrices would be edited")
+    rounds = journal.rounds()
+    start = weights_from(description["start"])
+    state = EditState(OriginalWeights.of(matrices), names_of(matrices), History(start), None, description["templates"])
+    edited.use_what_was_given(state)
+    head = dict(rounds[-1].after if rounds else start)
+    at, now_there = edited.weights(), OriginalWeights.of(matrices)
+    if at == head:
+        _take_on(state.originals, edited, journal, rounds, "old", start)
+    elif at == start:
+        _take_on(now_there, edited, journal, rounds, "new", head)
+    else:
+        raise _another_base(journal, description, edited, "its edited matrices are neither the base's nor HEAD's")
+    _check_base(journal, description, edited, state)
+    made = tuple(rounds)
+    state.history = History(start, made, len(made) - 1 if made else None).up_to(len(made) - 1 if made else None)
+    now_there.restore(matrices)
+    journal.remove_others(rounds)
+    return state
+
+
+def _take_on(
+    weights: OriginalWeights, edited: EditedModel, journal: Journal, rounds: Sequence[Round], which: str, aim: Weights
+) -> None:
+    """Put the columns that rounds found (`old`) or left (`new`) into copies of the matrices."""
+    try:
+        apply_changes(edited.matrices, weights.tensors, journal.outermost(rounds, which))
+        sound = {layer: edited.read_fingerprint(tensor) for layer, tensor in weights.tensors.items()} == aim
+    except (IndexError, KeyError, RuntimeError) as error:
+        log.debug("%s", error)
+        sound = False
+    if not sound:
+        journal.check_files(rounds)
+        raise SessionError(f"{journal.folder} does not lead to the weights it speaks of: restore it from a copy.")
+
+
+def _check_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, state: EditState) -> None:
+    """Refuse another base; tell of the same one that is computed with otherwise."""
+    if others_hash(edited.model, state.matrices.values()) != description["others"]:
+        raise _another_base(journal, description, edited, "its other weights differ")
+    state.identity = state.identity_of(edited.model, edited.matrices)
+    if state.identity[1] != description["identity"]:
+        log.warning(
+            "%s: the model has the weights that the session was begun on, and computes with them in another way "
+            "(another version of transformers, kind of attention or autocast): edits go on, by other roundings.",
+            journal.folder,
+        )
+
+
+def _another_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, why: str) -> SessionError:
+    return SessionError(
+        f"{journal.folder} is not a session of this model ({_name_of(edited)}; {why}): load the one that it was begun "
+        f"on, {description['model']}."
+    )
+
+
+def _name_of(edited: EditedModel) -> str:
+    """The model in words."""
+    config: Any = edited.model.config
+    name = str(getattr(config, "_name_or_path", "") or "")
+    weight = next(iter(edited.matrices.values())).weight
+    kind = f"{type(edited.model).__name__} in {str(weight.dtype).removeprefix('torch.')}"
+    return f"{name}, a {kind}" if name else f"a {kind}"

@@ -1,0 +1,202 @@
+"""The rounds of a session: which of them stand, and how others come to stand, all at once or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+
+from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.patch.columns import Columns, write
+from nse_plugin.session.edited import EditedModel
+from nse_plugin.session.history import History, Round
+from nse_plugin.session.journal import Head, Journal
+from nse_plugin.session.lock import SessionError
+from nse_plugin.session.masters import Masters, apply_changes, are_of, masters_of
+from nse_plugin.session.record import digest, document_of
+from nse_plugin.session.round import Plan, write_round
+from nse_plugin.session.state import EditState
+from nse_plugin.support.restoring import restoring
+
+log = logging.getLogger(__name__)
+
+Commit = Callable[[EditState, History], None]
+
+
+class Rounds:
+    """The rounds of an edited model, in memory and, with a journal, in a folder.
+
+    state: with the rounds that stand. undoable: whether what they change is kept.
+
+    The model, the state and the folder change in one order: weights in the live model, the round's folder, HEAD, the
+    state. A round is made when HEAD leads to it; without a journal, when the state has it. Whatever stops a
+    transaction before puts the weights back, and whatever stops it later finds state and weights as HEAD says.
+    """
+
+    def __init__(self, edited: EditedModel, state: EditState, undoable: bool, journal: Journal | None) -> None:
+        self.state = state
+        self.journal = journal
+        self._edited, self._undoable = edited, undoable or journal is not None
+        self._identity = state.identity
+        self._root = "" if journal is None else digest(journal.description())
+        self._marks: tuple[object, dict[int, str]] = None, {}
+
+    def standing(self) -> tuple[EditState, History]:
+        """The state that the present weights belong to, and the rounds that they hold.
+
+        Where others have changed them it is a new state, which only a round that is made puts in the old one's place.
+        Raises SessionError where the rounds are in a folder.
+        """
+        matrices = self._edited.matrices
+        self.state.originals.check_dtypes(matrices)
+        earlier, now = self.state.history, self._edited.weights()
+        if self.journal is not None:
+            if now != earlier.now:
+                raise SessionError(
+                    f"The edited matrices have other weights than the last round of {self.journal.folder} left: load "
+                    "the base model again and open the session with it."
+                )
+            return self.state, earlier
+        history = earlier.standing(now)
+        if history is None:
+            log.warning(
+                "The edited matrices have other weights than any of the %d rounds of this session left: starting "
+                "afresh from them. Earlier rounds are no longer protected; these weights count as the original ones.",
+                len(earlier.made),
+            )
+            state = EditState.fresh(matrices, self._edited.read_fingerprint)
+            self._edited.use_what_was_given(state)
+            return state, state.history
+        undone = set(earlier.rounds) - set(history.rounds)
+        if undone:
+            log.warning(
+                "%d of %d rounds were undone: their facts are no longer protected.", len(undone), len(earlier.rounds)
+            )
+        return self.state, history
+
+    @contextlib.contextmanager
+    def transaction(self, before: OriginalWeights) -> Iterator[Commit]:
+        """Within, weights may change; they are put back unless the function that this gives is called with the state
+        and the history that are to stand. before: the weights as they are."""
+        earlier, decided = self.state.history, None
+
+        def commit(state: EditState, history: History) -> None:
+            nonlocal decided
+            decided = state, history
+            if self.journal is not None:
+                self.journal.set_head(self._head(history))
+            settle()
+
+        def settle() -> None:
+            if decided is not None and (self.journal is None or self.journal.head() == self._head(decided[1])):
+                decided[0].history = decided[1]
+                self.state = decided[0]
+            elif self.state.history is earlier:
+                before.restore(self._edited.matrices)
+
+        try:
+            with restoring(settle):
+                yield commit
+        except BaseException:
+            self.remove_undone()
+            raise
+
+    def written(self, state: EditState, history: History, plan: Plan, before: OriginalWeights) -> History:
+        """Write a planned round into the model, and its folder; it does not stand yet. Returns the history with it.
+
+        before: the weights as they are.
+        """
+        masters = self._masters_of(state, history)
+        extended = write_round(self._edited, state, history, plan, before if self._undoable else None, masters)
+        made = extended.made[-1]
+        if self.journal is not None:
+            made = dataclasses.replace(made, moments=self._marks_of(plan))
+        document = document_of(made, self._head(history).id, len(history.rounds) + 1, history.now)
+        if self.journal is None:
+            made = dataclasses.replace(made, id=digest(document))
+        else:
+            made = dataclasses.replace(made, id=self.journal.write(document, made), columns=None)
+        return dataclasses.replace(extended, made=(*extended.made[:-1], made))
+
+    def wound_back(self, history: History, count: int) -> History:
+        """Put the model's weights back to what the first `count` rounds left. Returns the history of these."""
+        rounds, matrices = history.rounds, self._edited.matrices
+        for number in range(len(rounds), count, -1):
+            write(self.columns_of(rounds[number - 1], number), matrices, "old")
+        earlier = history.first(count)
+        if self._edited.weights() != earlier.now:
+            where = "this session" if self.journal is None else self.journal.folder
+            raise SessionError(f"What the rounds of {where} changed does not lead back to the weights before them.")
+        return earlier
+
+    def columns_of(self, made: Round, number: int) -> Columns:
+        """What a round changed. number: 1 for the first that stands."""
+        if self.journal is not None:
+            return self.journal.columns(Head(number, made.id))
+        if made.columns is None:
+            raise SessionError(f"Round {number} was made without keeping what it changed: use undoable=True.")
+        return made.columns
+
+    def check_open(self) -> None:
+        """Raise SessionError when the session was closed."""
+        if self.journal is not None and not self.journal.is_open:
+            raise SessionError(f"This session was closed: open {self.journal.folder} again.")
+
+    def check_plan(self, history: History, plan: Plan, state: EditState) -> None:
+        """Raise SessionError when a round in a folder would go on with another model or other second moments."""
+        if self.journal is None:
+            return
+        if self._identity is not None and state.identity is not None and state.identity[1] != self._identity[1]:
+            raise SessionError(
+                f"More than the edited matrices has changed of the model since {self.journal.folder} was opened (other "
+                "layers, an adapter): put it back, or load the base model again."
+            )
+        earlier = history.rounds[-1].moments if history.rounds else {}
+        if earlier and earlier != self._marks_of(plan):
+            raise SessionError(
+                f"The second moments are others than the rounds of {self.journal.folder} were made with: give those "
+                "as moments=, or restore the file that they were read from."
+            )
+
+    def remove_undone(self) -> None:
+        """Remove the folders of rounds that do not stand."""
+        with contextlib.suppress(SessionError):
+            if self.journal is not None and self.journal.head() == self._head(self.state.history):
+                self.journal.remove_others(self.state.history.rounds)
+
+    def _head(self, history: History) -> Head:
+        last = history.last
+        return Head(len(history.rounds), self._root if last is None else history.made[last].id)
+
+    def _masters_of(self, state: EditState, history: History) -> Masters:
+        """The master copies of a coarse model, as the rounds of a history left them.
+
+        Where these were not kept, new ones of the present weights: what was below their rounding is lost.
+        """
+        matrices = self._edited.matrices
+        if history.masters is not None:
+            return history.masters
+        masters = masters_of(state.originals.tensors)
+        if not masters:
+            return {}
+        if self.journal is None:
+            changes = [made.master_columns for made in history.rounds]
+        else:
+            changes = [self.journal.outermost(history.rounds, "new", of_masters=True)]
+        for one in changes:
+            apply_changes(matrices, masters, one)
+        masters = {layer: copy.to(matrices[layer].weight.device) for layer, copy in masters.items()}
+        if are_of(matrices, masters):
+            return masters
+        if self.journal is not None:
+            self.journal.check_files(history.rounds)
+            raise SessionError(f"{self.journal.folder} does not lead to the weights of its rounds: restore it.")
+        return masters_of({layer: matrix.weight.data for layer, matrix in matrices.items()})
+
+    def _marks_of(self, plan: Plan) -> dict[int, str]:
+        """Fingerprints of a plan's second moments, read once."""
+        if self._marks[0] is not plan.moments:
+            self._marks = plan.moments, {layer: fingerprint(moment) for layer, moment in plan.moments.items()}
+        return self._marks[1]

@@ -1,0 +1,144 @@
+"""Adapters in PEFT: the edited model's logits, merged or not, and nothing lost without a word."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_tokenizer
+
+from nse_plugin import EditPatch
+from nse_plugin.patch.columns import PatchError
+from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.lora import check_lora
+
+TOKENS = torch.arange(3, 40)[None]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_base_and_adapter_are_the_edited_model(kind, edited, tmp_path):
+    session = edited(kind)
+    expected = logits(session.model)
+    assert (expected - logits(tiny_model(kind, torch.float32))).abs().max() > 1e-2
+    folder = EditPatch.of(session).to_lora(tmp_path / "adapter")
+    base = tiny_model(kind, torch.float32)
+    check_lora(base, folder)
+    wrapped = PeftModel.from_pretrained(base, folder)
+    assert (logits(wrapped) - expected).abs().max() < 1e-5
+    check_lora(wrapped, folder)
+    assert (logits(wrapped.merge_and_unload()) - expected).abs().max() < 1e-5
+
+
+def test_adapters_of_two_rounds_take_turns(edited, tmp_path):
+    session = edited()
+    whole = EditPatch.of(session)
+    EditPatch.of(session, 1, 1).to_lora(tmp_path / "first")
+    whole.to_lora(tmp_path / "whole")
+    wrapped = PeftModel.from_pretrained(tiny_model("llama", torch.float32), tmp_path / "first", adapter_name="first")
+    wrapped.load_adapter(tmp_path / "whole", adapter_name="whole")
+    session.rollback(2)
+    after_first = logits(session.model)
+    assert (logits(wrapped) - after_first).abs().max() < 1e-5
+    wrapped.set_adapter("whole")
+    model = tiny_model("llama", torch.float32)
+    whole.apply(model)
+    assert (logits(wrapped) - logits(model)).abs().max() < 1e-5
+
+
+def test_factors_are_the_change_at_its_own_rank(patch):
+    """Four facts: four directions a pass at most, in float32 with the rounding of the weights about them."""
+    factors = factors_of(patch)
+    largest = max(one.rank for one in factors.values())
+    for layer, one in factors.items():
+        exact = patch.change(layer)
+        assert one.rank <= 12 < min(exact.shape)
+        assert float((one.b.double() @ one.a.double() - exact).norm() / exact.norm()) < 1e-5
+        assert one.a.shape[0] == one.b.shape[1] == largest
+
+
+def test_fewer_directions_are_the_longest(patch):
+    for layer, one in factors_of(patch, 2).items():
+        sizes = torch.linalg.svdvals(patch.change(layer))
+        error = (one.b.double() @ one.a.double() - patch.change(layer)).norm()
+        assert float(error) == pytest.approx(float(sizes[2:].norm()), rel=1e-4)
+    with pytest.raises(PatchError, match="rank = 0 cannot be used"):
+        factors_of(patch, 0)
+
+
+def test_a_rank_that_pays_no_longer_is_said(patch, caplog, monkeypatch):
+    with caplog.at_level(logging.WARNING):
+        factors_of(patch)
+    assert not caplog.text
+    for one in patch.columns.values():
+        one.new.add_(torch.randn(one.new.shape))  # a change of full rank
+    factors_of(patch)
+    assert "more numbers than the matrices themselves" in caplog.text
+    assert "vLLM" not in caplog.text
+    monkeypatch.setattr("nse_plugin.patch.factors.VLLM_RANKS", (1, 8))
+    factors_of(patch)
+    assert "vLLM takes no adapter above rank 8" in caplog.text
+
+
+def test_the_card_and_the_configuration(patch, tmp_path):
+    folder = patch.to_lora(tmp_path / "adapter", rank=2)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["fan_in_fan_out"]) == (2, 2, False)
+    assert config["target_modules"] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    for word in (
+        "base_model_relation: adapter",
+        "4 edited facts",
+        patch.others,
+        "--max-lora-rank 8",
+        "Truncated to 2",
+    ):
+        assert word in card
+    patch.to_lora(folder)  # written again in its place
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(PatchError, match="holds other files"):
+        patch.to_lora(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_what_peft_would_drop_is_refused(patch, tmp_path):
+    folder = patch.to_lora(tmp_path / "adapter")
+    base = tiny_model("llama", torch.float32)
+    del base.model.layers[2:]
+    with pytest.raises(PatchError, match=r"changes model\.layers\.2\.mlp\.down_proj, which this model has not"):
+        check_lora(base, folder)
+    with pytest.raises(PatchError, match="which this model has not"):
+        check_lora(tiny_model("gpt2", torch.float32), folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    narrower = {**config, "target_modules": config["target_modules"][:1]}
+    (folder / "adapter_config.json").write_text(json.dumps(narrower))
+    with pytest.raises(PatchError, match="which its configuration does not name"):
+        check_lora(tiny_model("llama", torch.float32), folder)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop("base_model.model.model.layers.2.mlp.down_proj.lora_B.weight")
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(PatchError, match="has no base_model.*lora_B"):
+        check_lora(tiny_model("llama", torch.float32), folder)
+
+
+def test_served_by_transformers_alone(edited, tmp_path):
+    session = edited()
+    base = tmp_path / "base"
+    tiny_model("llama", torch.float32).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    folder = EditPatch.of(session).to_lora(tmp_path / "adapter")
+    model.load_adapter(str(folder))
+    assert (logits(model) - logits(session.model)).abs().max() < 1e-5

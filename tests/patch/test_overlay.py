@@ -1,0 +1,53 @@
+"""Edited checkpoints: what did not change is linked, what did is exact."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from rounds import same, weights_of
+from tiny import tiny_model
+from transformers import AutoModelForCausalLM
+
+from nse_plugin import EditPatch
+from nse_plugin.patch.columns import PatchError
+
+
+@pytest.mark.parametrize("how", ["to_overlay", "merge"])
+@pytest.mark.parametrize(("kind", "size"), [("llama", "1GB"), ("gpt2", "1GB"), ("llama", "40KB")])
+def test_the_edited_model_from_its_folder(how, kind, size, edited, tmp_path):
+    session = edited(kind)
+    checkpoint, folder = tmp_path / "base", tmp_path / "edited"
+    tiny_model(kind, torch.float32).save_pretrained(checkpoint, max_shard_size=size)
+    getattr(EditPatch.of(session), how)(checkpoint, folder)
+    assert same(AutoModelForCausalLM.from_pretrained(folder), weights_of(session.model))
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    shared = {name for name in names if (folder / name).samefile(checkpoint / name)}
+    if how == "merge":
+        assert shared == set()
+    elif size == "40KB":
+        assert 2 < len(shared) < len(names)
+        changed = json.loads((checkpoint / "model.safetensors.index.json").read_text())["weight_map"]
+        assert not shared & {changed[f"model.layers.{layer}.mlp.down_proj.weight"] for layer in (1, 2)}
+    else:
+        assert shared == names - {"model.safetensors"}
+
+
+def test_what_is_not_the_base_is_refused(edited, tmp_path):
+    patch = EditPatch.of(edited())
+    checkpoint = tmp_path / "base"
+    tiny_model("llama", torch.float32).save_pretrained(checkpoint)
+    folder = patch.merge(checkpoint, tmp_path / "edited")
+    for source, target, said in (
+        (folder, tmp_path / "new", "not as they were before the edit"),
+        (checkpoint, folder, "is there already"),
+        (tmp_path / "nowhere", tmp_path / "new", "is no folder"),
+    ):
+        with pytest.raises(PatchError, match=said):
+            patch.merge(source, target)
+    tiny_model("gpt2", torch.float32).save_pretrained(tmp_path / "other")
+    with pytest.raises(PatchError, match="has no safetensors file with model.layers.1"):
+        patch.merge(tmp_path / "other", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,233 @@
+"""A patch applied, taken back, saved, composed: exact to the bit, and refused where it does not belong."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from rounds import ROUNDS, same, weights_of
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+
+import nse_plugin
+from nse_plugin import EditPatch, EditSession, Fact
+from nse_plugin.patch.columns import PatchError
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_applied_and_reverted_to_the_bit(kind, dtype, edited, tmp_path):
+    session = edited(kind, dtype)
+    EditPatch.of(session).save(tmp_path / "x.patch")
+    patch, model = EditPatch.load(tmp_path / "x.patch"), tiny_model(kind, dtype)
+    base, after = weights_of(model), weights_of(session.model)
+    assert patch.verify(model) == "base"
+    patch.apply(model)
+    assert same(model, after)
+    assert patch.verify(model) == patch.verify(session.model) == "applied"
+    patch.revert(model)
+    assert same(model, base)
+
+
+def test_what_it_says(patch):
+    assert [(one["author"], one["reason"], one["facts"]) for one in patch.rounds] == [
+        ("author 1", "reason 1", 1), ("author 2", "reason 2", 2), ("author 3", "reason 3", 1),
+    ]  # fmt: skip
+    assert [Fact(**record) for record in patch.facts] == [fact for facts in ROUNDS for fact in facts]
+    assert patch.hparams["p"] == 0.6
+    for layer, norm in patch.norms().items():
+        assert norm == pytest.approx(float(patch.change(layer).norm()))
+        assert norm > 0
+
+
+def test_rounds_make_up_the_whole(edited, tmp_path):
+    session = edited()
+    whole, first, rest = EditPatch.of(session), EditPatch.of(session, 1, 1), EditPatch.of(session, 2)
+    assert (first.before, first.after, rest.after) == (whole.before, rest.before, whole.after)
+    both = first.compose(rest)
+    for part in ("before", "after", "others", "facts", "rounds"):
+        assert getattr(both, part) == getattr(whole, part)
+    model = tiny_model("llama", torch.float32)
+    for one in (first, rest):
+        one.apply(model)
+    assert both.verify(model) == "applied"
+    both.revert(model)
+    assert first.verify(model) == "base"
+    with pytest.raises(PatchError, match="in the order they were made"):
+        rest.compose(first)
+
+
+def test_of_a_folder_without_the_model(hparams, tmp_path):
+    model = tiny_model("llama", torch.float32)
+    settings = (tiny_moments(model, [1, 2]), TEMPLATES)
+    with EditSession.open(tmp_path / "session", model, tiny_tokenizer(), hparams, *settings) as session:
+        for facts in ROUNDS:
+            session.edit(facts)
+        held = [EditPatch.of(session), EditPatch.of(session, 2, 2)]
+    found = [EditPatch.of(tmp_path / "session"), EditPatch.of(tmp_path / "session", 2, 2)]
+    for one, other in zip(found, held, strict=True):
+        one.save(tmp_path / "one")
+        other.save(tmp_path / "other")
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    assert found[0].verify(model) == "applied"
+
+
+def test_any_other_model_is_refused_untouched(patch, edited):
+    other = tiny_model("llama", torch.float32)
+    other.model.layers[3].mlp.up_proj.weight.data[0, 0] += 1
+    before = weights_of(other)
+    for use, model, said in (
+        (patch.apply, other, "other weights of the model are not"),
+        (patch.verify, other, "other weights of the model are not"),
+        (patch.revert, tiny_model("llama", torch.float32), "not as they were after the edit"),
+        (patch.apply, edited().model, "not as they were before the edit"),
+        (patch.apply, tiny_model("llama", torch.bfloat16), "load the model it was made for, in that dtype"),
+        (patch.apply, tiny_model("gpt2", torch.float32), "has no parameter model.layers.1"),
+    ):
+        with pytest.raises(PatchError, match=said):
+            use(model)
+    assert same(other, before)
+
+
+def test_without_its_facts(patch, tmp_path):
+    patch.save(tmp_path / "x.patch", include_facts=False)
+    without = EditPatch.load(tmp_path / "x.patch")
+    assert without.facts is None
+    assert b"France" not in (tmp_path / "x.patch").read_bytes()
+    assert without.after == patch.after
+    assert without.diff(patch)["facts_only_here"] is None
+
+
+def test_how_two_differ(edited):
+    session = edited()
+    first, whole = EditPatch.of(session, 1, 1), EditPatch.of(session)
+    found = first.diff(whole)
+    assert found["same_base"]
+    assert found["facts_only_here"] == []
+    assert [fact["subject"] for fact in found["facts_only_there"]] == ["Marie Curie", "Mount Fuji", "Germany"]
+    for layer, one in found["layers"].items():
+        assert one["columns"] == [len(side.columns[layer].neurons) for side in (first, whole)]
+        assert one["distance"] == pytest.approx(float((whole.change(layer) - first.change(layer)).norm()))
+    assert all(one["distance"] == 0 for one in whole.diff(whole)["layers"].values())
+
+
+def test_torch_and_safetensors_are_enough(patch, tmp_path):
+    patch.save(tmp_path / "x.patch")
+    save_file({k: v.clone() for k, v in tiny_model("llama", torch.float32).state_dict().items()}, tmp_path / "model")
+    program = """
+        import sys
+        class Blocked:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] in ("transformers", "pandas", "easyeditor", "rich", "yaml", "filelock"):
+                    raise ImportError(f"{name} is blocked")
+        sys.meta_path.insert(0, Blocked())
+        import torch
+        from safetensors.torch import load_file
+        from nse_plugin import EditPatch
+
+        class Model(torch.nn.Module):  # of any class, with parameters of these names
+            def __init__(self, weights):
+                super().__init__()
+                for name, weight in weights.items():
+                    *path, last = name.split(".")
+                    at = self
+                    for part in path:
+                        if part not in dict(at.named_children()):
+                            at.add_module(part, torch.nn.Module())
+                        at = getattr(at, part)
+                    at.register_parameter(last, torch.nn.Parameter(weight))
+
+        model, patch = Model(load_file("model")), EditPatch.load("x.patch")
+        patch.apply(model)
+        print(patch.verify(model))
+        patch.revert(model)
+        print(patch.verify(model))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(nse_plugin.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["applied", "base"]
+
+
+def test_a_damaged_file_is_refused_or_harmless(patch, tmp_path):
+    """500 mutations: cut off, bits flipped, pieces swapped, bytes replaced."""
+    whole = patch.save(tmp_path / "whole").read_bytes()
+    draw, refused = random.Random(0), 0
+    path = tmp_path / "mutated"
+    for number in range(500):
+        data = bytearray(whole)
+        # the header, a sixth of the file at most, is where most can go wrong
+        end = len(data) if number % 2 else min(len(data), 4096)
+        a, b = sorted(draw.randrange(end) for _ in range(2))
+        match number % 5:
+            case 0:
+                del data[draw.randrange(len(data)) :]
+            case 1 | 2:
+                data[a] ^= 1 << draw.randrange(8)
+            case 3:
+                data[a : a + 8], data[b : b + 8] = data[b : b + 8], data[a : a + 8]
+            case 4:
+                data[a:b] = bytes(draw.randrange(256) for _ in range(b - a))
+        path.write_bytes(data)
+        try:
+            found = EditPatch.load(path)
+        except PatchError:
+            refused += 1
+            continue
+        assert (found.before, found.others, found.facts) == (patch.before, patch.others, patch.facts)
+        for layer, one in patch.columns.items():
+            assert all(
+                torch.equal(getattr(found.columns[layer], p), getattr(one, p)) for p in ("neurons", "old", "new")
+            )
+    assert refused > 450
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path, patch: None, "cannot be read"),
+        (lambda path, patch: path.write_bytes(b"nothing"), "cannot be read"),
+        (lambda path, patch: save_file({"a": torch.zeros(2)}, path), "it is no patch: give a file that EditPatch.save"),
+        (lambda path, patch: with_format(path, patch, 99), "has format 99, and this version reads 1"),
+    ],
+)
+def test_files_that_are_none(write, said, patch, tmp_path):
+    write(tmp_path / "x", patch)
+    with pytest.raises(PatchError, match=said):
+        EditPatch.load(tmp_path / "x")
+
+
+def with_format(path, patch, number):
+    import hashlib
+    import json
+
+    patch.save(path)
+    with safe_open(path, "pt") as opened:
+        about = json.loads(opened.metadata()["nse_patch"].partition(" ")[2])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    text = json.dumps({**about, "format": number})
+    save_file(tensors, path, {"nse_patch": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
+
+
+def test_others_may_read_it(patch, tmp_path):
+    before = os.umask(0o022)
+    try:
+        assert patch.save(tmp_path / "x").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_no_rounds_no_patch(hparams):
+    model = tiny_model("llama")
+    session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(model, [1, 2]), TEMPLATES)
+    with pytest.raises((PatchError, ValueError), match="round"):
+        EditPatch.of(session)

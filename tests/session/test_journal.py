@@ -1,0 +1,476 @@
+"""A session's folder: opening, what is refused, who has it, writes that fail, files that are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save
+from tiny import TEMPLATES, tiny_moments, tiny_tokenizer
+from tiny_sessions import LAYERS, base, edited, equal, hparams, in_memory, opened, rounds_of
+
+from nse_plugin import EditSession, Fact
+from nse_plugin.method.update import UpdateError
+from nse_plugin.moments.measure import MomentsError
+from nse_plugin.session import SessionError, journal, read_columns, read_rounds
+from nse_plugin.session import round as round_module
+from nse_plugin.support.files import written_whole
+
+ROUNDS = rounds_of(5)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A session of five rounds: (folder, the edited matrices after each, the session in memory)."""
+    folder = tmp_path_factory.mktemp("session") / "five"
+    model = base()
+    with opened(folder, model) as session:
+        after = [edited(model)]
+        for facts in ROUNDS:
+            session.edit(facts, author="Ann", reason="it was wrong")
+            after.append(edited(model))
+    return folder, after
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished[0], tmp_path / "copy")
+
+
+# -- opening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("llama", torch.float32), ("gpt2", torch.float32), ("llama", torch.float16), ("gpt2", torch.bfloat16)],
+)  # Linear, Conv1D
+def test_a_session_that_is_closed_and_opened_goes_on_as_one_that_never_was(kind, dtype, tmp_path):
+    model, reopened = base(kind, dtype), base(kind, dtype)
+    session = in_memory(model)
+    for facts in ROUNDS:
+        expected = session.edit(facts)
+    for facts in ROUNDS[:3]:
+        with opened(tmp_path / "a", base(kind, dtype)) as one:
+            one.edit(facts)
+    with opened(tmp_path / "a", reopened) as one:
+        one.edit(ROUNDS[3])
+    with opened(tmp_path / "a", reopened) as one:  # which is at HEAD
+        report = one.edit(ROUNDS[4])
+        assert equal(one.state.originals.tensors.values(), edited(base(kind, dtype)))
+        ours, theirs = one.state.history, session.state.history
+        assert ours.written == theirs.written
+        assert [made.keys.keys() for made in ours.rounds] == [made.keys.keys() for made in theirs.rounds]
+        for layer in LAYERS:
+            assert equal(ours.knowledge.layers[layer].parts, theirs.knowledge.layers[layer].parts)
+    assert equal(edited(reopened), edited(model))
+    assert report.frame.drop(columns="seconds").equals(expected.frame.drop(columns="seconds"))
+    assert report.again.equals(expected.again)
+
+
+def test_a_report_reads_back_as_it_was(finished, folder):
+    model = base()
+    with opened(folder, model) as session:
+        report = session.edit([Fact("{} is", "Rome", "cold"), Fact("{} is", "old France", "wet", case_id="x")])
+        failed = session.edit([Fact("The wind of {} is", "Lyon", "cold")])
+    found = read_rounds(folder)
+    for one, made in ((report, found[-2]), (failed, found[-1])):
+        assert made.report.frame.equals(one.frame)
+        assert (made.report.frame.dtypes == one.frame.dtypes).all()
+        assert made.report.again.equals(one.again)
+        assert (made.report.again.dtypes == one.again.dtypes).all()
+        assert (made.report.seconds, str(made.report)) == (one.seconds, str(one))
+
+
+def test_rounds_say_who_when_why_and_what(finished):
+    found = read_rounds(finished[0])
+    assert [one.number for one in found] == [1, 2, 3, 4, 5]
+    assert {(one.author, one.reason, one.on_conflict) for one in found} == {("Ann", "it was wrong", "replace")}
+    assert [list(one.facts) for one in found] == ROUNDS
+    assert all(len(one.statuses) == len(one.facts) for one in found)
+    assert len({one.id for one in found}) == 5
+    assert all(one.time.endswith("+00:00") for one in found)
+    assert [one.before for one in found[1:]] == [one.after for one in found[:-1]]
+    assert found[0].settings == {name: v for name, v in hparams().to_dict().items() if name != "api_key"}
+
+
+def test_rounds_in_memory_are_recorded_as_those_in_a_folder(finished):
+    session = in_memory(base())
+    for facts in ROUNDS:
+        session.edit(facts, author="Ann", reason="it was wrong")
+    for ours, theirs in zip(session.rounds, read_rounds(finished[0]), strict=True):
+        for name in ("number", "author", "reason", "on_conflict", "facts", "statuses", "settings", "before", "after"):
+            assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_columns_of_rounds_lead_from_the_base_to_the_end(finished):
+    folder, after = finished
+    for first, last in ((1, None), (2, 3), (5, 5)):
+        columns = read_columns(folder, first, last)
+        for layer, before, then in zip(LAYERS, after[first - 1], after[5 if last is None else last], strict=True):
+            own = before.clone()
+            assert torch.equal(own[:, columns[layer].neurons].T, columns[layer].old)
+            own[:, columns[layer].neurons] = columns[layer].new.T
+            assert torch.equal(own, then)
+    with pytest.raises(ValueError, match="no rounds 3 to 6: the session has 5"):
+        read_columns(folder, 3, 6)
+
+
+def test_no_secret_is_written_down(tmp_path):
+    opened(tmp_path / "a", base(), api_key="sk-secret").close()
+    assert "sk-secret" not in "".join(path.read_text() for path in (tmp_path / "a").iterdir() if path.is_file())
+
+
+def test_files_follow_the_umask(finished):
+    umask = os.umask(0o022)
+    os.umask(umask)
+    files = [path for path in finished[0].rglob("*") if path.is_file() and path.name != "lock"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def other_attention(model):
+    model.model.layers[3].self_attn.o_proj.weight.data[0, 0] += 1
+
+
+def other_matrix(model):
+    model.model.layers[1].mlp.down_proj.weight.data[0, 0] += 1
+
+
+REFUSED = {
+    "other weights elsewhere": (other_attention, {}, "not a session of this model .*its other weights differ"),
+    "other edited weights": (other_matrix, {}, "neither the base's nor HEAD's"),
+    "another dtype": (
+        lambda model: model.double(),
+        {},
+        "the one that it was begun on, a LlamaForCausalLM in float32",
+    ),
+    "other hyperparameters": (None, {"hparams": hparams(alpha=9.0)}, r"alpha = 9.0 cannot be used: .* begun with 0.5"),
+    "other layers": (None, {"hparams": hparams(layers=[0, 1])}, r"layers = \[0, 1\] cannot be used"),
+    "other templates": (None, {"templates": TEMPLATES[:1]}, "templates cannot be others"),
+    "moments of another shape": (None, {"moments": {1: torch.eye(3)}}, "moments"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("at_head", [False, True])
+def test_what_does_not_belong_to_the_session_is_refused_in_one_sentence(case, at_head, folder):
+    change, given, says = REFUSED[case]
+    model = base()
+    if at_head:
+        opened(folder, model).close()
+    if change is not None:
+        change(model)
+    before = edited(model)
+    with pytest.raises((SessionError, MomentsError), match=says) as caught:
+        EditSession.open(folder, model, tiny_tokenizer(), **given)
+    assert "\n" not in str(caught.value)
+    assert equal(edited(model), before)
+    opened(folder, base()).close()  # the lock is free
+
+
+def test_another_format_is_refused(folder):
+    told = json.loads((folder / "session.json").read_text())
+    (folder / "session.json").write_text(json.dumps({**told, "format": 2}))
+    with pytest.raises(SessionError, match=r"session\.json has format 2, and this version of nse-plugin reads 1"):
+        opened(folder, base())
+
+
+def test_how_it_is_run_may_change(folder):
+    model = base()
+    given = dataclasses.replace(hparams(), tokens_per_batch=512, batch_size=7, model_name="elsewhere")
+    with EditSession.open(folder, model, tiny_tokenizer(), given) as session:
+        assert session.hparams.tokens_per_batch == 512
+        session.hparams.alpha = 3.0
+        with pytest.raises(SessionError, match=r"alpha = 3\.0 cannot be used"):
+            session.edit(ROUNDS[0])
+
+
+def test_other_second_moments_are_refused(folder):
+    model = base()
+    other = {layer: 2 * moment for layer, moment in tiny_moments(model, LAYERS).items()}
+    with EditSession.open(folder, model, tiny_tokenizer(), moments=other) as session:
+        before = edited(model)
+        with pytest.raises(SessionError, match="second moments are others than the rounds of"):
+            session.edit(Fact("{} is", "Rome", "cold"))
+        assert equal(edited(model), before)
+        assert len(session.rounds) == 5
+
+
+@pytest.mark.parametrize("change", [other_matrix, other_attention])
+def test_a_model_that_others_change_is_refused(change, folder):
+    model = base()
+    with opened(folder, model) as session:
+        change(model)
+        with pytest.raises(SessionError, match="other weights than the last round|More than the edited matrices"):
+            session.edit(Fact("{} is", "Rome", "cold"))
+    assert len(read_rounds(folder)) == 5
+
+
+def test_there_is_no_session(tmp_path):
+    with pytest.raises(SessionError, match="holds no session: name another folder, or give hparams"):
+        EditSession.open(tmp_path / "new", base(), tiny_tokenizer())
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(SessionError, match=r"holds thesis\.tex: name a new or empty folder"):
+        opened(tmp_path / "full", base())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SessionError, match="is a file; name a folder"):
+        opened(tmp_path / "file", base())
+
+
+def test_the_second_one_is_told_who_has_it(folder):
+    model = base()
+    with opened(folder, model), pytest.raises(SessionError, match=rf"is open in process {os.getpid()} on \S+ since 20"):
+        opened(folder, base())
+    command = """import pathlib, sys
+from nse_plugin.session.lock import SessionLock
+lock = SessionLock(pathlib.Path(sys.argv[1]))
+print(1, flush=True)
+input()"""
+    process = subprocess.Popen([sys.executable, "-c", command, str(folder)], stdin=-1, stdout=-1, text=True)
+    assert process.stdout.readline() == "1\n"
+    with pytest.raises(SessionError, match=rf"is open in process {process.pid} on"):
+        opened(folder, base())
+    assert len(read_rounds(folder)) == 5  # reading needs no lock
+    process.kill()
+    process.communicate()
+    opened(folder, base()).close()
+
+
+def test_a_closed_session_is_no_more(folder):
+    session = opened(folder, base())
+    session.close()
+    session.close()
+    for ask in (lambda: session.edit(ROUNDS[0]), session.rollback, lambda: session.retire(0)):
+        with pytest.raises(SessionError, match="was closed: open"):
+            ask()
+    assert len(session.rounds) == 5
+
+
+# -- writes that fail --------------------------------------------------------------------------------------------
+
+
+class Writes:
+    """Counts what is written; the call number `fails` does not happen, or only half."""
+
+    def __init__(self, patch, number=errno.ENOSPC):
+        self.calls, self.fails, self.number = 0, None, number
+        for owner, name in (
+            (os, "fsync"), (os, "open"), (journal.Path, "replace"), (journal.Path, "write_bytes"),
+            (journal.Path, "write_text"), (journal.Path, "mkdir"),
+        ):  # fmt: skip
+            patch.setattr(owner, name, self.counted(getattr(owner, name), name))
+
+    def counted(self, own, name):
+        def call(*args, **more):
+            self.calls += 1
+            if self.calls == self.fails:
+                if name in ("write_bytes", "write_text"):
+                    own(args[0], args[1][: len(args[1]) // 2])
+                raise OSError(self.number, os.strerror(self.number))
+            return own(*args, **more)
+
+        return call
+
+
+def act(session, action):
+    if action == "edit":
+        return session.edit(ROUNDS[2])
+    return session.rollback() if action == "rollback" else session.retire(0)
+
+
+@pytest.mark.parametrize(
+    ("action", "dtype"), [("edit", torch.bfloat16), ("rollback", torch.float32), ("retire", torch.float32)]
+)
+def test_whichever_write_fails_memory_and_disk_agree(action, dtype, tmp_path, monkeypatch):
+    """After each failure the session on disk is the one in memory, and goes on to the right weights."""
+    model = base(dtype=dtype)
+    with opened(tmp_path / "begun", model) as session:
+        for facts in ROUNDS[:2]:
+            session.edit(facts)
+    before, whole = edited(model), base(dtype=dtype)
+    with opened(shutil.copytree(tmp_path / "begun", tmp_path / "whole"), whole) as session:
+        act(session, action)
+        after = edited(whole)
+    failing, made = 0, set()
+    while True:
+        failing, model = failing + 1, base(dtype=dtype)
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / str(failing))
+        session = opened(folder, model)
+        with monkeypatch.context() as patch:
+            writes = Writes(patch, errno.ENOSPC if failing % 2 else errno.EROFS)
+            writes.fails = failing
+            with contextlib.suppress(OSError):
+                act(session, action)
+        made.add(equal(edited(model), after))
+        assert equal(edited(model), after if equal(edited(model), after) else before)
+        session.close()
+        with opened(folder, base(dtype=dtype)) as reopened:
+            assert equal(edited(reopened.model), edited(model))
+            if not equal(edited(model), after):
+                act(reopened, action)
+                assert equal(edited(reopened.model), after)
+        if writes.calls < failing:
+            break
+    assert made == {False, True}
+
+
+def test_a_folder_that_cannot_be_written_is_refused(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("nse_plugin.session.lock.FileLock.acquire", refuse)
+    with pytest.raises(SessionError, match=r"cannot be written \(.*Read-only file system\): make it writable"):
+        opened(folder, base())
+
+
+def test_a_round_that_is_not_finite_leaves_nothing(folder, monkeypatch):
+    model = base()
+    with opened(folder, model) as session:
+        before, there = edited(model), sorted(folder.rglob("*"))
+
+        def not_finite(*_):
+            raise UpdateError("not finite")
+
+        own = round_module.edit_layers
+        with monkeypatch.context() as patch:
+            patch.setattr(round_module, "edit_layers", lambda *args: (own(*args), not_finite()))
+            with pytest.raises(UpdateError):
+                session.edit(Fact("{} is", "Rome", "cold"))
+        assert equal(edited(model), before)
+        assert sorted(folder.rglob("*")) == there
+        values = torch.full_like(session.values(Fact("{} is", "Rome", "cold")), torch.nan)
+        report = session.edit_with_values([Fact("{} is", "Rome", "cold", case_id="nan")], values)
+        assert report.frame["status"].tolist() == ["failed"]
+        assert equal(edited(model), before)
+    found = base()
+    with opened(folder, found) as session:
+        assert session.rounds[-1].statuses == ("failed",)
+        assert session.check().set_index("case_id").loc["nan", "status"] == "failed"
+        session.rollback()
+        session.edit(rounds_of(6)[5])
+    plain = in_memory(base())
+    for facts in rounds_of(6):
+        plain.edit(facts)
+    assert equal(edited(found), edited(plain.model))
+
+
+def test_what_a_kill_has_left_is_removed_and_nothing_else(folder):
+    inside = folder / "rounds"
+    shutil.copytree(next(inside.iterdir()), inside / "0006-00000000")
+    (inside / ("." + "0" * 32)).mkdir()
+    (folder / ".HEAD.0123").write_text("")
+    (folder / ".gitignore").write_text("")
+    (inside / "notes").mkdir()
+    opened(folder, base()).close()
+    assert {path.name for path in folder.iterdir()} == {"HEAD", "session.json", "rounds", "lock", ".gitignore"}
+    assert len(list(inside.iterdir())) == 6
+
+
+# -- damage ------------------------------------------------------------------------------------------------------
+
+MUTATIONS = int(os.environ.get("NSE_MUTATIONS", "120"))
+
+
+def mutated(folder, generator):
+    """Truncate, flip, drop or swap files of a session. Says what."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    path = generator.choice(files)
+    content = bytearray(path.read_bytes())
+    kind = generator.choice(["truncated", "flipped", "byte", "removed", "swapped", "longer", "another"])
+    if kind == "truncated":
+        content = content[: generator.randrange(len(content))]
+    elif kind == "flipped":
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    elif kind == "byte":
+        content[generator.randrange(len(content))] = generator.randrange(256)
+    elif kind == "longer":
+        content += generator.randbytes(9)
+    elif kind == "another":
+        content = bytearray(
+            save({"neurons.1": torch.arange(3), "new.1": torch.ones(3, 16), "old.1": torch.ones(3, 16)})
+        )
+    if kind == "removed":
+        path.unlink()
+    elif kind == "swapped":
+        alike = [other for other in files if other.name == path.name and other != path] or files
+        other = generator.choice(alike)
+        one, two = path.read_bytes(), other.read_bytes()
+        path.write_bytes(two)
+        other.write_bytes(one)
+    else:
+        path.write_bytes(bytes(content))
+    return f"{path.relative_to(folder)} {kind}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_damage_is_an_error_or_does_no_harm(dtype, tmp_path):
+    """After each mutation the session opens at a round that was made, and goes on to the right weights, or says which
+    file is damaged; rolled back likewise."""
+    model, after = base(dtype=dtype), []
+    with opened(tmp_path / "sound", model) as session:
+        for facts in [None, *ROUNDS[:4]]:
+            if facts:
+                session.edit(facts)
+            after.append(edited(model))
+    expected = base(dtype=dtype)
+    plain = in_memory(expected)
+    for facts in ROUNDS:
+        plain.edit(facts)
+    last, errors, generator = edited(expected), [], random.Random(str(dtype))
+    for number in range(MUTATIONS // 2):
+        folder = shutil.copytree(tmp_path / "sound", tmp_path / "damaged")
+        what, model = mutated(folder, generator), base(dtype=dtype)
+        try:
+            with opened(folder, model) as session:
+                assert equal(edited(model), after[4]), what
+                if number % 2:
+                    session.edit(ROUNDS[4])
+                    assert equal(edited(model), last), what
+                else:
+                    session.rollback(rounds=3)
+                    assert equal(edited(model), after[1]), what
+                    session.edit(ROUNDS[1])
+                    assert equal(edited(model), after[2]), what
+        except SessionError as error:
+            errors.append(str(error))
+            assert any(equal(edited(model), one) for one in (after[0], after[4])), what
+        shutil.rmtree(folder)
+    assert len(errors) > MUTATIONS // 5
+    assert all(str(tmp_path) in error and "\n" not in error for error in errors)
+
+
+def test_nothing_is_unpickled():
+    import inspect
+
+    text = inspect.getsource(journal)
+    assert "pickle" not in text
+    assert "torch.load" not in text
+
+
+def test_written_whole_is_what_writes_head(folder, monkeypatch):
+    """HEAD is never seen half-written."""
+    names = []
+    own = written_whole
+
+    def spied(path):
+        names.append(path.name)
+        return own(path)
+
+    monkeypatch.setattr(journal, "written_whole", spied)
+    with opened(folder, base()) as session:
+        session.edit(Fact("{} is", "Rome", "cold"))
+    assert names == ["HEAD"]
