@@ -75,7 +75,8 @@ def base() -> Any:
         "llama", vocab_size=320, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=64,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config).eval()
+    models: Any = AutoModelForCausalLM
+    return models.from_config(config).eval()
 
 
 def tokenizer_of() -> Any:

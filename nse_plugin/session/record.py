@@ -50,11 +50,10 @@ def records_of(history: History) -> list[RoundRecord]:
     found, before = [], history.start
     for number, made in enumerate(history.rounds, 1):
         asked = made.request or Request(made.facts)
-        statuses = tuple(made.report.frame["status"])
         found.append(
             RoundRecord(
-                made.id, number, asked.time, asked.author, asked.reason, asked.on_conflict, asked.facts, statuses,
-                asked.settings, before, made.after, made.report,
+                made.id, number, asked.time, asked.author, asked.reason, asked.on_conflict, asked.facts,
+                made.report.statuses, asked.settings, before, made.after, made.report,
             )
         )  # fmt: skip
         before = made.after
@@ -85,7 +84,7 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
     names = [field.name for field in dataclasses.fields(Request) if field.name != "facts"]
     request = Request(asked, **{name: document[name] for name in names})
     report = RoundReport.from_record(document["report"])
-    if len(report.frame) != len(asked):
+    if len(report.statuses) != len(asked):
         raise ValueError("its report is of other facts")
     after, moments = (weights_from(document[name]) for name in ("after", "moments"))
     return Round(below, after, {}, report, written, request, id=document["id"], moments=moments)
