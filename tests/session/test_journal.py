@@ -481,7 +481,7 @@ def test_damage_is_an_error_or_does_no_harm(dtype, tmp_path):
                     assert equal(edited(model), after[2]), what
         except SessionError as error:
             errors.append(str(error))
-            assert any(equal(edited(model), one) for one in (after[0], after[4])), what
+            assert any(equal(edited(model), one) for one in after), what
         shutil.rmtree(folder)
     assert len(errors) > MUTATIONS // 5
     assert all(str(tmp_path) in error and "\n" not in error for error in errors)
