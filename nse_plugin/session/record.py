@@ -72,6 +72,7 @@ def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[
         "before": _by_text(before),
         "after": _by_text(made.after),
         "moments": _by_text(made.moments),
+        "masters": _by_text(made.masters),
         "report": made.report.to_record(),
     }
 
@@ -86,8 +87,8 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
     report = RoundReport.from_record(document["report"])
     if len(report.statuses) != len(asked):
         raise ValueError("its report is of other facts")
-    after, moments = (weights_from(document[name]) for name in ("after", "moments"))
-    return Round(below, after, {}, report, written, request, id=document["id"], moments=moments)
+    after, moments, masters = (weights_from(document[name]) for name in ("after", "moments", "masters"))
+    return Round(below, after, {}, report, written, request, id=document["id"], moments=moments, masters=masters)
 
 
 def fact_lines(made: Round) -> list[dict[str, Any]]:

@@ -209,9 +209,8 @@ class EditSession:
 
         on_conflict: what becomes of facts that an earlier round wrote with another target: `replace` it, `keep` it (the
         new fact is left out, with status `kept`), or `error`: refuse the round. author, reason: noted with the round.
-        The round is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder
-        agree, and `rounds` says which. Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError,
-        UpdateError.
+        It is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder agree.
+        Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError, UpdateError, OSError.
         """
         return self._edit(self._request(facts, on_conflict=on_conflict, author=author, reason=reason), None)
 
@@ -238,9 +237,9 @@ class EditSession:
     def retire(self, case_ids: Iterable[int | str] | int | str) -> list[RoundReport]:
         """Undo single facts: the rounds from the first that has one of them on are made again without them.
 
-        case_ids: of facts that stand. The model is then that of a session without those facts, bit for bit; all rounds
-        are made again or none. Returns the reports of those that were. Raises FactError for an unknown case_id, what
-        `edit` raises, and SessionError for rounds with given values, which cannot be made again.
+        The model is then that of a session without those facts, bit for bit; all rounds are made again or none. Returns
+        their reports. Raises FactError for an unknown case_id, what `edit` raises, and SessionError for rounds with
+        given values, which cannot be made again.
         """
         self._rounds.check_open()
         state, history = self._rounds.standing()
