@@ -50,8 +50,7 @@ class EditSession:
     ones by the next round, with a warning. Where something else of the model changes between rounds, layers that are
     not edited or an adapter, what was measured of it is measured again; given moments and templates stay.
 
-    Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError for what cannot be used;
-    the model is untouched.
+    Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError; the model is untouched.
     """
 
     def __init__(
@@ -275,7 +274,7 @@ class EditSession:
         before = OriginalWeights.of(self._edited.matrices)
         with self._rounds.transaction(before) as commit:
             history = self._rounds.written(state, history, plan, before)
-            commit(state, history)  # nothing that can fail comes after it
+            commit(state, history)
         give_back()
         return history.made[-1].report
 
@@ -289,8 +288,7 @@ class EditSession:
 
     def _made_again(self, state: EditState, history: History, request: Request) -> History:
         """A round with the settings that it was made with, but for where and how it is run."""
-        settings = {name: value for name, value in request.settings.items() if name not in RUNNING}
-        hparams = self.hparams
+        hparams, settings = self.hparams, {k: v for k, v in request.settings.items() if k not in RUNNING}
         try:
             self.hparams = dataclasses.replace(hparams, **settings)
             plan = self._planned(state, history, request)
