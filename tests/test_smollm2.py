@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
+import multiprocessing
 
 import pytest
 import torch
@@ -79,3 +81,29 @@ def test_neighbours_stay_as_they_were(edited):
 def test_values_are_those_of_the_unedited_model_to_the_bit(edited):
     _, _, session, (later, before), _ = edited
     assert torch.equal(session.values(later), before)
+
+
+def test_a_session_in_a_folder_goes_on_in_another_process(edited, tmp_path):
+    """A round a process: the weights are those of the session that never stopped."""
+    model, tokenizer, session, *_ = edited
+    base = copy.deepcopy(model)
+    session.state.originals.restore(session._edited.layout.of(base).output_matrices(session.state.layers))
+
+    def write(number):
+        with EditSession.open(
+            tmp_path / "session", base, tokenizer, session.hparams, session.moments, session.templates
+        ) as own:
+            assert len(own.rounds) == number
+            own.edit(ROUNDS[number])
+
+    for number in range(len(ROUNDS)):
+        process = multiprocessing.get_context("fork").Process(target=write, args=(number,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    with EditSession.open(tmp_path / "session", base, tokenizer, moments=session.moments) as reopened:
+        for name, weight in model.state_dict().items():
+            assert torch.equal(base.state_dict()[name], weight), name
+        assert reopened.check()["holds"].all()
+        reopened.rollback(rounds=2)
+        assert reopened._edited.weights() == session.state.history.start

@@ -49,8 +49,9 @@ class Round:
     weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it did. facts:
     those it wrote, also those of earlier rounds that it wrote again. request: what it was asked to do; None: not kept.
     columns: what it changed; None: not kept, or on disk. master_columns: {layer: (neurons [m], columns [m, d])}, what
-    it made of master copies, if the model has such. id: its own, of all that it is and the rounds below it. moments:
-    fingerprints of the second moments that it was made with; of rounds on disk.
+    it made of master copies, if the model has such. id: its own, of all that it is and the rounds below it. moments,
+    masters: fingerprints of the second moments that it was made with, and of the master copies that it left; of rounds
+    on disk.
     """
 
     below: int | None
@@ -63,6 +64,7 @@ class Round:
     master_columns: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     id: str = ""
     moments: Weights = field(default_factory=dict)
+    masters: Weights = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

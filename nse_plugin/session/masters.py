@@ -53,6 +53,4 @@ def apply_changes(matrices: Mapping[int, OutputMatrix], weights: Mapping[int, Te
 
 def are_of(matrices: Mapping[int, OutputMatrix], masters: Masters) -> bool:
     """Whether the matrices are these master copies, rounded."""
-    return all(
-        torch.equal(copy.to(matrices[layer].weight.dtype), matrices[layer].weight) for layer, copy in masters.items()
-    )
+    return all(torch.equal(copy.to(matrices[layer].weight), matrices[layer].weight) for layer, copy in masters.items())

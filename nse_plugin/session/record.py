@@ -50,11 +50,10 @@ def records_of(history: History) -> list[RoundRecord]:
     found, before = [], history.start
     for number, made in enumerate(history.rounds, 1):
         asked = made.request or Request(made.facts)
-        statuses = tuple(made.report.frame["status"])
         found.append(
             RoundRecord(
-                made.id, number, asked.time, asked.author, asked.reason, asked.on_conflict, asked.facts, statuses,
-                asked.settings, before, made.after, made.report,
+                made.id, number, asked.time, asked.author, asked.reason, asked.on_conflict, asked.facts,
+                made.report.statuses, asked.settings, before, made.after, made.report,
             )
         )  # fmt: skip
         before = made.after
@@ -73,6 +72,7 @@ def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[
         "before": _by_text(before),
         "after": _by_text(made.after),
         "moments": _by_text(made.moments),
+        "masters": _by_text(made.masters),
         "report": made.report.to_record(),
     }
 
@@ -85,10 +85,10 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
     names = [field.name for field in dataclasses.fields(Request) if field.name != "facts"]
     request = Request(asked, **{name: document[name] for name in names})
     report = RoundReport.from_record(document["report"])
-    if len(report.frame) != len(asked):
+    if len(report.statuses) != len(asked):
         raise ValueError("its report is of other facts")
-    after, moments = (weights_from(document[name]) for name in ("after", "moments"))
-    return Round(below, after, {}, report, written, request, id=document["id"], moments=moments)
+    after, moments, masters = (weights_from(document[name]) for name in ("after", "moments", "masters"))
+    return Round(below, after, {}, report, written, request, id=document["id"], moments=moments, masters=masters)
 
 
 def fact_lines(made: Round) -> list[dict[str, Any]]:

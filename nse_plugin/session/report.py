@@ -144,8 +144,23 @@ class RoundReport:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RoundReport:
         """What `to_record` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        frame, again = (_frame_of(record[name]) for name in ("frame", "again"))
-        return cls(frame, again, dict(record["seconds"]), int(record["values_from_store"]))
+        report = cls.__new__(cls)
+        own = {"seconds": dict(record["seconds"]), "values_from_store": int(record["values_from_store"])}
+        vars(report).update(own, _frames={name: record[name] for name in ("frame", "again")})
+        return report
+
+    def __getattr__(self, name: str) -> Any:
+        """A frame of a report that was read: made when it is first asked for, since a thousand rounds have two each."""
+        stored = vars(self).get("_frames", {})
+        if name not in stored:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return vars(self).setdefault(name, _frame_of(stored[name]))
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """One a fact."""
+        stored = vars(self).get("_frames")
+        return tuple(stored["frame"]["status"][1] if stored else self.frame["status"])
 
     def __str__(self) -> str:
         statuses = _counted(self.frame)

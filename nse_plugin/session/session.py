@@ -51,8 +51,7 @@ class EditSession:
     ones by the next round, with a warning. Where something else of the model changes between rounds, layers that are
     not edited or an adapter, what was measured of it is measured again; given moments and templates stay.
 
-    Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError for what cannot be used;
-    the model is untouched.
+    Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError; the model is untouched.
     """
 
     def __init__(
@@ -210,9 +209,8 @@ class EditSession:
 
         on_conflict: what becomes of facts that an earlier round wrote with another target: `replace` it, `keep` it (the
         new fact is left out, with status `kept`), or `error`: refuse the round. author, reason: noted with the round.
-        The round is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder
-        agree, and `rounds` says which. Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError,
-        UpdateError.
+        It is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder agree.
+        Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError, UpdateError, OSError.
         """
         return self._edit(self._request(facts, on_conflict=on_conflict, author=author, reason=reason), None)
 
@@ -239,9 +237,9 @@ class EditSession:
     def retire(self, case_ids: Iterable[int | str] | int | str) -> list[RoundReport]:
         """Undo single facts: the rounds from the first that has one of them on are made again without them.
 
-        case_ids: of facts that stand. The model is then that of a session without those facts, bit for bit; all rounds
-        are made again or none. Returns the reports of those that were. Raises FactError for an unknown case_id, what
-        `edit` raises, and SessionError for rounds with given values, which cannot be made again.
+        The model is then that of a session without those facts, bit for bit; all rounds are made again or none. Returns
+        their reports. Raises FactError for an unknown case_id, what `edit` raises, and SessionError for rounds with
+        given values, which cannot be made again.
         """
         self._rounds.check_open()
         state, history = self._rounds.standing()
@@ -277,7 +275,7 @@ class EditSession:
         before = OriginalWeights.of(self._edited.matrices)
         with self._rounds.transaction(before) as commit:
             history = self._rounds.written(state, history, plan, before)
-            commit(state, history)  # nothing that can fail comes after it
+            commit(state, history)
         give_back()
         return history.made[-1].report
 
@@ -291,8 +289,7 @@ class EditSession:
 
     def _made_again(self, state: EditState, history: History, request: Request) -> History:
         """A round with the settings that it was made with, but for where and how it is run."""
-        settings = {name: value for name, value in request.settings.items() if name not in RUNNING}
-        hparams = self.hparams
+        hparams, settings = self.hparams, {k: v for k, v in request.settings.items() if k not in RUNNING}
         try:
             self.hparams = dataclasses.replace(hparams, **settings)
             plan = self._planned(state, history, request)

@@ -112,7 +112,9 @@ class Rounds:
         extended = write_round(self._edited, state, history, plan, before if self._undoable else None, masters)
         made = extended.made[-1]
         if self.journal is not None:
-            made = dataclasses.replace(made, moments=self._marks_of(plan))
+            copies = extended.masters or {}
+            marks = {layer: fingerprint(copy) for layer, copy in copies.items()}
+            made = dataclasses.replace(made, moments=self._marks_of(plan), masters=marks)
         document = document_of(made, self._head(history).id, len(history.rounds) + 1, history.now)
         if self.journal is None:
             made = dataclasses.replace(made, id=digest(document))
@@ -179,21 +181,27 @@ class Rounds:
         if history.masters is not None:
             return history.masters
         masters = masters_of(state.originals.tensors)
-        if not masters:
-            return {}
         if self.journal is None:
-            changes = [made.master_columns for made in history.rounds]
-        else:
-            changes = [self.journal.outermost(history.rounds, "new", of_masters=True)]
-        for one in changes:
-            apply_changes(matrices, masters, one)
-        masters = {layer: copy.to(matrices[layer].weight.device) for layer, copy in masters.items()}
-        if are_of(matrices, masters):
-            return masters
-        if self.journal is not None:
-            self.journal.check_files(history.rounds)
-            raise SessionError(f"{self.journal.folder} does not lead to the weights of its rounds: restore it.")
-        return masters_of({layer: matrix.weight.data for layer, matrix in matrices.items()})
+            for made in history.rounds:
+                apply_changes(matrices, masters, made.master_columns)
+            if not are_of(matrices, masters):
+                masters = masters_of({layer: matrix.weight.data for layer, matrix in matrices.items()})
+        elif masters and history.rounds:
+            self._bring_to(self.journal, masters, history)
+        return {layer: copy.to(matrices[layer].weight.device) for layer, copy in masters.items()}
+
+    def _bring_to(self, journal: Journal, masters: Masters, history: History) -> None:
+        """Bring new master copies of the base to what the rounds in a folder left."""
+        try:
+            changes = journal.outermost(history.rounds, "new", of_masters=True)
+            apply_changes(self._edited.matrices, masters, changes)
+            sound = {layer: fingerprint(copy) for layer, copy in masters.items()} == history.rounds[-1].masters
+        except (IndexError, KeyError, RuntimeError) as error:
+            log.debug("%s", error)
+            sound = False
+        if not sound:
+            journal.check_files(history.rounds)
+            raise SessionError(f"{journal.folder} does not lead to the master copies of its rounds: restore it.")
 
     def _marks_of(self, plan: Plan) -> dict[int, str]:
         """Fingerprints of a plan's second moments, read once."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from tiny_sessions import base, edited, equal, hparams, in_memory, opened, rounds_of
+from tiny import tiny_tokenizer
+from tiny_sessions import SUBJECTS, base, edited, equal, hparams, in_memory, opened, rounds_of
 
 from nse_plugin import EditSession, Fact, FactError
+from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.session import SessionError, check, read_rounds
 
 ROUNDS = rounds_of(5)
@@ -214,39 +218,41 @@ def test_what_becomes_of_a_conflict(where, tmp_path):
 
 # -- do facts hold? ----------------------------------------------------------------------------------------------
 
-STRONG = {
-    "v_num_grad_steps": 40,
-    "v_lr": 0.5,
-    "clamp_norm_factor": 9.0,
-    "mom2_update_weight": 0.001,
-    "v_weight_decay": 0.0,
-}
+
+def said_by(model, prompt):
+    """A fact that the model says already: of the first subject whose next token is one that text gives again."""
+    tokenizer = tiny_tokenizer()
+    for subject in SUBJECTS:
+        with torch.no_grad():
+            token = model(**tokenizer(prompt.format(subject), return_tensors="pt")).logits[0, -1].argmax()
+        fact = Fact(prompt, subject, tokenizer.decode(token), case_id="said", separator="")
+        if predict(model, tokenizer, [fact.asked(fact.text, fact.target_new)]).popitem()[1].is_said:
+            return fact
+    raise AssertionError
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
 def test_check_says_which_facts_hold_and_what_took_the_place_of_the_others(where, tmp_path):
-    session = begun(where, base(), tmp_path, **STRONG)
-    session.edit([COLD, OTHER])
-    frame = session.check().set_index("case_id")
-    assert frame["holds"].tolist() == [True, True]
-    assert frame["probability"].tolist() == pytest.approx(frame["probability_after_round"].tolist())
-    assert frame["overwritten_by"].tolist() == [[], []]
+    model = base()
+    said = said_by(model, "The wind of {} is")
+    session = begun(where, model, tmp_path, mom2_update_weight=1e6)  # hardly changes the model
+    session.edit([said, COLD, OTHER])
     session.edit(WET)
-    about = Fact("The river {} is in", "Lyon", "Italy")
-    session.edit(about)
-    frame = session.check().set_index("case_id")
-    assert frame["round"].tolist()[:3] == [1, 1, 2]
-    assert frame.loc["cold", ["holds", "overwritten_by", "prompt", "target"]].tolist() == [
-        False,
-        ["wet"],
-        "Rome is",
-        "cold",
-    ]
-    assert frame.loc["wet", ["holds", "overwritten_by"]].tolist() == [True, []]
-    assert frame.loc["cold", "probability"] < 0.5 < frame.loc["cold", "probability_after_round"]
-    assert frame.loc["other", "overwritten_by"] == ([] if frame.loc["other", "holds"] else [about.text])
-    session.rollback(rounds=2)
-    assert session.check()["holds"].tolist() == [True, True]
+    frame = session.check()
+    facts = [said, COLD, OTHER, WET]
+    expected = predict(model, session.tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
+    assert frame["case_id"].tolist() == ["said", "cold", "other", "wet"]
+    assert frame["prompt"].tolist() == [fact.text for fact in facts]
+    assert frame["target"].tolist() == [fact.target_new for fact in facts]
+    assert frame["holds"].tolist() == [True, False, False, False] == [one.is_said for one in expected.values()]
+    assert frame["probability"].tolist() == pytest.approx([one.probability for one in expected.values()], rel=1e-4)
+    assert frame["round"].tolist() == [1, 1, 1, 2]
+    after = [*session.rounds[0].report.frame["target_after"], *session.rounds[1].report.frame["target_after"]]
+    assert frame["probability_after_round"].tolist() == after
+    assert frame["overwritten_by"].tolist() == [[], ["wet"], [], []]
+    again = dataclasses.replace(said, case_id="again")
+    session.edit(again)
+    assert session.check()["case_id"].tolist() == ["cold", "other", "wet", "again"]
 
 
 def test_check_names_later_facts_about_the_subject_of_one_that_no_longer_holds(monkeypatch):
