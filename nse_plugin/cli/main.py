@@ -9,9 +9,14 @@ import re
 import sys
 
 import nse_plugin
-from nse_plugin.cli import ability, compare, demo, moments, store, sweep, train_mend, tune, values
+from nse_plugin.cli import demo, facts, moments, patch, store, values
+from nse_plugin.cli.experiments import ability, compare, sweep, train_mend, tune
+from nse_plugin.cli.sessions import ask, check, edit, log, retire, rollback
 
-_COMMANDS = (demo, moments, values, compare, sweep, tune, ability, train_mend, store)
+_COMMANDS = (
+    demo, edit, log, check, rollback, retire, ask, patch, facts, moments, values, compare, sweep, tune, ability,
+    train_mend, store,
+)  # fmt: skip
 
 # What Python and hydra call a setting, and the shell an option.
 _SHELL_WORDS = (

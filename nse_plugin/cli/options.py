@@ -8,12 +8,23 @@ import sys
 from typing import Any
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
+def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
     """What every command says that loads a model of the user's."""
-    command.add_argument("--model", required=True, help="folder or hub name of a causal language model, or `embedded`")
+    what = "folder or hub name of a causal language model, a GGUF file, or `embedded`"
+    command.add_argument("--model", required=required, help=what)
     command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")
     dtypes = ("float32", "float64", "bfloat16", "float16")
     command.add_argument("--dtype", default="float32", choices=dtypes, help="what the model is loaded in (%(default)s)")
+
+
+def add_session(command: argparse.ArgumentParser) -> None:
+    """--session, of commands on a session's folder."""
+    command.add_argument("--session", required=True, metavar="DIR", help="the session's folder")
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """--json, of commands that print a table."""
+    command.add_argument("--json", action="store_true", help="print JSON for other programs, not a table")
 
 
 def add_skip_bad(command: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -17,8 +18,9 @@ from nse_plugin.session.history import History, Round, Weights
 from nse_plugin.session.journal import Head, Journal
 from nse_plugin.session.lock import SessionError, now
 from nse_plugin.session.masters import apply_changes
-from nse_plugin.session.record import RUNNING, RoundRecord, records_of, settings_of, weights_from
+from nse_plugin.session.record import RUNNING, RoundRecord, digest, records_of, settings_of, weights_from
 from nse_plugin.session.state import EditState, names_of
+from nse_plugin.session.undoing import rounds_to_keep
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,21 @@ def read_columns(folder: str | os.PathLike[str], first: int = 1, last: int | Non
     journal = Journal(folder)
     rounds = journal.rounds(with_keys=False)
     return together(rounds, first, last, lambda made, number: journal.columns(Head(number, made.id)))
+
+
+def roll_back(folder: str | os.PathLike[str], rounds: int | None = None, to: str | None = None) -> list[RoundRecord]:
+    """`EditSession.rollback` of a session's folder, without its model, which is brought there when it is opened next.
+
+    Returns the rounds that were undone. Raises SessionError, ValueError.
+    """
+    description = Journal(folder).description()
+    with contextlib.closing(Journal.held(folder, may_be_new=False)) as journal:
+        made = journal.rounds(with_keys=False)
+        history = History(weights_from(description["start"]), tuple(made), len(made) - 1 if made else None)
+        count = rounds_to_keep(history, rounds, to)
+        journal.set_head(Head(count, made[count - 1].id if count else digest(description)))
+        journal.remove_others(made[:count])
+        return records_of(history)[count:]
 
 
 def together(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -199,6 +200,12 @@ class EditSession:
         another target, or, where it no longer holds, the later facts about its subject.
         """
         return check_facts(self._edited, self.rounds)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Within, the model is as it was before the first round."""
+        with self._edited.original(self.state):
+            yield
 
     # -- rounds ------------------------------------------------------------------------------------------------
 

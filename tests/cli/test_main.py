@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 from importlib.metadata import version
 
 import pytest
@@ -88,6 +89,9 @@ def test_a_traceback_on_request(saved):
         main(["--traceback", "moments", "--model", saved, "--layers", "one"])
 
 
+MODULES = {name: f"nse_plugin.cli.experiments.{name}" for name in ("compare", "sweep", "tune", "ability")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "goes_on"),
     [
@@ -104,7 +108,7 @@ def test_an_interruption_is_no_error_message(arguments, goes_on, monkeypatch, ca
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"nse_plugin.cli.{arguments[0]}.run", stop)
+    monkeypatch.setattr(import_module(MODULES.get(arguments[0], f"nse_plugin.cli.{arguments[0]}")), "run", stop)
     assert main(arguments) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == ("nse: stopped; the same command goes on from there." if goes_on else "nse: stopped.")

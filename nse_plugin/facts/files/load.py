@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,16 @@ class Loaded:
     """Facts, and where they come from.
 
     path: the file. sha256: of that file, as it was read. skipped: (place among the records from 0, what is wrong with
-    it) of each bad record left out.
+    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: what is said
+    of each prompt and subject that has another target than before.
     """
 
     facts: list[Fact]
     path: Path
     sha256: str
     skipped: list[tuple[int, str]]
+    places: list[str] = field(default_factory=list)
+    corrected: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Fact]:
         return iter(self.facts)
@@ -92,7 +95,7 @@ def load_facts(
         )
     records = read_records(path, data)
     texts = read_snippets(Path(snippets).expanduser()) if snippets else {}
-    facts, skipped = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
+    facts, skipped, corrected = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
     if skipped:
         number, problem = skipped[0]
         first = records[number].place
@@ -110,13 +113,13 @@ def load_facts(
     facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):
         log.warning("%s has no texts for any of the facts of %s: Consistency will be absent.", snippets, path)
-    return Loaded(facts, path, sha256, skipped)
+    return Loaded(facts, path, sha256, skipped, [records[number].place for number, _ in skipped], corrected)
 
 
 def _facts(
     path: Path, records: list[FoundRecord], limit: int | None, skip_bad: bool, texts: SnippetTexts
-) -> tuple[list[Fact], list[tuple[int, str]]]:
-    """The first `limit` facts, and (place, problem) of the bad records among them."""
+) -> tuple[list[Fact], list[tuple[int, str]], list[str]]:
+    """The first `limit` facts, (place, problem) of the bad records among them, and what is said of corrections."""
     facts: list[Fact] = []
     skipped: list[tuple[int, str]] = []
     numbers: dict[str, str] = {}  # case_id, as the results write it, to the place of its record
@@ -160,7 +163,7 @@ def _facts(
     if corrected and path.parent != _OURS:  # ours are meant to
         more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
         log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
-    return facts, skipped
+    return facts, skipped, corrected
 
 
 def _file_of(source: str | Path) -> Path:

@@ -1,0 +1,1 @@
+"""Commands on a session's folder."""

@@ -1,0 +1,83 @@
+"""`nse check`: does every fact of a session hold on the model as it is now, or where it is served?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nse_plugin.cli.options import add_json, add_model, add_session
+from nse_plugin.cli.sessions.opening import opened
+
+COLUMNS = {
+    "case_id": "case", "prompt": "prompt", "target": "target", "holds": "holds", "probability": "P now",
+    "probability_after_round": "P then", "round": "round", "overwritten_by": "overwritten by",
+}  # fmt: skip
+
+
+def add(commands: Any) -> None:
+    """The command and its options. commands: argparse's subparsers."""
+    command = commands.add_parser(
+        "check",
+        help="does every fact of a session hold, on the model or in llama.cpp?",
+        epilog="Exit code: 0 every fact holds that no later one has replaced; 1 some do not.",
+    )
+    add_model(command, required=False)
+    add_session(command)
+    command.add_argument("--served", metavar="FILE", help="ask llama.cpp for the facts, of this GGUF file (xllamacpp)")
+    command.add_argument("--adapter", metavar="FILE", help="with --served: the GGUF adapter to load with it")
+    add_json(command)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it; 1 where a fact does not hold. Raises SessionError, PatchError."""
+    from nse_plugin.cli.tables import print_json, print_table
+
+    rows = _served(arguments) if arguments.served else _here(arguments)
+    lost = [row for row in rows if not row["holds"] and not row.get("replaced")]
+    if arguments.json:
+        print_json(rows)
+    else:
+        print_table(rows, _SERVED if arguments.served else COLUMNS)
+        held = sum(bool(row["holds"]) for row in rows)
+        replaced = sum(bool(row.get("replaced")) for row in rows)
+        later = f", {replaced} were replaced by later ones" if replaced else ""
+        print(f"{held} of {len(rows)} facts hold{later}.")
+    return 1 if lost else 0
+
+
+_SERVED = {"case_id": "case", "prompt": "prompt", "target": "target", "holds": "holds", "answer": "llama.cpp says"}
+
+
+def _here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from nse_plugin.cli.tables import records
+
+    if arguments.model is None:
+        raise ValueError("nse check: give --model, or --served FILE to ask llama.cpp.")
+    with opened(arguments) as session:
+        replaced = _replaced(session.rounds)
+        rows = records(session.check())
+    for row in rows:
+        row["replaced"] = (row["round"], row["prompt"], row["target"]) in replaced
+        row["overwritten_by"] = ", ".join(map(str, row["overwritten_by"])) or None
+    return rows
+
+
+def _served(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from nse_plugin.patch.served_check import check_served
+    from nse_plugin.session.opening import read_rounds
+
+    standing = {fact.question: fact for one in read_rounds(arguments.session) for fact in one.facts}
+    found: list[dict[str, Any]] = check_served(arguments.served, list(standing.values()), arguments.adapter)
+    return found
+
+
+def _replaced(rounds: Any) -> set[tuple[int, str, str]]:
+    """The round, prompt and target of facts that a later round gave another target."""
+    last = {fact.question: fact.target_new for one in rounds for fact in one.facts}
+    return {
+        (one.number, fact.text, fact.target_new)
+        for one in rounds
+        for fact in one.facts
+        if last[fact.question] != fact.target_new
+    }

@@ -1,0 +1,151 @@
+"""`nse edit`: write facts into a model, as rounds of a session on disk."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nse_plugin.cli.options import add_json, add_model, add_session, add_skip_bad, check_counts
+from nse_plugin.cli.sessions.opening import opened, row_of
+from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from nse_plugin.facts import Fact
+    from nse_plugin.session import EditSession
+    from nse_plugin.session.report import RoundReport
+
+COLUMNS = {
+    "case_id": "case", "prompt": "prompt", "target": "target", "status": "status", "target_before": "P before",
+    "target_after": "P after", "is_said": "said", "replaces": "replaces",
+}  # fmt: skip
+
+
+def add(commands: Any) -> None:
+    """The command and its options. commands: argparse's subparsers."""
+    command = commands.add_parser(
+        "edit",
+        help="write facts into a model, as rounds of a session on disk",
+        epilog="The model's own files are never changed: its edits are in the session's folder, which is made when it "
+        "is new. Exit code: 0 the edited model says every fact; 1 it does not, or nothing was written.",
+    )
+    add_model(command)
+    add_session(command)
+    command.add_argument("--facts", metavar="FILE", help="a .csv, .json or .jsonl file, or a known name such as demo")
+    command.add_argument(
+        "--fact",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("PROMPT", "SUBJECT", "TARGET"),
+        help="one fact; PROMPT has {} where the subject goes; may be given several times",
+    )
+    add_skip_bad(command)
+    command.add_argument("--limit", type=int, help="the first so many facts of the file; default: all")
+    command.add_argument("--skip", type=int, default=0, help="leave so many facts of the file out before them")
+    command.add_argument("--round", type=int, help="facts written at a time; default: all in one round")
+    command.add_argument(
+        "--hparams", help="of a new session: a preset's name or a YAML/JSON file; default: the preset for the model"
+    )
+    command.add_argument("--solver", choices=("exact", "fast"), help="of a new session; default: the preset's")
+    command.add_argument(
+        "--on-conflict",
+        choices=("replace", "keep", "error"),
+        default="replace",
+        help="where an earlier round gave a fact another target: replace it, keep it, or refuse (%(default)s)",
+    )
+    command.add_argument("--author", help="who makes the change; kept with the round")
+    command.add_argument("--reason", help="why it is made; kept with the round")
+    command.add_argument(
+        "--dry-run", action="store_true", help="show conflicts, tokens and the time it would take, and write nothing"
+    )
+    add_json(command)
+    command.set_defaults(run=run, goes_on=False)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it; 1 where the model does not say every fact. Raises FactError, DatasetError, SessionError and others."""
+    from nse_plugin.cli.tables import print_json
+
+    facts = _facts(arguments)
+    with opened(arguments, _hparams(arguments)) as session:
+        if arguments.dry_run:
+            from nse_plugin.cli.sessions.dry_run import show
+
+            show(session, facts, arguments)
+            return 0
+        size = arguments.round or len(facts)
+        reports = []
+        for first in range(0, len(facts), size):
+            own = _numbered(session, facts[first : first + size])
+            report = session.edit(own, arguments.on_conflict, arguments.author, arguments.reason)
+            reports.append(report)
+            if not arguments.json:
+                _print(session, own, report)
+        if arguments.json:
+            made = session.rounds[-len(reports) :]
+            print_json([{**row_of(one), "facts": _rows(one.facts, one.report)} for one in made])
+    return 0 if all(report.frame["is_said"].all() for report in reports) else 1
+
+
+def _facts(arguments: argparse.Namespace) -> list[Fact]:
+    """The facts of --fact and --facts."""
+    from nse_plugin.facts import Fact
+    from nse_plugin.facts.files import load_facts
+
+    check_counts(arguments, "round", "limit")
+    if not arguments.facts and not arguments.fact:
+        raise ValueError("nse edit: give --facts FILE, or --fact PROMPT SUBJECT TARGET.")
+    given = [Fact(prompt, subject, target) for prompt, subject, target in arguments.fact]
+    if arguments.facts:
+        given += load_facts(arguments.facts, arguments.limit, arguments.skip_bad, skip=arguments.skip).facts
+    return given
+
+
+def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts with a case_id each that no other fact of the session has: without one, or with one that is taken, the
+    round's number and the fact's place in it, as in "3.1"."""
+    rounds = session.rounds
+    taken = {str(fact.case_id): fact.question for one in rounds for fact in one.facts}
+    return [
+        fact
+        if fact.case_id is not None and taken.get(str(fact.case_id), fact.question) == fact.question
+        else dataclasses.replace(fact, case_id=f"{len(rounds) + 1}.{place}")
+        for place, fact in enumerate(facts, 1)
+    ]
+
+
+def _hparams(arguments: argparse.Namespace) -> Any:
+    """Those of --hparams, or of the model for a new session; None: the session's own."""
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from nse_plugin.cli.options import checked_config
+    from nse_plugin.hparams import NSEHyperParams
+
+    given = {} if arguments.solver is None else {"solver": arguments.solver}
+    if arguments.hparams is not None:
+        return NSEHyperParams.from_hparams(arguments.hparams).with_overrides(**given)
+    if given or not (Path(arguments.session) / "session.json").exists():
+        return NSEHyperParams.for_model(SimpleNamespace(config=checked_config(arguments)), **given)
+    return None
+
+
+def _print(session: EditSession, facts: Sequence[Fact], report: RoundReport) -> None:
+    from nse_plugin.cli.tables import print_table
+
+    last = session.rounds[-1:]
+    name = f"round {last[0].number} ({last[0].id[:8]})" if last else "no round"
+    print_table(_rows(facts, report), COLUMNS, title=name)
+    frame = report.frame
+    statuses = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
+    again = f"; {number_of(len(report.again), 'fact')} of earlier rounds written again" if len(report.again) else ""
+    print(f"{number_of(len(frame), 'fact')}: {int(frame['is_said'].sum())} said, {statuses}{again}.")
+
+
+def _rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
+    from nse_plugin.cli.tables import records
+
+    rows = records(report.frame)
+    return [{**row, "prompt": fact.text, "target": fact.target_new} for row, fact in zip(rows, facts, strict=True)]

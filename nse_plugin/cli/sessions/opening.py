@@ -1,0 +1,46 @@
+"""What the commands on a session have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nse_plugin.hparams import NSEHyperParams
+    from nse_plugin.session import EditSession
+    from nse_plugin.session.record import RoundRecord
+
+
+@contextmanager
+def opened(arguments: argparse.Namespace, hparams: NSEHyperParams | None = None) -> Iterator[EditSession]:
+    """The session of --session on the model of --model, brought to its last round. hparams: of a new session."""
+    from nse_plugin.cli.options import check_device
+    from nse_plugin.models.loading import load
+    from nse_plugin.session import EditSession
+
+    check_device(arguments)
+    model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
+    with EditSession.open(arguments.session, model, tokenizer, hparams) as session:
+        yield session
+
+
+def row_of(record: RoundRecord) -> dict[str, Any]:
+    """A round as tables and JSON have it."""
+    return {
+        "number": record.number,
+        "id": record.id[:8],
+        "time": record.time,
+        "author": record.author,
+        "reason": record.reason,
+        "facts": len(record.facts),
+        "done": sum(status == "done" for status in record.statuses),
+        "said": int(record.report.frame["is_said"].sum()),
+    }
+
+
+ROUND_COLUMNS = {
+    "number": "round", "id": "id", "time": "time (UTC)", "author": "author", "reason": "reason", "facts": "facts",
+    "done": "done", "said": "said",
+}  # fmt: skip

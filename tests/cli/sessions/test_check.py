@@ -1,0 +1,40 @@
+"""`nse check`: which facts hold, and which were replaced."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nse_plugin.cli import main
+
+
+def test_every_fact_has_a_row(edited):
+    code, said = edited("check", "--json")
+    rows = json.loads(said)
+    assert [row["case_id"] for row in rows] == ["lyon", 7, 2]
+    assert [row["round"] for row in rows] == [1, 2, 2]
+    assert code == (0 if all(row["holds"] for row in rows) else 1)
+    _, said = edited("check")
+    assert f"{sum(row['holds'] for row in rows)} of 3 facts hold." in said
+
+
+def test_a_replaced_fact_is_not_lost(edited):
+    edited("edit", "--fact", "The capital of {} is", "France", "Rome")
+    code, said = edited("check", "--json")
+    rows = json.loads(said)
+    assert [row["replaced"] for row in rows] == [True, False, False, False]
+    assert rows[0]["overwritten_by"] == "3.1"
+    assert code == (0 if all(row["holds"] for row in rows[1:]) else 1)
+
+
+def test_a_model_is_needed(edited, capsys):
+    assert main(["check", "--session", "session"]) == 1
+    assert "give --model, or --served FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["log", "check"])
+def test_a_folder_that_is_none(command, run, capsys, saved):
+    model = ["--model", saved] if command == "check" else []
+    assert main([command, *model, "--session", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
