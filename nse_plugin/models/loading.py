@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 EMBEDDED = "embedded"
+GGUF = ".gguf"
 
 
 def easyedit_device(device: str | torch.device) -> int | str:
@@ -18,18 +20,48 @@ def easyedit_device(device: str | torch.device) -> int | str:
 def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer.
 
-    source: a folder, a hub name, or `embedded` for the SmolLM2-135M of `embedded_model`. dtype, device: as torch names
-    them. Raises ValueError for a CUDA that is not there, OSError for a source that transformers cannot read,
-    EmbeddedModelError.
+    source: a folder, a hub name, a GGUF file, or `embedded` for the SmolLM2-135M of `embedded_model`. Quantised weights
+    are dequantised, since edits belong to the numbers that are served. dtype, device: as torch names them. Raises
+    ValueError for a CUDA that is not there and for weights that cannot be dequantised, OSError for a source that
+    transformers cannot read, EmbeddedModelError.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from nse_plugin.models.embedded import embedded_model, embedded_model_folder
+    from nse_plugin.models.gguf_file import load_gguf
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")
+    model: Any
+    if source.endswith(GGUF):
+        model, tokenizer = load_gguf(source, getattr(torch, dtype))
+        return model.to(device), tokenizer
     if source == EMBEDDED:
         embedded_model()  # converts it where that was not done yet
         source = str(embedded_model_folder())
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    if getattr(model, "hf_quantizer", None) is not None:
+        model = dequantised(model, getattr(torch, dtype))
     return model.to(device).eval(), AutoTokenizer.from_pretrained(source)
+
+
+def dequantised(model: Any, dtype: torch.dtype) -> Any:
+    """A quantised model with plain matrices of the same numbers in the quantised ones' place.
+
+    Raises ValueError for a kind of quantisation that transformers cannot undo.
+    """
+    quantizer = model.hf_quantizer
+    method = quantizer.quantization_config.quant_method
+    if method == "torchao":  # whose tensors can do it themselves
+        for module in model.modules():
+            if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and type(weight.data) is not Tensor:
+                module.weight = nn.Parameter(weight.dequantize().to(dtype))
+        quantizer.remove_quantization_config(model)
+        return model
+    try:
+        return model.dequantize(dtype=dtype)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"The checkpoint is quantised by {getattr(method, 'value', method)}, which transformers cannot undo: edit "
+            "a GGUF file, a torchao or a bitsandbytes checkpoint of the model, or the one in bfloat16."
+        ) from error

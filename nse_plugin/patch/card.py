@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from nse_plugin.patch.factors import VLLM_RANKS, Factors
 from nse_plugin.patch.patch import EditPatch
 
+_BOS = {
+    True: "edited with a BOS before every prompt.",
+    False: "edited without a BOS before prompts.",
+    None: "it is not known whether a BOS stood before prompts.",
+}
+
 
 def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | None) -> str:
     """README.md, with the metadata that the Hugging Face hub reads."""
@@ -31,8 +37,7 @@ def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | N
         "",
         f"- Base: SHA-256 of its other weights `{patch.others}`. An edit belongs to the very numbers it was written "
         "on: on a base that is quantised or fine-tuned in another way many facts no longer hold.",
-        "- Tokens: facts hold for prompts tokenised as they were written; a BOS token that was not there then "
-        "costs some.",
+        f"- Tokens: {_BOS[patch.adds_bos]} Facts hold for prompts that are tokenised as they were when written.",
         scale + (f" vLLM: `--max-lora-rank {serve}`." if serve else " vLLM takes no adapter of this rank."),
     ]
     if rank is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from nse_plugin.patch.columns import PatchError
+from nse_plugin.models.gguf_file import GGUFError, open_gguf
+from nse_plugin.patch.columns import ChangedColumns, PatchError
 from nse_plugin.patch.factors import factors_of
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.support.files import written_whole
@@ -16,19 +20,22 @@ from nse_plugin.support.files import written_whole
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
+log = logging.getLogger(__name__)
+
 
 def write_gguf_lora(patch: EditPatch, file: Path, base: Path, rank: int | None = None) -> Path:
     """Write an adapter (float32) for the GGUF file `base`; returns its path. Needs the package `gguf`.
 
-    One rank for all layers, since llama.cpp divides the one alpha by each tensor's own rank. The edits hold on the file
-    they were written on; on another quantisation of the same model many do not. Raises PatchError where `base` is no
-    GGUF file, or has not these matrices.
+    One rank for all layers, since llama.cpp divides the one alpha by each tensor's own rank. Warns where the file has
+    other weights than those that were edited (another quantisation of the same model keeps some of the facts alone), or
+    other tokens. Raises PatchError where `base` is no GGUF file, or has not these matrices.
     """
     from gguf import GGUFWriter
 
     reader = read_gguf(base)
     factors = factors_of(patch, rank)
     names = _names(patch, reader)
+    _warn_of(patch, reader, names, base)
     with written_whole(file) as temporary:
         writer = GGUFWriter(str(temporary), _text(reader, "general.architecture"))
         writer.add_type("adapter")
@@ -52,7 +59,7 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
     Raises PatchError for a type it does not quantise (write an adapter instead), and where `base` is not the file whose
     dequantised weights were edited.
     """
-    from gguf import GGMLQuantizationType, dequantize, quantize
+    from gguf import GGMLQuantizationType, quantize
 
     reader = read_gguf(base)
     names = _names(patch, reader)
@@ -60,13 +67,12 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
     written: dict[int, Any] = {}
     for layer, one in patch.columns.items():
         tensor = tensors[names[layer]]
-        matrix = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        neurons = one.neurons.numpy()
-        if not np.array_equal(matrix[:, neurons], one.old.float().numpy().T):
+        matrix = _matrix(tensor)
+        if not _is_base(one, matrix):
             raise PatchError(
                 f"{base}: {tensor.name} is not what was edited: give the file that the edits were made on."
             )
-        matrix[:, neurons] = one.new.float().numpy().T
+        matrix[:, one.neurons.numpy()] = one.new.float().numpy().T
         kind = GGMLQuantizationType(tensor.tensor_type)
         try:
             data = quantize(matrix, kind)
@@ -88,13 +94,38 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
 def read_gguf(path: Path) -> GGUFReader:
     """Raises PatchError where it cannot be read."""
     try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise PatchError("GGUF files need the package gguf: pip install gguf.") from error
-    try:
-        return GGUFReader(str(path))
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise PatchError(f"{path} cannot be read as GGUF ({error}): give the base model's GGUF file.") from error
+        return open_gguf(path)
+    except GGUFError as error:
+        raise PatchError(str(error)) from error
+
+
+def _warn_of(patch: EditPatch, reader: GGUFReader, names: Mapping[int, str], base: Path) -> None:
+    """Warn where the file computes with other numbers, or other tokens, than the facts were written on."""
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if not all(_is_base(one, _matrix(tensors[names[layer]])) for layer, one in patch.columns.items()):
+        log.warning(
+            "%s has other weights than the edits were written on, and some will not hold there (of 51 facts written on "
+            "float weights Q4_0 kept 36): edit that file itself (--model %s).", base, base,
+        )  # fmt: skip
+    field = reader.fields.get("tokenizer.ggml.add_bos_token")
+    if field is not None and patch.adds_bos is not None and bool(field.contents()) != patch.adds_bos:
+        log.warning(
+            "%s is served %s a BOS before every prompt, and the facts were written %s one: some will not hold there.",
+            base, *(("without", "with") if patch.adds_bos else ("with", "without")),
+        )  # fmt: skip
+
+
+def _matrix(tensor: Any) -> Any:
+    """Dequantised, [d, f] float32."""
+    from gguf import dequantize
+
+    return dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+
+
+def _is_base(one: ChangedColumns, matrix: Any) -> bool:
+    """Whether a matrix [d, f] has the columns as they were before the edits, in the dtype they were edited in."""
+    found = torch.from_numpy(matrix[:, one.neurons.numpy()].T).to(one.old.dtype)
+    return torch.equal(found, one.old)
 
 
 def _names(patch: EditPatch, reader: GGUFReader) -> dict[int, str]:

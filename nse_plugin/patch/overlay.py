@@ -12,7 +12,7 @@ from safetensors import safe_open
 from nse_plugin.patch.columns import ChangedColumns, PatchError, check_on, write
 from nse_plugin.patch.file import write_tensors
 from nse_plugin.patch.patch import EditPatch
-from nse_plugin.patch.weights import NamedMatrix
+from nse_plugin.patch.weights import NamedMatrix, tensor_hash
 from nse_plugin.support.files import folder_written_whole
 
 
@@ -44,7 +44,7 @@ Edited = Mapping[str, tuple[int, ChangedColumns]]  # by the tensor's name in the
 
 
 def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[int, ChangedColumns]]]:
-    """Which tensors of which files are edited; the columns are compared with the patch's."""
+    """Which tensors of which files are edited; they are compared with the patch's base. Others are not read."""
     found: dict[Path, dict[str, tuple[int, ChangedColumns]]] = {}
     missing = dict(patch.columns)
     for path in sorted(checkpoint.glob("*.safetensors")):
@@ -54,6 +54,8 @@ def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[
                     if one.name == name or one.name.endswith(f".{name}"):  # GPT-2's file lacks "transformer."
                         matrix = NamedMatrix(one.name, opened.get_tensor(name), one.transposed)
                         check_on({layer: one}, {layer: matrix}, "old")
+                        if tensor_hash(matrix.weight) != patch.before[layer]:
+                            raise PatchError(f"{path}: {name} is not the base's: give the checkpoint that was edited.")
                         found.setdefault(path, {})[name] = layer, one
                         missing.pop(layer, None)
     if missing:

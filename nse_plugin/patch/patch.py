@@ -44,7 +44,8 @@ class EditPatch:
     session edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the
     model. hparams: the hyperparameters of the edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and
     how many `facts`. facts: records that `Fact(**record)` reads, in the order they were written; None: left out.
-    model_name: what the model was loaded as, as far as it says so.
+    model_name: what the model was loaded as, as far as it says so. adds_bos: whether the tokenizer put a BOS before
+    prompts, as a server must do too; None: not known.
 
     Applying and reverting need torch and safetensors alone.
     """
@@ -58,6 +59,7 @@ class EditPatch:
     rounds: Sequence[Mapping[str, Any]]
     facts: Sequence[Mapping[str, Any]] | None
     model_name: str | None = None
+    adds_bos: bool | None = None
 
     @classmethod
     def of(cls, session: EditSession | str | os.PathLike[str], first: int = 1, last: int | None = None) -> EditPatch:
@@ -103,7 +105,7 @@ class EditPatch:
             if name not in tensors or tensor_hash(tensors[name]) != expected:
                 raise PatchError(f"tensor {name} is damaged or missing: use an undamaged copy.")
         own: dict[str, Any] = {part: {int(layer): mark for layer, mark in about[part].items()} for part in _MARKS}
-        own |= {name: about[name] for name in ("others", "hparams", "rounds", "facts", "model_name")}
+        own |= {name: about[name] for name in ("others", "hparams", "rounds", "facts", "model_name", "adds_bos")}
         return cls(columns_from(tensors, about["layers"]), **own)
 
     def save(self, file: str | os.PathLike[str], include_facts: bool = True) -> Path:
@@ -121,6 +123,7 @@ class EditPatch:
             "rounds": [dict(one) for one in self.rounds],
             "facts": [dict(fact) for fact in self.facts] if include_facts and self.facts is not None else None,
             "model_name": self.model_name,
+            "adds_bos": self.adds_bos,
             "layers": layers,
             "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
         }
@@ -232,6 +235,12 @@ class EditPatch:
         from nse_plugin.patch.gguf import write_gguf_lora
 
         return write_gguf_lora(self, Path(file), Path(base), rank)
+
+    def to_gguf(self, file: str | os.PathLike[str], base: str | os.PathLike[str]) -> Path:
+        """Write the GGUF file `base` with the edited matrices in it; see `nse_plugin.patch.gguf.write_gguf_model`."""
+        from nse_plugin.patch.gguf import write_gguf_model
+
+        return write_gguf_model(self, Path(file), Path(base))
 
     def to_overlay(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
         """Write the edited checkpoint, linking what did not change; see `nse_plugin.patch.overlay.write_overlay`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nse_plugin.models.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, PatchError
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import others_hash
@@ -27,12 +28,14 @@ def patch_of_rounds(
         about = Journal(session).description()
         names = {int(layer): str(name) for layer, name in about["matrices"].items()}
         rounds, columns = read_rounds(session), read_columns(session, first, last)
-        return _patch(columns, names, about["others"], rounds[first - 1 : last], about["source"])
+        origin = _Origin(about["others"], about["source"], about["adds_bos"])
+        return _patch(columns, names, origin, rounds[first - 1 : last])
     names = dict(session.state.matrices)
     columns, rounds = session.columns(first, last), session.rounds
     config: Any = getattr(session.model, "config", None)
     source = getattr(config, "_name_or_path", None) or None
-    return _patch(columns, names, others_hash(session.model, names.values()), rounds[first - 1 : last], source)
+    origin = _Origin(others_hash(session.model, names.values()), source, adds_bos(session.tokenizer))
+    return _patch(columns, names, origin, rounds[first - 1 : last])
 
 
 def record_of(fact: Fact) -> dict[str, Any]:
@@ -41,9 +44,15 @@ def record_of(fact: Fact) -> dict[str, Any]:
     return {name: value for name, (value, default) in fields.items() if value != default}
 
 
-def _patch(
-    columns: Columns, names: Mapping[int, str], others: str, rounds: Sequence[RoundRecord], source: str | None
-) -> EditPatch:
+class _Origin(NamedTuple):
+    """What a patch says of its base: see `EditPatch`."""
+
+    others: str
+    model_name: str | None
+    adds_bos: bool
+
+
+def _patch(columns: Columns, names: Mapping[int, str], origin: _Origin, rounds: Sequence[RoundRecord]) -> EditPatch:
     if not columns:
         raise PatchError("these rounds changed nothing: there is nothing to put into a patch.")
     return EditPatch(
@@ -51,7 +60,6 @@ def _patch(
         matrices=names,
         before=dict(rounds[0].before),
         after=dict(rounds[-1].after),
-        others=others,
         hparams=dict(rounds[-1].settings),
         rounds=[
             {
@@ -61,5 +69,5 @@ def _patch(
             for one in rounds
         ],
         facts=[record_of(fact) for one in rounds for fact in one.facts],
-        model_name=source,
+        **origin._asdict(),
     )  # fmt: skip

@@ -59,11 +59,9 @@ def _server(file: Path, adapter: Path | None, length: int, threads: int) -> Any:
 def _answered(server: Any, prompt: Sequence[int] | str, tokens: int) -> Served:
     asked = {
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
-        "n_predict": tokens, "temperature": 0.0, "cache_prompt": False, "n_probs": 1,
+        "n_predict": tokens, "temperature": 0.0, "cache_prompt": False, "return_tokens": True, "verbose": True,
     }  # fmt: skip
     answer = server.handle_completions(asked)
     if "choices" not in answer:
         raise PatchError(f"llama.cpp refused a prompt: {answer.get('error', answer)}")
-    choice = answer["choices"][0]
-    content = (choice.get("logprobs") or {}).get("content") or ()
-    return Served(str(choice["text"]), tuple(int(token["id"]) for token in content))
+    return Served(str(answer["choices"][0]["text"]), tuple(answer["__verbose"]["tokens"]))

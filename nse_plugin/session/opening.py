@@ -11,6 +11,7 @@ from typing import Any
 
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.rewind import OriginalWeights
+from nse_plugin.models.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, composed
 from nse_plugin.patch.weights import others_hash
 from nse_plugin.session.edited import EditedModel
@@ -105,6 +106,7 @@ def begin(journal: Journal, edited: EditedModel) -> EditState:
         {
             "created": now(),
             "model": _name_of(edited),
+            "adds_bos": adds_bos(edited.tokenizer),
             "source": str(getattr(edited.model.config, "_name_or_path", "") or "") or None,
             "others": others_hash(edited.model, state.matrices.values()),
             "identity": (state.identity or ("", ""))[1],

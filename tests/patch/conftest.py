@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 import torch
 from rounds import ROUNDS
-from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+from tiny_gguf import tiny_llama, write_gguf
 
-from nse_plugin import EditSession
+from nse_plugin import EditSession, NSEHyperParams
+from nse_plugin.models.gguf_file import load_gguf
 from nse_plugin.patch.patch import EditPatch
 
 
@@ -32,3 +34,17 @@ def edited(hparams):
 @pytest.fixture
 def patch(edited):
     return EditPatch.of(edited())
+
+
+@pytest.fixture(params=["F32", "Q8_0", "Q4_0"])
+def gguf_edited(request, tmp_path):
+    """(a tiny GGUF file, the model of its dequantised weights after a round, its patch)."""
+    pytest.importorskip("gguf")
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), request.param)
+    model, tokenizer = load_gguf(file)
+    hparams = NSEHyperParams(
+        layers=[1, 2], alpha=0.5, p=0.8, mom2_update_weight=2.0, v_lr=0.3, v_num_grad_steps=20, device="cpu"
+    )
+    session = EditSession(model, tokenizer, hparams, tiny_moments(model, [1, 2]), TEMPLATES)
+    session.edit(tiny_facts())
+    return file, model, EditPatch.of(session)

@@ -1,67 +1,39 @@
-"""In llama.cpp, for real: the GGUF file of the demo's model, with an adapter and with the edited matrices in it."""
+"""GGUF files: an adapter for one, and one with the edited matrices in it, for that file and no other."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
+import logging
 
 import numpy as np
 import pytest
 import torch
-from sentences import demo_sentences
+from tiny_gguf import tiny_llama, write_gguf
 
-from nse_plugin import EditPatch, EditSession, NSEHyperParams
-from nse_plugin.facts.files.load import load_facts
-from nse_plugin.models.embedded import PACKAGE, embedded_model, gguf_path
 from nse_plugin.patch.columns import PatchError
 from nse_plugin.patch.gguf import write_gguf_lora, write_gguf_model
-from nse_plugin.patch.served import served_answers
 
 gguf = pytest.importorskip("gguf")
-if importlib.util.find_spec(PACKAGE.replace("-", "_")) is None:
-    pytest.skip(f"needs the package {PACKAGE}", allow_module_level=True)
-
-EDITED = 8  # facts
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """(facts, their prompts as token ids, the edited model's next tokens, its patch)."""
-    model, tokenizer = embedded_model(tmp_path_factory.mktemp("cache"))
-    facts = load_facts("demo").facts
-    corpus = demo_sentences(tmp_path_factory.mktemp("corpus"))
-    hparams = NSEHyperParams.for_model(model, solver="fast", mom2_dataset=str(corpus), mom2_n_samples=1000)
-    hparams = dataclasses.replace(hparams, stats_dir=str(tmp_path_factory.mktemp("stats")))
-    templates = ["{}", "He said that it is so. {}", "In the year of her life, she went. {}"]
-    session = EditSession(model, tokenizer, hparams, templates=templates)
-    assert session.edit(facts[:EDITED]).frame["is_said"].all()
-    prompts = [tuple(tokenizer(fact.text).input_ids) for fact in facts]
-    with torch.no_grad():
-        best = [int(model(torch.tensor([prompt])).logits[0, -1].argmax()) for prompt in prompts]
-    return facts, prompts, best, EditPatch.of(session)
+def test_the_adapter_is_the_change_in_llama_cpp_s_names(gguf_edited, tmp_path):
+    file, _, patch = gguf_edited
+    found = gguf.GGUFReader(str(patch.to_gguf_lora(tmp_path / "adapter.gguf", file)))
+    tensors = {tensor.name: torch.tensor(tensor.data) for tensor in found.tensors}
+    fields = {name: found.fields[name].contents() for name in ("general.type", "general.architecture", "adapter.type")}
+    assert fields == {"general.type": "adapter", "general.architecture": "llama", "adapter.type": "lora"}
+    assert len(tensors) == 4
+    for layer in (1, 2):
+        a, b = (tensors[f"blk.{layer}.ffn_down.weight.lora_{side}"] for side in "ab")
+        assert found.fields["adapter.lora.alpha"].contents() == a.shape[0] == b.shape[1]
+        exact = patch.change(layer)
+        assert float((b.double() @ a.double() - exact).norm() / exact.norm()) < 1e-5
 
 
-def first_tokens(answers):
-    return [answer.tokens[0] for answer in answers]
-
-
-@pytest.mark.parametrize("write", [write_gguf_lora, write_gguf_model])
-def test_llama_cpp_says_what_the_edited_model_says(write, served, tmp_path):
-    pytest.importorskip("xllamacpp")
-    _, prompts, best, patch = served
-    file = write(patch, tmp_path / "out.gguf", gguf_path())
-    model, adapter = (gguf_path(), file) if write is write_gguf_lora else (file, None)
-    found = first_tokens(served_answers(model, prompts[:EDITED], adapter, tokens=1))
-    assert found == best[:EDITED]
-    before = first_tokens(served_answers(gguf_path(), prompts[:EDITED], tokens=1))
-    assert sum(a == b for a, b in zip(before, found, strict=True)) < EDITED / 2
-
-
-def test_only_the_edited_matrices_are_other_ones(served, tmp_path):
+def test_only_the_edited_matrices_are_other_ones(gguf_edited, tmp_path):
     """Every other byte is the base's, and they are the edited ones up to quantisation."""
-    patch = served[3]
-    write_gguf_model(patch, tmp_path / "out.gguf", gguf_path())
-    base, found = (gguf.GGUFReader(str(path)) for path in (gguf_path(), tmp_path / "out.gguf"))
+    file, _, patch = gguf_edited
+    patch.to_gguf(tmp_path / "out.gguf", file)
+    base, found = (gguf.GGUFReader(str(path)) for path in (file, tmp_path / "out.gguf"))
     edited = {f"blk.{layer}.ffn_down.weight": layer for layer in patch.columns}
     for before, after in zip(base.tensors, found.tensors, strict=True):
         assert before.name == after.name
@@ -72,18 +44,32 @@ def test_only_the_edited_matrices_are_other_ones(served, tmp_path):
         change = gguf.dequantize(after.data, after.tensor_type) - gguf.dequantize(before.data, before.tensor_type)
         wanted = patch.change(edited[before.name]).numpy()
         assert np.linalg.norm(change - wanted) / np.linalg.norm(one.new.numpy()) < 0.1
-    whole = [path.read_bytes() for path in (gguf_path(), tmp_path / "out.gguf")]
+    whole = [path.read_bytes() for path in (file, tmp_path / "out.gguf")]
     assert len(whole[0]) == len(whole[1])
     changed = sum(tensor.n_bytes for tensor in base.tensors if tensor.name in edited)
     assert 0 < int((np.frombuffer(whole[0], np.uint8) != np.frombuffer(whole[1], np.uint8)).sum()) <= changed
 
 
-def test_files_that_do_not_fit_are_refused(served, patch, tmp_path):
-    """`patch`: of a tiny model."""
-    own = served[3]
-    edited = write_gguf_model(own, tmp_path / "edited.gguf", gguf_path())
+def test_another_base_and_another_bos_are_said(gguf_edited, tmp_path, caplog):
+    file, _, patch = gguf_edited
+    with caplog.at_level(logging.WARNING):
+        write_gguf_lora(patch, tmp_path / "adapter.gguf", file)
+        assert not caplog.text
+        other = write_gguf(tmp_path / "other.gguf", tiny_llama(), "Q5_0", adds_bos=True)
+        write_gguf_lora(patch, tmp_path / "adapter.gguf", other)
+    assert "other.gguf has other weights than the edits were written on" in caplog.text
+    assert "is served with a BOS before every prompt, and the facts were written without one" in caplog.text
+    with pytest.raises(PatchError, match="is not what was edited"):
+        write_gguf_model(patch, tmp_path / "model.gguf", other)
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_files_that_do_not_fit_are_refused(patch, gguf_edited, tmp_path):
+    """`patch`: of another tiny model."""
+    file, _, own = gguf_edited
+    edited = write_gguf_model(own, tmp_path / "edited.gguf", file)
     for write, one, base, said in (
-        (write_gguf_lora, patch, gguf_path(), "the GGUF file is of another model"),
+        (write_gguf_lora, patch, file, "the GGUF file is of another model"),
         (write_gguf_model, own, edited, "is not what was edited: give the file that the edits were made on"),
         (write_gguf_lora, own, tmp_path / "nowhere.gguf", "cannot be read as GGUF"),
     ):
@@ -92,10 +78,14 @@ def test_files_that_do_not_fit_are_refused(served, patch, tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_what_cannot_be_served_is_refused(tmp_path):
-    pytest.importorskip("xllamacpp")
-    with pytest.raises(PatchError, match="there is no such file"):
-        served_answers(tmp_path / "nowhere.gguf", ["a"])
-    (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    with pytest.raises(PatchError, match="llama.cpp cannot load"):
-        served_answers(tmp_path / "x.gguf", ["a"])
+def test_a_type_that_cannot_be_written_is_said(gguf_edited, tmp_path, monkeypatch):
+    """K-quants: the package gguf reads them and does not write them."""
+    file, _, patch = gguf_edited
+
+    def refuse(*_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(gguf, "quantize", refuse)
+    with pytest.raises(PatchError, match=r"which the package gguf cannot write: make an adapter \(to_gguf_lora\)"):
+        write_gguf_model(patch, tmp_path / "out.gguf", file)
+    assert not (tmp_path / "out.gguf").exists()

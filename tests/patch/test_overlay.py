@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from rounds import same, weights_of
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -50,4 +51,10 @@ def test_what_is_not_the_base_is_refused(edited, tmp_path):
     tiny_model("gpt2", torch.float32).save_pretrained(tmp_path / "other")
     with pytest.raises(PatchError, match="has no safetensors file with model.layers.1"):
         patch.merge(tmp_path / "other", tmp_path / "new")
+    tensors = load_file(checkpoint / "model.safetensors")
+    kept = sorted(set(range(40)) - set(patch.columns[1].neurons.tolist()))
+    tensors[patch.columns[1].name][:, kept[0]] += 1
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchError, match="is not the base's: give the checkpoint that was edited"):
+        patch.merge(checkpoint, tmp_path / "new")
     assert not (tmp_path / "new").exists()

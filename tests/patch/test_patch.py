@@ -13,11 +13,13 @@ import pytest
 import torch
 from rounds import ROUNDS, same, weights_of
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+from torch import nn
 
 import nse_plugin
 from nse_plugin import EditPatch, EditSession, Fact
+from nse_plugin.models.special_tokens import let_add_bos
 from nse_plugin.patch.columns import PatchError
 
 
@@ -77,6 +79,35 @@ def test_of_a_folder_without_the_model(hparams, tmp_path):
         other.save(tmp_path / "other")
         assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     assert found[0].verify(model) == "applied"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])  # whose head is the embedding
+def test_tied_weights_may_be_there_once_as_in_a_checkpoint_s_file(kind, edited, tmp_path):
+    patch = EditPatch.of(edited(kind))
+    tiny_model(kind, torch.float32).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    prefix = "transformer." if kind == "gpt2" and "wte.weight" in tensors else ""
+    model = nn.Module()
+    for name, weight in tensors.items():
+        *path, last = f"{prefix}{name}".split(".")
+        owner = model
+        for part in path:
+            if part not in dict(owner.named_children()):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        owner.register_parameter(last, nn.Parameter(weight))
+    assert patch.verify(model) == "base"
+    patch.apply(model)
+    assert patch.verify(model) == "applied"
+
+
+def test_whether_a_bos_stood_before_prompts_is_noted(edited, tmp_path):
+    session = edited()
+    assert EditPatch.of(session).adds_bos is False
+    let_add_bos(session.tokenizer, True)
+    EditPatch.of(session).save(tmp_path / "x")
+    assert EditPatch.load(tmp_path / "x").adds_bos is True
 
 
 def test_any_other_model_is_refused_untouched(patch, edited):

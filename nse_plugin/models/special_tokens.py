@@ -1,0 +1,26 @@
+"""Whether a tokenizer puts a BOS before every text. A fact that was written without one is often lost with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether a text's token ids begin with the BOS that the text does not have."""
+    ids = list(tokenizer("a", verbose=False)["input_ids"])
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
+def let_add_bos(tokenizer: Any, adds: bool) -> None:
+    """Have a fast tokenizer put a BOS before every text, or nothing. Raises ValueError where it has no BOS."""
+    if adds_bos(tokenizer) == adds:
+        return
+    if adds and tokenizer.bos_token is None:
+        raise ValueError("a BOS is to be put before every text, and the tokenizer has none: set tokenizer.bos_token.")
+    from tokenizers.processors import TemplateProcessing
+
+    bos = f"{tokenizer.bos_token} " if adds else ""
+    special = [(tokenizer.bos_token, tokenizer.bos_token_id)] if adds else []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos}$A", pair=f"{bos}$A $B", special_tokens=special
+    )

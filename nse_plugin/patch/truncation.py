@@ -1,0 +1,56 @@
+"""What is left of a patch's facts when an adapter keeps fewer directions than the change has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nse_plugin.evaluation.teacher_forcing import Prediction, predict
+from nse_plugin.facts import Fact
+from nse_plugin.patch.columns import PatchError, Which, write
+from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.patch import EditPatch
+from nse_plugin.patch.weights import matrices_of
+
+
+def kept_at_rank(patch: EditPatch, model: nn.Module, tokenizer: Any, rank: int) -> dict[str, Any]:
+    """How many of the patch's facts hold with adapters of `rank` directions and with the whole change.
+
+    model: the base, or the edited one; its weights are afterwards what they were. Returns `rank`, `facts`, and of both
+    `begun` and `begun_whole` (top-1: the target's first token is the most likely one) and `said`, `said_whole` (all its
+    tokens are). Efficacy would hide the loss: below one direction a fact, top-1 goes long before P(new) > P(old) does.
+    Raises PatchError for a model that is neither, a patch without its facts, a rank that is not above 0.
+    """
+    if patch.facts is None:
+        raise PatchError("the patch holds no facts (include_facts=False): make it again from its session.")
+    factors = factors_of(patch, rank)
+    now: Which = "new" if patch.verify(model) == "applied" else "old"
+    matrices = matrices_of(model, patch.columns)
+    facts = [Fact(**record) for record in patch.facts]
+    try:
+        write(patch.columns, matrices, "new")
+        whole = _predictions(model, tokenizer, facts)
+        with torch.no_grad():
+            for layer, one in patch.columns.items():
+                change = factors[layer].b.double() @ factors[layer].a.double()[:, one.neurons]
+                columns = (one.old.double().T + change).to(one.old.dtype)
+                matrices[layer].matrix[:, one.neurons] = columns.to(matrices[layer].weight.device)
+        truncated = _predictions(model, tokenizer, facts)
+    finally:
+        write(patch.columns, matrices, now)
+    return {
+        "rank": next(iter(factors.values())).a.shape[0],
+        "facts": len(facts),
+        "begun": sum(one.is_begun for one in truncated),
+        "begun_whole": sum(one.is_begun for one in whole),
+        "said": sum(one.is_said for one in truncated),
+        "said_whole": sum(one.is_said for one in whole),
+    }
+
+
+def _predictions(model: nn.Module, tokenizer: Any, facts: list[Fact]) -> list[Prediction]:
+    pairs = [fact.asked(fact.text, fact.target_new) for fact in facts]
+    found = predict(model, tokenizer, pairs)
+    return [found[pair] for pair in pairs]
