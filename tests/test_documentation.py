@@ -24,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from markdown_it import MarkdownIt
 
 from nse_plugin.cli.main import _parser, main
+from nse_plugin.cli.options import NOT_ALL
 from nse_plugin.experiments.plan import Plan
 from nse_plugin.experiments.plan.cell import CellPlan
 from nse_plugin.experiments.plan.configuration import composed
@@ -157,7 +158,8 @@ def run_shell(block: Block) -> None:
             code = main(words[1:])
         except SystemExit as end:
             code = end.code
-        assert code in (0, None), f"{block}: {shlex.join(words)} ended with {code}"
+        not_all = code == NOT_ALL and words[1] in ("edit", "check")  # so few steps are not enough for every fact
+        assert code in (0, None) or not_all, f"{block}: {shlex.join(words)} ended with {code}"
 
 
 def test_every_block_is_run_or_says_why_not():

@@ -52,6 +52,26 @@ def test_example_runs(example, tmp_path):
     assert SAYS[example] in done.stdout
 
 
+def test_a_model_is_corrected_from_the_shell(tmp_path):
+    """On a tiny model without a GGUF file; `tests/patch/test_served.py` asks llama.cpp."""
+    tiny_model("llama", torch.float32).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(bos=True).save_pretrained(tmp_path / "model")
+    (tmp_path / "tiny.yaml").write_text(HPARAMS.format(model=tmp_path / "model", batch_size=1))
+    done = subprocess.run(
+        [EXAMPLES / "correct_a_model.sh", tmp_path / "model", "", "--hparams", "tiny.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for words in ("a mistake", "1 round undone", "of 2 facts hold", "edits.patch:", "adapter:"):
+        assert words in done.stdout, done.stdout
+    assert "Osaka" not in done.stdout.partition("1 round undone")[2]
+
+
 def test_the_sweep_and_its_notebook_run(tiny_experiment, tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     own = [*tiny_experiment, "facts=2", "nse.layers=[1,2]", "nse.v_num_grad_steps=2"]

@@ -7,6 +7,8 @@ import re
 import sys
 from typing import Any
 
+NOT_ALL = 3  # the exit code where all was done as asked, and the model does not say every fact
+
 
 def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
     """What every command says that loads a model of the user's."""

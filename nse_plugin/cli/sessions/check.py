@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nse_plugin.cli.options import add_json, add_model, add_session
+from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session
 from nse_plugin.cli.sessions.opening import opened
 
 COLUMNS = {
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "check",
         help="does every fact of a session hold, on the model or in llama.cpp?",
-        epilog="Exit code: 0 every fact holds that no later one has replaced; 1 some do not.",
+        epilog="Exit code: 0 every fact holds that no later one has replaced; 3 some do not; 1 none could be asked.",
     )
     add_model(command, required=False)
     add_session(command)
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; 1 where a fact does not hold. Raises SessionError, PatchError."""
+    """Run it; `NOT_ALL` where a fact does not hold. Raises SessionError, PatchError."""
     from nse_plugin.cli.tables import print_json, print_table
 
     rows = _served(arguments) if arguments.served else _here(arguments)
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         replaced = sum(bool(row.get("replaced")) for row in rows)
         later = f", {replaced} were replaced by later ones" if replaced else ""
         print(f"{held} of {len(rows)} facts hold{later}.")
-    return 1 if lost else 0
+    return NOT_ALL if lost else 0
 
 
 _SERVED = {"case_id": "case", "prompt": "prompt", "target": "target", "holds": "holds", "answer": "llama.cpp says"}

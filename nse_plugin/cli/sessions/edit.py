@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nse_plugin.cli.options import add_json, add_model, add_session, add_skip_bad, check_counts
+from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session, add_skip_bad, check_counts
 from nse_plugin.cli.sessions.opening import opened, row_of
 from nse_plugin.support.suggestions import number_of
 
@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
         "edit",
         help="write facts into a model, as rounds of a session on disk",
         epilog="The model's own files are never changed: its edits are in the session's folder, which is made when it "
-        "is new. Exit code: 0 the edited model says every fact; 1 it does not, or nothing was written.",
+        "is new. Exit code: 0 the edited model says every fact; 3 it was written, and does not say every one; 1 nothing "
+        "was written.",
     )
     add_model(command)
     add_session(command)
@@ -65,7 +66,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; 1 where the model does not say every fact. Raises FactError, DatasetError, SessionError and others."""
+    """Run it; `NOT_ALL` where the model does not say every fact. Raises FactError, DatasetError, SessionError."""
     from nse_plugin.cli.tables import print_json
 
     facts = _facts(arguments)
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             made = session.rounds[-len(reports) :]
             print_json([{**row_of(one), "facts": _rows(one.facts, one.report)} for one in made])
-    return 0 if all(report.frame["is_said"].all() for report in reports) else 1
+    return 0 if all(report.frame["is_said"].all() for report in reports) else NOT_ALL
 
 
 def _facts(arguments: argparse.Namespace) -> list[Fact]:
