@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
         "edit",
         help="write facts into a model, as rounds of a session on disk",
         epilog="The model's own files are never changed: its edits are in the session's folder, which is made when it "
-        "is new. Exit code: 0 the edited model says every fact; 3 it was written, and does not say every one; 1 nothing "
-        "was written.",
+        "is new. Exit code: 0 the edited model says every fact; 3 they were written, and it does not say every one; 1 "
+        "nothing was written.",
     )
     add_model(command)
     add_session(command)
