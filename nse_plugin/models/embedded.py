@@ -123,6 +123,12 @@ def _convert(gguf: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def read_config(gguf: GGUFReader) -> Any:
+    """The model's configuration."""
+    fields = {field: gguf.fields[name].contents() for field, name in _FIELDS.items()}
+    return LlamaConfig.from_dict({**fields, "tie_word_embeddings": True})
+
+
 def read_model(gguf: GGUFReader) -> Any:
     """The model, dequantised to float32.
 
@@ -130,9 +136,7 @@ def read_model(gguf: GGUFReader) -> Any:
     """
     from gguf import dequantize
 
-    config: Any = LlamaConfig.from_dict(
-        {field: gguf.fields[name].contents() for field, name in _FIELDS.items()} | {"tie_word_embeddings": True}
-    )
+    config = read_config(gguf)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     weights: dict[str, Tensor] = {}
     for tensor in gguf.tensors:

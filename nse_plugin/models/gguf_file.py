@@ -7,12 +7,14 @@ facts; written on the dequantised Q4_0 weights, it says 54 of 60.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nse_plugin.models.embedded import read_model, read_tokenizer
+from nse_plugin.models.embedded import read_config, read_model, read_tokenizer
 from nse_plugin.models.special_tokens import adds_bos, let_add_bos
 
 if TYPE_CHECKING:
@@ -34,23 +36,33 @@ def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
     package `gguf`. Raises GGUFError where the file, or its architecture, cannot be read.
     """
     path = Path(file)
-    reader = open_gguf(path)
-    architecture = _field(reader, "general.architecture")
-    if _field(reader, f"{architecture}.block_count") is None:
-        raise GGUFError(f"{path} holds no language model (general.type: {_field(reader, 'general.type')}): give one.")
-    try:
-        model, tokenizer = _read(path, reader, dtype)
-    except (KeyError, ValueError, RuntimeError, OSError, NotImplementedError) as error:
-        raise GGUFError(
-            f"{path} cannot be loaded as a {architecture} model ({error}): transformers must read its architecture; "
-            "else edit the checkpoint that the file was made of."
-        ) from error
-    said = _field(reader, "tokenizer.ggml.add_bos_token")
-    if said is not None:
-        let_add_bos(tokenizer, bool(said))
+    reader = _open_model(path)
+    with _reading(path, reader):
+        model = _read_model(path, reader, dtype)
+        tokenizer = _read_tokenizer(path, reader)
     log.info("%s: weights dequantised; a BOS before every text: %s", path, adds_bos(tokenizer))
     model.config._name_or_path = path.name
     return model.eval(), tokenizer
+
+
+def gguf_config(file: str | Path) -> Any:
+    """The model's configuration, without its weights. Raises GGUFError."""
+    path = Path(file)
+    reader = _open_model(path)
+    with _reading(path, reader):
+        if _is_smollm(reader):
+            return read_config(reader)
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def gguf_tokenizer(file: str | Path) -> Any:
+    """The tokenizer that `load_gguf` gives, without the model. Raises GGUFError."""
+    path = Path(file)
+    reader = _open_model(path)
+    with _reading(path, reader):
+        return _read_tokenizer(path, reader)
 
 
 def open_gguf(path: Path) -> GGUFReader:
@@ -65,15 +77,49 @@ def open_gguf(path: Path) -> GGUFReader:
         raise GGUFError(f"{path} cannot be read as GGUF ({error}): give a GGUF file of a language model.") from error
 
 
-def _read(path: Path, reader: GGUFReader, dtype: torch.dtype) -> tuple[Any, Any]:
-    kind = _field(reader, "general.architecture"), _field(reader, "tokenizer.ggml.pre")
-    if kind == ("llama", _PRE_TOKENIZER):
-        return read_model(reader).to(dtype), read_tokenizer(reader)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _open_model(path: Path) -> GGUFReader:
+    reader = open_gguf(path)
+    if _field(reader, f"{_field(reader, 'general.architecture')}.block_count") is None:
+        raise GGUFError(f"{path} holds no language model (general.type: {_field(reader, 'general.type')}): give one.")
+    return reader
 
-    folder, name = str(path.parent), path.name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=name)
+
+@contextmanager
+def _reading(path: Path, reader: GGUFReader) -> Iterator[None]:
+    """Within, what goes wrong is a GGUFError."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError, OSError, NotImplementedError) as error:
+        raise GGUFError(
+            f"{path} cannot be loaded as a {_field(reader, 'general.architecture')} model ({error}): transformers must "
+            "read its architecture; else edit the checkpoint that the file was made of."
+        ) from error
+
+
+def _is_smollm(reader: GGUFReader) -> bool:
+    kind = _field(reader, "general.architecture"), _field(reader, "tokenizer.ggml.pre")
+    return kind == ("llama", _PRE_TOKENIZER)
+
+
+def _read_model(path: Path, reader: GGUFReader, dtype: torch.dtype) -> Any:
+    if _is_smollm(reader):
+        return read_model(reader).to(dtype)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+
+
+def _read_tokenizer(path: Path, reader: GGUFReader) -> Any:
+    if _is_smollm(reader):
+        tokenizer: Any = read_tokenizer(reader)
+    else:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    said = _field(reader, "tokenizer.ggml.add_bos_token")
+    if said is not None:
+        let_add_bos(tokenizer, bool(said))
+    return tokenizer
 
 
 def _field(reader: GGUFReader, name: str) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_gguf import tiny_llama, write_gguf
 
+from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.models.gguf_file import GGUFError, load_gguf
 from nse_plugin.models.loading import load
 from nse_plugin.models.special_tokens import adds_bos, let_add_bos
@@ -31,6 +32,15 @@ def test_weights_and_bos_are_the_files(pre, bos, tmp_path):
     plain = tokenizer("The capital of France is Paris", add_special_tokens=False)["input_ids"]
     assert tokenizer("The capital of France is Paris")["input_ids"] == [0] * bos + plain
     assert tokenizer.decode(plain) == "The capital of France is Paris"
+
+
+@pytest.mark.parametrize("pre", ["smollm", "gpt-2"])
+def test_the_configuration_and_the_tokenizer_without_the_weights(pre, tmp_path):
+    file = str(write_gguf(tmp_path / "tiny.gguf", tiny_llama(), pre=pre, adds_bos=True))
+    config, (model, tokenizer) = model_config(file), load(file)
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(config, name) == getattr(model.config, name)
+    assert model_tokenizer(file)("a town")["input_ids"] == tokenizer("a town")["input_ids"]
 
 
 def test_weights_are_the_quantised_ones(tmp_path):

@@ -19,7 +19,7 @@ from nse_plugin.hparams import TUNED_FOR
 from nse_plugin.support.suggestions import number_of
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-EMBEDDED = "embedded"
+EMBEDDED, GGUF = "embedded", ".gguf"
 _CONFIG, _ADAPTER = "config.json", "adapter_config.json"
 # One of them is there in any form of tokenizer; without, transformers makes one up that knows no word.
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -62,14 +62,17 @@ def is_path(source: str) -> bool:
 
 
 def check_source(source: str, named: str = "model") -> None:
-    """Raise PlanError for a path that is no folder of a model. named: what the user gave the source as."""
+    """Raise PlanError for a path that is no folder of a model and no GGUF file. named: what the user gave it as."""
     path = Path(source)
-    if path.is_dir():
+    if source.endswith(GGUF):
+        if not path.is_file():
+            raise PlanError(f"{named} {source}: there is no such file.")
+    elif path.is_dir():
         for what, names in (("model", (_CONFIG, _ADAPTER)), ("tokenizer", _TOKENIZER)):
             if not any((path / name).is_file() for name in names):
                 raise PlanError(f"{named} {source} holds no {what}: write one there with `{what}.save_pretrained`.")
     elif path.is_file():
-        raise PlanError(f"{named} {source} is a file: give the folder that holds the model.")
+        raise PlanError(f"{named} {source} is a file: give the folder that holds the model, or a .gguf file.")
     elif is_path(source):
         raise PlanError(f"{named} {source}: there is no such folder.")
 
@@ -86,10 +89,14 @@ def source_folder(source: str) -> Path | None:
 
 
 def model_config(source: str, named: str = "model") -> Any:
-    """transformers' configuration of a model, read without its weights. Raises PlanError."""
+    """transformers' configuration of a model, read without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoConfig
 
+    from nse_plugin.models.gguf_file import gguf_config
+
     check_source(source, named)
+    if source.endswith(GGUF):
+        return gguf_config(source)
     folder = source_folder(source)
     if folder is None:
         return _hub_config(source, named)
@@ -103,9 +110,13 @@ def model_config(source: str, named: str = "model") -> Any:
 
 
 def model_tokenizer(source: str, named: str = "model") -> Any:
-    """A model's tokenizer, without its weights. Raises PlanError."""
+    """A model's tokenizer, without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoTokenizer
 
+    from nse_plugin.models.gguf_file import gguf_tokenizer
+
+    if source.endswith(GGUF):
+        return gguf_tokenizer(source)
     folder = source_folder(source)
     try:
         return AutoTokenizer.from_pretrained(source if folder is None else folder)

@@ -69,6 +69,7 @@ def test_a_source_of_ones_own_is_not_called_by_a_presets_name(tmp_path):
         ("/no/such/folder", "there is no such folder"),
         ("empty", "model empty holds no model: write one there with `model.save_pretrained`."),
         ("file.bin", "is a file: give the folder that holds the model"),
+        ("nowhere.gguf", "nowhere.gguf: there is no such file"),
     ],
 )
 def test_a_folder_that_is_none(tmp_path, monkeypatch, source, words):
