@@ -23,8 +23,8 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, de
 from nse_plugin import EditPatch, EditSession, Fact, NSEHyperParams
 from nse_plugin.facts.files import DEMO, load_facts
 from nse_plugin.models.embedded import embedded_model, embedded_model_folder, gguf_path
-from nse_plugin.models.gguf_file import load_gguf
-from nse_plugin.patch.served import served_answers
+from nse_plugin.models.gguf.file import load_gguf
+from nse_plugin.patch.served.llama_cpp import served_answers
 
 ROUND = 10
 MEGABYTE = 1e6

@@ -48,7 +48,11 @@ def add(commands: Any) -> None:
     compose = steps.add_parser("compose", help="patches that were made one after another as one")
     compose.add_argument("files", nargs="+", type=Path, metavar="FILE", help="in the order they were made")
     _to(compose, _compose, "the patch")
+    _add_exports(steps)
 
+
+def _add_exports(steps: Any) -> None:
+    """The steps that write for other programs."""
     lora = steps.add_parser("to-lora", help="a LoRA adapter for PEFT, transformers, vLLM and SGLang")
     _file(lora)
     _rank(lora)
@@ -191,7 +195,7 @@ def _lora(arguments: argparse.Namespace) -> None:
 
 
 def _gguf(arguments: argparse.Namespace) -> None:
-    from nse_plugin.patch.gguf import write_gguf_model
+    from nse_plugin.patch.export.gguf import write_gguf_model
     from nse_plugin.patch.patch import EditPatch
 
     patch = EditPatch.load(arguments.file)
@@ -202,7 +206,7 @@ def _gguf(arguments: argparse.Namespace) -> None:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> None:
-    from nse_plugin.patch.overlay import write_overlay
+    from nse_plugin.patch.export.overlay import write_overlay
     from nse_plugin.patch.patch import EditPatch
 
     _said(write_overlay(EditPatch.load(arguments.file), arguments.checkpoint, arguments.out, arguments.link))

@@ -28,7 +28,7 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any,
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from nse_plugin.models.embedded import embedded_model, embedded_model_folder
-    from nse_plugin.models.gguf_file import load_gguf
+    from nse_plugin.models.gguf.file import load_gguf
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")

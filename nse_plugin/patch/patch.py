@@ -225,31 +225,31 @@ class EditPatch:
     # -- for other programs --------------------------------------------------------------------------------------
 
     def to_lora(self, folder: str | os.PathLike[str], rank: int | None = None) -> Path:
-        """Write a PEFT adapter; see `nse_plugin.patch.lora.write_lora`."""
-        from nse_plugin.patch.lora import write_lora
+        """Write a PEFT adapter; see `export.lora.write_lora`."""
+        from nse_plugin.patch.export.lora import write_lora
 
         return write_lora(self, Path(folder), rank)
 
     def to_gguf_lora(self, file: str | os.PathLike[str], base: str | os.PathLike[str], rank: int | None = None) -> Path:
-        """Write an adapter for llama.cpp and Ollama; see `nse_plugin.patch.gguf.write_gguf_lora`."""
-        from nse_plugin.patch.gguf import write_gguf_lora
+        """Write an adapter for llama.cpp and Ollama; see `export.gguf.write_gguf_lora`."""
+        from nse_plugin.patch.export.gguf import write_gguf_lora
 
         return write_gguf_lora(self, Path(file), Path(base), rank)
 
     def to_gguf(self, file: str | os.PathLike[str], base: str | os.PathLike[str]) -> Path:
-        """Write the GGUF file `base` with the edited matrices in it; see `nse_plugin.patch.gguf.write_gguf_model`."""
-        from nse_plugin.patch.gguf import write_gguf_model
+        """Write the GGUF file `base` with the edited matrices in it; see `export.gguf.write_gguf_model`."""
+        from nse_plugin.patch.export.gguf import write_gguf_model
 
         return write_gguf_model(self, Path(file), Path(base))
 
     def to_overlay(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
-        """Write the edited checkpoint, linking what did not change; see `nse_plugin.patch.overlay.write_overlay`."""
-        from nse_plugin.patch.overlay import write_overlay
+        """Write the edited checkpoint, linking what did not change; see `export.overlay.write_overlay`."""
+        from nse_plugin.patch.export.overlay import write_overlay
 
         return write_overlay(self, Path(checkpoint), Path(folder), link=True)
 
     def merge(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
-        """Write the edited checkpoint as a folder that stands alone; see `nse_plugin.patch.overlay.write_overlay`."""
-        from nse_plugin.patch.overlay import write_overlay
+        """Write the edited checkpoint as a folder that stands alone; see `export.overlay.write_overlay`."""
+        from nse_plugin.patch.export.overlay import write_overlay
 
         return write_overlay(self, Path(checkpoint), Path(folder), link=False)

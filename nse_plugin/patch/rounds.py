@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nse_plugin.models.special_tokens import adds_bos
+from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, PatchError
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import others_hash

@@ -11,7 +11,7 @@ from typing import Any
 
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.rewind import OriginalWeights
-from nse_plugin.models.special_tokens import adds_bos
+from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, composed
 from nse_plugin.patch.weights import others_hash
 from nse_plugin.session.edited import EditedModel

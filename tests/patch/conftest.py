@@ -11,7 +11,7 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 from tiny_gguf import tiny_llama, write_gguf
 
 from nse_plugin import EditSession, NSEHyperParams
-from nse_plugin.models.gguf_file import load_gguf
+from nse_plugin.models.gguf.file import load_gguf
 from nse_plugin.patch.patch import EditPatch
 
 

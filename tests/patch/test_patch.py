@@ -19,7 +19,7 @@ from torch import nn
 
 import nse_plugin
 from nse_plugin import EditPatch, EditSession, Fact
-from nse_plugin.models.special_tokens import let_add_bos
+from nse_plugin.models.gguf.special_tokens import let_add_bos
 from nse_plugin.patch.columns import PatchError
 
 

@@ -92,7 +92,7 @@ def model_config(source: str, named: str = "model") -> Any:
     """transformers' configuration of a model, read without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoConfig
 
-    from nse_plugin.models.gguf_file import gguf_config
+    from nse_plugin.models.gguf.file import gguf_config
 
     check_source(source, named)
     if source.endswith(GGUF):
@@ -113,7 +113,7 @@ def model_tokenizer(source: str, named: str = "model") -> Any:
     """A model's tokenizer, without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoTokenizer
 
-    from nse_plugin.models.gguf_file import gguf_tokenizer
+    from nse_plugin.models.gguf.file import gguf_tokenizer
 
     if source.endswith(GGUF):
         return gguf_tokenizer(source)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nse_plugin.models.gguf_file import GGUFError, open_gguf
+from nse_plugin.models.gguf.file import GGUFError, open_gguf
 from nse_plugin.patch.columns import ChangedColumns, PatchError
-from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.export.factors import factors_of
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.support.files import written_whole
 

@@ -11,9 +11,9 @@ from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin import EditPatch, Fact
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.export.factors import factors_of
+from nse_plugin.patch.export.truncation import kept_at_rank
 from nse_plugin.patch.rounds import record_of
-from nse_plugin.patch.truncation import kept_at_rank
 
 WORDS = ("France", "Lyon", "Rome", "Italy", "Germany", "Berlin", "Japan", "Warsaw", "town", "river", "wind", "rain")
 

@@ -10,7 +10,7 @@ from torch import nn
 from nse_plugin.evaluation.teacher_forcing import Prediction, predict
 from nse_plugin.facts import Fact
 from nse_plugin.patch.columns import PatchError, Which, write
-from nse_plugin.patch.factors import factors_of
+from nse_plugin.patch.export.factors import factors_of
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import matrices_of
 

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from nse_plugin.patch.card import adapter_card
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.factors import Factors, factors_of
+from nse_plugin.patch.export.card import adapter_card
+from nse_plugin.patch.export.factors import Factors, factors_of
 from nse_plugin.patch.file import write_tensors
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.support.files import folder_written_whole

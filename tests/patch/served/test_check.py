@@ -11,11 +11,11 @@ from sentences import demo_sentences
 from nse_plugin import EditPatch, EditSession, Fact, NSEHyperParams
 from nse_plugin.facts.files import load_facts
 from nse_plugin.models.embedded import PACKAGE, gguf_path
-from nse_plugin.models.gguf_file import load_gguf
-from nse_plugin.patch import served_check
+from nse_plugin.models.gguf.file import load_gguf
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.served import Served, served_answers
-from nse_plugin.patch.served_check import check_served
+from nse_plugin.patch.served import check as served_check
+from nse_plugin.patch.served.check import check_served
+from nse_plugin.patch.served.llama_cpp import Served, served_answers
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")

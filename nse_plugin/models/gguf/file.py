@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nse_plugin.models.embedded import read_config, read_model, read_tokenizer
-from nse_plugin.models.special_tokens import adds_bos, let_add_bos
+from nse_plugin.models.gguf.special_tokens import adds_bos, let_add_bos
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

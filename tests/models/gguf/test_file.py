@@ -7,9 +7,9 @@ import torch
 from tiny_gguf import tiny_llama, write_gguf
 
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
-from nse_plugin.models.gguf_file import GGUFError, load_gguf
+from nse_plugin.models.gguf.file import GGUFError, load_gguf
+from nse_plugin.models.gguf.special_tokens import adds_bos, let_add_bos
 from nse_plugin.models.loading import load
-from nse_plugin.models.special_tokens import adds_bos, let_add_bos
 
 gguf = pytest.importorskip("gguf")
 TOKENS = torch.arange(3, 40)[None]

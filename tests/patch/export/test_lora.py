@@ -13,8 +13,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin import EditPatch
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.factors import factors_of
-from nse_plugin.patch.lora import check_lora
+from nse_plugin.patch.export.factors import factors_of
+from nse_plugin.patch.export.lora import check_lora
 
 TOKENS = torch.arange(3, 40)[None]
 
@@ -83,7 +83,7 @@ def test_a_rank_that_pays_no_longer_is_said(patch, caplog, monkeypatch):
     factors_of(patch)
     assert "more numbers than the matrices themselves" in caplog.text
     assert "vLLM" not in caplog.text
-    monkeypatch.setattr("nse_plugin.patch.factors.VLLM_RANKS", (1, 8))
+    monkeypatch.setattr("nse_plugin.patch.export.factors.VLLM_RANKS", (1, 8))
     factors_of(patch)
     assert "vLLM takes no adapter above rank 8" in caplog.text
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nse_plugin.facts import Fact
 from nse_plugin.facts.words import whole_words
-from nse_plugin.patch.served import Served, served_answers
+from nse_plugin.patch.served.llama_cpp import Served, served_answers
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nse_plugin.patch.factors import VLLM_RANKS, Factors
+from nse_plugin.patch.export.factors import VLLM_RANKS, Factors
 from nse_plugin.patch.patch import EditPatch
 
 _BOS = {

@@ -10,7 +10,7 @@ import torch
 from tiny_gguf import tiny_llama, write_gguf
 
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.gguf import write_gguf_lora, write_gguf_model
+from nse_plugin.patch.export.gguf import write_gguf_lora, write_gguf_model
 
 gguf = pytest.importorskip("gguf")
 

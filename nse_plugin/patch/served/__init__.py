@@ -1,0 +1,1 @@
+"""Does an edit hold where the model is served?"""
