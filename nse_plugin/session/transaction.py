@@ -181,12 +181,14 @@ class Rounds:
         if history.masters is not None:
             return history.masters
         masters = masters_of(state.originals.tensors)
+        if not masters:
+            return {}
         if self.journal is None:
             for made in history.rounds:
                 apply_changes(matrices, masters, made.master_columns)
             if not are_of(matrices, masters):
                 masters = masters_of({layer: matrix.weight.data for layer, matrix in matrices.items()})
-        elif masters and history.rounds:
+        elif history.rounds:
             self._bring_to(self.journal, masters, history)
         return {layer: copy.to(matrices[layer].weight.device) for layer, copy in masters.items()}
 

@@ -14,6 +14,7 @@ import sys
 
 import pytest
 import torch
+from interrupting import interrupted_at_every_line
 from safetensors import safe_open
 from safetensors.torch import save
 from tiny import TEMPLATES, tiny_moments, tiny_tokenizer
@@ -22,7 +23,7 @@ from tiny_sessions import LAYERS, base, edited, equal, hparams, in_memory, opene
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.update import UpdateError
 from nse_plugin.moments.measure import MomentsError
-from nse_plugin.session import SessionError, journal, read_columns, read_rounds
+from nse_plugin.session import SessionError, journal, read_columns, read_rounds, transaction
 from nse_plugin.session import round as round_module
 from nse_plugin.support.files import written_whole
 
@@ -360,6 +361,32 @@ def test_whichever_write_fails_memory_and_disk_agree(action, dtype, tmp_path, mo
         if writes.calls < failing:
             break
     assert made == {False, True}
+
+
+@pytest.mark.parametrize("action", ["edit", "rollback"])
+def test_memory_and_disk_agree_after_an_interrupt_at_any_line(action, tmp_path):
+    model = base()
+    session = opened(tmp_path / "a", model, v_num_grad_steps=1, max_iterations=1)
+    session.edit(ROUNDS[1])
+    number, counts = 0, set()
+
+    def act():
+        nonlocal number
+        if action == "rollback" and len(session.rounds) > 1:
+            return session.rollback()
+        number += 1
+        return session.edit(Fact("{} is", f"town {number}", "Lyon"))
+
+    own = session._rounds
+    for where in interrupted_at_every_line(act, transaction, journal):
+        assert own.journal.head() == own._head(own.state.history), where
+        assert session._edited.weights() == own.state.history.now, where
+        counts.add(len(session.rounds))
+    session.close()
+    with opened(tmp_path / "a", base()) as reopened:
+        assert equal(edited(reopened.model), edited(model))
+        assert [one.id for one in reopened.rounds] == [one.id for one in session.rounds]
+    assert len(counts) > 1
 
 
 def test_a_folder_that_cannot_be_written_is_refused(folder, monkeypatch):
