@@ -11,13 +11,13 @@ from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, PatchError
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import others_hash
-from nse_plugin.session.journal import Journal
-from nse_plugin.session.opening import read_columns, read_rounds
+from nse_plugin.session.folder.journal import Journal
+from nse_plugin.session.folder.opening import read_columns, read_rounds
 
 if TYPE_CHECKING:
     from nse_plugin.facts import Fact
     from nse_plugin.session import EditSession
-    from nse_plugin.session.record import RoundRecord
+    from nse_plugin.session.folder.record import RoundRecord
 
 
 def patch_of_rounds(

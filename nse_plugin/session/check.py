@@ -13,7 +13,7 @@ from nse_plugin.method.multilayer import FAILED
 from nse_plugin.method.subjects import by_fact, forms_of
 from nse_plugin.method.targets import predictions
 from nse_plugin.session.edited import EditedModel, prompts_of
-from nse_plugin.session.record import RoundRecord
+from nse_plugin.session.folder.record import RoundRecord
 from nse_plugin.session.report import KEPT
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.subjects import by_fact
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.patch.columns import Columns
-from nse_plugin.session import opening
 from nse_plugin.session.check import check_facts
 from nse_plugin.session.edited import EditedModel, warn_of_adapters
+from nse_plugin.session.folder import opening
+from nse_plugin.session.folder.journal import Journal
+from nse_plugin.session.folder.lock import now
+from nse_plugin.session.folder.record import RUNNING, RoundRecord, records_of, settings_of
 from nse_plugin.session.history import History, Request
-from nse_plugin.session.journal import Journal
-from nse_plugin.session.lock import now
-from nse_plugin.session.record import RUNNING, RoundRecord, records_of, settings_of
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.round import Plan, conflicts, plan_round
 from nse_plugin.session.state import EditState

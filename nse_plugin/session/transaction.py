@@ -11,11 +11,11 @@ from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.patch.columns import Columns, write
 from nse_plugin.session.edited import EditedModel
+from nse_plugin.session.folder.journal import Head, Journal
+from nse_plugin.session.folder.lock import SessionError
+from nse_plugin.session.folder.record import digest, document_of
 from nse_plugin.session.history import History, Round
-from nse_plugin.session.journal import Head, Journal
-from nse_plugin.session.lock import SessionError
 from nse_plugin.session.masters import Masters, apply_changes, are_of, masters_of
-from nse_plugin.session.record import digest, document_of
 from nse_plugin.session.round import Plan, write_round
 from nse_plugin.session.state import EditState
 from nse_plugin.support.restoring import restoring

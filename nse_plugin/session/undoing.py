@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 
 from nse_plugin.facts import Fact, FactError
+from nse_plugin.session.folder.lock import SessionError
 from nse_plugin.session.history import History, Request
-from nse_plugin.session.lock import SessionError
 
 
 def rounds_to_keep(history: History, rounds: int | None, to: str | None) -> int:

@@ -65,7 +65,7 @@ def _here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _served(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from nse_plugin.patch.served.check import check_served
-    from nse_plugin.session.opening import read_rounds
+    from nse_plugin.session.folder.opening import read_rounds
 
     standing = {fact.question: fact for one in read_rounds(arguments.session) for fact in one.facts}
     found: list[dict[str, Any]] = check_served(arguments.served, list(standing.values()), arguments.adapter)

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it. Raises SessionError."""
     from nse_plugin.cli.tables import print_json, print_table, records
-    from nse_plugin.session.opening import read_rounds
+    from nse_plugin.session.folder.opening import read_rounds
 
     rounds = read_rounds(arguments.session)
     if arguments.json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nse_plugin.hparams import NSEHyperParams
     from nse_plugin.session import EditSession
-    from nse_plugin.session.record import RoundRecord
+    from nse_plugin.session.folder.record import RoundRecord
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it. Raises SessionError, ValueError."""
     from nse_plugin.cli.tables import print_table
-    from nse_plugin.session.opening import roll_back
+    from nse_plugin.session.folder.opening import roll_back
 
     undone = roll_back(arguments.session, arguments.rounds, arguments.to)
     print_table([row_of(one) for one in undone], ROUND_COLUMNS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nse_plugin.session.opening import read_rounds
+from nse_plugin.session.folder.opening import read_rounds
 
 
 def test_rounds_are_in_the_folder(edited):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from nse_plugin.session.opening import read_rounds
+from nse_plugin.session.folder.opening import read_rounds
 
 
 def test_rounds_and_facts(edited):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nse_plugin import EditSession
 from nse_plugin.cli import main
-from nse_plugin.session.opening import read_rounds
+from nse_plugin.session.folder.opening import read_rounds
 
 
 def weights(saved):

@@ -34,9 +34,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nse_plugin.patch.columns import Columns, columns_from, tensors_of
+from nse_plugin.session.folder.lock import HOLDER, LOCK, SessionError, SessionLock
+from nse_plugin.session.folder.record import as_json, digest, fact_lines, round_of
 from nse_plugin.session.history import Round
-from nse_plugin.session.lock import HOLDER, LOCK, SessionError, SessionLock
-from nse_plugin.session.record import as_json, digest, fact_lines, round_of
 from nse_plugin.support.files import folder_written_whole, written_whole
 
 log = logging.getLogger(__name__)

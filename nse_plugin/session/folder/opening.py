@@ -15,11 +15,11 @@ from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, composed
 from nse_plugin.patch.weights import others_hash
 from nse_plugin.session.edited import EditedModel
+from nse_plugin.session.folder.journal import Head, Journal
+from nse_plugin.session.folder.lock import SessionError, now
+from nse_plugin.session.folder.record import RUNNING, RoundRecord, digest, records_of, settings_of, weights_from
 from nse_plugin.session.history import History, Round, Weights
-from nse_plugin.session.journal import Head, Journal
-from nse_plugin.session.lock import SessionError, now
 from nse_plugin.session.masters import apply_changes
-from nse_plugin.session.record import RUNNING, RoundRecord, digest, records_of, settings_of, weights_from
 from nse_plugin.session.state import EditState, names_of
 from nse_plugin.session.undoing import rounds_to_keep
 

@@ -23,8 +23,9 @@ from tiny_sessions import LAYERS, base, edited, equal, hparams, in_memory, opene
 from nse_plugin import EditSession, Fact
 from nse_plugin.method.update import UpdateError
 from nse_plugin.moments.measure import MomentsError
-from nse_plugin.session import SessionError, journal, read_columns, read_rounds, transaction
+from nse_plugin.session import SessionError, read_columns, read_rounds, transaction
 from nse_plugin.session import round as round_module
+from nse_plugin.session.folder import journal
 from nse_plugin.support.files import written_whole
 
 ROUNDS = rounds_of(5)
@@ -271,7 +272,7 @@ def test_the_second_one_is_told_who_has_it(folder):
     with opened(folder, model), pytest.raises(SessionError, match=rf"is open in process {os.getpid()} on \S+ since 20"):
         opened(folder, base())
     command = """import pathlib, sys
-from nse_plugin.session.lock import SessionLock
+from nse_plugin.session.folder.lock import SessionLock
 lock = SessionLock(pathlib.Path(sys.argv[1]))
 print(1, flush=True)
 input()"""
@@ -393,7 +394,7 @@ def test_a_folder_that_cannot_be_written_is_refused(folder, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("nse_plugin.session.lock.FileLock.acquire", refuse)
+    monkeypatch.setattr("nse_plugin.session.folder.lock.FileLock.acquire", refuse)
     with pytest.raises(SessionError, match=r"cannot be written \(.*Read-only file system\): make it writable"):
         opened(folder, base())
 
