@@ -55,7 +55,7 @@ DOCS_EXTRA := from configparser import ConfigParser; config = ConfigParser(); co
 	print(*config['options.extras_require']['docs'].split())
 
 # What the method, the models and the sessions are tested by; the rest belongs to `make test`.
-CORE := $(addprefix tests/,support facts hparams models replay method moments session test_store.py test_smollm2.py)
+CORE := $(addprefix tests/,support facts hparams models replay method moments session patch test_store.py test_smollm2.py)
 
 .venv-old/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv-old
