@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from nse_plugin.cli.options import add_json
@@ -40,26 +39,19 @@ def run(arguments: argparse.Namespace) -> int:
         _show_example()
         return 0
     if arguments.what is None or arguments.file is None:
-        raise ValueError("nse facts: give `check FILE`, or --example.")
+        raise ValueError("give `check FILE`, or --example.")
     return _check(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from nse_plugin.cli.tables import print_json, print_table
-    from nse_plugin.facts.files import DatasetError, load_facts
+    from nse_plugin.facts.files import load_facts
 
-    try:
-        loaded = load_facts(arguments.file, skip_bad=True)
-    except DatasetError as error:
-        if not Path(arguments.file).is_file():
-            raise
-        problems, facts, corrected = [{"place": "", "problem": str(error)}], [], []
-    else:
-        problems = [
-            {"place": place, "problem": problem}
-            for place, (_, problem) in zip(loaded.places, loaded.skipped, strict=True)
-        ]
-        facts, corrected = loaded.facts, loaded.corrected
+    loaded = load_facts(arguments.file, skip_bad=True)
+    facts, corrected = loaded.facts, loaded.corrected
+    problems = [
+        {"place": place, "problem": problem} for place, (_, problem) in zip(loaded.places, loaded.skipped, strict=True)
+    ]
     fields = ("target_true", "rephrase_prompts", "locality_prompts")
     having = {field: sum(bool(getattr(fact, field)) for fact in facts) for field in fields}
     if arguments.json:

@@ -44,7 +44,7 @@ def test_a_good_one(capsys):
 def test_a_file_that_holds_no_fact(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     assert main(["facts", "check", str(tmp_path / "x.json")]) == 1
-    assert "not a list of records" in capsys.readouterr().out
+    assert "not a list of records" in capsys.readouterr().err
     assert main(["facts", "check", str(tmp_path / "nowhere.json")]) == 1
     assert "cannot be read" in capsys.readouterr().err
 

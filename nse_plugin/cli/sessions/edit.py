@@ -69,13 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it; `NOT_ALL` where the model does not say every fact. Raises FactError, DatasetError, SessionError."""
     from nse_plugin.cli.tables import print_json
 
-    facts = _facts(arguments)
-    with opened(arguments, _hparams(arguments)) as session:
-        if arguments.dry_run:
-            from nse_plugin.cli.sessions.dry_run import show
+    facts, hparams = _facts(arguments), _hparams(arguments)
+    if arguments.dry_run:
+        from nse_plugin.cli.sessions.dry_run import show
 
+        with opened(arguments, hparams, keep=False) as session:
             show(session, facts, arguments)
-            return 0
+        return 0
+    with opened(arguments, hparams) as session:
         size = arguments.round or len(facts)
         reports = []
         for first in range(0, len(facts), size):

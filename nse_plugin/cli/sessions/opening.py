@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,14 +15,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(arguments: argparse.Namespace, hparams: NSEHyperParams | None = None) -> Iterator[EditSession]:
-    """The session of --session on the model of --model, brought to its last round. hparams: of a new session."""
+def opened(
+    arguments: argparse.Namespace, hparams: NSEHyperParams | None = None, keep: bool = True
+) -> Iterator[EditSession]:
+    """The session of --session on the model of --model, brought to its last round.
+
+    hparams: of a new session. keep: make the folder of a new session; False: it is in memory alone.
+    """
     from nse_plugin.cli.options import check_device
     from nse_plugin.models.loading import load
     from nse_plugin.session import EditSession
 
     check_device(arguments)
     model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
+    if hparams is not None and not keep and not Path(arguments.session).exists():
+        yield EditSession(model, tokenizer, hparams)
+        return
     with EditSession.open(arguments.session, model, tokenizer, hparams) as session:
         yield session
 

@@ -115,6 +115,8 @@ class Journal:
     def description(self) -> dict[str, Any]:
         """What `begin` wrote."""
         path = self.folder / _DESCRIPTION
+        if not path.exists() and not (self.folder / _HEAD).exists():
+            raise SessionError(f"{self.folder} holds no session: name the folder of one.")
         with _reading(path):
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             version = found["format"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,4 +38,5 @@ def test_a_model_is_needed(edited, capsys):
 def test_a_folder_that_is_none(command, run, capsys, saved):
     model = ["--model", saved] if command == "check" else []
     assert main([command, *model, "--session", "nowhere"]) == 1
-    assert "nowhere" in capsys.readouterr().err
+    assert "nowhere holds no session" in capsys.readouterr().err
+    assert not Path("nowhere").exists()

@@ -40,7 +40,7 @@ def test_a_conflict(choice, edited, capsys):
         assert rounds[-1].facts[0].target_new == "Rome"
     else:
         assert len(rounds) == 2
-        assert code == 1
+        assert code == (3 if choice == "keep" else 1)
 
 
 def test_a_dry_run_writes_nothing(edited):
@@ -56,6 +56,13 @@ def test_a_dry_run_writes_nothing(edited):
     assert "1 conflict (replace)" in said
     assert "Nothing was written" in said
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_dry_run_begins_no_session(run):
+    fact = ("--fact", "The capital of {} is", "France", "Rome")
+    code, said = run("edit", "--hparams", "nse.yaml", *fact, "--dry-run")
+    assert (code, "1 fact, 0 conflicts" in said) == (0, True)
+    assert not Path("session").exists()
 
 
 @pytest.mark.parametrize(
