@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nse_plugin.cli.options import add_json, add_model, add_session, check_counts
 from nse_plugin.cli.sessions.opening import opened
-
-if TYPE_CHECKING:
-    from nse_plugin.session import EditSession
 
 
 def add(commands: Any) -> None:
@@ -26,27 +23,16 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it. Raises SessionError, ValueError."""
     from nse_plugin.cli.tables import print_json, print_table
+    from nse_plugin.session.answers import before_and_after
 
     check_counts(arguments, "tokens")
     with opened(arguments) as session:
-        after = _answers(session, arguments)
-        with session.unedited():
-            before = _answers(session, arguments)
+        answers = before_and_after(session, arguments.prompts, arguments.tokens)
     rows = [
-        {"prompt": prompt, "before": one, "after": other}
-        for prompt, one, other in zip(arguments.prompts, before, after, strict=True)
+        {"prompt": prompt, "before": before, "after": after}
+        for prompt, (before, after) in zip(arguments.prompts, answers, strict=True)
     ]
     if arguments.json:
         print_json(rows)
     else:
         print_table(rows, {"prompt": "prompt", "before": "before", "after": "after"})
-
-
-def _answers(session: EditSession, arguments: argparse.Namespace) -> list[str]:
-    """Greedy continuations, up to the end of the text."""
-    from nse_plugin.models.writing.generation import encoded, greedy_answers
-
-    model, tokenizer = session.model, session.tokenizer
-    rows = [encoded(model, tokenizer, prompt, arguments.tokens) for prompt in arguments.prompts]
-    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return [tokenizer.decode(ids) for ids in greedy_answers(model, rows, arguments.tokens, ends)]
