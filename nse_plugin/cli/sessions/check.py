@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session
 from nse_plugin.cli.sessions.opening import opened
+
+if TYPE_CHECKING:
+    from nse_plugin.facts import Fact
+    from nse_plugin.session import RoundRecord
 
 COLUMNS = {
     "case_id": "case", "prompt": "prompt", "target": "target", "holds": "holds", "probability": "P now",
@@ -67,17 +72,21 @@ def _served(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from nse_plugin.patch.served.check import check_served
     from nse_plugin.session.folder.opening import read_rounds
 
-    standing = {fact.question: fact for one in read_rounds(arguments.session) for fact in one.facts}
+    standing = {fact.question: fact for _, fact in _written(read_rounds(arguments.session))}
     found: list[dict[str, Any]] = check_served(arguments.served, list(standing.values()), arguments.adapter)
     return found
 
 
-def _replaced(rounds: Any) -> set[tuple[int, str, str]]:
+def _replaced(rounds: Sequence[RoundRecord]) -> set[tuple[int, str, str]]:
     """The round, prompt and target of facts that a later round gave another target."""
-    last = {fact.question: fact.target_new for one in rounds for fact in one.facts}
-    return {
-        (one.number, fact.text, fact.target_new)
-        for one in rounds
-        for fact in one.facts
-        if last[fact.question] != fact.target_new
-    }
+    written = list(_written(rounds))
+    last = {fact.question: fact.target_new for _, fact in written}
+    return {(number, fact.text, fact.target_new) for number, fact in written if last[fact.question] != fact.target_new}
+
+
+def _written(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, Fact]]:
+    """The facts that rounds wrote, in order, each with its round's number: not those kept out, or not finite."""
+    for one in rounds:
+        for fact, status in zip(one.facts, one.statuses, strict=True):
+            if status not in ("kept", "failed"):
+                yield one.number, fact

@@ -29,6 +29,12 @@ def test_a_replaced_fact_is_not_lost(edited):
     assert code == (0 if all(row["holds"] for row in rows[1:]) else 3)
 
 
+def test_a_fact_that_was_kept_out_replaces_nothing(edited):
+    edited("edit", "--fact", "The capital of {} is", "France", "Rome", "--on-conflict", "keep")
+    rows = json.loads(edited("check", "--json")[1])
+    assert [row["replaced"] for row in rows] == [False, False, False]
+
+
 def test_a_model_is_needed(edited, capsys):
     assert main(["check", "--session", "session"]) == 1
     assert "give --model, or --served FILE" in capsys.readouterr().err
