@@ -59,9 +59,13 @@ def test_rounds_facts_and_what_replaced_what(view):
         assert f"{one.time[:10]} {one.time[11:16]} UTC · {one.id[:8]}" in text
         counts = f"{len(one.facts)} fact{'s' * (len(one.facts) > 1)}, {one.statuses.count('done')} done, {said} said"
         assert counts in text
-        for place, (status, after) in enumerate(zip(one.statuses, one.report.frame["target_after"], strict=True), 1):
-            assert f"{status.replace('_', ' ')} · P before" in facts[f"fact-{one.number}-{place}"]
-            assert f"after its round {after:.3f}" in facts[f"fact-{one.number}-{place}"]
+        rows = zip(one.facts, one.statuses, one.report.frame["target_after"], strict=True)
+        for place, (fact, status, after) in enumerate(rows, 1):
+            state = "replaced" if fact.target_new == "Lyon" else status.replace("_", " ")
+            row = facts[f"fact-{one.number}-{place}"]
+            assert row.startswith(f"{fact.text} → {fact.target_new} {state} round {one.number} ·")
+            assert f"{status.replace('_', ' ')} · P before" in row
+            assert f"after its round {after:.3f}" in row
     assert "Was Is By The capital of France is Lyon (round 1) Rome (round 3) <script>" in text
 
 
