@@ -30,7 +30,7 @@ from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method import solvers, values
+from nse_plugin.method import value_optimizer, values
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.replay.suffix import SuffixReplay
@@ -54,13 +54,13 @@ class Way:
 
 def all_contexts(stack: ExitStack) -> None:
     """`fast` in the contexts of `exact`."""
-    stack.enter_context(replaced(solvers, "CONTEXTS", 10**6))
+    stack.enter_context(replaced(value_optimizer, "CONTEXTS", 10**6))
 
 
 def all_steps(stack: ExitStack) -> None:
     """`fast` with the steps of `exact`."""
-    for name, value in (("SHARE", 1.0), ("LONGER", 1.0), ("BETAS", {"fast": solvers.BETAS["exact"]})):
-        stack.enter_context(replaced(solvers, name, value))
+    for name, value in (("SHARE", 1.0), ("LONGER", 1.0), ("BETAS", {"fast": value_optimizer.BETAS["exact"]})):
+        stack.enter_context(replaced(value_optimizer, name, value))
 
 
 def stop_on_probability(stack: ExitStack) -> None:
@@ -79,7 +79,7 @@ def warm_start(stack: ExitStack) -> None:
     """A fact begins at the mean of the deltas of facts with the same words behind the subject, from earlier batches."""
     ended: dict[tuple[int, ...], list[Tensor]] = {}
     begin: list[Tensor | None] = []
-    own, walk = values._optimize, solvers.Walk
+    own, walk = values._optimize, value_optimizer.DeltaOptimizer
 
     def relation(fact: FactPrompts) -> tuple[int, ...]:
         row = fact.rewrites[0]
@@ -104,7 +104,7 @@ def warm_start(stack: ExitStack) -> None:
                 ended.setdefault(relation(fact), []).append(found - start)
         return z
 
-    stack.enter_context(replaced(values, "Walk", Warm))
+    stack.enter_context(replaced(values, "DeltaOptimizer", Warm))
     stack.enter_context(replaced(values, "_optimize", optimize))
 
 

@@ -17,7 +17,7 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import store as store_module
 from nse_plugin.cli import main
-from nse_plugin.method.value_cache_key import value_addresses
+from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
@@ -36,7 +36,7 @@ def store(tmp_path):
 def address(hparams, model=None, fact=None, tokenizer=None, templates=TEMPLATES) -> str:
     model, fact = model or tiny_model("llama"), fact or tiny_facts()[0]
     rows = [encode_fact(tokenizer or tiny_tokenizer(), fact, list(templates))]
-    return value_addresses(ModelIdentity(model).full(), rows, hparams)[0]
+    return value_cache_keys(ModelIdentity(model).full(), rows, hparams)[0]
 
 
 def test_a_value_comes_back_to_the_bit(store):

@@ -12,8 +12,8 @@ from benchmarks.facts import make_facts
 from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting
 from nse_plugin.method.keys import FactSpan
-from nse_plugin.method.knowledge import Protected
-from nse_plugin.method.update import System, solve_update
+from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.update import LayerSystem, solve_update
 
 PROTECTED = 100
 TOLERANCE = 1e-3  # of a badly conditioned system
@@ -28,10 +28,10 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
         facts = setting.encoded([*make_facts(n), *make_facts(PROTECTED, relation=1)])
         every, h = FactSpan(setting.layout, hparams.layers, facts, hparams.tokens_per_batch).run()
         keys, earlier, residuals = every[layer][:n], every[layer][n:], h[:n]
-        protected, gram = Protected.of(earlier), earlier.double().T @ earlier.double()
+        protected, gram = LayerKeys.of(earlier), earlier.double().T @ earlier.double()
         for p in (1.0, 0.8):
             neurons = torch.arange(round(p * len(moment)))
-            ours = (keys, residuals, System(moment, protected, hparams.mom2_update_weight), neurons)
+            ours = (keys, residuals, LayerSystem(moment, protected, hparams.mom2_update_weight), neurons)
             theirs = (keys, residuals, moment, gram, neurons)
             name = f"solve, p = {p:g}"
             difference = agree(solve_update(*ours).flatten(), peer.solve(*theirs).flatten(), TOLERANCE, name)

@@ -5,7 +5,7 @@ comparison needs more: the same model before every method, each method's memory 
 to the bit, and a sequence that can go on from a file. So around every call:
 
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
-- what the algorithm keeps in module globals (context templates, covariances) belongs to one `Method`;
+- what the algorithm keeps in module globals (context templates, covariances) belongs to one `EasyEditRunner`;
 - second moments are NSE's (`nse_plugin.moments`), measured on the unedited model: no Wikipedia, one pass;
 - context templates are sampled by `nse_plugin.models.writing.generation`: EasyEdit's sampler passes the wrong
   attention mask to a current transformers;
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nse_plugin.baselines import grace
 from nse_plugin.baselines.hparams import lacking
 from nse_plugin.baselines.lifelong.choice import with_own_memory
-from nse_plugin.baselines.lifelong.memory import Lifelong
+from nse_plugin.baselines.lifelong.memory import StatefulMethod
 from nse_plugin.baselines.mend import ArchiveError
 from nse_plugin.baselines.moments import asks_for_moments, moments_for
 from nse_plugin.baselines.registry import all_algorithms, modules_of
@@ -40,7 +40,7 @@ from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
 from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import Layout, LayoutError, OutputMatrix
 from nse_plugin.moments.measure import MomentsError
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
 
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
-_SAID_CLEARLY = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
+_USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
 
 class MethodError(RuntimeError):
     """An algorithm that EasyEdit does not have, that failed, or that cannot go on; the message says which and where."""
 
 
-class Method:
+class EasyEditRunner:
     """One EasyEdit algorithm on one loaded model.
 
     model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any
@@ -132,7 +132,7 @@ class Method:
         return {**{f"weights.{name}": weight.detach().clone() for name, weight in changed.items()}, **own}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Bring a new Method on an unedited model to where `state()` was taken. What it then writes is, to the bit,
+        """Bring a new runner on an unedited model to where `state()` was taken: what it then writes is, to the bit,
         what it would have written without the stop.
 
         Raises MethodError when the model has been edited already, or is not the one the state was taken of.
@@ -154,11 +154,11 @@ class Method:
         if unedited is not None:
             own = under_prefix("nse.", state)
             facts = facts_of_tensor(own.pop("facts", torch.empty(0, dtype=torch.uint8)))
-            nse.adopt(self.model, unedited, Knowledge.from_tensors(own), facts, self.hparams)
+            nse.adopt(self.model, unedited, ProtectedKeys.from_tensors(own), facts, self.hparams)
         codebook = under_prefix("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
-        if isinstance(self._apply, Lifelong):
+        if isinstance(self._apply, StatefulMethod):
             self._apply.resume(under_prefix(self._own_prefix, state))
 
     # -- one call ----------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Method:
                 return_orig_weights=True,
                 keep_original_weight=False,
             )
-        except _SAID_CLEARLY:
+        except _USER_ERRORS:
             raise
         except Exception as error:
             what = f"{requests[0]['prompt']!r}" + (f" and {len(requests) - 1} more" if len(requests) > 1 else "")
@@ -269,7 +269,7 @@ class Method:
             codebook = grace.codebook_of(self.model)
             entries = {} if codebook is None else codebook.tensors()
             return {f"grace.{name}": tensor.clone() for name, tensor in entries.items()}
-        if isinstance(self._apply, Lifelong):
+        if isinstance(self._apply, StatefulMethod):
             tensors = self._apply.tensors()
             if tensors is not None:
                 return {f"{self._own_prefix}{name}": tensor for name, tensor in tensors.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.subjects import Form, forms_of, same_subject
-from nse_plugin.method.value_cache_key import value_addresses
+from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
@@ -66,11 +66,11 @@ class Worker:
         alone = [forms[i] for group in groups if len({_asked(facts, forms[i]) for i in group}) == 1 for i in group]
         prompts = [form.prompts for form in sorted(alone, key=lambda form: form.owner)]
         prompts = without_sinks(self._layout, self._hparams.layers[-1], prompts, self._hparams.tokens_per_batch)
-        return value_addresses(self._fingerprint, prompts, self._hparams), prompts
+        return value_cache_keys(self._fingerprint, prompts, self._hparams), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
         """z of some facts [n, d]. addresses: where they are to be kept, as another worker's `encode` says."""
-        self._require_same(value_addresses(self._fingerprint, prompts, self._hparams) == addresses)
+        self._require_same(value_cache_keys(self._fingerprint, prompts, self._hparams) == addresses)
         return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
 
     def moments(self, text: range | list[Batch], layers: Sequence[int], fingerprint: str) -> MomentSums:

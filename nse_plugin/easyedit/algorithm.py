@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.conversion import warn_of_found_subjects
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
-from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import DONE
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout
 from nse_plugin.session import EditSession
@@ -109,7 +109,12 @@ class NSE:
         return remembered.state.at(weights_of(matrices, fingerprint))
 
     def adopt(
-        self, model: nn.Module, state: EditState, protected: Knowledge, facts: Sequence[Fact], hparams: NSEHyperParams
+        self,
+        model: nn.Module,
+        state: EditState,
+        protected: ProtectedKeys,
+        facts: Sequence[Fact],
+        hparams: NSEHyperParams,
     ) -> None:
         """Remember a model that was edited in another process.
 

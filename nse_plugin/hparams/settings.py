@@ -57,8 +57,8 @@ class NSEHyperParams:
         v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: delta is kept within this many norm(h).
-        solver: `exact`, as published; `fast`: in fewer contexts and in fewer, longer steps (`method/solvers.py`). In a
-            file it may also stand as `values: {solver: fast}`.
+        solver: `exact`, as published; `fast`: fewer contexts and fewer, longer steps (`method/value_optimizer.py`).
+            In a file it may also stand as `values: {solver: fast}`.
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.

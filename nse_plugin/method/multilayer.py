@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
-from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.neurons import select_neurons
-from nse_plugin.method.update import System, UpdateError, solve_update
+from nse_plugin.method.protected_keys import ProtectedKeys
+from nse_plugin.method.update import LayerSystem, UpdateError, solve_update
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
@@ -41,13 +41,13 @@ def edit_layers(
     prompts: Sequence[FactPrompts],
     values: Tensor,
     second_moments: Mapping[int, Tensor],
-    knowledge: Knowledge,
+    protected: ProtectedKeys,
     hparams: NSEHyperParams,
     masters: Mapping[int, Tensor] | None = None,
 ) -> RoundResult:
     """Write the values of a round into the model, in place.
 
-    prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. knowledge: Kp of earlier rounds.
+    prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. protected: Kp of earlier rounds.
     masters: finer copies of the weights, by layer, which take the changes and are rounded into the model.
     Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
     """
@@ -67,10 +67,10 @@ def edit_layers(
             if not sound.all():  # the model itself is not finite at these facts: leave them out like the others
                 failed = torch.tensor(finite, device=values.device)[~sound.to(values.device)]
                 values = values.index_fill(0, failed, torch.nan)
-                return edit_layers(layout, prompts, values, second_moments, knowledge, hparams, masters)
+                return edit_layers(layout, prompts, values, second_moments, protected, hparams, masters)
             residual_before = residual.clone()
             systems = {
-                layer: System(second_moments[layer], knowledge.of(layer, keys[layer]), hparams.mom2_update_weight)
+                layer: LayerSystem(second_moments[layer], protected.of(layer, keys[layer]), hparams.mom2_update_weight)
                 for layer in hparams.layers
             }
             first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited
@@ -81,7 +81,7 @@ def edit_layers(
                     break
                 everyone = going == finite
                 for system in systems.values():
-                    system.kept = number + 1 < hparams.passes
+                    system.reuse_factor = number + 1 < hparams.passes
                 places = [place_of[i] for i in going]
                 part = span if everyone else span.part(places)
                 seen = first[places], h[places]
@@ -125,7 +125,7 @@ def _one_pass(
     span: FactSpan,
     seen: tuple[Tensor, Tensor],
     values: Tensor,
-    systems: Mapping[int, System],
+    systems: Mapping[int, LayerSystem],
     hparams: NSEHyperParams,
     masters: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], Tensor]:

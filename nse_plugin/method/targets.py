@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.evaluation.teacher_forcing import Prediction, predict_tokens
-from nse_plugin.models.attention import shared_heads
+from nse_plugin.models.attention import native_grouped_query_attention
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
@@ -19,7 +19,7 @@ from nse_plugin.replay.suffix import SuffixReplay
 AT_ONCE = 32  # facts
 
 
-class Said(NamedTuple):
+class TargetPredictions(NamedTuple):
     """What the model that z was made for says of a target: by itself, and with z."""
 
     before: Prediction
@@ -32,20 +32,22 @@ def predictions(layout: Layout, prompts: Sequence[FactPrompts]) -> list[Predicti
     return predict_tokens(layout.model, [(row.ids[: _start(row) + 1], row.targets) for row in rows])
 
 
-def said_with(layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor) -> list[Said]:
+def predictions_under_values(
+    layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor
+) -> list[TargetPredictions]:
     """With z [n, d] at the subject's last token, the output of `layer`, on the weights as they are."""
-    found: list[Said] = []
-    with torch.no_grad(), frozen(layout.model), shared_heads():
+    found: list[TargetPredictions] = []
+    with torch.no_grad(), frozen(layout.model), native_grouped_query_attention():
         for first in range(0, len(prompts), AT_ONCE):
             rows = [fact.rewrites[0] for fact in prompts[first : first + AT_ONCE]]
             replay = SuffixReplay(layout, layer, rows, ContextStates())
             delta = values[first : first + AT_ONCE] - replay.at_lookup.to(values)
-            both = (said_in(replay, rows, one) for one in (torch.zeros_like(delta), delta))
-            found += map(Said, *both)
+            both = (replayed_predictions(replay, rows, one) for one in (torch.zeros_like(delta), delta))
+            found += map(TargetPredictions, *both)
     return found
 
 
-def said_in(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Prediction]:
+def replayed_predictions(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Prediction]:
     """In bare prompts that are replayed, n rows, with delta [n, d] added at the subject's last token."""
     places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
     numbers, positions = torch.tensor(places).T

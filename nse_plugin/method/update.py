@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nse_plugin.method.knowledge import Protected
+from nse_plugin.method.protected_keys import LayerKeys
 
-# Bytes of a factor that is kept for the next pass: that of 8,192 neurons. Five layers with 14,336 would take 8 GB, and
+# The largest factor kept for the next pass, in bytes: that of 8,192 neurons. Five layers of 14,336 would take 8 GB, and
 # are factored again.
-KEPT_AT_MOST = 1 << 29
+MAX_FACTOR_BYTES = 1 << 29
 
-# Woodbury's identity loses as many digits as K^T A^-1 K has: beyond this (C0 all but silent where the keys are loud)
-# the keys are added to A before it is factored.
-LOUD = 1e6
+# Woodbury's identity loses as many digits as K^T A^-1 K has: beyond this (keys outside the support of C0) the keys are
+# added to A before it is factored.
+WOODBURY_LIMIT = 1e6
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +32,18 @@ class UpdateError(ArithmeticError):
 
 
 @dataclass
-class System:
+class LayerSystem:
     """A of one layer, through the passes of a round.
 
     second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda.
-    kept: whether another pass may want its factor, [s, s] float64. Only in main memory, and only up to `KEPT_AT_MOST`:
+    reuse_factor: keep the factor [s, s] float64 for the next pass. Only in main memory and up to `MAX_FACTOR_BYTES`:
     elsewhere memory is scarcer than the time to factor again.
     """
 
     second_moment: Tensor
-    protected: Protected
+    protected: LayerKeys
     weight: float
-    kept: bool = False
+    reuse_factor: bool = False
     _factored: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # neurons, factor
 
     def matrix(self, neurons: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class System:
         factor, failed = torch.linalg.cholesky_ex(self.matrix(neurons))
         if failed:
             return None
-        if self.kept and factor.device.type == "cpu" and factor.nbytes <= KEPT_AT_MOST:
+        if self.reuse_factor and factor.device.type == "cpu" and factor.nbytes <= MAX_FACTOR_BYTES:
             self._factored = neurons, factor
         return factor
 
 
-def solve_update(keys: Tensor, residuals: Tensor, system: System, neurons: Tensor) -> Tensor:
+def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
     """The change of the selected columns of `W_out`.
 
     keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. neurons: [s], indices into f.
@@ -87,20 +87,20 @@ def solve_update(keys: Tensor, residuals: Tensor, system: System, neurons: Tenso
     return delta
 
 
-def _with_few(k: Tensor, system: System, neurons: Tensor) -> Tensor:
+def _with_few(k: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
     """(A + K K^T)^-1 K [s, n], for fewer keys than neurons."""
     factor = system.factor(neurons)
     if factor is None:
         return _with_many(k, system, neurons)
     a_inverse_k = torch.cholesky_solve(k.T, factor)
     core = torch.eye(len(k)).to(k) + k @ a_inverse_k
-    if not core.diagonal().max() < LOUD:
+    if not core.diagonal().max() < WOODBURY_LIMIT:
         return _with_many(k, system, neurons)
     solution: Tensor = torch.linalg.solve_ex(core, a_inverse_k, left=False).result
     return solution
 
 
-def _with_many(k: Tensor, system: System, neurons: Tensor) -> Tensor:
+def _with_many(k: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
     """The same for any number of keys."""
     matrix = system.matrix(neurons).addmm_(k.T, k)
     solution: Tensor

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import BETAS, CONTEXTS, LONG, LONGER, SHARE
+from nse_plugin.method.value_optimizer import BETAS, CONTEXTS, LONG, LONGER, SHARE
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.support.hashing import hash_of
 
@@ -18,7 +18,7 @@ VALUES = 2  # raise it whenever method/values.py computes other values than befo
 VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
 
 
-def value_addresses(
+def value_cache_keys(
     model: str,
     prompts: Sequence[FactPrompts],
     hparams: NSEHyperParams,

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.solvers import Walk, contexts_of
-from nse_plugin.method.targets import Said, said_in
-from nse_plugin.models.attention import shared_heads
+from nse_plugin.method.targets import TargetPredictions, replayed_predictions
+from nse_plugin.method.value_optimizer import DeltaOptimizer, contexts_of
+from nse_plugin.models.attention import native_grouped_query_attention
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
@@ -44,7 +44,7 @@ def optimize_values(
     on_done: Callable[[int], None] = lambda count: None,
     contexts: ContextStates | None = None,
     groups: Sequence[Sequence[int]] | None = None,
-    said: dict[int, Said] | None = None,
+    said: dict[int, TargetPredictions] | None = None,
 ) -> Tensor:
     """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
 
@@ -57,7 +57,7 @@ def optimize_values(
     groups = [[i] for i in range(len(prompts))] if groups is None else groups
     joint = [FactPrompts.joint([prompts[i] for i in members]) for members in groups]
     values: list[Tensor | None] = [None] * len(prompts)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), shared_heads():
+    with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), native_grouped_query_attention():
         contexts = contexts or ContextStates()
         for chosen in _batches(joint, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
@@ -67,8 +67,10 @@ def optimize_values(
             for i, own in zip(places, z, strict=True):
                 values[i] = own
             if said is not None and bare is not None:
-                before = batch.before or said_in(*bare, torch.zeros_like(z))
-                said.update(zip(places, map(Said, before, said_in(*bare, z - batch.h)), strict=True))
+                before = batch.before or replayed_predictions(*bare, torch.zeros_like(z))
+                said.update(
+                    zip(places, map(TargetPredictions, before, replayed_predictions(*bare, z - batch.h)), strict=True)
+                )
             on_done(len(places))
     return torch.stack([z for z in values if z is not None])
 
@@ -94,18 +96,18 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
     """z of every member of the batch's facts, in their order, [m, d]."""
     h, members = batch.h, batch.members
     norm = h[batch.first_members].norm(dim=1)
-    walk = Walk(h[batch.first_members], hparams, batch.are_long)
+    optimizer = DeltaOptimizer(h[batch.first_members], hparams, batch.are_long)
     active = list(range(len(members)))
     failed: set[int] = set()
 
-    for number in range(max(walk.updates)):
-        going = [place for place, fact in enumerate(active) if number < walk.updates[fact]]
+    for number in range(max(optimizer.updates)):
+        going = [place for place, fact in enumerate(active) if number < optimizer.updates[fact]]
         if len(going) < len(active):
             if not going:
                 break
             batch.keep(torch.tensor(going))
             active = [active[place] for place in going]
-        delta = walk.delta[active].requires_grad_()
+        delta = optimizer.delta[active].requires_grad_()
         nll, kl = batch.nll_and_kl(delta)
         decay = delta.norm(dim=1) / norm[active] ** 2
         loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
@@ -118,12 +120,12 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
             batch.keep(unfinished.nonzero()[:, 0])
         active = [fact for fact, goes_on in zip(active, unfinished.tolist(), strict=True) if goes_on]
         with torch.no_grad():
-            walk.step(active, gradient[unfinished])
-            moved = walk.delta[active]
+            optimizer.step(active, gradient[unfinished])
+            moved = optimizer.delta[active]
             longest = hparams.clamp_norm_factor * norm[active] / moved.norm(dim=1)
-            walk.delta[active] = moved * longest.clamp(max=1)[:, None]
-    walk.delta[sorted(failed)] = torch.nan
-    return h + walk.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0)
+            optimizer.delta[active] = moved * longest.clamp(max=1)[:, None]
+    optimizer.delta[sorted(failed)] = torch.nan
+    return h + optimizer.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0)
 
 
 class _Batch:

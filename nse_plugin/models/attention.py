@@ -15,7 +15,7 @@ _replacing = threading.Lock()
 
 
 @contextmanager
-def shared_heads() -> Iterator[None]:
+def native_grouped_query_attention() -> Iterator[None]:
     """Within, attention on a CPU reads keys and values that several heads share where they are, also under a mask.
 
     With a mask, transformers copies them for every query head and keeps the copies for the backward pass, because on a

@@ -6,8 +6,8 @@ Checked with transformers 4.57.6, 5.5.4 and 5.24.0 (torch 2.13.0). When a new re
   arguments up to 5.12.1 and three from 5.13.0 on. Without it everything still works, with more memory.
 - `cache_argument`, `cache_of`: a forward's cache is called `past_key_values` up to 5.23 and `cache` from 5.24.0 on,
   where the old name warns at every forward and is to go in 5.40.0.
-- `replay.prefix_cache.Past` is a `DynamicCache` with its own `update`, `get_seq_length` and `get_mask_sizes` (whose
-  first argument is a length from 5.x on, and a tensor of positions before).
+- `replay.prefix_cache.PrefixCache` is a `DynamicCache` with its own `update`, `get_seq_length` and `get_mask_sizes`
+  (whose first argument is a length from 5.x on, and a tensor of positions before).
 - `attention_of`: which attention a configuration asks for is said by its `_attn_implementation` alone, in all three.
 - `rope_settings`: a configuration's `rope_parameters` (5.x; `rope_scaling` in 4.57) are a dict, or one for each kind of
   layer.

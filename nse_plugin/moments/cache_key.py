@@ -17,7 +17,7 @@ MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 
 
 def moment_addresses(model: str, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, str]:
-    """The address of every edited layer's C0, {layer: address}. model: as for `value_addresses`."""
+    """The address of every edited layer's C0, {layer: address}. model: as for `value_cache_keys`."""
     settings = {name: getattr(hparams, name) for name in MOMENT_SETTINGS}
     text = corpus_identity(hparams)
     shared = {"moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": text, **settings}

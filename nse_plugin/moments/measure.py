@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right
-from nse_plugin.support.forward import Enough
+from nse_plugin.support.forward import StopForward
 from nse_plugin.support.gram import gram
 
 WINDOW = 1024
@@ -76,7 +76,7 @@ def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[S
             k = k[mask.to(k.device).bool()]
             keys[layer] = k.to(torch.promote_types(k.dtype, torch.float32))
             if layer == last:
-                raise Enough
+                raise StopForward
 
         return hook
 
@@ -84,7 +84,7 @@ def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[S
     try:
         # no token attends to the padding after it, and a padded place that attends to nothing may become NaN
         layout.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    except Enough:
+    except StopForward:
         pass
     finally:
         for handle in handles:

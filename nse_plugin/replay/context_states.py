@@ -9,7 +9,7 @@ import torch
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt
-from nse_plugin.replay.prefix_cache import Past, grown, joined
+from nse_plugin.replay.prefix_cache import PrefixCache, concatenated, extended
 
 
 class ContextStates:
@@ -22,21 +22,21 @@ class ContextStates:
 
     def __init__(self) -> None:
         self._place: dict[tuple[int, ...], int] = {}
-        self._past = Past.nothing(0, torch.device("cpu"))
+        self._prefix = PrefixCache.empty(0, torch.device("cpu"))
         self._looks: str | None = None
 
-    def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> Past:
+    def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> PrefixCache:
         """What these rows begin with, on the weights as they are."""
         looks, device = ModelIdentity(layout.model).quick(), layout.device
-        if device != self._past.lengths.device or looks != self._looks:
-            self._place, self._past, self._looks = {}, Past.nothing(0, device), looks
+        if device != self._prefix.lengths.device or looks != self._looks:
+            self._place, self._prefix, self._looks = {}, PrefixCache.empty(0, device), looks
         new = [context for context in different_contexts(prompts)[0] if context not in self._place]
         if new:
-            first = len(self._past.lengths)
-            alone = [grown(layout, Past.nothing(1, device), [context]) for context in new]
-            self._past = joined([self._past, *alone])
+            first = len(self._prefix.lengths)
+            alone = [extended(layout, PrefixCache.empty(1, device), [context]) for context in new]
+            self._prefix = concatenated([self._prefix, *alone])
             self._place |= {context: number for number, context in enumerate(new, first)}
-        return self._past.of_rows([self._place[context_of(prompt)] for prompt in prompts])
+        return self._prefix.gather_rows([self._place[context_of(prompt)] for prompt in prompts])
 
 
 def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int, ...]], dict[tuple[int, ...], int]]:

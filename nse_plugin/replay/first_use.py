@@ -9,7 +9,7 @@ import torch
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt
-from nse_plugin.replay.prefix_cache import Past, behind, grown
+from nse_plugin.replay.prefix_cache import PrefixCache, extended, suffix_inputs
 
 
 def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt]) -> None:
@@ -34,8 +34,8 @@ def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> Batch
     def run(count: int) -> None:
         prefixes, suffixes = zip(*rows[:count], strict=True)
         with torch.no_grad():
-            past = grown(layout, Past.nothing(count, layout.device), prefixes)
-            layout.model(**behind(layout, past, suffixes))
+            prefix = extended(layout, PrefixCache.empty(count, layout.device), prefixes)
+            layout.model(**suffix_inputs(layout, prefix, suffixes))
 
     layout.batched.find(list(layout.layers), run)
     return layout.batched

@@ -26,7 +26,9 @@ def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
 
 
 @contextmanager
-def only_at(module: nn.Module | None, shape: tuple[int, int], rows: Tensor, positions: Tensor) -> Iterator[None]:
+def mlp_at_positions(
+    module: nn.Module | None, shape: tuple[int, int], rows: Tensor, positions: Tensor
+) -> Iterator[None]:
     """Within, `module` runs at these tokens of `shape` = [B, S] and gives 0 elsewhere; None: nothing changes.
 
     rows, positions: [m], in main memory; a token may be named twice.

@@ -1,7 +1,7 @@
-"""Keys and values of tokens that were already run, for the tokens that come behind them.
+"""Cached keys and values of a batch of prefixes, for the suffix tokens that follow them.
 
-Rows of a past are aligned on the right, behind padding, so that distances to what follows are true for sliding windows
-too. Tokens that are run behind it are padded on the right, where causal attention needs no care.
+Prefixes are left-padded, so that the distance from a prefix to its suffix is right under sliding windows too. Suffix
+tokens that follow the cached prefix are right-padded: causal attention needs no mask for them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from torch.nn.functional import pad
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.transformers_private import DynamicCache, cache_argument
-from nse_plugin.support.forward import Enough
+from nse_plugin.support.forward import StopForward
 
-# One more pass through the layers costs as much as so many more tokens in one: their weights are read again. On
-# SmolLM2, one core, 7 tokens in a pass of their own take the time of 32 among many. On a GPU, where each layer is also
-# launched again, a guess.
+# An extra pass through the layers costs as much as this many more tokens in one pass, because the weights are read
+# again. Measured on SmolLM2, one core: 7 tokens in their own pass take as long as 32 among many. The GPU's is a guess.
 PASS, PASS_ON_GPU = 24, 256
 
 
-class Past(DynamicCache):
-    """What B rows of tokens left behind. New tokens see it, and leave nothing.
+class PrefixCache(DynamicCache):
+    """A read-only cache of B prefixes: new tokens attend to it and are not added.
 
-    lengths: [B], tokens of each row. width: no less than the longest.
+    lengths: [B], the tokens of each prefix. width: the padded length.
     """
 
     def __init__(self, lengths: Tensor, width: int) -> None:
@@ -37,8 +36,8 @@ class Past(DynamicCache):
         self._states: dict[int, tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def nothing(cls, rows: int, device: torch.device) -> Past:
-        """The past of rows that are still to begin."""
+    def empty(cls, rows: int, device: torch.device) -> PrefixCache:
+        """A cache of prefixes without tokens."""
         return cls(torch.zeros(rows, dtype=torch.long, device=device), 0)
 
     @property
@@ -48,16 +47,16 @@ class Past(DynamicCache):
         return (places >= self.width - self.lengths[:, None]).long()
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer."""
+        """The layer's keys and values, [B, heads, width, d] each."""
         return self._states[layer]
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Let it have keys and values of a layer, [B, heads, width, d]."""
+        """Set the layer's keys and values, [B, heads, width, d]."""
         self._states[layer] = keys, values
 
     @property
     def layers_run(self) -> list[int]:
-        """The layers it has keys and values of."""
+        """The layers with cached keys and values."""
         return list(self._states)
 
     def update(
@@ -75,35 +74,35 @@ class Past(DynamicCache):
         new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
         return self.width + new, 0
 
-    def taking(self, rows: Tensor) -> Past:
-        """The past of some of the rows (indices)."""
-        taken = Past(self.lengths[rows.to(self.lengths.device)], self.width)
+    def select_rows(self, rows: Tensor) -> PrefixCache:
+        """The cache of some rows. rows: [b], indices."""
+        taken = PrefixCache(self.lengths[rows.to(self.lengths.device)], self.width)
         for layer, (keys, values) in self._states.items():
             taken.put(layer, keys[rows.to(keys.device)], values[rows.to(values.device)])
         return taken
 
-    def trimmed(self) -> Past:
-        """As wide as its longest row."""
+    def trim_padding(self) -> PrefixCache:
+        """The same prefixes, padded to the longest only."""
         width = int(self.lengths.max())
-        narrow = Past(self.lengths, width)
+        narrow = PrefixCache(self.lengths, width)
         for layer in self.layers_run if width else []:
             keys, values = self.states(layer)
             narrow.put(layer, keys[:, :, self.width - width :], values[:, :, self.width - width :])
         return narrow
 
     def forget(self, layers: range) -> None:
-        """Let go of what these layers left."""
+        """Drop the keys and values of these layers."""
         for layer in layers:
             self._states.pop(layer, None)
 
-    def of_rows(self, rows: Sequence[int]) -> Past:
-        """The past of rows of which several may share one of this past's; what this one learns, they know."""
+    def gather_rows(self, rows: Sequence[int]) -> PrefixCache:
+        """A view in which several rows may share one prefix: later updates of this cache are visible in it."""
         places = torch.tensor(rows, device=self.lengths.device)
-        return _Shared(self, places, int(self.lengths[places].max()))
+        return GatheredCache(self, places, int(self.lengths[places].max()))
 
 
-class _Shared(Past):
-    def __init__(self, source: Past, rows: Tensor, width: int) -> None:
+class GatheredCache(PrefixCache):
+    def __init__(self, source: PrefixCache, rows: Tensor, width: int) -> None:
         super().__init__(source.lengths[rows], width)
         self._source, self._rows = source, rows
 
@@ -116,35 +115,35 @@ class _Shared(Past):
         rows, before = self._rows.to(keys.device), self._source.width - self.width
         return keys[rows, :, before:], values[rows, :, before:]
 
-    def taking(self, rows: Tensor) -> Past:
-        return _Shared(self._source, self._rows[rows.to(self._rows.device)], self.width)
+    def select_rows(self, rows: Tensor) -> PrefixCache:
+        return GatheredCache(self._source, self._rows[rows.to(self._rows.device)], self.width)
 
 
-class Growing(Past):
-    """A past as it is while new tokens are run behind it, whose keys and values join it in `grown`.
+class RecordingCache(PrefixCache):
+    """Records the keys and values of the tokens that are run after a prefix; `grown` is the cache of both.
 
-    enough: the layer whose keys and values are the last that are wanted: with them the forward pass ends.
+    last_layer: the forward pass stops after this layer's keys and values; None: it runs to the end.
     """
 
-    def __init__(self, past: Past, rows: Sequence[Sequence[int]], enough: int | None = None) -> None:
-        super().__init__(past.lengths, past.width)
-        self._past, self._enough = past, enough
-        new = torch.tensor([len(row) for row in rows], device=past.lengths.device)
-        width = past.width + max(len(row) for row in rows)
-        self.grown = Past(past.lengths + new, width)
+    def __init__(self, prefix: PrefixCache, rows: Sequence[Sequence[int]], last_layer: int | None = None) -> None:
+        super().__init__(prefix.lengths, prefix.width)
+        self._prefix, self._last_layer = prefix, last_layer
+        new = torch.tensor([len(row) for row in rows], device=prefix.lengths.device)
+        width = prefix.width + max(len(row) for row in rows)
+        self.grown = PrefixCache(prefix.lengths + new, width)
         places = torch.arange(width, device=new.device)
-        self._source = (places - (width - past.width - new)[:, None]) % width
+        self._source = (places - (width - prefix.width - new)[:, None]) % width
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self._past.states(layer)
+        return self._prefix.states(layer)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         keys, values = super().update(key_states, value_states, layer_idx)
         self.grown.put(layer_idx, self._aligned(keys), self._aligned(values))
-        if layer_idx == self._enough:
-            raise Enough
+        if layer_idx == self._last_layer:
+            raise StopForward
         return keys, values
 
     def _aligned(self, states: Tensor) -> Tensor:
@@ -152,41 +151,41 @@ class Growing(Past):
         return states.gather(2, index)
 
 
-def behind(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The model's arguments for rows of tokens that come after `past`, padded on the right; a row may be empty.
+def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The model's arguments for suffixes (token ids) that follow `prefix`, right-padded; a suffix may be empty.
 
     The mask does not hide that padding: no token attends to what follows it, and a padded place that attends to nothing
     may become NaN and spread (in float64 with eager attention, under a sliding window).
     """
     ids, _ = pad_right(rows, layout.device)
-    positions = past.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
+    positions = prefix.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
     limit = layout.max_positions
     return {
         "input_ids": ids,
-        "attention_mask": torch.cat([past.mask, torch.ones_like(ids)], dim=1),
+        "attention_mask": torch.cat([prefix.mask, torch.ones_like(ids)], dim=1),
         "position_ids": positions if limit is None else positions.clamp(max=limit - 1),  # padding only
-        cache_argument(layout.model): past,
+        cache_argument(layout.model): prefix,
         "use_cache": True,
     }
 
 
-def grown(layout: Layout, past: Past, rows: Sequence[Sequence[int]]) -> Past:
-    """`past` with rows of tokens behind it, run through all layers, the last no further than its keys and values."""
+def extended(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> PrefixCache:
+    """`prefix` followed by rows of token ids, run through all layers (the last one up to its keys and values)."""
     packs = packs_by_length([len(row) for row in rows], layout.device)
     parts = []
     for pack in packs:
-        part, own = past.taking(torch.tensor(pack)), [rows[i] for i in pack]
+        part, own = prefix.select_rows(torch.tensor(pack)), [rows[i] for i in pack]
         if any(own):
-            growing = Growing(part, own, enough=len(layout.layers) - 1)
-            with torch.no_grad(), suppress(Enough):
-                layout.model(**behind(layout, growing, own), logits_to_keep=1)
+            growing = RecordingCache(part, own, last_layer=len(layout.layers) - 1)
+            with torch.no_grad(), suppress(StopForward):
+                layout.model(**suffix_inputs(layout, growing, own), logits_to_keep=1)
             part = growing.grown
         parts.append(part)
-    return joined(parts).taking(torch.tensor([row for pack in packs for row in pack]).argsort())
+    return concatenated(parts).select_rows(torch.tensor([row for pack in packs for row in pack]).argsort())
 
 
 def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Indices of rows that are run together: those of like length, where apart they save more than `PASS` tokens."""
+    """Batches of row indices, by length: rows are split where that saves more than `PASS` tokens of padding."""
     price = PASS if device.type == "cpu" else PASS_ON_GPU
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     packs = [order[:1]]
@@ -197,10 +196,10 @@ def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[i
     return packs
 
 
-def joined(parts: Sequence[Past]) -> Past:
-    """The rows of all parts, one part behind the other."""
+def concatenated(parts: Sequence[PrefixCache]) -> PrefixCache:
+    """The rows of all parts, in order."""
     width = max(part.width for part in parts)
-    whole = Past(torch.cat([part.lengths for part in parts]), width)
+    whole = PrefixCache(torch.cat([part.lengths for part in parts]), width)
     layers = next((part.layers_run for part in parts if part.width == width), [])
     for layer in layers if width else []:
         like = next(part for part in parts if part.width == width).states(layer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.layout.batched_arguments import Call, without_hidden_states
 from nse_plugin.models.transformers_private import ModelOutput
-from nse_plugin.support.forward import Enough, forward_replaced
+from nse_plugin.support.forward import StopForward, forward_replaced
 
 
 class Record:
@@ -45,7 +45,7 @@ def recorded(layout: Layout, layer: int) -> Iterator[Record]:
 
     def keep_kind(_: nn.Module, __: Any, output: ModelOutput) -> None:
         record.stack_output = type(output)
-        raise Enough  # before the head
+        raise StopForward  # before the head
 
     handles = [layout.layers[layer].register_forward_hook(keep_output), layout.stack.register_forward_hook(keep_kind)]
     for module in list(layout.layers)[layer + 1 :]:
@@ -55,7 +55,7 @@ def recorded(layout: Layout, layer: int) -> Iterator[Record]:
         if child is not layout.layers:
             handles.append(child.register_forward_pre_hook(keep_tail))
     try:
-        with suppress(Enough):
+        with suppress(StopForward):
             yield record
     finally:
         for handle in handles:

@@ -20,9 +20,9 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments, Call, w
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import context_of, different_contexts
 from nse_plugin.replay.first_use import batched_arguments, check_once
-from nse_plugin.replay.prefix_cache import Growing, Past, behind
+from nse_plugin.replay.prefix_cache import PrefixCache, RecordingCache, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over
-from nse_plugin.support.forward import Enough
+from nse_plugin.support.forward import StopForward
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
@@ -42,17 +42,20 @@ class SpanReplay:
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
         contexts, place = different_contexts(prompts)
-        nothing = Past.nothing(len(contexts), layout.device)
+        nothing = PrefixCache.empty(len(contexts), layout.device)
         self._contexts, shared = None, nothing
         if any(contexts):
-            growing = Growing(nothing, contexts)
+            growing = RecordingCache(nothing, contexts)
             self._contexts = _Chunk(layout, span, growing, contexts)
             shared = growing.grown
         rows = [prompt.ids[prompt.context : prompt.lookup + 1] for prompt in prompts]
         self._order = batches_by_length([len(row) for row in rows], int(SHARE * tokens_per_batch))
         self._chunks = [
             _Chunk(
-                layout, span, shared.of_rows([place[context_of(prompts[i])] for i in chosen]), [rows[i] for i in chosen]
+                layout,
+                span,
+                shared.gather_rows([place[context_of(prompts[i])] for i in chosen]),
+                [rows[i] for i in chosen],
             )
             for chosen in self._order
         ]
@@ -113,7 +116,7 @@ class SpanReplay:
                         chunk.remember(layer, hidden)
                     args, kwargs = chunk.calls[layer]
                     hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
-        except Enough:
+        except StopForward:
             pass
         finally:
             for handle in handles:
@@ -124,7 +127,7 @@ class SpanReplay:
 class _Chunk:
     """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
 
-    def __init__(self, layout: Layout, span: range, past: Past, rows: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, layout: Layout, span: range, prefix: PrefixCache, rows: Sequence[tuple[int, ...]]) -> None:
         self.lookup = torch.tensor([max(len(row), 1) - 1 for row in rows], device=layout.device)
         self.calls: dict[int, Call] = {}
         self.inputs: dict[int, Tensor] = {}
@@ -138,8 +141,8 @@ class _Chunk:
             first = max(span[0], 1)
             over = [layout.layers[layer] for layer in range(first, span.stop)]
             with torch.no_grad(), passed_over(over, layout.layers[first - 1]):
-                layout.model(**behind(layout, past, rows))
-        except Enough:
+                layout.model(**suffix_inputs(layout, prefix, rows))
+        except StopForward:
             pass
         finally:
             for handle in handles:
@@ -151,7 +154,7 @@ class _Chunk:
             if layer == span[0]:
                 self.inputs[layer] = hidden
             if layer == span[-1]:
-                raise Enough
+                raise StopForward
 
         return record
 
@@ -178,6 +181,6 @@ def _keep_keys(
         k = writer.keys(args[0], len(lookup), tokens)
         keys[layer] = k[torch.arange(len(lookup), device=k.device), lookup.to(k.device)]
         if enough:
-            raise Enough
+            raise StopForward
 
     return keep

@@ -22,8 +22,8 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.first_use import batched_arguments, check_once
-from nse_plugin.replay.partial_mlp import mlp_of, only_at
-from nse_plugin.replay.prefix_cache import behind, grown, packs_by_length
+from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of
+from nse_plugin.replay.prefix_cache import extended, packs_by_length, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over, recorded
 from nse_plugin.support.forward import forward_replaced
 
@@ -40,16 +40,16 @@ class SuffixReplay:
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
         self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
-        past = grown(
+        prefix = extended(
             layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
         )
         suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
         self._packs = []
         for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
             rows = torch.tensor(pack)
-            own = past.taking(rows).trimmed()
+            own = prefix.select_rows(rows).trim_padding()
             with torch.no_grad(), recorded(layout, layer) as record, passed_over(self._upper, layout.layers[layer]):
-                layout.model(**behind(layout, own, [suffixes[i] for i in pack]))
+                layout.model(**suffix_inputs(layout, own, [suffixes[i] for i in pack]))
             own.forget(range(layer + 1))  # no step runs them again
             self._packs.append(_Pack(rows, record.output, record.calls))
         self._tail, self._stack_output = record.tail, record.stack_output
@@ -74,7 +74,7 @@ class SuffixReplay:
         """Forget all rows but these (indices into the present ones, ascending)."""
         batched = batched_arguments(self._layout, self._prompts)
         self._packs = [
-            part for pack in self._packs if (part := pack.taking(rows, self._layer + 1, batched)) is not None
+            part for pack in self._packs if (part := pack.select_rows(rows, self._layer + 1, batched)) is not None
         ]
         self._find()
 
@@ -100,7 +100,7 @@ class SuffixReplay:
         for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
             # its module may serve an earlier layer too
             last_mlp = self._last_mlp if place == len(self._upper) else None
-            with only_at(last_mlp, shape, rows, positions):
+            with mlp_at_positions(last_mlp, shape, rows, positions):
                 hidden = output_of(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
@@ -137,7 +137,7 @@ class _Pack:
     start: Tensor
     calls: list[Any]
 
-    def taking(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
+    def select_rows(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
         """What is left of it when only these rows of the replay stay, under their new numbers. first: the layer that
         the first of the calls belongs to."""
         number = {row: new for new, row in enumerate(rows.tolist())}

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from nse_plugin.facts import Fact
-from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.patch.columns import Columns
 from nse_plugin.session.report import RoundReport
 
@@ -81,9 +81,9 @@ class History:
     start: Weights
     made: tuple[Round, ...] = ()
     last: int | None = None
-    protected_before: Knowledge = field(default_factory=Knowledge)
+    protected_before: ProtectedKeys = field(default_factory=ProtectedKeys)
     facts_before: tuple[Fact, ...] = ()
-    knowledge: Knowledge = field(default_factory=Knowledge)
+    knowledge: ProtectedKeys = field(default_factory=ProtectedKeys)
     masters: Mapping[int, Tensor] | None = None
 
     @property

@@ -14,11 +14,11 @@ from torch import Tensor
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.conflicts import check_round
 from nse_plugin.facts.names import warn_of_left_out_names
-from nse_plugin.method.knowledge import Knowledge
 from nse_plugin.method.multilayer import FAILED, edit_layers
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.method.subjects import Form, by_fact, same_subject
-from nse_plugin.method.targets import Said, predictions
+from nse_plugin.method.targets import TargetPredictions, predictions
 from nse_plugin.patch.columns import difference
 from nse_plugin.session.edited import EditedModel, prompts_of
 from nse_plugin.session.history import History, Request
@@ -53,7 +53,7 @@ class Plan:
     forms: list[Form]
     values: Tensor
     moments: dict[int, Tensor]
-    said: dict[int, Said]
+    said: dict[int, TargetPredictions]
     from_store: int
     started: float
     seconds: dict[str, float] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def plan_round(
     forms = edited.behind_words(state, every, asked)
     with timed(seconds, MOMENTS):
         moments = edited.moments(state)
-    said: dict[int, Said] = {}
+    said: dict[int, TargetPredictions] = {}
     with timed(seconds, "values"):
         values = source.values(state, forms, same_subject(every, forms), said) if values is None else values
     with timed(seconds, "update"):
@@ -130,8 +130,8 @@ def write_round(
     written_to = {layer: master.clone() for layer, master in masters.items()}
     hparams, layout = edited.hparams, edited.layout_of(state)
     with timed(plan.seconds, "update"):
-        knowledge = history.knowledge if hparams.accumulate else Knowledge()
-        result = edit_layers(layout, prompts_of(plan.forms), plan.values, plan.moments, knowledge, hparams, written_to)
+        protected = history.knowledge if hparams.accumulate else ProtectedKeys()
+        result = edit_layers(layout, prompts_of(plan.forms), plan.values, plan.moments, protected, hparams, written_to)
         after = predictions(edited.layout, prompts_of(plan.asked))
     targets = [Targets(*plan.said[place], one) for place, one in enumerate(after)]
     total = time.monotonic() - plan.started

@@ -31,7 +31,7 @@ from nse_plugin.session.state import EditState
 from nse_plugin.session.transaction import Rounds
 from nse_plugin.session.undoing import requests_without, rounds_to_keep
 from nse_plugin.session.value_source import ValueSource
-from nse_plugin.support.heap import give_back
+from nse_plugin.support.memory import trim_heap
 
 if TYPE_CHECKING:
     import pandas
@@ -257,7 +257,7 @@ class EditSession:
                 history = self._made_again(state, history, request)
             commit(state, history)
         self._rounds.remove_undone()
-        give_back()
+        trim_heap()
         return [made.report for made in history.rounds[count:]]
 
     def columns(self, first: int = 1, last: int | None = None) -> Columns:
@@ -283,7 +283,7 @@ class EditSession:
         with self._rounds.transaction(before) as commit:
             history = self._rounds.written(state, history, plan, before)
             commit(state, history)
-        give_back()
+        trim_heap()
         return history.made[-1].report
 
     def _planned(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix
@@ -58,7 +58,7 @@ class EditState:
         return sorted(self.originals.tensors)
 
     @property
-    def knowledge(self) -> Knowledge:
+    def knowledge(self) -> ProtectedKeys:
         """The protected keys Kp of all rounds made."""
         return self.history.knowledge
 

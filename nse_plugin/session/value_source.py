@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nse_plugin.method.subjects import Form
-from nse_plugin.method.targets import Said, said_with
-from nse_plugin.method.value_cache_key import value_addresses
+from nse_plugin.method.targets import TargetPredictions, predictions_under_values
+from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.prompts import FactPrompts
@@ -33,7 +33,9 @@ class ValueSource:
         self._edited = edited
         self.from_store = 0
 
-    def values(self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, Said]) -> Tensor:
+    def values(
+        self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, TargetPredictions]
+    ) -> Tensor:
         """z of every form, [n, d]. groups: those that share what is added to h. said: gets what the model says of those
         that are computed."""
         edited, prompts = self._edited, prompts_of(forms)
@@ -43,14 +45,16 @@ class ValueSource:
             with edited.original(state):
                 return self._rewound_values(state, prompts, groups, said, advance)
 
-    def say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, Said]) -> None:
+    def say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, TargetPredictions]) -> None:
         """Have the model that the values were made for say what it says of those that were not computed here."""
         edited = self._edited
         missing = [place for place in range(len(forms)) if place not in said]
         if missing:
             with edited.original(state) if edited.hparams.rewind else nullcontext():
                 own = prompts_of([forms[place] for place in missing])
-                found = said_with(edited.layout_of(state), edited.hparams.layers[-1], own, values[missing])
+                found = predictions_under_values(
+                    edited.layout_of(state), edited.hparams.layers[-1], own, values[missing]
+                )
             said.update(zip(missing, found, strict=True))
 
     def _rewound_values(
@@ -58,7 +62,7 @@ class ValueSource:
         state: EditState,
         prompts: Sequence[FactPrompts],
         groups: Groups,
-        said: dict[int, Said],
+        said: dict[int, TargetPredictions],
         on_done: Callable[[int], None],
     ) -> Tensor:
         """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
@@ -82,7 +86,7 @@ class ValueSource:
         """What the store has of the values, the rest computed and put there."""
         edited = self._edited
         _, full = state.identity_of(edited.model, edited.matrices)
-        addresses = value_addresses(full, prompts, edited.hparams, groups)
+        addresses = value_cache_keys(full, prompts, edited.hparams, groups)
         values = [store.get(address) for address in addresses]
         missing = [group for group in groups if any(values[place] is None for place in group)]
         count = sum(map(len, missing))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 
-class Enough(Exception):
+class StopForward(Exception):
     """Raised by a hook once everything wanted was seen, and caught around the forward pass."""
 
 

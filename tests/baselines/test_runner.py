@@ -18,7 +18,7 @@ from method_files import FAMILIES, SETTINGS
 from nse_plugin import Fact
 from nse_plugin.baselines.hparams import load_hparams
 from nse_plugin.baselines.registry import available_algorithms, is_available
-from nse_plugin.baselines.runner import Method, MethodError
+from nse_plugin.baselines.runner import EasyEditRunner, MethodError
 from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import FactError
@@ -34,17 +34,17 @@ EDITED = {"FT": (2,), "ROME": (1,), "MEMIT": (1, 2), "NSE": (1, 2)}
 
 
 @pytest.fixture
-def method_on(family: str, tiny_tokenizer: Any, settings_file: Callable[..., Path]) -> Callable[..., Method]:
-    def make(model: Any, alg_name: str, **changes: Any) -> Method:
+def method_on(family: str, tiny_tokenizer: Any, settings_file: Callable[..., Path]) -> Callable[..., EasyEditRunner]:
+    def make(model: Any, alg_name: str, **changes: Any) -> EasyEditRunner:
         hparams = load_hparams(alg_name, settings_file(family, alg_name), changes, model)
-        return Method(model, tiny_tokenizer, alg_name, hparams)
+        return EasyEditRunner(model, tiny_tokenizer, alg_name, hparams)
 
     return make
 
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
 def test_a_round_changes_the_method_s_own_matrices_only(
-    alg_name: str, family: str, new_model: Callable[[], Any], method_on: Callable[..., Method]
+    alg_name: str, family: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
 ) -> None:
     model, before = new_model(), dict(new_model().named_parameters())
     method = method_on(model, alg_name)
@@ -67,7 +67,7 @@ def test_a_round_changes_the_method_s_own_matrices_only(
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_nse_is_given_the_whole_fact(new_model: Callable[[], Any], method_on: Callable[..., Method]) -> None:
+def test_nse_is_given_the_whole_fact(new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]) -> None:
     fact = Fact("Where is {}?", "Rome", "Peru", separator="\n", aliases=("Roma",), case_id=3)
     method = method_on(new_model(), "NSE")
     assert method.edit([fact])["case_id"].tolist() == [3]
@@ -78,7 +78,7 @@ def test_nse_is_given_the_whole_fact(new_model: Callable[[], Any], method_on: Ca
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
 def test_going_on_from_a_state_is_never_having_stopped(
-    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method]
+    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
 ) -> None:
     whole = new_model()
     method = method_on(whole, alg_name)
@@ -103,8 +103,8 @@ def test_grace_goes_on_with_its_codebook(new_model: Callable[[], Any], tiny_toke
     path = tmp_path / "GRACE.yaml"
     path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], n_iter: 5}")
 
-    def method_on(model: Any) -> Method:
-        return Method(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
+    def method_on(model: Any) -> EasyEditRunner:
+        return EasyEditRunner(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
 
     whole, resumed = new_model(), new_model()
     method = method_on(whole)
@@ -132,7 +132,7 @@ def test_grace_keeps_facts_whose_prompts_differ_in_length(
     path = tmp_path / "GRACE.yaml"
     path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], eps: 1.0e-3}")
     model = new_model()
-    method = Method(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
+    method = EasyEditRunner(model, tiny_tokenizer, "GRACE", load_hparams("GRACE", path, {}, model))
     ids = tiny_tokenizer(FACTS[0].text, return_tensors="pt")["input_ids"]
     method.edit(FACTS[:1])
     written = model(ids).logits
@@ -143,7 +143,7 @@ def test_grace_keeps_facts_whose_prompts_differ_in_length(
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
 def test_everything_else_is_as_before(
-    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any,
+    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], tiny_tokenizer: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model = new_model().train()
@@ -167,7 +167,7 @@ def test_everything_else_is_as_before(
 
 @pytest.mark.parametrize("alg_name", ["ROME", "MEMIT"])
 def test_one_method_s_memories_are_not_another_s(
-    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method]
+    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
 ) -> None:
     alone, after_another = new_model(), new_model()
     method_on(alone, alg_name).edit(FACTS[:1])
@@ -192,7 +192,7 @@ def test_every_method_makes_its_fact_likelier(family: str, settings_file: Callab
         before = _likelihood(model, prompt, target)
         changes = tuned if alg_name == "FT" else far
         hparams = load_hparams(alg_name, settings_file(family, alg_name), changes, model)
-        Method(model, tokenizer, alg_name, hparams).edit([fact])
+        EasyEditRunner(model, tokenizer, alg_name, hparams).edit([fact])
         assert _likelihood(model, prompt, target) > before + 0.1, alg_name
 
 
@@ -203,7 +203,7 @@ def _likelihood(model: Any, prompt: torch.Tensor, target: torch.Tensor) -> float
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_times_of_the_parts(new_model: Callable[[], Any], method_on: Callable[..., Method]) -> None:
+def test_times_of_the_parts(new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]) -> None:
     for alg_name, parts in {
         "FT": set(),
         "MEMIT": {"values", "update", "moments"},
@@ -225,7 +225,7 @@ def test_rounds_go_in_one_call_where_easyedit_says_so(
     alg_name: str,
     sizes: list[int],
     new_model: Callable[[], Any],
-    method_on: Callable[..., Method],
+    method_on: Callable[..., EasyEditRunner],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method, seen = method_on(new_model(), alg_name), []
@@ -243,7 +243,7 @@ def test_rounds_go_in_one_call_where_easyedit_says_so(
 
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_failure_names_the_method_and_the_fact(
-    new_model: Callable[[], Any], method_on: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model()
     flags = [parameter.requires_grad for parameter in model.parameters()]
@@ -263,7 +263,7 @@ def test_a_failure_names_the_method_and_the_fact(
 
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_failure_of_our_own_is_told_without_its_class(
-    new_model: Callable[[], Any], method_on: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = method_on(new_model(), "MEMIT")
 
@@ -277,7 +277,7 @@ def test_a_failure_of_our_own_is_told_without_its_class(
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_what_a_state_does_not_fit(new_model: Callable[[], Any], method_on: Callable[..., Method]) -> None:
+def test_what_a_state_does_not_fit(new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]) -> None:
     model = new_model()
     method = method_on(model, "FT")
     method.edit(FACTS[:1])
@@ -292,7 +292,7 @@ def test_what_a_state_does_not_fit(new_model: Callable[[], Any], method_on: Call
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_method_that_easyedit_has_not(new_model: Callable[[], Any], tiny_tokenizer: Any) -> None:
     with pytest.raises(MethodError, match="did you mean 'MEMIT'"):
-        Method(new_model(), tiny_tokenizer, "MEMITT", None)
+        EasyEditRunner(new_model(), tiny_tokenizer, "MEMITT", None)
     assert is_available("NSE")
     assert not is_available("MEMITT")
     assert {"NSE", "FT", "ROME", "MEMIT", "GRACE", "MEND"} <= set(available_algorithms())

@@ -13,7 +13,7 @@ from benchmarks import effects
 from benchmarks.effects import WAYS, measure
 from benchmarks.facts import make_facts
 from benchmarks.setting import Setting
-from nse_plugin.method import solvers, values
+from nse_plugin.method import value_optimizer, values
 
 FACTS = make_facts(4, neighbours=2)
 
@@ -26,8 +26,8 @@ def longer(roomy: Setting) -> Setting:
 @pytest.mark.parametrize("name", WAYS)
 def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
     parts = (
-        solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, dict(solvers.BETAS), values.Walk, values._optimize,
-        values._Batch.nll_and_kl, values.SuffixReplay,
+        value_optimizer.CONTEXTS, value_optimizer.SHARE, value_optimizer.LONGER, dict(value_optimizer.BETAS),
+        values.DeltaOptimizer, values._optimize, values._Batch.nll_and_kl, values.SuffixReplay,
     )  # fmt: skip
     before = {key: weight.clone() for key, weight in longer.model.state_dict().items()}
     found = measure(longer, FACTS, WAYS[name])
@@ -35,8 +35,8 @@ def test_a_way_is_scored_and_leaves_nothing(longer: Setting, name: str) -> None:
     assert found["tokens"] > 0
     assert all(torch.equal(weight, before[key]) for key, weight in longer.model.state_dict().items())
     assert parts == (
-        solvers.CONTEXTS, solvers.SHARE, solvers.LONGER, solvers.BETAS, values.Walk, values._optimize,
-        values._Batch.nll_and_kl, values.SuffixReplay,
+        value_optimizer.CONTEXTS, value_optimizer.SHARE, value_optimizer.LONGER, value_optimizer.BETAS,
+        values.DeltaOptimizer, values._optimize, values._Batch.nll_and_kl, values.SuffixReplay,
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
     facts = [*alike, make_facts(7, relation=5, neighbours=2)[6]]  # the shortest go first
     setting = dataclasses.replace(roomy, hparams=hparams)
     walks: list[list[torch.Tensor]] = []
-    begin, step = values.Walk.__init__, values.Walk.step
+    begin, step = values.DeltaOptimizer.__init__, values.DeltaOptimizer.step
 
     def begun(walk, *rest):
         begin(walk, *rest)
@@ -73,8 +73,8 @@ def test_a_warm_start_is_the_mean_of_where_facts_of_the_relation_ended(roomy: Se
         step(walk, *rest)
         walks[-1].append(walk.delta[0])  # as it will be, projected
 
-    monkeypatch.setattr(values.Walk, "__init__", begun)
-    monkeypatch.setattr(values.Walk, "step", stepped)
+    monkeypatch.setattr(values.DeltaOptimizer, "__init__", begun)
+    monkeypatch.setattr(values.DeltaOptimizer, "step", stepped)
     measure(setting, facts, WAYS["fast-warm-start"])
     first, second, third, another = ((walk[0], walk[-1]) for walk in walks)
     assert not first[0].any()

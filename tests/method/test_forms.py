@@ -13,7 +13,7 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
-from nse_plugin.method.solvers import LONG
+from nse_plugin.method.value_optimizer import LONG
 from nse_plugin.models.chat import PLAIN, chat_frame, frames
 from nse_plugin.models.prompts import encode_fact
 

@@ -14,8 +14,8 @@ from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokeni
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
-from nse_plugin.method.solvers import LONG
 from nse_plugin.method.subjects import Form, same_subject
+from nse_plugin.method.value_optimizer import LONG
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session.round import again_with
 

@@ -15,7 +15,7 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import Prediction, predict
 from nse_plugin.method import targets
 from nse_plugin.method.multilayer import RoundResult
-from nse_plugin.method.targets import said_with
+from nse_plugin.method.targets import predictions_under_values
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session.report import RoundReport, Targets
@@ -37,7 +37,7 @@ def test_what_is_said_under_z_is_what_a_full_forward_says(architecture, at_once,
     prompts = [encode_fact(tokenizer, fact, ["{}"]) for fact in facts]
     h = torch.stack([oracles.key_and_output(model, tokenizer, fact, ["{}"], 1, 2)[1] for fact in facts])
     z = h + 0.3 * torch.randn(h.shape, dtype=h.dtype, generator=torch.Generator().manual_seed(0))
-    found = said_with(Layout.of(model), 2, prompts, z)
+    found = predictions_under_values(Layout.of(model), 2, prompts, z)
     asked = [*zip(facts, [both.under_z for both in found], z - h, strict=True)]
     asked += [*zip(facts, [both.before for both in found], torch.zeros_like(h), strict=True)]
     for fact, own, delta in asked:
@@ -107,7 +107,7 @@ def test_without_rewinding_it_is_the_present_model_under_z(llama, hparams):
     values = session.values([fact])
     frame = session.edit_with_values([fact], values).frame
     llama.load_state_dict(present)
-    [own] = said_with(Layout.of(llama), 2, [encode_fact(tiny_tokenizer(), fact, ["{}"])], values)
+    [own] = predictions_under_values(Layout.of(llama), 2, [encode_fact(tiny_tokenizer(), fact, ["{}"])], values)
     assert frame["target_under_z"][0] == pytest.approx(own.under_z.probability)
     assert frame["target_before"][0] == pytest.approx(own.before.probability)
 

@@ -9,7 +9,7 @@ import torch
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, NSEHyperParams
-from nse_plugin.models.attention import shared_heads
+from nse_plugin.models.attention import native_grouped_query_attention
 from nse_plugin.models.transformers_private import sdpa_attention
 
 SWITCHES = {
@@ -39,7 +39,7 @@ def test_the_switch_takes_what_transformers_gives(release, monkeypatch):
     ask = calling(SWITCHES[release])
     mask, here, elsewhere = torch.ones(1), torch.ones(1), torch.ones(1, device="meta")
     assert not ask(mask, here)
-    with shared_heads():
+    with native_grouped_query_attention():
         assert ask(mask, here)
         assert ask(None, elsewhere)
         assert not ask(mask, elsewhere)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.replay import suffix
-from nse_plugin.replay.partial_mlp import mlp_of, only_at
+from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of
 from nse_plugin.session import EditSession
 
 B, S, D = 3, 4, 16
@@ -40,7 +40,7 @@ def test_the_same_at_these_tokens_and_nothing_elsewhere(architecture, named):
     rows, positions = torch.tensor(named).T
     whole = mlp(x)[rows, positions]
     (expected,) = torch.autograd.grad(whole.square().sum(), x)
-    with only_at(mlp, (B, S), rows, positions):
+    with mlp_at_positions(mlp, (B, S), rows, positions):
         part = mlp(x)
     (found,) = torch.autograd.grad(part[rows, positions].square().sum(), x)
     torch.testing.assert_close(part[rows, positions], whole, rtol=1e-12, atol=1e-12)
@@ -56,7 +56,7 @@ def test_all_that_is_handed_in_a_token_each_is_chosen_from():
     x, residual, scale = (torch.randn(B, S, D, dtype=torch.float64) for _ in range(3))
     rows, positions = torch.tensor([2, 0]), torch.tensor([1, 3])
     whole, _ = module(x, residual, scale=scale)
-    with only_at(module, (B, S), rows, positions):
+    with mlp_at_positions(module, (B, S), rows, positions):
         part, other = module(x, residual, scale=scale)
     torch.testing.assert_close(part[rows, positions], whole[rows, positions])
     assert other == "router"
@@ -66,7 +66,7 @@ def test_what_was_replaced_is_back_also_after_an_error():
     module = nn.Linear(D, D)
     with (
         pytest.raises(RuntimeError, match="on purpose"),
-        only_at(module, (B, S), torch.tensor([0]), torch.tensor([0])),
+        mlp_at_positions(module, (B, S), torch.tensor([0]), torch.tensor([0])),
     ):
         raise RuntimeError("on purpose")
     assert module(torch.randn(B, S, D)).all()
@@ -82,7 +82,7 @@ def test_a_layer_without_one_is_run_as_it_is():
     layer.down_proj, layer.mlp = nn.Linear(40, D), nn.Identity()  # the layer itself holds it, as OPT's
     assert layout.output_matrix(3).module is layer.down_proj
     assert mlp_of(layout, 3) is None
-    with only_at(None, (B, S), torch.tensor([0]), torch.tensor([0])):
+    with mlp_at_positions(None, (B, S), torch.tensor([0]), torch.tensor([0])):
         assert layer.down_proj(torch.randn(B, S, 40)).all()
 
 

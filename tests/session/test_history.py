@@ -16,7 +16,7 @@ from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 from nse_plugin import EditSession, Fact
 from nse_plugin.easyedit import algorithm
 from nse_plugin.easyedit.algorithm import NSE
-from nse_plugin.method.knowledge import Knowledge
+from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.models.layout import Layout
 from nse_plugin.session import edited as edited_module
@@ -73,7 +73,7 @@ def test_standing_by_hand():
 
 
 def test_what_was_protected_before_stays_protected():
-    before = Knowledge().extended({1: torch.ones(3, 2)})
+    before = ProtectedKeys().extended({1: torch.ones(3, 2)})
     history = History({1: "a"}, protected_before=before, knowledge=before)
     history = history.extended({1: "b"}, {1: torch.ones(2, 2)}, RoundReport(None, None))
     assert history.knowledge.count == 5
@@ -416,7 +416,7 @@ LATE = {
     "pandas is imported": lambda patch: failing_import(patch, "pandas"),
     "the report is made": lambda patch: failing(patch, RoundReport, "of"),
     "the history grows": lambda patch: failing(patch, History, "extended"),
-    "keys are protected": lambda patch: failing(patch, Knowledge, "extended"),
+    "keys are protected": lambda patch: failing(patch, ProtectedKeys, "extended"),
     "weights are read": lambda patch: failing(patch, edited_module, "weights_of", 2),
 }
 
@@ -443,7 +443,7 @@ def test_a_round_that_is_stopped_after_its_commit_was_made(llama, hparams, monke
     """There is no moment at which weights and history disagree."""
     session = session_on(llama, hparams)
     with monkeypatch.context() as patch:
-        failing(patch, session_module, "give_back")
+        failing(patch, session_module, "trim_heap")
         with pytest.raises(Boom):
             session.edit(ROUNDS[0])
     assert len(session.state.reports) == 1
@@ -464,7 +464,7 @@ def test_easyedit_remembers_a_round_that_is_stopped_after_its_commit(earlier, hp
     for _ in range(earlier):
         edit("France", "Lyon")
     with monkeypatch.context() as patch:
-        failing(patch, session_module, "give_back")
+        failing(patch, session_module, "trim_heap")
         with pytest.raises(Boom):
             edit("Germany", "Rome")
     assert nse.state_of(model).knowledge.count == earlier + 1

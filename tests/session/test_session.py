@@ -341,7 +341,7 @@ def test_a_left_padded_tokenizer_gives_the_same_weights(bos, hparams, weights_of
 def test_a_round_gives_its_memory_back_when_all_is_done(llama, hparams, monkeypatch):
     session = session_on(llama, hparams)
     rounds = []
-    monkeypatch.setattr(nse_plugin.session.session, "give_back", lambda: rounds.append(len(session.state.reports)))
+    monkeypatch.setattr(nse_plugin.session.session, "trim_heap", lambda: rounds.append(len(session.state.reports)))
     session.edit(ROUNDS[0])
     session.edit(ROUNDS[1])
     assert rounds == [1, 2]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Lifelong, Request, lent_globals, module_of
+from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals, module_of
 from nse_plugin.hparams import HyperParamsError
 
 
-class AlphaEdit(Lifelong):
+class AlphaEdit(StatefulMethod):
     """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto what C0 leaves empty.
 
     P of a layer projects onto the eigenvectors of C0 whose eigenvalue is below `nullspace_threshold`. It follows from

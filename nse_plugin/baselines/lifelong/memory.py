@@ -23,7 +23,7 @@ Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]
 
 
-class Lifelong(ABC):
+class StatefulMethod(ABC):
     """An algorithm of EasyEdit's main together with what it remembers of its rounds on one model.
 
     apply: EasyEdit's own, out of its `ALG_DICT`.

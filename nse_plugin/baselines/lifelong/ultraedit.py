@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Lifelong, Request, module_of
+from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, module_of
 
 
-class UltraEdit(Lifelong):
+class UltraEdit(StatefulMethod):
     """UltraEdit (Gu et al. 2025, arXiv 2505.14679): one linear solve on normalised keys and gradients, no training.
 
     The normalisation is over all rounds so far, "lifelong" in the paper; its running statistics are the memory.

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Lifelong, Request, lent_globals
+from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals
 from nse_plugin.models.writing.generation import continue_texts
 from nse_plugin.models.writing.templates import NEW_TOKENS, OPENINGS
 
 
-class WISE(Lifelong):
+class WISE(StatefulMethod):
     """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory beside one matrix, and a threshold that routes to it.
 
     It wants, with every fact, a text that has nothing to do with it, which must keep clear of the side memory. EasyEdit

@@ -39,15 +39,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     from nse_plugin.experiments.plan import ModelChoice
     from nse_plugin.experiments.plan.model import source_name
-    from nse_plugin.experiments.run.ability import Examination, ability, ability_table, edited_folders
+    from nse_plugin.experiments.run.ability import AbilityTasks, ability, ability_table, edited_folders
 
     checked_config(arguments)
     check_device(arguments)
     model = ModelChoice(source_name(arguments.model), arguments.model, arguments.dtype, arguments.device)
     edited = edited_folders(arguments.edited)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    examination = Examination.of(tasks, arguments.questions, arguments.limit)
-    frame = ability(model, edited, examination, arguments.out, tell=say_at_once)
+    ability_tasks = AbilityTasks.of(tasks, arguments.questions, arguments.limit)
+    frame = ability(model, edited, ability_tasks, arguments.out, tell=say_at_once)
     # A log is as wide as it must be.
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(ability_table(frame))
     print(arguments.out / "ability.csv")

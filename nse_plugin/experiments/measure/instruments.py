@@ -23,7 +23,7 @@ from nse_plugin.evaluation.drift.next_token import NextTokenReference, next_toke
 from nse_plugin.evaluation.drift.weights import weight_change
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.experiments.plan import ABILITY, DRIFT, ModelChoice, PlanError, known, positive
-from nse_plugin.experiments.run.ability import SHARES, Examination
+from nse_plugin.experiments.run.ability import SHARES, AbilityTasks
 from nse_plugin.facts import Fact
 from nse_plugin.models.loading import load
 
@@ -34,24 +34,24 @@ _LOGITS, _STATES = "next_token.", "states"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """One model, read. overall: by metric. tables: more than a number, by the name of a CSV file."""
 
     overall: dict[str, float]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-class Instrument(Protocol):
+class ModelMetric(Protocol):
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError for facts that it cannot be used with."""
 
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
         """What a model must be able to read whole."""
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
         """The unedited model: what must be kept of it, and its own reading."""
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
+    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
         """A model against it."""
 
 
@@ -61,8 +61,8 @@ class Ability:
     `task_<name>_<metric>` of what is no share; `..._low` and `..._high`, the 95% interval; and of questions
     `ability_<name>_kept`, the share answered as by the unedited model."""
 
-    def __init__(self, examination: Examination) -> None:
-        self._examination = examination
+    def __init__(self, ability_tasks: AbilityTasks) -> None:
+        self._tasks = ability_tasks
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Questions have nothing to do with facts."""
@@ -70,17 +70,17 @@ class Ability:
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
         return []  # a question that is too long loses its beginning
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
-        scores, answers = self._examination.scores(model, tokenizer)
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
+        scores, answers = self._tasks.scores(model, tokenizer)
         reference = {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in answers.items()}
         return reference, self._reading(scores, answers, reference)
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
-        return self._reading(*self._examination.scores(model, tokenizer), reference)
+    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
+        return self._reading(*self._tasks.scores(model, tokenizer), reference)
 
     def _reading(
         self, scores: pd.DataFrame, answers: Mapping[str, pd.DataFrame], reference: Mapping[str, Tensor]
-    ) -> Reading:
+    ) -> Measurement:
         overall: dict[str, float] = {}
         together = set(scores.loc[scores["subject"] == ALL, "task"])
         for row in scores.to_dict("records"):
@@ -96,7 +96,7 @@ class Ability:
             share = same.iloc[0]
             metric = f"{ABILITY}_{name}_kept"
             overall |= {metric: share["kept"], f"{metric}_low": share["low"], f"{metric}_high": share["high"]}
-        return Reading(overall, {ABILITY: scores})
+        return Measurement(overall, {ABILITY: scores})
 
 
 class Drift:
@@ -123,16 +123,16 @@ class Drift:
             given = "the facts have no locality prompts" if self._prompts is None else "the file has fewer"
             raise PlanError(f"metrics.drift.prompts needs two different prompts, and {given}: give a file of prompts.")
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Reading]:
+    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
         words = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
         states = hidden_states(model, tokenizer, self.prompts(facts))
         kept = {_STATES: states} | {_LOGITS + n: t for n, t in vars(words).items()}
         return kept, self._reading(model, states, kept)
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Reading:
+    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
         return self._reading(model, hidden_states(model, tokenizer, self.prompts(facts)), reference)
 
-    def _reading(self, model: Any, states: Tensor, reference: Mapping[str, Tensor]) -> Reading:
+    def _reading(self, model: Any, states: Tensor, reference: Mapping[str, Tensor]) -> Measurement:
         before = reference[_STATES]
         kept = {name.removeprefix(_LOGITS): t for name, t in reference.items() if name.startswith(_LOGITS)}
         overall = {**hidden_drift(before, states), "next_token_kl": next_token_drift(NextTokenReference(**kept), model)}
@@ -141,12 +141,12 @@ class Drift:
         unedited, _ = load(self._model.source, self._model.dtype, "cpu")
         originals = dict(unedited.named_parameters())
         if originals.keys() != dict(model.named_parameters()).keys():  # an adapter that wraps a layer, say
-            return Reading(overall, {"states": points})
+            return Measurement(overall, {"states": points})
         changed = weight_change(model, originals.items())
         for metric, column in (("weight_change", "relative_norm"), ("weight_rank", "rank")):
             values = changed[column].to_numpy(dtype=float, na_value=math.nan)
             overall[metric] = float(values.max(initial=0.0))  # NaN where one of them is
-        return Reading(overall, {"states": points, "weights": changed})
+        return Measurement(overall, {"states": points, "weights": changed})
 
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
         every = self._prompts
@@ -155,10 +155,10 @@ class Drift:
         return [every[place] for place in evenly_spaced(len(every), self._limit)]
 
 
-def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) -> dict[str, Instrument]:
+def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) -> dict[str, ModelMetric]:
     """Those that were asked for, ready to read. Raises PlanError, QuestionError or TaskError for settings that cannot
     be used, before any model is loaded."""
-    found: dict[str, Instrument] = {}
+    found: dict[str, ModelMetric] = {}
     if ABILITY in metrics:
         settings = metrics[ABILITY]
         known(f"metrics.{ABILITY}", settings, ["questions", "tasks", "limit"])
@@ -167,7 +167,7 @@ def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) ->
             raise PlanError("metrics.ability has neither questions nor tasks: give metrics.ability.questions a file.")
         if limit is not None:
             positive("metrics.ability.limit", limit)
-        found[ABILITY] = Ability(Examination.of(tasks or [], questions or [], limit))
+        found[ABILITY] = Ability(AbilityTasks.of(tasks or [], questions or [], limit))
     if DRIFT in metrics:
         settings = metrics[DRIFT]
         known(f"metrics.{DRIFT}", settings, ["prompts", "limit", "text", "tokens", "positions"])

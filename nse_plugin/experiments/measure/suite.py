@@ -20,7 +20,7 @@ from nse_plugin.evaluation.metrics.generation import TOKENS
 from nse_plugin.evaluation.metrics.judge import Judge
 from nse_plugin.evaluation.metrics.locality import locality_reference
 from nse_plugin.evaluation.suite import FAMILIES, PAIRS, WRITING, Generation, Measured, forced_pairs, measure
-from nse_plugin.experiments.measure.instruments import Instrument, Reading, held_out_text, instruments
+from nse_plugin.experiments.measure.instruments import Measurement, ModelMetric, held_out_text, instruments
 from nse_plugin.experiments.measure.reference import Reference
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, known, made, positive
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
@@ -36,7 +36,7 @@ FLUENCY_FACTS = 20
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class MetricSuite:
     """The families of metrics that were asked for, with their settings, the seed of the texts the model writes, and
     where the unedited model is."""
 
@@ -45,7 +45,7 @@ class Yardstick:
     model: ModelChoice
 
     @cached_property
-    def instruments(self) -> dict[str, Instrument]:
+    def instruments(self) -> dict[str, ModelMetric]:
         """Raises what `nse_plugin.experiments.measure.instruments.instruments` raises."""
         return instruments(self.metrics, self.model)
 
@@ -191,7 +191,7 @@ class Yardstick:
         tokenizer: Any,
         facts: Sequence[Fact],
         reference: Reference,
-        readings: Mapping[str, Reading],
+        readings: Mapping[str, Measurement],
         rounds: Sequence[int] | None,
     ) -> tuple[Measured, dict[str, pd.DataFrame]]:
         settings = self.metrics.get("perplexity", {})
@@ -242,15 +242,15 @@ def _tokens(tokenizer: Any, text: Pair | str) -> int:
     return len(before) + len(after) - 1
 
 
-def measure_before(yardstick: Yardstick, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
+def measure_before(suite: MetricSuite, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
     """Measure the unedited model, and keep in its record what edited ones are compared with."""
-    yardstick.generation.check(tokenizer)
+    suite.generation.check(tokenizer)
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
-        reference, measured, tables = yardstick.begin(model, tokenizer, facts)
+        reference, measured, tables = suite.begin(model, tokenizer, facts)
     reference.save(record)
     frame = pd.concat([told(facts), measured.facts], axis="columns")
-    costs = {"seconds": seconds, "peak_memory_mib": peak_memory(yardstick.model.device)}
+    costs = {"seconds": seconds, "peak_memory_mib": peak_memory(suite.model.device)}
     record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)
     record.end(status="done", error=None, note=None, weights=ModelIdentity(model).full())
 

@@ -82,7 +82,7 @@ def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
 def of_ability(
     model: ModelChoice, edited: Mapping[str, Path], questions: Mapping[str, Any], tasks: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Of an examination. questions: by the name of their file. tasks: how many items of each."""
+    """Of questions and tasks. questions: by the name of their file. tasks: how many items of each."""
     return {
         "model": asdict(model),
         "questions": {name: _hash(repr(asked)) for name, asked in questions.items()},

@@ -39,7 +39,7 @@ SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # metrics that are shar
 
 
 @dataclass(frozen=True)
-class Examination:
+class AbilityTasks:
     """What models are asked: tasks with their data, and questions by the name of their file."""
 
     tasks: list[HarnessTask]
@@ -51,7 +51,7 @@ class Examination:
         return ", ".join(f"{count} of {name}" for name, count in items.items())
 
     @classmethod
-    def of(cls, tasks: Sequence[str], files: Sequence[str | Path], limit: int | None = None) -> Examination:
+    def of(cls, tasks: Sequence[str], files: Sequence[str | Path], limit: int | None = None) -> AbilityTasks:
         """Read and check everything.
 
         tasks: names in lm-evaluation-harness, or "paper": those that the authors of NSE measure, 100 items each. files:
@@ -107,7 +107,7 @@ def edited_folders(edited: Sequence[str | Path]) -> dict[str, Path]:
 def ability(
     model: ModelChoice,
     edited: Mapping[str, Path],
-    examination: Examination,
+    ability_tasks: AbilityTasks,
     out: str | Path,
     tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
@@ -118,20 +118,20 @@ def ability(
     model answers as the unedited one does. answers.csv: each question of the files with what was answered.
 
     asked.json: what all that depends on. A folder with results of other models or questions is left as it is: another
-    examination would take their place.
+    tasks would take their place.
 
     Returns ability.csv. Raises PlanError for such a folder, and what loading raises.
     """
-    tasks = {task.name: sum(map(len, task.places.values())) for task in examination.tasks}
+    tasks = {task.name: sum(map(len, task.places.values())) for task in ability_tasks.tasks}
     check_writable(Path(out))
-    Record(Path(out)).open_for(inputs.of_ability(model, edited, examination.questions, tasks))
+    Record(Path(out)).open_for(inputs.of_ability(model, edited, ability_tasks.questions, tasks))
     found: list[pd.DataFrame] = []
     answers: list[pd.DataFrame] = []
     reference: dict[str, pd.DataFrame] = {}
     for number, name in enumerate([BEFORE, *edited]):
-        tell(f"{name}: model {number + 1} of {len(edited) + 1}, {examination}")
+        tell(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
         source = model.source if name == BEFORE else str(edited[name])
-        scores, given = examination.scores(*load(source, model.dtype, model.device))  # gone before the next is loaded
+        scores, given = ability_tasks.scores(*load(source, model.dtype, model.device))  # gone before the next is loaded
         reference = reference or given
         if name != BEFORE:
             same = [_tidy(kept(own, reference[task]), task, "kept") for task, own in given.items()]

@@ -20,7 +20,7 @@ import pandas as pd
 
 from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import Yardstick, measure_before, told
+from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, told
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
 from nse_plugin.experiments.plan.checks import check_rounds
@@ -57,9 +57,9 @@ def check_before(plan: CellPlan) -> None:
             raise PlanError(f"objective = {list(plan.objective)}: none of the facts of {plan.data.source} has {field}.")
     model_config(plan.model.source)
     check_preset_of_sweep(plan)
-    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
-    yardstick.check(facts)
-    yardstick.check_lengths(facts)
+    suite = MetricSuite(plan.metrics, plan.seed, plan.model)
+    suite.check(facts)
+    suite.check_lengths(facts)
     asked = inputs.of_sweep(plan, loaded)
     for record in cells(plan.out):
         record.check_for(asked)
@@ -102,8 +102,8 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
 def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
     model, tokenizer = loaded(plan.model)
     facts = facts_of(plan).facts
-    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
-    reference = _reference(plan, yardstick, model, tokenizer)
+    suite = MetricSuite(plan.metrics, plan.seed, plan.model)
+    reference = _reference(plan, suite, model, tokenizer)
     hparams = plan.hparams(model)
     session = EditSession(model, tokenizer, hparams, undoable=False)
     matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
@@ -126,7 +126,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
                 seconds[part] += taken
         with timed(seconds, "measure"):
             numbers = [number for frame in rounds for number in frame["round"]]
-            measured, tables = yardstick.measure(model, tokenizer, facts, reference, numbers)
+            measured, tables = suite.measure(model, tokenizer, facts, reference, numbers)
     finally:
         session.state.originals.restore(matrices)
     frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
@@ -160,14 +160,14 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
     return read_facts(data, count)
 
 
-def _reference(plan: CellPlan, yardstick: Yardstick, model: Any, tokenizer: Any) -> Reference:
+def _reference(plan: CellPlan, suite: MetricSuite, model: Any, tokenizer: Any) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with alone(_lock(plan.out, BEFORE, {})):
         facts = facts_of(plan)
         record.open_for(inputs.of_reference(plan, facts))
         if not record.is_done:
-            measure_before(yardstick, record, model, tokenizer, facts.facts)
+            measure_before(suite, record, model, tokenizer, facts.facts)
     return Reference.load(record)
 
 

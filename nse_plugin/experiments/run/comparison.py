@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from nse_plugin.experiments.measure.suite import Yardstick
+from nse_plugin.experiments.measure.suite import MetricSuite
 from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
 from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.configuration import composed
@@ -59,7 +59,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     console = console or Console()
     started = datetime.now(UTC)
     loaded = read_facts(plan.data, plan.facts)
-    yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
+    suite = MetricSuite(plan.metrics, plan.seed, plan.model)
     model_config(plan.model.source)
     check_presets(plan.methods, plan.model)
     for choice in plan.methods.values():
@@ -67,8 +67,8 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
             check_rounds(loaded.facts, choice.round)
     worked = not all(record_of(plan, name).is_done for name in (BEFORE, *plan.methods))
     if worked:
-        yardstick.check(loaded.facts)
-        yardstick.check_lengths(loaded.facts)
+        suite.check(loaded.facts)
+        suite.check_lengths(loaded.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
     for name in asked:  # nothing is written before all of them fit

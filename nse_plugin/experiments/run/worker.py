@@ -25,7 +25,7 @@ import torch
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.suite import measure
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import Yardstick, measure_before, peak_memory, told, written_texts
+from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, peak_memory, told, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.run import channel
@@ -82,7 +82,7 @@ def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
     if name == BEFORE:
         tell({"doing": "measuring"})
-        measure_before(Yardstick(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
+        measure_before(MetricSuite(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
     else:
         _Run(plan, plan.methods[name], record, model, tokenizer, facts, tell).to_the_end()
 
@@ -101,7 +101,7 @@ class _Run:
         tell: Tell,
     ) -> None:
         from nse_plugin.baselines.hparams import load_hparams
-        from nse_plugin.baselines.runner import Method
+        from nse_plugin.baselines.runner import EasyEditRunner
 
         before = Record(record.folder.parent / BEFORE)
         assert before.ended is not None
@@ -110,8 +110,8 @@ class _Run:
         self._plan, self._choice, self._record, self._tell = plan, choice, record, tell
         self._model, self._tokenizer, self._facts = model, tokenizer, facts
         self._reference = Reference.load(before)
-        self._yardstick = Yardstick(plan.metrics, plan.seed, plan.model)
-        _ = self._yardstick.instruments, self._yardstick.text  # their files are read now, not hours later
+        self._suite = MetricSuite(plan.metrics, plan.seed, plan.model)
+        _ = self._suite.instruments, self._suite.text  # their files are read now, not hours later
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
             own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
@@ -123,7 +123,7 @@ class _Run:
             )
         else:
             self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
-        self._method = Method(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
+        self._method = EasyEditRunner(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
         self._edited = pd.DataFrame()  # a row per fact edited so far
         self._note: str | None = None
         self._measuring = 0.0  # seconds
@@ -194,7 +194,7 @@ class _Run:
     def _measure(self, edits: int) -> None:
         started = time.monotonic()
         rounds = self._edited["round"]
-        measured, tables = self._yardstick.measure(
+        measured, tables = self._suite.measure(
             self._model, self._tokenizer, self._facts, self._reference, rounds.tolist()
         )
         self._measuring += time.monotonic() - started

@@ -29,7 +29,7 @@ class UnknownRowsError(ValueError):
 class Rows(Protocol):
     """An object that knows how to cut itself: a cache."""
 
-    def taking(self, rows: Tensor) -> Any:
+    def select_rows(self, rows: Tensor) -> Any:
         """The same for some rows (indices)."""
 
 
@@ -102,7 +102,7 @@ class _Cut:
         if isinstance(value, Tensor):
             return self._tensor(path, value)
         if isinstance(value, Rows):
-            return value.taking(self.rows)
+            return value.select_rows(self.rows)
         if isinstance(value, Mapping):
             return self._mapping(path, value)
         if isinstance(value, tuple | list):

@@ -13,7 +13,7 @@ import torch
 
 from nse_plugin import Fact
 from nse_plugin.baselines.hparams import load_hparams
-from nse_plugin.baselines.runner import Method, MethodError
+from nse_plugin.baselines.runner import EasyEditRunner, MethodError
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.hparams.files import preset_path
 from nse_plugin.models.layout import Layout
@@ -56,11 +56,11 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def method_on(family: str, tiny_tokenizer: Any, stats_dir: Path, main_only: None) -> Callable[..., Method]:
+def method_on(family: str, tiny_tokenizer: Any, stats_dir: Path, main_only: None) -> Callable[..., EasyEditRunner]:
     """The packaged preset of the family's published model, brought down to the tiny one's size."""
     preset = {"llama": "llama3-8b", "gpt2": "gpt2-xl"}[family]
 
-    def make(model: Any, alg_name: str, tokenizer: Any = tiny_tokenizer, **changes: Any) -> Method:
+    def make(model: Any, alg_name: str, tokenizer: Any = tiny_tokenizer, **changes: Any) -> EasyEditRunner:
         settings = {**SETTINGS[alg_name], **changes}
         if alg_name == "AlphaEdit":
             settings["stats_dir"] = str(stats_dir / f"{family}-alphaedit")
@@ -69,7 +69,7 @@ def method_on(family: str, tiny_tokenizer: Any, stats_dir: Path, main_only: None
         else:
             settings["inner_params"] = [f"{name}.weight" for name in EDITED[alg_name, family]]
         hparams = load_hparams(alg_name, preset_path(PRESETS[alg_name], preset), settings, model)
-        return Method(model, tokenizer, alg_name, hparams)
+        return EasyEditRunner(model, tokenizer, alg_name, hparams)
 
     return make
 
@@ -92,7 +92,7 @@ def _logits(model: Any, tokenizer: Any, text: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("alg_name", SAVED)
 def test_a_round_changes_the_method_s_own_matrices_only(
-    alg_name: str, family: str, new_model: Callable[[], Any], method_on: Callable[..., Method]
+    alg_name: str, family: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
 ) -> None:
     model, before = new_model(), dict(new_model().named_parameters())
     frame = method_on(model, alg_name).edit(FACTS)
@@ -107,7 +107,7 @@ def test_a_round_changes_the_method_s_own_matrices_only(
 
 @pytest.mark.parametrize("alg_name", SAVED)
 def test_going_on_from_a_state_is_never_having_stopped(
-    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method]
+    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
 ) -> None:
     whole, resumed, forgetful = new_model(), new_model(), new_model()
     method = method_on(whole, alg_name)
@@ -129,7 +129,7 @@ def test_going_on_from_a_state_is_never_having_stopped(
 
 @pytest.mark.parametrize("alg_name", sorted(PRESETS))
 def test_one_method_s_memories_are_not_another_s(
-    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any
+    alg_name: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], tiny_tokenizer: Any
 ) -> None:
     alone, other, after_another = new_model(), new_model(), new_model()
     method_on(alone, alg_name).edit(FACTS[:2])
@@ -143,7 +143,7 @@ def test_one_method_s_memories_are_not_another_s(
 
 
 def test_alphaedit_writes_into_the_null_space(
-    family: str, new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any
+    family: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], tiny_tokenizer: Any
 ) -> None:
     model, before = new_model(), dict(new_model().named_parameters())
     method = method_on(model, "AlphaEdit")
@@ -159,13 +159,13 @@ def test_alphaedit_writes_into_the_null_space(
         assert (update @ used).norm() < 1e-4 * update.norm()
 
 
-def test_alphaedit_without_a_null_space(new_model: Callable[[], Any], method_on: Callable[..., Method]) -> None:
+def test_alphaedit_without_a_null_space(new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]) -> None:
     with pytest.raises(MethodError, match=r"nullspace_threshold = 0.0 is below every eigenvalue of layer 1"):
         method_on(new_model(), "AlphaEdit", nullspace_threshold=0.0).edit(FACTS[:1])
 
 
 def test_wise_sends_every_row_its_own_way(
-    family: str, new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any
+    family: str, new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], tiny_tokenizer: Any
 ) -> None:
     model, unedited = new_model(), new_model()
     method = method_on(model, "WISE")
@@ -208,7 +208,10 @@ def test_wise_sends_every_row_its_own_way(
 
 
 def test_wise_learns_the_target_and_nothing_before_it(
-    new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[[], Any],
+    method_on: Callable[..., EasyEditRunner],
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = importlib.import_module("easyeditor.models.wise.wise_main")
     tokenize, learned = module.tokenize, []
@@ -225,7 +228,7 @@ def test_wise_learns_the_target_and_nothing_before_it(
 
 
 def test_ultraedit_normalises_over_all_rounds(
-    new_model: Callable[[], Any], method_on: Callable[..., Method], tiny_tokenizer: Any
+    new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner], tiny_tokenizer: Any
 ) -> None:
     model = new_model()
     method = method_on(model, "ULTRAEDIT", half=True)
@@ -240,7 +243,9 @@ def test_ultraedit_normalises_over_all_rounds(
 
 
 @pytest.mark.parametrize("alg_name", sorted(PRESETS))
-def test_every_method_makes_its_fact_likelier(alg_name: str, family: str, method_on: Callable[..., Method]) -> None:
+def test_every_method_makes_its_fact_likelier(
+    alg_name: str, family: str, method_on: Callable[..., EasyEditRunner]
+) -> None:
     fact, tokenizer = Fact("Rome is in {}", "France", "Lyon"), tiny.tiny_tokenizer()
     model = tiny.tiny_model(family, torch.float32)  # its weights are large enough for an edit to matter
     changes: dict[str, Any] = {
@@ -267,7 +272,7 @@ def test_the_wheel_has_none_of_them(alg_name: str, tiny_llama: Any, tiny_tokeniz
     with pytest.raises(HyperParamsError, match=said):
         load_hparams(alg_name, preset_path(PRESETS[alg_name], "smollm2-135m"), {}, tiny_llama)
     with pytest.raises(MethodError, match=said):
-        Method(tiny_llama, tiny_tokenizer, alg_name, None)
+        EasyEditRunner(tiny_llama, tiny_tokenizer, alg_name, None)
 
 
 @pytest.mark.parametrize("alg_name", sorted(PRESETS))

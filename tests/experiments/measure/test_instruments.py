@@ -21,7 +21,7 @@ from nse_plugin.evaluation.ability.multiple_choice import QuestionError
 from nse_plugin.evaluation.suite import FAMILIES
 from nse_plugin.experiments.measure.instruments import held_out_text, instruments
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import Yardstick, measure_before, written_texts
+from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, written_texts
 from nse_plugin.experiments.plan import ModelChoice, PlanError
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
@@ -52,15 +52,15 @@ def saved(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def yardstick(questions: str, saved: Any, tmp_path: Path) -> Yardstick:
+def suite(questions: str, saved: Any, tmp_path: Path) -> MetricSuite:
     metrics = {"probability": {}, "ability": {"questions": [questions], "limit": None}, "drift": {"positions": 16}}
-    return Yardstick(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
+    return MetricSuite(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
 
 
 @pytest.fixture
-def record(yardstick: Yardstick, saved: Any, tmp_path: Path) -> Record:
+def record(suite: MetricSuite, saved: Any, tmp_path: Path) -> Record:
     record = Record(tmp_path / "before")
-    measure_before(yardstick, record, saved, tiny_tokenizer(), FACTS)
+    measure_before(suite, record, saved, tiny_tokenizer(), FACTS)
     return record
 
 
@@ -79,20 +79,20 @@ def test_the_unedited_model_has_not_moved(record):
     assert len(tables["states"]) == len({prompt for fact in FACTS for prompt, _ in fact.locality_prompts})
 
 
-def test_the_unedited_model_is_asked_its_questions_once(yardstick, saved, tmp_path, monkeypatch):
+def test_the_unedited_model_is_asked_its_questions_once(suite, saved, tmp_path, monkeypatch):
     asked = []
     predict_tokens = multiple_choice.predict_tokens
     monkeypatch.setattr(multiple_choice, "predict_tokens", lambda *args: asked.append(1) or predict_tokens(*args))
-    measure_before(yardstick, Record(tmp_path / "again"), saved, tiny_tokenizer(), FACTS)
+    measure_before(suite, Record(tmp_path / "again"), saved, tiny_tokenizer(), FACTS)
     assert len(asked) == 1
 
 
-def test_an_edited_model_has(record, yardstick, saved):
+def test_an_edited_model_has(record, suite, saved):
     edited = copy.deepcopy(saved)
     with torch.no_grad():
         edited.model.layers[1].mlp.down_proj.weight.mul_(1.5)
     reference = Reference.load(record)
-    measured, tables = yardstick.measure(edited, tiny_tokenizer(), FACTS, reference)
+    measured, tables = suite.measure(edited, tiny_tokenizer(), FACTS, reference)
     assert measured.overall["weight_change"] == pytest.approx(0.5, rel=1e-6)
     assert tables["weights"][["layer", "relative_norm"]].values.tolist() == [[1, pytest.approx(0.5, rel=1e-6)]]
     assert measured.overall["next_token_kl"] > 0
@@ -125,13 +125,13 @@ def certain_of_another(model):
 def test_a_model_that_has_diverged_is_measured(record, questions, saved, tmp_path, diverge):
     """What has no number is NaN or absent, and everything else, the record and its reading included, goes on."""
     metrics = {**{family: {} for family in FAMILIES}, "ability": {"questions": [questions]}, "drift": {"positions": 16}}
-    yardstick = Yardstick(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
+    suite = MetricSuite(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
     whole, tokenizer = Record(tmp_path / "whole"), tiny_tokenizer(chat=CHAT)
-    measure_before(yardstick, whole, saved, tokenizer, FACTS)
+    measure_before(suite, whole, saved, tokenizer, FACTS)
     diverged = copy.deepcopy(saved)
     with torch.no_grad():
         diverge(diverged)
-    measured, tables = yardstick.measure(diverged, tokenizer, FACTS, Reference.load(whole))
+    measured, tables = suite.measure(diverged, tokenizer, FACTS, Reference.load(whole))
     found = measured.overall
     assert not any(math.isinf(value) for value in found.values())
     assert not np.isinf(measured.facts.select_dtypes("number").to_numpy(float)).any()
@@ -148,9 +148,9 @@ def test_a_model_that_has_diverged_is_measured(record, questions, saved, tmp_pat
     assert whole.load(2).overall.keys() == found.keys()
 
 
-def test_what_was_kept_is_read_back(record, yardstick, saved):
+def test_what_was_kept_is_read_back(record, suite, saved):
     kept = Reference.load(record)
-    fresh, *_ = yardstick.begin(saved, tiny_tokenizer(), FACTS)
+    fresh, *_ = suite.begin(saved, tiny_tokenizer(), FACTS)
     assert kept.instruments.keys() == fresh.instruments.keys() == {"ability", "drift"}
     for name, tensors in fresh.instruments.items():
         assert all(torch.equal(kept.instruments[name][key], tensor) for key, tensor in tensors.items())
@@ -193,7 +193,7 @@ def test_a_limit_holds_for_the_facts_prompts_too(saved, tmp_path):
     assert len(drift.begin(saved, tiny_tokenizer(), FACTS)[0]["states"]) == 2
 
 
-def test_a_method_that_wraps_a_layer_has_no_weight_change(record, yardstick, saved):
+def test_a_method_that_wraps_a_layer_has_no_weight_change(record, suite, saved):
     class Adapter(torch.nn.Module):
         def __init__(self, layer):
             super().__init__()
@@ -203,17 +203,17 @@ def test_a_method_that_wraps_a_layer_has_no_weight_change(record, yardstick, sav
             return 2 * self.layer(x)
 
     saved.model.layers[1].mlp.down_proj = Adapter(saved.model.layers[1].mlp.down_proj)
-    measured, tables = yardstick.measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
+    measured, tables = suite.measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
     assert measured.overall["next_token_kl"] > 0
     assert "weight_change" not in measured.overall
     assert "weights" not in tables
 
 
-def test_other_questions_than_the_reference_s_are_refused(record, yardstick, saved, questions):
+def test_other_questions_than_the_reference_s_are_refused(record, suite, saved, questions):
     other = [{**entry, "answer": (entry["answer"] + 1) % 4} for entry in QUESTIONS]
     Path(questions).write_text(json.dumps(other))
     with pytest.raises(QuestionError, match="put the same to both"):
-        replace(yardstick).measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
+        replace(suite).measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
 
 
 def test_a_reference_of_an_earlier_version(record):
@@ -237,9 +237,9 @@ def test_a_reference_of_an_earlier_version(record):
         ({"chat": {"facts": 0}}, "metrics.chat.facts = 0 cannot be used"),
     ],
 )
-def test_a_yardstick_is_checked_without_a_model(metrics, words):
+def test_a_suite_is_checked_without_a_model(metrics, words):
     with pytest.raises(PlanError, match=words):
-        Yardstick(metrics, 0, ModelChoice("m", "/nowhere")).check(FACTS)
+        MetricSuite(metrics, 0, ModelChoice("m", "/nowhere")).check(FACTS)
 
 
 @pytest.mark.parametrize("entries", [{"a": 1}, [{"prompt": 5}], [""], ["Lima is in", None], "Lima"])

@@ -11,7 +11,7 @@ from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
 from nse_plugin.evaluation.suite import FAMILIES
-from nse_plugin.experiments.measure.suite import Yardstick
+from nse_plugin.experiments.measure.suite import MetricSuite
 from nse_plugin.experiments.plan import ModelChoice, PlanError
 from nse_plugin.experiments.run import cell, worker
 from nse_plugin.facts import Fact
@@ -100,8 +100,8 @@ def test_prompts_are_counted_as_they_are_asked_in_a_chat(folder):
     )
     for metrics in ({"chat": {}}, {"generation": {"chat": True}}):
         with pytest.raises(PlanError, match="m cannot read the prompt '<user>.* with room for 30 more"):
-            Yardstick(metrics, 0, model).check_lengths([fact])
-    Yardstick({"generation": {}}, 0, model).check_lengths([fact])
+            MetricSuite(metrics, 0, model).check_lengths([fact])
+    MetricSuite({"generation": {}}, 0, model).check_lengths([fact])
 
 
 @pytest.mark.parametrize("change", [{"rephrase_prompts": [LONG]}, {"locality_prompts": [[LONG, "Germany"]]}])
@@ -119,9 +119,9 @@ def test_a_comparison_says_what_to_measure_without_true_targets(folder, nothing_
 def test_prompts_for_drift_are_counted_too(folder):
     (folder / "known.json").write_text(json.dumps(["Lima is in", LONG]))
     metrics = {"drift": {"prompts": str(folder / "known.json")}}
-    yardstick = Yardstick(metrics, 0, ModelChoice("m", str(folder / "model")))
+    suite = MetricSuite(metrics, 0, ModelChoice("m", str(folder / "model")))
     with pytest.raises(PlanError, match="m cannot read the prompt 'the old river .* 64 positions"):
-        yardstick.check_lengths([])
+        suite.check_lengths([])
 
 
 def test_short_prompts_take_no_tokenizer(folder, monkeypatch):
@@ -130,8 +130,8 @@ def test_short_prompts_take_no_tokenizer(folder, monkeypatch):
 
     monkeypatch.setattr("nse_plugin.experiments.measure.suite.model_tokenizer", refuse)
     families = [family for family in FAMILIES if family not in ("generation", "chat")]
-    yardstick = Yardstick({family: {} for family in families}, 0, ModelChoice("m", str(folder / "model")))
-    yardstick.check_lengths([Fact("{} is", "Rome", "a town", "a river", ("Is Rome",), (("Lyon is", "old"),))])
+    suite = MetricSuite({family: {} for family in families}, 0, ModelChoice("m", str(folder / "model")))
+    suite.check_lengths([Fact("{} is", "Rome", "a town", "a river", ("Is Rome",), (("Lyon is", "old"),))])
 
 
 @pytest.mark.parametrize("command", ["compare", "sweep"])

@@ -17,7 +17,7 @@ from nse_plugin.evaluation.ability.harness import PAPER, load_tasks
 from nse_plugin.evaluation.ability.multiple_choice import LOG_PROBABILITIES, accuracy, answer_questions
 from nse_plugin.evaluation.intervals import metric_intervals
 from nse_plugin.experiments.run import ability
-from nse_plugin.experiments.run.ability import Examination
+from nse_plugin.experiments.run.ability import AbilityTasks
 
 
 def saved(folder, seed):
@@ -95,7 +95,7 @@ def test_the_unedited_model_alone_and_a_limit(base, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change", ["questions", "weights", "edited", "limit"])
-def test_results_of_another_examination_are_not_overwritten(base, tmp_path, capsys, change):
+def test_results_of_another_tasks_are_not_overwritten(base, tmp_path, capsys, change):
     edited, out, file = saved(tmp_path / "edited", 7), tmp_path / "out", questions_file(tmp_path)
     arguments = ["--model", base, "--edited", edited, "--questions", str(file), "--out", str(out)]
     assert main(["ability", *arguments]) == 0
@@ -144,9 +144,9 @@ def test_as_many_right_of_as_many_are_said_as_nse_compare_says_them(hits):
 def test_what_the_paper_asks(monkeypatch):
     asked = []
     monkeypatch.setattr(ability, "load_tasks", lambda names, limit: asked.append((names, limit)) or [])
-    Examination.of(["paper"], [])
-    Examination.of(["paper", "mmlu", "hellaswag"], [], limit=7)
-    Examination.of(["mmlu"], [])
+    AbilityTasks.of(["paper"], [])
+    AbilityTasks.of(["paper", "mmlu", "hellaswag"], [], limit=7)
+    AbilityTasks.of(["mmlu"], [])
     assert asked == [([*PAPER], 100), ([*PAPER, "hellaswag"], 7), (["mmlu"], None)]
 
 

@@ -126,7 +126,7 @@ def test_layers_go_on_sharing_what_they_share(kind):
 
 def test_a_cache_cuts_itself():
     class Cache:
-        def taking(self, rows):
+        def select_rows(self, rows):
             return f"rows {rows.tolist()}"
 
     batched = found_for(lambda rows: call_of(rows, cache=Cache()))

@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return the free pages of the C library's heap; where that is not glibc, do nothing.
 
     glibc keeps what lies between two pieces in use. A round frees dozens of pieces of 1 to 20 MB, of sizes that differ

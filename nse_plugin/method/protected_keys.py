@@ -1,4 +1,4 @@
-"""Knowledge accumulation: the keys of all earlier rounds, which later rounds must leave alone."""
+"""The keys of all earlier rounds, which later rounds must leave alone (knowledge accumulation)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAITING = 1 / 16
 
 
 @dataclass(frozen=True)
-class Protected:
+class LayerKeys:
     """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
 
     parts: the keys of single rounds, [n, f] each; all m while m < f, afterwards those not yet in the square, fewer than
@@ -31,7 +31,7 @@ class Protected:
     count: int = 0
 
     @classmethod
-    def of(cls, keys: Tensor) -> Protected:
+    def of(cls, keys: Tensor) -> LayerKeys:
         """Keys [m, f] to protect; m may be 0."""
         return cls((keys[:0],)).extended(keys)
 
@@ -40,17 +40,17 @@ class Protected:
         """Those that are not in the square, [., f]."""
         return torch.cat(self.parts)
 
-    def extended(self, keys: Tensor) -> Protected:
+    def extended(self, keys: Tensor) -> LayerKeys:
         """These and a round's keys [n, f]."""
         if not len(keys):
             return self
         f, parts, count = keys.shape[1], (*self.parts, keys), self.count + len(keys)
         if sum(map(len, parts)) < (f if self.square is None else WAITING * f):
-            return Protected(parts, self.square, count)
+            return LayerKeys(parts, self.square, count)
         square = gram(torch.cat([part.to(keys.device, torch.float64) for part in parts])).cpu()
         if self.square is not None:
             square += self.square
-        return Protected((keys[:0],), square, count)
+        return LayerKeys((keys[:0],), square, count)
 
     def product(self, neurons: Tensor) -> Tensor:
         """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64, the caller's to change."""
@@ -64,23 +64,25 @@ class Protected:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class ProtectedKeys:
     """What is protected, by layer; nothing at first."""
 
-    layers: dict[int, Protected] = field(default_factory=dict)
+    layers: dict[int, LayerKeys] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """m, the number of facts whose keys are protected."""
         return max((protected.count for protected in self.layers.values()), default=0)
 
-    def of(self, layer: int, like: Tensor) -> Protected:
+    def of(self, layer: int, like: Tensor) -> LayerKeys:
         """Kp of a layer. like: keys [., f] of it."""
-        return self.layers.get(layer) or Protected.of(like[:0])
+        return self.layers.get(layer) or LayerKeys.of(like[:0])
 
-    def extended(self, keys: Mapping[int, Tensor]) -> Knowledge:
-        """This knowledge and a round's keys, {layer: [n, f]}; neither is changed."""
-        return Knowledge({**self.layers, **{layer: self.of(layer, new).extended(new) for layer, new in keys.items()}})
+    def extended(self, keys: Mapping[int, Tensor]) -> ProtectedKeys:
+        """These and a round's keys, {layer: [n, f]}; neither is changed."""
+        return ProtectedKeys(
+            {**self.layers, **{layer: self.of(layer, new).extended(new) for layer, new in keys.items()}}
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by names that `from_tensors` reads."""
@@ -93,12 +95,12 @@ class Knowledge:
         return tensors
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Knowledge:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ProtectedKeys:
         """What `tensors` gave."""
-        layers: dict[int, Protected] = {}
+        layers: dict[int, LayerKeys] = {}
         for name, keys in tensors.items():
             kind, _, layer = name.partition(".")
             if kind == "keys":
                 count = tensors.get(f"count.{layer}", len(keys))  # an earlier version kept keys alone
-                layers[int(layer)] = Protected((keys,), tensors.get(f"square.{layer}"), int(count))
+                layers[int(layer)] = LayerKeys((keys,), tensors.get(f"square.{layer}"), int(count))
         return cls(layers)

@@ -1,10 +1,10 @@
-"""How the value step walks: the published way, or one that spends a fifth of it on its steps.
+"""The optimiser of the value step: as published, or an approximation that costs about a fifth.
 
-`exact` is Adam in all contexts, as the paper and MEMIT have it. `fast` is an approximation of the same minimum, off
-unless it is asked for (its price in scores stands in benchmarks/README.md): the loss in the bare prompt and the first
-`CONTEXTS` generated ones, samples of one mean; and `SHARE` of the updates, `LONGER` times as long, by an Adam that
-forgets sooner: so few steps are over before the usual one has made up its mind. (Steps along the gradient itself reach
-a lower loss still, but their z, large in few coordinates, wreck the model within two hundred facts.)
+`exact` is Adam over all contexts, as in the paper and MEMIT. `fast` approximates the same minimum; it is off by default
+(benchmarks/README.md has its cost in scores): the loss over the bare prompt and the first `CONTEXTS` generated ones,
+and `SHARE` of the updates, each `LONGER` times as large, by Adam with betas (0.6, 0.9): with so few updates the default
+moment estimates never warm up. (Plain gradient steps reach a lower loss, but their z are large in few coordinates and
+ruin the model within two hundred facts.)
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ LONG = 4
 
 
 def contexts_of(prompts: Sequence[FactPrompts], hparams: NSEHyperParams) -> Sequence[FactPrompts]:
-    """The facts in the contexts that the solver looks at."""
+    """The facts with only the contexts that the optimiser evaluates."""
     if hparams.solver == "exact":
         return prompts
     return [replace(fact, rewrites=fact.rewrites[: 1 + CONTEXTS]) for fact in prompts]
 
 
-class Walk:
-    """n facts on their way. delta: [n, d], 0 at first. updates: how many steps each may take."""
+class DeltaOptimizer:
+    """Optimises delta [n, d] for n facts, starting at 0. updates: the most steps of each."""
 
     def __init__(self, h: Tensor, hparams: NSEHyperParams, are_long: Sequence[bool]) -> None:
-        """h: [n, d], where they begin. are_long: which of them may take `LONG` times as many steps."""
+        """h: [n, d], what delta is added to. are_long: which facts may take `LONG` times as many steps."""
         self.delta = torch.zeros_like(h)
         # the authors evaluate the loss v_num_grad_steps times and step after all but the last
         updates, rate = hparams.v_num_grad_steps - 1, hparams.v_lr
@@ -49,7 +49,7 @@ class Walk:
         self._adam = torch.optim.Adam([self.delta], lr=rate, betas=BETAS[hparams.solver])
 
     def step(self, facts: Sequence[int], gradient: Tensor) -> None:
-        """Move these facts (indices), and no others. gradient: of their losses, a row for each."""
+        """Update these facts (indices) only. gradient: [len(facts), d], of their losses."""
         before = self.delta.clone()
         self.delta.grad = torch.zeros_like(self.delta)
         self.delta.grad[facts] = gradient
