@@ -13,6 +13,7 @@ from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.subspace import Neurons
 from nse_plugin.method.update import LayerSystem, solve_update
 
 PROTECTED = 100
@@ -31,7 +32,7 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
         protected, gram = LayerKeys.of(earlier), earlier.double().T @ earlier.double()
         for p in (1.0, 0.8):
             neurons = torch.arange(round(p * len(moment)))
-            ours = (keys, residuals, LayerSystem(moment, protected, hparams.mom2_update_weight), neurons)
+            ours = (keys, residuals, LayerSystem(moment, protected, hparams.mom2_update_weight), Neurons(neurons))
             theirs = (keys, residuals, moment, gram, neurons)
             name = f"solve, p = {p:g}"
             difference = agree(solve_update(*ours).flatten(), peer.solve(*theirs).flatten(), TOLERANCE, name)

@@ -30,8 +30,9 @@ _FOUND_BY_STRUCTURE: dict[str, Any] = {
     "layer_module_tmp": None, "mlp_module_tmp": None, "attn_module_tmp": None, "ln_f_module": None,
     "lm_head_module": None, "v_loss_layer": None, "layer_selection": "all", "mom2_adjustment": True,
 }  # fmt: skip
-_ALIASES = {"neuron_threshold": "p", "alg": "alg_name"}
+_ALIASES = {"neuron_threshold": "p", "alg": "alg_name", "L2": "ridge"}
 PRESETS = ("paper", "released")
+SUBSPACES = ("neurons", "null_space")
 SOLVERS = ("exact", "fast")
 MOMENT_DTYPES = ("float32", "float64")
 
@@ -43,9 +44,13 @@ class NSEHyperParams:
     What is edited
         layers: the edited layers, ascending; the last one, l_0, is where the value z is optimised.
         p: neuron selection: the smallest set of neurons whose scores sum to `p` of the total; in (0, 1].
+        subspace: where an update may live: `neurons`, those that `p` selects, or the `null_space` of C0 (arXiv
+            2410.02355, AlphaEdit), where `p` plays no part.
+        nullspace_threshold: for `null_space`: the eigenvalue of C0 below which a direction counts as unused.
         alpha: a fact whose residual norm(z - h) is above `alpha` goes round again; the unit is that of h.
         max_iterations: passes over the layers (preset `released` makes one fewer, as the authors' code does).
-        mom2_update_weight: lambda, the weight of the preserved knowledge C0.
+        mom2_update_weight: lambda, the weight of the preserved knowledge C0; 0 only with a ridge.
+        ridge: added to the diagonal of the update's system (AlphaEdit's L2).
         preset: `paper`, or `released` for the authors' code: neuron set short of p, `max_iterations - 1`
             passes, facts above `upper_bound` skipped (and reported).
         chat: write facts as a user's message that the assistant answers, in the tokenizer's chat template: True, or the
@@ -78,8 +83,11 @@ class NSEHyperParams:
     layers: list[int]
     alpha: float
     p: float = 1.0
+    subspace: str = "neurons"
+    nullspace_threshold: float = 2e-2
     max_iterations: int = 3
     mom2_update_weight: float = 15000.0
+    ridge: float = 0.0
     preset: str = "paper"
     upper_bound: float | None = None
     rewind: bool = True
@@ -132,12 +140,15 @@ class NSEHyperParams:
         require(all(is_int(n) and n >= 0 for n in layers), "layers", layers, "use integers from 0")
         require(sorted(set(layers)) == layers, "layers", layers, "list them ascending, each once")
         require(is_number(self.p) and 0 < self.p <= 1, "p", self.p, "use a number in (0, 1]")
-        for name in ("alpha", "mom2_update_weight", "v_lr", "clamp_norm_factor"):
+        for name in ("alpha", "nullspace_threshold", "v_lr", "clamp_norm_factor"):
             value = getattr(self, name)
             require(is_number(value) and value > 0, name, value, "use a number above 0")
-        for name in ("v_weight_decay", "kl_factor"):
+        for name in ("v_weight_decay", "kl_factor", "ridge", "mom2_update_weight"):
             value = getattr(self, name)
             require(is_number(value) and value >= 0, name, value, "use 0 or a number above")
+        ok = self.mom2_update_weight > 0 or self.ridge > 0
+        require(ok, "mom2_update_weight", self.mom2_update_weight, "use a number above 0, or give a ridge")
+        require(self.subspace in SUBSPACES, "subspace", self.subspace, f"use one of {', '.join(SUBSPACES)}")
         for name in ("max_iterations", "v_num_grad_steps", "batch_size", "mom2_n_samples", "tokens_per_batch"):
             value = getattr(self, name)
             require(is_int(value) and value > 0, name, value, "use an integer above 0")

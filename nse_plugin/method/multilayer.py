@@ -12,6 +12,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.neurons import select_neurons
 from nse_plugin.method.protected_keys import ProtectedKeys
+from nse_plugin.method.subspace import Neurons, Subspace, null_space
 from nse_plugin.method.update import LayerSystem, UpdateError, solve_update
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
@@ -35,6 +36,12 @@ class RoundResult:
     passes: Tensor
     keys: dict[int, Tensor]
 
+    @classmethod
+    def of_failed(cls, n: int) -> RoundResult:
+        """A round in which no fact could be measured."""
+        unknown = torch.full((n,), torch.nan, dtype=torch.float64)
+        return cls([FAILED] * n, unknown, unknown.clone(), torch.zeros(n, dtype=torch.long), {})
+
 
 def edit_layers(
     layout: Layout,
@@ -51,59 +58,87 @@ def edit_layers(
     masters: finer copies of the weights, by layer, which take the changes and are rounded into the model.
     Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
     """
-    finite = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
-    passes = torch.zeros(len(prompts), dtype=torch.long)
-    residual = residual_before = torch.full((len(prompts),), torch.nan, dtype=torch.float64)
-    keys: dict[int, Tensor] = {}
-    if finite:
-        with frozen(layout.model), torch.no_grad():
-            # What lies below the first edited layer never changes, so one span serves every pass.
-            span = FactSpan(layout, hparams.layers, [prompts[i] for i in finite], hparams.tokens_per_batch)
-            keys, h = span.run()
-            residual[finite] = _residuals(values[finite], h)
-            sound = residual[finite].isfinite()
-            for layer_keys in keys.values():
-                sound &= layer_keys.isfinite().all(dim=1).cpu()
-            if not sound.all():  # the model itself is not finite at these facts: leave them out like the others
-                failed = torch.tensor(finite, device=values.device)[~sound.to(values.device)]
-                values = values.index_fill(0, failed, torch.nan)
-                return edit_layers(layout, prompts, values, second_moments, protected, hparams, masters)
-            residual_before = residual.clone()
-            systems = {
-                layer: LayerSystem(second_moments[layer], protected.of(layer, keys[layer]), hparams.mom2_update_weight)
-                for layer in hparams.layers
-            }
-            first = keys[hparams.layers[0]]  # stay what they are: nothing below is edited
-            everyone, place_of = True, {fact: place for place, fact in enumerate(finite)}
-            for number in range(hparams.passes):
-                going = _facts_of_pass(number, finite, residual, hparams)
-                if not going:
-                    break
-                everyone = going == finite
-                for system in systems.values():
-                    system.reuse_factor = number + 1 < hparams.passes
-                places = [place_of[i] for i in going]
-                part = span if everyone else span.part(places)
-                seen = first[places], h[places]
-                keys, h = _one_pass(layout, part, seen, values[going], systems, hparams, masters or {})
-                passes[going] += 1
-                if not everyone:
-                    h = span.outputs()
-                residual[finite] = _residuals(values[finite], h)
+    with frozen(layout.model), torch.no_grad():
+        measured = _measure(layout, prompts, values, hparams)
+        if measured is None:
+            return RoundResult.of_failed(len(prompts))
+        facts, span, keys, h = measured
+        z = values[facts]
+        residual = residual_before = _residuals(z, h)
+        passes = torch.zeros(len(facts), dtype=torch.long)
+        systems = {
+            layer: LayerSystem(
+                second_moments[layer], protected.of(layer, keys[layer]), hparams.mom2_update_weight, hparams.ridge
+            )
+            for layer in hparams.layers
+        }
+        first = keys[hparams.layers[0]]  # never change: nothing below the first edited layer is edited
+        going = list(range(len(facts)))
+        for number in range(hparams.passes):
+            in_pass = _facts_of_pass(number, residual, hparams)
+            if not in_pass:
+                break
+            going = in_pass
+            for system in systems.values():
+                system.reuse_factor = number + 1 < hparams.passes
+            everyone = len(going) == len(facts)
+            part = span if everyone else span.part(going)
+            start = first[going], h[going]
+            keys, h = _one_pass(layout, part, start, z[going], systems, hparams, masters or {})
             if not everyone:
-                keys, _ = span.run()
-    taking_part = set(finite)
-    status = [_status(i in taking_part, float(residual[i]), int(passes[i]), hparams) for i in range(len(prompts))]
-    sound = torch.tensor([status[i] != FAILED for i in finite], dtype=torch.bool)
-    keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
-    return RoundResult(status, residual_before, residual, passes, keys)
+                h = span.outputs()
+            passes[going] += 1
+            residual = _residuals(z, h)
+        if len(going) < len(facts):
+            keys, _ = span.run()
+    return _collect(len(prompts), facts, keys, residual_before, residual, passes, hparams)
 
 
-def _facts_of_pass(number: int, finite: list[int], residual: Tensor, hparams: NSEHyperParams) -> list[int]:
-    """Preset paper: all facts first, then those above alpha. Preset released: above alpha, below upper_bound."""
+def _measure(
+    layout: Layout, prompts: Sequence[FactPrompts], values: Tensor, hparams: NSEHyperParams
+) -> tuple[list[int], FactSpan, dict[int, Tensor], Tensor] | None:
+    """The facts (indices) whose z [d], keys [f] and h [d] are finite, with their span, keys and h; None: no fact is.
+
+    What lies below the first edited layer never changes, so the span serves every pass.
+    """
+    facts: list[int] = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
+    while facts:
+        span = FactSpan(layout, hparams.layers, [prompts[i] for i in facts], hparams.tokens_per_batch)
+        keys, h = span.run()
+        sound = _residuals(values[facts], h).isfinite()
+        for layer_keys in keys.values():
+            sound &= layer_keys.isfinite().all(dim=1).cpu()
+        if sound.all():
+            return facts, span, keys, h
+        facts = [fact for fact, is_sound in zip(facts, sound.tolist(), strict=True) if is_sound]
+    return None
+
+
+def _collect(
+    count: int,
+    facts: Sequence[int],
+    keys: Mapping[int, Tensor],
+    residual_before: Tensor,
+    residual: Tensor,
+    passes: Tensor,
+    hparams: NSEHyperParams,
+) -> RoundResult:
+    """The result of a round of `count` facts, of which `facts` (m indices) were measured: all tensors have m rows."""
+    result = RoundResult.of_failed(count)
+    result.residual_before[facts], result.residual[facts], result.passes[facts] = residual_before, residual, passes
+    for place, fact in enumerate(facts):
+        result.status[fact] = _status(float(residual[place]), int(passes[place]), hparams)
+    sound = torch.tensor([result.status[fact] != FAILED for fact in facts], dtype=torch.bool)
+    result.keys = {layer: layer_keys[sound.to(layer_keys.device)] for layer, layer_keys in keys.items()}
+    return result
+
+
+def _facts_of_pass(number: int, residual: Tensor, hparams: NSEHyperParams) -> list[int]:
+    """The facts (indices into residual [m]) that take part. Preset paper: all facts first, then those above alpha.
+    Preset released: above alpha, below upper_bound."""
     if hparams.preset == "paper":
-        return [i for i in finite if number == 0 or residual[i] > hparams.alpha]
-    return [i for i in finite if residual[i] > hparams.alpha and not _beyond(float(residual[i]), hparams)]
+        return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > hparams.alpha]
+    return [i for i, own in enumerate(residual.tolist()) if own > hparams.alpha and not _beyond(own, hparams)]
 
 
 def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
@@ -111,9 +146,9 @@ def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
     return bounded and residual >= float(hparams.upper_bound or 0)
 
 
-def _status(finite: bool, residual: float, passes: int, hparams: NSEHyperParams) -> str:
+def _status(residual: float, passes: int, hparams: NSEHyperParams) -> str:
     """passes: updates that the fact took part in: one that was written at all was not skipped."""
-    if not finite or not residual < float("inf"):
+    if not residual < float("inf"):
         return FAILED
     if residual <= hparams.alpha:
         return DONE
@@ -144,8 +179,8 @@ def _one_pass(
                 f"The model is not finite at layer {layer} after the updates below ({matrix.weight.dtype}): load it in "
                 "bfloat16 or float32, or lower clamp_norm_factor."
             )
-        neurons = select_neurons(keys[layer], hparams.p, hparams.preset)
-        delta = solve_update(keys[layer], residuals, systems[layer], neurons)
+        subspace = _subspace(keys[layer], systems[layer].second_moment, hparams)
+        neurons, delta = subspace.columns(solve_update(keys[layer], residuals, systems[layer], subspace))
         matrix.add_columns(neurons, delta, masters.get(layer))
         if not matrix.matrix[:, neurons].isfinite().all():
             raise UpdateError(
@@ -156,6 +191,13 @@ def _one_pass(
         if following is not None:
             keys[layers[i + 1]] = following
     return keys, h
+
+
+def _subspace(keys: Tensor, c0: Tensor, hparams: NSEHyperParams) -> Subspace:
+    """Where the layer's update may live. keys: [n, f], the round's. c0: [f, f]."""
+    if hparams.subspace == "null_space":
+        return null_space(c0, hparams.nullspace_threshold, keys.device)
+    return Neurons(select_neurons(keys, hparams.p, hparams.preset))
 
 
 def _residuals(values: Tensor, h: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""The closed-form update of the selected neurons (arXiv 2410.04045, eq. 9).
+"""The closed-form update in a subspace U (`method/subspace.py`) of the neurons (arXiv 2410.04045, eq. 9).
 
-Delta[:, I] = R K_I^T (A + K_I K_I^T)^-1,   A = lambda C0_II + Kp_I Kp_I^T        with K, Kp as columns
+Delta = R K^T U (U^T (A + K K^T) U)^-1 U^T,   A = lambda C0 + Kp Kp^T + ridge I        with K, Kp as columns
 
-A is the same in every pass of a round, so its Cholesky factor serves them all, and the keys join by Woodbury's
-identity: (A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
+NSE: U selects neurons, no ridge. MEMIT: U = I, no Kp, no ridge. AlphaEdit: U the null space of C0, lambda = 0. A is the
+same in every pass of a round, so its Cholesky factor serves them all, and the keys join by Woodbury's identity:
+(A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.subspace import Subspace
 
 # The largest factor kept for the next pass, in bytes: that of 8,192 neurons. Five layers of 14,336 would take 8 GB, and
 # are factored again.
@@ -35,7 +37,7 @@ class UpdateError(ArithmeticError):
 class LayerSystem:
     """A of one layer, through the passes of a round.
 
-    second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda.
+    second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda. ridge: added to A's diagonal.
     reuse_factor: keep the factor [s, s] float64 for the next pass. Only in main memory and up to `MAX_FACTOR_BYTES`:
     elsewhere memory is scarcer than the time to factor again.
     """
@@ -43,41 +45,38 @@ class LayerSystem:
     second_moment: Tensor
     protected: LayerKeys
     weight: float
+    ridge: float = 0.0
     reuse_factor: bool = False
-    _factored: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # neurons, factor
+    _factored: tuple[Subspace, Tensor] | None = field(default=None, repr=False)
 
-    def matrix(self, neurons: Tensor) -> Tensor:
-        """A of the neurons I (indices), [s, s] float64."""
-        chosen = neurons.to(self.second_moment.device)
-        c0 = self.second_moment
-        if len(neurons) < len(c0):
-            c0 = c0.index_select(0, chosen).to(neurons.device)[:, neurons]
-        product = self.protected.product(neurons)
-        return product.add_(c0.to(product), alpha=self.weight)
+    def matrix(self, subspace: Subspace) -> Tensor:
+        """U^T A U, [s, s] float64."""
+        return subspace.system(self.second_moment, self.protected, self.weight, self.ridge)
 
-    def factor(self, neurons: Tensor) -> Tensor | None:
+    def factor(self, subspace: Subspace) -> Tensor | None:
         """A's Cholesky factor; None where A is not positive definite within rounding."""
-        if self._factored is not None and torch.equal(self._factored[0], neurons):
+        if self._factored is not None and self._factored[0].equals(subspace):
             return self._factored[1]
         self._factored = None  # its memory serves the next one
         factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(self.matrix(neurons))
+        factor, failed = torch.linalg.cholesky_ex(self.matrix(subspace))
         if failed:
             return None
         if self.reuse_factor and factor.device.type == "cpu" and factor.nbytes <= MAX_FACTOR_BYTES:
-            self._factored = neurons, factor
+            self._factored = subspace, factor
         return factor
 
 
-def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
-    """The change of the selected columns of `W_out`.
+def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
+    """The change of `W_out` in the subspace, Delta U.
 
-    keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. neurons: [s], indices into f.
-    Returns [d, s], float64, by Cholesky; by LU, as the peers do, when rounding in a float32 C0 leaves the matrix
-    not positive definite. Raises UpdateError when there is no finite solution.
+    keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. subspace: of dimension s.
+    Returns [d, s], float64 (`subspace.columns` makes columns of `W_out` of it), by Cholesky; by LU, as the peers do,
+    when rounding in a float32 C0 leaves the matrix not positive definite. Raises UpdateError when there is no finite
+    solution.
     """
-    k = keys[:, neurons].to(torch.float64)
-    solution = _with_many(k, system, neurons) if len(k) >= len(neurons) else _with_few(k, system, neurons)
+    k = subspace.coordinates(keys)
+    solution = _with_many(k, system, subspace) if len(k) >= subspace.size else _with_few(k, system, subspace)
     delta: Tensor = residuals.to(k).T @ solution.T
     if not bool(delta.isfinite().all()):
         raise UpdateError(
@@ -87,22 +86,22 @@ def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, neurons: 
     return delta
 
 
-def _with_few(k: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
+def _with_few(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
     """(A + K K^T)^-1 K [s, n], for fewer keys than neurons."""
-    factor = system.factor(neurons)
+    factor = system.factor(subspace)
     if factor is None:
-        return _with_many(k, system, neurons)
+        return _with_many(k, system, subspace)
     a_inverse_k = torch.cholesky_solve(k.T, factor)
     core = torch.eye(len(k)).to(k) + k @ a_inverse_k
     if not core.diagonal().max() < WOODBURY_LIMIT:
-        return _with_many(k, system, neurons)
+        return _with_many(k, system, subspace)
     solution: Tensor = torch.linalg.solve_ex(core, a_inverse_k, left=False).result
     return solution
 
 
-def _with_many(k: Tensor, system: LayerSystem, neurons: Tensor) -> Tensor:
+def _with_many(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
     """The same for any number of keys."""
-    matrix = system.matrix(neurons).addmm_(k.T, k)
+    matrix = system.matrix(subspace).addmm_(k.T, k)
     solution: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:

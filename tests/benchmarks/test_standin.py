@@ -10,6 +10,7 @@ from benchmarks.peers.standin import StandIn
 from benchmarks.setting import Setting, relative_difference, text_windows
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.subspace import Neurons
 from nse_plugin.method.update import LayerSystem, solve_update
 from nse_plugin.moments.measure import measure_moments
 
@@ -38,7 +39,7 @@ def test_solve(setting: Setting, p: float) -> None:
     moment = setting.moments[1]
     weight = setting.hparams.mom2_update_weight
     expected = StandIn(setting).solve(keys, residuals, moment, protected.T @ protected, neurons)
-    found = solve_update(keys, residuals, LayerSystem(moment, LayerKeys.of(protected), weight), neurons)
+    found = solve_update(keys, residuals, LayerSystem(moment, LayerKeys.of(protected), weight), Neurons(neurons))
     assert relative_difference(found, expected) <= 1e-10
 
 

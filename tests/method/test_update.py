@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nse_plugin.method.neurons import select_neurons
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.subspace import Neurons
 from nse_plugin.method.update import LayerSystem, UpdateError, solve_update
 
 
@@ -31,6 +32,11 @@ def problem(n, d, f, m, seed=0, dtype=torch.float64):
     )
 
 
+def update(keys, residuals, system, neurons):
+    """The change of the columns `neurons`."""
+    return solve_update(keys, residuals, system, Neurons(neurons))
+
+
 def relative(a, b):
     return float((a - b).norm() / b.norm())
 
@@ -43,7 +49,7 @@ def relative(a, b):
 def test_it_is_the_normal_equations_solution(n, d, f, m, p, weight, seed):
     keys, residuals, c0, protected = problem(n, d, f, m, seed)
     neurons = select_neurons(keys, p)
-    delta = solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), weight), neurons)
+    delta = update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), weight), neurons)
     expected = oracles.update(list(keys), list(residuals), c0, list(protected), weight, neurons.tolist())
     assert delta.dtype == torch.float64
     assert delta.shape == (d, len(neurons))
@@ -56,7 +62,7 @@ def test_it_is_the_best_compromise(n, m, weight, seed):
     """Delta minimises |Delta K - R|^2 + |Delta Kp|^2 + weight * tr(Delta C0 Delta^T): the gradient is zero there."""
     keys, residuals, c0, protected = problem(n, 3, 7, m, seed)
     neurons = torch.tensor([0, 2, 3, 6])
-    delta = solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), weight), neurons).requires_grad_()
+    delta = update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), weight), neurons).requires_grad_()
     k, kp, c = keys[:, neurons].T, protected[:, neurons].T, c0[neurons][:, neurons]
     loss = (
         (delta @ k - residuals.T).square().sum() + (delta @ kp).square().sum() + weight * (delta @ c @ delta.T).trace()
@@ -70,9 +76,7 @@ def test_every_neuron_is_the_full_solve():
     everyone = select_neurons(keys, 1.0)
     matrix = 2.0 * c0 + protected.T @ protected + keys.T @ keys
     full = residuals.T @ torch.linalg.solve(matrix, keys.T).T
-    assert (
-        relative(solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 2.0), everyone), full) <= 1e-12
-    )
+    assert relative(update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 2.0), everyone), full) <= 1e-12
 
 
 def test_one_factor_serves_every_pass_with_the_same_neurons(monkeypatch):
@@ -85,7 +89,7 @@ def test_one_factor_serves_every_pass_with_the_same_neurons(monkeypatch):
     for number, neurons in enumerate((torch.arange(9), torch.arange(9), torch.arange(8), torch.arange(8))):
         keys = problem(3, 4, 9, 5, seed=number)[0]
         expected = oracles.update(list(keys), list(residuals), c0, list(protected), 2.0, neurons.tolist())
-        assert relative(solve_update(keys, residuals, system, neurons), expected) <= 1e-12
+        assert relative(update(keys, residuals, system, neurons), expected) <= 1e-12
     assert [len(matrix) for matrix in factored] == [9, 8]
 
 
@@ -94,7 +98,7 @@ def test_a_neuron_that_the_text_never_woke(variance):
     """K^T A^-1 K is huge there, and Woodbury's identity worth nothing: the result must not be."""
     keys, residuals, c0, protected = problem(3, 4, 20, 0)
     c0[0], c0[:, 0], c0[0, 0] = 0, 0, variance
-    delta = solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 100.0), torch.arange(20))
+    delta = update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 100.0), torch.arange(20))
     matrix = 100.0 * c0 + keys.T @ keys
     assert relative(delta @ matrix, residuals.T @ keys) <= 1e-9
 
@@ -104,15 +108,15 @@ def test_nothing_protected_is_memits_update():
     neurons = torch.arange(9)
     empty = keys.new_zeros(0, 9)
     memit = torch.linalg.solve(2.0 * c0 + keys.T @ keys, keys.T @ residuals).T
-    assert relative(solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(empty), 2.0), neurons), memit) <= 1e-12
+    assert relative(update(keys, residuals, LayerSystem(c0, LayerKeys.of(empty), 2.0), neurons), memit) <= 1e-12
 
 
 def test_protected_keys_keep_their_answers():
     """The more a protected key weighs, the less Delta moves what it says; the new key still gets its residual."""
     keys, residuals, c0, protected = problem(1, 4, 9, 2)
     neurons = torch.arange(9)
-    free = solve_update(keys, residuals, LayerSystem(1e-6 * c0, LayerKeys.of(protected[:0]), 1.0), neurons)
-    kept = solve_update(keys, residuals, LayerSystem(1e-6 * c0, LayerKeys.of(1e3 * protected), 1.0), neurons)
+    free = update(keys, residuals, LayerSystem(1e-6 * c0, LayerKeys.of(protected[:0]), 1.0), neurons)
+    kept = update(keys, residuals, LayerSystem(1e-6 * c0, LayerKeys.of(1e3 * protected), 1.0), neurons)
     assert (kept @ protected.T).norm() < 1e-3 * (free @ protected.T).norm()
     assert torch.allclose(kept @ keys.T, residuals.T, rtol=1e-3)
 
@@ -123,8 +127,8 @@ def test_low_precision_input_is_solved_in_float64(dtype):
     c0 = c0.float()
     neurons = torch.arange(9)
     system = LayerSystem(c0.double(), LayerKeys.of(protected.double()), 2.0)
-    exact = solve_update(keys.double(), residuals.double(), system, neurons)
-    assert torch.equal(solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 2.0), neurons), exact)
+    exact = update(keys.double(), residuals.double(), system, neurons)
+    assert torch.equal(update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 2.0), neurons), exact)
 
 
 def nearly_indefinite(f=60, tokens=20):
@@ -139,7 +143,7 @@ def test_a_c0_that_is_not_quite_positive_definite_is_solved_all_the_same(caplog)
     assert torch.linalg.eigvalsh(c0.double()).min() < 0
     keys, residuals, _, protected = problem(2, 4, 60, 3)
     with caplog.at_level(logging.WARNING):
-        delta = solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 1e4), torch.arange(60))
+        delta = update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 1e4), torch.arange(60))
     assert "not positive definite" in caplog.text
     matrix = 1e4 * c0.double() + protected.T @ protected + keys.T @ keys
     assert relative(delta @ matrix, residuals.T @ keys) <= 1e-6
@@ -147,7 +151,7 @@ def test_a_c0_that_is_not_quite_positive_definite_is_solved_all_the_same(caplog)
 
 def test_a_good_c0_warns_of_nothing(caplog):
     keys, residuals, c0, protected = problem(2, 4, 9, 3)
-    solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 1.0), torch.arange(9))
+    update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 1.0), torch.arange(9))
     assert caplog.text == ""
 
 
@@ -156,9 +160,7 @@ def test_no_finite_solution(bad):
     keys, residuals, c0, protected = problem(1, 4, 6, 0)
     keys[:] = torch.tensor([1.0, 0, 0, 0, 0, 0])
     with pytest.raises(UpdateError, match=r"not finite.*second moments.*6 neurons.*mom2_update_weight"):
-        solve_update(
-            keys, residuals, LayerSystem(torch.full_like(c0, bad), LayerKeys.of(protected), 1.0), torch.arange(6)
-        )
+        update(keys, residuals, LayerSystem(torch.full_like(c0, bad), LayerKeys.of(protected), 1.0), torch.arange(6))
 
 
 def test_a_factor_that_is_too_large_is_not_kept(monkeypatch):
@@ -167,5 +169,5 @@ def test_a_factor_that_is_too_large_is_not_kept(monkeypatch):
         monkeypatch.setattr("nse_plugin.method.update.MAX_FACTOR_BYTES", most)
         keys, residuals, c0, protected = problem(3, 4, 9, 5)
         system = LayerSystem(c0, LayerKeys.of(protected), 2.0, reuse_factor=True)
-        solve_update(keys, residuals, system, torch.arange(9))
+        update(keys, residuals, system, torch.arange(9))
         assert (system._factored is not None) == kept

@@ -1,0 +1,98 @@
+"""Updates that live in a subspace, against the formulas of the papers they come from."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.method.subspace import _NULL_SPACES, Basis, Neurons, null_space
+from nse_plugin.method.update import LayerSystem, solve_update
+
+
+def problem(n=3, d=4, f=12, m=5, rank=7):
+    """keys [n, f], residuals [n, d], protected keys [m, f], and a C0 [f, f] of that rank."""
+    generator = torch.Generator().manual_seed(0)
+    keys, residuals, protected, sample = (
+        torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        for rows, columns in ((n, f), (n, d), (m, f), (rank, f))
+    )
+    return keys, residuals, protected, sample.T @ sample / rank
+
+
+def update(keys, residuals, system, subspace):
+    """Delta [d, f]."""
+    columns, change = subspace.columns(solve_update(keys, residuals, system, subspace))
+    delta = torch.zeros(residuals.shape[1], keys.shape[1], dtype=torch.float64)
+    delta[:, columns] = change
+    return delta
+
+
+def test_alphaedit_is_an_update_in_the_null_space():
+    """Its own formula is R K^T P (P (Kp Kp^T + K K^T) + c I)^-1, which is not symmetric (AlphaEdit, eq. 14)."""
+    keys, residuals, protected, c0 = problem()
+    space = null_space(c0, 1e-6, torch.device("cpu"))
+    assert space.size == 12 - 7
+    found = update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 0.0, ridge=10.0), space)
+    p = space.vectors @ space.vectors.T
+    left = p @ (protected.T @ protected + keys.T @ keys) + 10.0 * torch.eye(12, dtype=torch.float64)
+    theirs = torch.linalg.solve(left, p @ keys.T @ residuals).T
+    assert (found - theirs).norm() <= 1e-12 * theirs.norm()
+
+
+def test_what_the_text_says_is_left_alone():
+    keys, residuals, protected, c0 = problem()
+    delta = update(
+        keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 0.0, 10.0), null_space(c0, 1e-6, c0.device)
+    )
+    assert (delta @ c0).norm() <= 1e-12 * delta.norm()
+    assert (delta @ keys.T).norm() > 0.1 * residuals.norm()
+
+
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_basis_of_everything_is_the_full_solve(weight, n):
+    keys, residuals, protected, c0 = problem(n=n)
+    everything = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    system = LayerSystem(c0, LayerKeys.of(protected), weight, ridge=0.5)
+    matrix = weight * c0 + protected.T @ protected + keys.T @ keys + 0.5 * torch.eye(12, dtype=torch.float64)
+    expected = torch.linalg.solve(matrix, keys.T @ residuals).T
+    for subspace in (Basis(everything.Q), Neurons(torch.arange(12))):
+        assert (update(keys, residuals, system, subspace) - expected).norm() <= 1e-11 * expected.norm()
+
+
+def test_a_ridge_among_chosen_neurons():
+    keys, residuals, protected, c0 = problem()
+    chosen = torch.tensor([1, 4, 5, 9])
+    k, kp = keys[:, chosen], protected[:, chosen]
+    matrix = 2 * c0[chosen][:, chosen] + kp.T @ kp + k.T @ k + 0.5 * torch.eye(4, dtype=torch.float64)
+    expected = torch.linalg.solve(matrix, k.T @ residuals).T
+    found = solve_update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected), 2.0, 0.5), Neurons(chosen))
+    assert (found - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_a_factor_is_not_taken_for_another_subspace_s():
+    _, _, protected, c0 = problem()
+    system = LayerSystem(c0, LayerKeys.of(protected), 2.0, 0.5, reuse_factor=True)
+    first, second = Basis(torch.eye(12, dtype=torch.float64)[:, :3]), Neurons(torch.arange(3))
+    assert system.factor(first) is system.factor(first)
+    assert system.factor(second) is not system.factor(first)
+
+
+def test_a_null_space_is_found_once_and_let_go_with_its_c0():
+    _, _, _, c0 = problem()
+    count = len(_NULL_SPACES)
+    first = null_space(c0, 1e-6, c0.device)
+    assert null_space(c0, 1e-6, c0.device) is first
+    assert null_space(c0, 1e9, c0.device).size == 12
+    del c0
+    gc.collect()
+    assert len(_NULL_SPACES) == count
+
+
+def test_no_room_to_edit():
+    _, _, _, c0 = problem(rank=40)
+    with pytest.raises(ValueError, match=r"nullspace_threshold = 1e-09 leaves no room.*smallest eigenvalue.*larger"):
+        null_space(c0, 1e-9, c0.device)
