@@ -79,16 +79,17 @@ def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9
     delta = torch.zeros_like(h, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hparams.v_lr, betas=betas)
     for step in range(updates + 1):
-        losses = []
+        losses, is_said = [], True
         for ids, lookup, count in contexts:
             logits, _ = run(model, ids, layer, lookup, delta)
             log_probs = logits[-count - 1 : -1].log_softmax(-1)
             losses.append(-log_probs[range(count), ids[0, -count:]].mean())
+            is_said &= torch.equal(log_probs.argmax(-1), ids[0, -count:])
         now = run(model, essence, layer, essence_at, delta)[0][essence_at].log_softmax(-1)
         kl = (now.exp() * (now - before)).sum()
         decay = delta.norm() / h.norm() ** 2
         loss = torch.stack(losses).mean() + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        if loss < stop or step == updates:
+        if loss < stop or step == updates or (is_said and hparams.z_stop == "argmax"):
             break
         adam.zero_grad()
         loss.backward()

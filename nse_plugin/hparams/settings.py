@@ -34,6 +34,7 @@ _ALIASES = {"neuron_threshold": "p", "alg": "alg_name", "L2": "ridge"}
 PRESETS = ("paper", "released")
 SUBSPACES = ("neurons", "null_space")
 SOLVERS = ("exact", "fast")
+Z_STOPS = ("loss", "argmax")
 MOMENT_DTYPES = ("float32", "float64")
 
 
@@ -64,6 +65,8 @@ class NSEHyperParams:
         clamp_norm_factor: delta is kept within this many norm(h).
         solver: `exact`, as published; `fast`: fewer contexts and fewer, longer steps (`method/value_optimizer.py`).
             In a file it may also stand as `values: {solver: fast}`.
+        z_stop: `loss`: a fact's optimisation ends at a loss below 0.05, as published; `argmax`: also as soon as its
+            target is the model's first choice in every context (ENCORE, arXiv 2502.01636).
     Second moments C0
         mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
         mom2_n_samples: documents read, or passages written for `self`.
@@ -100,6 +103,7 @@ class NSEHyperParams:
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
     solver: str = "exact"
+    z_stop: str = "loss"
 
     mom2_dataset: str = "self"
     mom2_n_samples: int = 160
@@ -155,6 +159,7 @@ class NSEHyperParams:
         require(is_int(self.seed) and self.seed >= 0, "seed", self.seed, "use an integer, 0 or more")
         require(self.preset in PRESETS, "preset", self.preset, f"use one of {', '.join(PRESETS)}")
         require(self.solver in SOLVERS, "solver", self.solver, f"use one of {', '.join(SOLVERS)}")
+        require(self.z_stop in Z_STOPS, "z_stop", self.z_stop, f"use one of {', '.join(Z_STOPS)}")
         ok = self.mom2_dtype in MOMENT_DTYPES
         require(ok, "mom2_dtype", self.mom2_dtype, f"use one of {', '.join(MOMENT_DTYPES)}")
         ok = isinstance(self.mom2_dataset, str) and self.mom2_dataset != ""

@@ -29,6 +29,8 @@ def value_cache_keys(
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
+    if hparams.z_stop != "loss":
+        settings["z_stop"] = hparams.z_stop
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
     rows = [[_row(row) for row in (*fact.rewrites, fact.essence)] for fact in prompts]
     long = {"long": LONG}

@@ -4,7 +4,9 @@
 
 (arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with
 and without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
-norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there.
+norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there, with `z_stop: argmax` also one
+whose target is the model's first choice in all contexts (ENCORE, arXiv 2502.01636): a larger delta only costs other
+text.
 
 Facts of one subject have nearly one key, so only one vector can be written for all of them: they share delta, made on
 the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `LONG` times as many steps.
@@ -113,6 +115,8 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
         loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
         failed |= {active[i] for i in (~loss.isfinite()).nonzero()[:, 0].tolist()}
         unfinished = (loss >= STOP_BELOW) & loss.isfinite()
+        if hparams.z_stop == "argmax":
+            unfinished &= ~batch.is_said
         if not unfinished.any():
             break
         (gradient,) = torch.autograd.grad(loss[unfinished].sum(), delta)
@@ -136,7 +140,8 @@ class _Batch:
 
     members: how many facts share the value of each, m in all. h: [m, d], l_0's output at the subject's last token of
     their bare prompts, float32 at least. first_members: of each, the first one's place in h. before: what is said of
-    the members' targets without delta, once a loss was evaluated.
+    the members' targets without delta, once a loss was evaluated. is_said: [n], whether every target token had the
+    largest logit in every context when the loss was last evaluated.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts], contexts: ContextStates) -> None:
@@ -146,6 +151,7 @@ class _Batch:
         self.first_members = [sum(self.members[:number]) for number in range(len(prompts))]
         self._replay = SuffixReplay(layout, layer, [row for fact in prompts for row in _rows(fact)], contexts)
         self.before: list[Prediction] = []
+        self.is_said = torch.zeros(len(prompts), dtype=torch.bool)
         self._essence_before: Tensor | None = None  # [n, vocabulary], after "{subject} is a"
         start = self._replay.at_lookup
         self._dtype = torch.promote_types(start.dtype, torch.float32)
@@ -202,6 +208,8 @@ class _Batch:
         targets, essences = logits.to(self.h).tensor_split([len(self._tokens)])
         losses = cross_entropy(targets, self._tokens, reduction="none")
         now = essences.log_softmax(dim=-1)
+        missed = targets.detach().argmax(dim=-1) != self._tokens
+        self.is_said = ~((self._share > 0) & missed).any(dim=1)
         # Masked, because 0 * NaN would spread one fact's failure to all.
         nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
         if self._essence_before is None:

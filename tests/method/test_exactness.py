@@ -44,6 +44,18 @@ def test_values_of_facts_that_stop_early_or_hit_the_clamp(llama, tokenizer, fact
             assert relative(z, oracles.value(llama, tokenizer, fact, templates, changed)) <= 1e-10
 
 
+def test_values_stop_where_the_target_is_the_first_choice(llama, tokenizer, facts, templates, hparams):
+    """In every context: each fact by itself."""
+    changed = dataclasses.replace(hparams, v_lr=2.0, v_num_grad_steps=25, clamp_norm_factor=4.0, z_stop="argmax")
+    found = EditSession(llama, tokenizer, changed, tiny_moments(llama, [1, 2]), templates).values(facts)
+    shorter = 0
+    for fact, z in zip(facts, found, strict=True):
+        assert relative(z, oracles.value(llama, tokenizer, fact, templates, changed)) <= 1e-10
+        longer = oracles.value(llama, tokenizer, fact, templates, dataclasses.replace(changed, z_stop="loss"))
+        shorter += not torch.equal(z, longer)
+    assert shorter
+
+
 def test_the_fast_solver_takes_fewer_and_longer_steps_in_one_generated_context(
     llama, tokenizer, facts, templates, hparams
 ):
