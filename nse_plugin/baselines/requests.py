@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.texts import SLOT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def request_of(fact: Fact, hparams: Any) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def request_of(fact: Fact, hparams: Any) -> dict[str, Any]:
     return request | {name: value for name, value in besides.items() if value is not None}
 
 
-def padded_tokenizer(tokenizer: Any, alg_name: str, side: str) -> Any:
+def padded_tokenizer(tokenizer: PreTrainedTokenizerBase, alg_name: str, side: str) -> Any:
     """A copy that pads on the side from which the algorithm does not count positions."""
     tokenizer = deepcopy(tokenizer)
     tokenizer.padding_side = side

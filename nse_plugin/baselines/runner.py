@@ -50,6 +50,7 @@ from nse_plugin.support.timing import timed
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
@@ -75,7 +76,13 @@ class EasyEditRunner:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, seed: int = 0, store: str | None = None
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        alg_name: str,
+        hparams: Any,
+        seed: int = 0,
+        store: str | None = None,
     ) -> None:
         algorithms = all_algorithms()
         if alg_name not in algorithms:
@@ -241,7 +248,9 @@ class EasyEditRunner:
             stack.enter_context(torch.enable_grad())
             yield
 
-    def _layer_stats(self, model: nn.Module, tok: Any, layer_name: str, *_: Any, **__: Any) -> SimpleNamespace:
+    def _layer_stats(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, layer_name: str, *_: Any, **__: Any
+    ) -> SimpleNamespace:
         """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
         assert self._moments is not None
         moment = self._moments[layer_name]

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ from nse_plugin.session import EditSession
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.state import EditState, StateError, weights_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ class NSE:
     def apply_to_model(
         self,
         model: nn.Module,
-        tok: Any,
+        tok: PreTrainedTokenizerBase,
         requests: Sequence[Mapping[str, Any]],
         hparams: NSEHyperParams,
         copy: bool = False,
@@ -143,7 +146,9 @@ class NSE:
                 self._models[model] = states
             raise
 
-    def _session(self, model: nn.Module, tok: Any, hparams: NSEHyperParams, states: _States) -> EditSession:
+    def _session(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, hparams: NSEHyperParams, states: _States
+    ) -> EditSession:
         """A session that goes on from what is remembered, or starts afresh where that does not fit."""
         matrices = Layout.of(model, hparams.rewrite_module_tmp).edited_matrices(hparams.layers)
         remembered = states.get(tuple(matrix.name for matrix in matrices.values()))

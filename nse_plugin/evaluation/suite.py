@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -31,6 +31,10 @@ from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.support.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "probability": (*probability.METRICS, *probability.MAGNITUDES),
@@ -67,7 +71,7 @@ class Generation:
     facts: int | None = None
     judge: Judge | None = None
 
-    def check(self, tokenizer: Any) -> None:
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
         if self.chat:
             chat_frame(tokenizer)
@@ -93,8 +97,8 @@ class Measured:
 
 
 def measure(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     families: Collection[str],
     *,
@@ -173,7 +177,11 @@ def _spaced(facts: int, measured: int, count: int | None) -> list[int]:
 
 
 def _frames(
-    tokenizer: Any, families: Collection[str], probability_chat: bool | str, generation: Generation, chat: Chat
+    tokenizer: PreTrainedTokenizerBase,
+    families: Collection[str],
+    probability_chat: bool | str,
+    generation: Generation,
+    chat: Chat,
 ) -> dict[str, list[Frame]]:
     """Where probability and chat ask, by family. Raises ValueError or JudgeError where generation lacks something."""
     if "generation" in families:
@@ -193,8 +201,8 @@ def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequ
 
 
 def _teacher_forced(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     families: Collection[str],
     where: Mapping[str, Sequence[Frame]],
@@ -222,7 +230,12 @@ def _teacher_forced(
 
 
 def _answered(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], writers: list[int], frame: Frame, tokens_per_batch: int
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    writers: list[int],
+    frame: Frame,
+    tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
     chosen = [facts[row] for row in writers]
@@ -233,8 +246,8 @@ def _answered(
 
 
 def _generated(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     writers: list[int],
     generation: Generation,
@@ -253,7 +266,9 @@ def _generated(
     return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
 
 
-def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:
+def _written(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], writers: Sequence[int], seed: int
+) -> pd.DataFrame:
     asked = [(row, prompt) for row in writers for prompt in generation_prompts(facts[row])]
     texts = continuations(model, tokenizer, [prompt for _, prompt in asked], seed=seed)
     return pd.DataFrame(asked, columns=["fact", "prompt"]).assign(text=texts)

@@ -65,18 +65,18 @@ def cache_argument(model: nn.Module) -> str:
     return _CACHE_NAMES[-1]
 
 
-def cache_of(output: Any) -> Any:
+def cache_of(output: object) -> Any:
     """The cache in a model's output, None where it has none; from 5.24.0 on its old name is there too, and warns."""
     return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)
 
 
-def attention_of(config: Any) -> str | None:
+def attention_of(config: object) -> str | None:
     """The name of the attention a model computes with, "eager" or "sdpa" for example."""
     name: str | None = getattr(config, "_attn_implementation", None)
     return name
 
 
-def rope_settings(config: Any) -> list[dict[str, Any]]:
+def rope_settings(config: object) -> list[dict[str, Any]]:
     """How a model's rotary frequencies are made: a dict, or one for each kind of layer; none for other positions."""
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [part for part in given.values() if isinstance(part, dict)]

@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +21,9 @@ from nse_plugin.moments.measure import MomentSums
 from nse_plugin.moments.storage import Identity, Stored, why_not_writable
 from nse_plugin.store import MOMENT, Store
 from nse_plugin.support.files import cache_home
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,12 @@ class InStore:
     """Moments under the hash of what they were measured from."""
 
     def __init__(
-        self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, folder: Path, identity: Identity
+        self,
+        layout: Layout,
+        tokenizer: PreTrainedTokenizerBase,
+        hparams: NSEHyperParams,
+        folder: Path,
+        identity: Identity,
     ) -> None:
         self._folder = folder
         self._store, self._hparams = Store(self._folder), hparams

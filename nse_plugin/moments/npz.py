@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from nse_plugin.moments.measure import MomentsError, MomentSums
 from nse_plugin.moments.storage import Identity, Stored, moments_folder, why_not_writable
 from nse_plugin.support.files import written_whole
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError)
@@ -39,7 +42,9 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, 
 class NpzFiles:
     """Moments as EasyEdit's npz files."""
 
-    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, text: str) -> None:
+    def __init__(
+        self, layout: Layout, tokenizer: PreTrainedTokenizerBase | None, hparams: NSEHyperParams, text: str
+    ) -> None:
         self._layout, self._tokenizer, self._hparams = layout, tokenizer, hparams
         self.unseen = ModelIdentity(layout.model).unseen
         self.identity: Identity = functools.cache(ModelIdentity(layout.model).full)
@@ -51,6 +56,7 @@ class NpzFiles:
         return self.file(self._matrix(self._hparams.layers[0])).parent
 
     def names(self, layers: list[int]) -> dict[int, str]:
+        assert self._tokenizer is not None  # only `file` works without one
         addresses = moment_addresses(self.identity(None), self._tokenizer, self._hparams)
         return {layer: addresses[layer] for layer in layers}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from nse_plugin.replay.recording import output_of
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.support.rounding import relative_error, rounding_allowed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
@@ -44,7 +47,7 @@ _UNSUITED = (
 )
 
 
-def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any, longest: int = 1) -> None:
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedTokenizerBase, longest: int = 1) -> None:
     """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
     model does not go with."""
     ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]

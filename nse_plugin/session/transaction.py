@@ -66,7 +66,7 @@ class Rounds:
                 "afresh from them. Earlier rounds are no longer protected; these weights count as the original ones.",
                 len(earlier.made),
             )
-            state = EditState.fresh(matrices, self._edited.read_fingerprint)
+            state = self._edited.fresh_state()
             self._edited.use_what_was_given(state)
             return state, state.history
         undone = set(earlier.rounds) - set(history.rounds)

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,11 @@ from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Pair
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.prompts import split_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ LEARNED = 0.05  # mean loss of the target's tokens at which a value is good: P(t
 
 def apply_grace_to_model(
     model: nn.Module,
-    tok: Any,
+    tok: PreTrainedTokenizerBase,
     requests: Sequence[Mapping[str, Any]],
     hparams: GRACEHyperParams,
     copy: bool = False,
@@ -118,10 +122,12 @@ def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
     return layer
 
 
-def _edit(model: Any, tok: Any, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams) -> None:
+def _edit(
+    model: nn.Module, tok: PreTrainedTokenizerBase, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams
+) -> None:
     """One edit: find its place in the codebook, then learn the entry's value."""
     prompt_ids, target_ids = split_target(tok, *text)
-    ids = torch.tensor([prompt_ids + target_ids[:-1]], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([prompt_ids + target_ids[:-1]], device=input_device(model))
     with frozen(model), torch.enable_grad():
         key = _activation(model, wrapped.layer, ids, len(prompt_ids) - 1)
         value = _first_value(wrapped, key, hparams)

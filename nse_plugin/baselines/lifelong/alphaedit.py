@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals, module_of
 from nse_plugin.hparams import HyperParamsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class AlphaEdit(StatefulMethod):
@@ -30,7 +33,9 @@ class AlphaEdit(StatefulMethod):
         self._projections: Tensor | None = None
         self._earlier: Tensor | None = None
 
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         if self._projections is None:
             self._projections = torch.stack([self._projection(model, tok, layer, hparams) for layer in hparams.layers])
         if self._earlier is None:
@@ -41,7 +46,7 @@ class AlphaEdit(StatefulMethod):
             edited: Edited = self._apply(model, tok, requests, replace(hparams, P_loc=os.curdir), **options)
         return edited
 
-    def _projection(self, model: nn.Module, tok: Any, layer: int, hparams: Any) -> Tensor:
+    def _projection(self, model: nn.Module, tok: PreTrainedTokenizerBase, layer: int, hparams: Any) -> Tensor:
         projection: Tensor = self._module.get_project(model, tok, layer, hparams)
         if not projection.any():
             raise HyperParamsError(

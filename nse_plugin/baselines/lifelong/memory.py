@@ -15,9 +15,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]
@@ -36,7 +39,9 @@ class StatefulMethod(ABC):
         functools.update_wrapper(self, apply)
 
     @abstractmethod
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         """One round, by EasyEdit's contract; the model it hands back is the one it was given."""
 
     def tensors(self) -> dict[str, Tensor] | None:

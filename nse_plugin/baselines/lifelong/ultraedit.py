@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, module_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class UltraEdit(StatefulMethod):
@@ -25,7 +28,9 @@ class UltraEdit(StatefulMethod):
         self._module = module_of(apply)
         self._statistics: dict[str, Tensor] = {}
 
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         size = len(requests)
         settings = replace(
             hparams,

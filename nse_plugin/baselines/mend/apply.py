@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from nse_plugin.baselines.mend.scope import at_work, device_named, on_wheel, set
 from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.models.prompts import split_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class MEND:
@@ -32,7 +35,7 @@ class MEND:
     def apply_to_model(
         self,
         model: nn.Module,
-        tok: Any,
+        tok: PreTrainedTokenizerBase,
         requests: Sequence[Mapping[str, Any]],
         hparams: Any,
         copy: bool = False,
@@ -85,7 +88,7 @@ mend = MEND()
 apply_mend_to_model = mend.apply_to_model
 
 
-def _executor(model: nn.Module, tok: Any, settings: Any, path: Path, hparams: Any) -> Any:
+def _executor(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any, path: Path, hparams: Any) -> Any:
     """EasyEdit's executor with the archive's network, read from a private copy: it cannot change between the check and
     the load. Raises ArchiveError."""
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +97,7 @@ def _executor(model: nn.Module, tok: Any, settings: Any, path: Path, hparams: An
         return _executor_with(model, tok, settings, copy, path)
 
 
-def _executor_with(model: nn.Module, tok: Any, settings: Any, copy: Path, path: Path) -> Any:
+def _executor_with(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any, copy: Path, path: Path) -> Any:
     executor = importlib.import_module("easyeditor.models.mend").MendRewriteExecutor()
     try:
         executor.init_model(model, tok, dataclasses.replace(settings, archive=str(copy)))
@@ -111,7 +114,7 @@ class _OneFact:
 
     pad_token_id = -1  # nothing is padded
 
-    def __init__(self, tokenizer: Any, text: tuple[str, str, str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: tuple[str, str, str]) -> None:
         self._prompt = text[0]
         self._ids = split_target(tokenizer, *text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +11,16 @@ from torch import Tensor
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.models.prompts import split_target
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Examples(torch.utils.data.Dataset[int]):
     """Facts as EasyEdit's trainer takes them, `count` in all, going round: each time with the next locality prompt."""
 
-    def __init__(self, tokenizer: Any, facts: Sequence[Fact], device: torch.device, count: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], device: torch.device, count: int
+    ) -> None:
         if not facts:
             raise FactError("facts is empty: training MEND needs facts to train on, and others to validate on.")
         for fact in facts:

@@ -16,11 +16,12 @@ from torch.func import functional_call
 from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit import wheel
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.transformers_private import Conv1D
 
 
-def settings_for(hparams: Any, model: Any) -> Any:
+def settings_for(hparams: Any, model: nn.Module) -> Any:
     """The hyperparameters as EasyEdit must see them for this model.
 
     It knows a model by words in its name and class: what they decide is how a matrix lies ("gpt2": Conv1D, "llama":
@@ -36,7 +37,7 @@ def settings_for(hparams: Any, model: Any) -> Any:
             "name some of its parameters."
         )
     word = "gpt2" if isinstance(owners[0], Conv1D) else "llama"
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     return dataclasses.replace(
         hparams,
         model_name=word,

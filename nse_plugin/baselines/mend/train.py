@@ -8,10 +8,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nse_plugin.baselines.hparams import load_hparams
 from nse_plugin.baselines.mend.archive import archive_path
@@ -21,8 +21,12 @@ from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.inputs import input_device
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,8 @@ class TrainedArchive:
 
 
 def train_mend(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     train_facts: Sequence[Fact],
     val_facts: Sequence[Fact],
     hparams: Any,
@@ -64,7 +68,7 @@ def train_mend(
     if steps < 1:
         raise HyperParamsError(f"max_iters = {steps} cannot be used: train for at least one step.")
     out = archive_path(hparams) if out is None else out
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     training = Examples(tokenizer, train_facts, device, steps)
     validation = Examples(tokenizer, val_facts, device, len(val_facts))
     settings = _training_settings(hparams, model, steps)
@@ -97,7 +101,7 @@ def train_mend(
     return best[0]
 
 
-def _trainer(model: Any, settings: Any, training: Examples, validation: Examples) -> Any:
+def _trainer(model: nn.Module, settings: Any, training: Examples, validation: Examples) -> Any:
     """EasyEdit's, for a model that is loaded already."""
     base = importlib.import_module("easyeditor.trainer.BaseTrainer")
     new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
@@ -112,7 +116,7 @@ def _is_best(stats: Mapping[str, float], best: Sequence[TrainedArchive], key: st
     return finite and (not best or sign * stats[key] > sign * best[0].validation[key])
 
 
-def _training_settings(hparams: Any, model: Any, steps: int) -> Any:
+def _training_settings(hparams: Any, model: nn.Module, steps: int) -> Any:
     """The hyperparameters as EasyEdit's trainer must see them."""
     settings = dataclasses.replace(
         settings_for(hparams, model),

@@ -47,7 +47,7 @@ def _tokens(session: EditSession, fact: Fact) -> dict[str, Any]:
     row = encode_fact(session.tokenizer, fact, ["{}"]).rewrites[0]
 
     def words(ids: Sequence[int]) -> str:
-        return "|".join(session.tokenizer.decode([token]) for token in ids)
+        return "|".join(session.tokenizer.batch_decode([[token] for token in ids]))
 
     subject = session.tokenizer(fact.subject, add_special_tokens=False).input_ids
     return {

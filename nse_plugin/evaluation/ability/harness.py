@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -23,6 +23,10 @@ import yaml
 from nse_plugin.evaluation.ability.multiple_choice import ALL
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.support.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 # What the authors of NSE measure, 100 items each. Their "nli" is MNLI in the paper's words; the file of their code
 # holds pairs of RTE's training split.
@@ -106,7 +110,9 @@ def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> Harnes
     return HarnessTask(own_name, found, places)
 
 
-def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], batch_size: int = 8) -> pd.DataFrame:
+def evaluate_tasks(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[HarnessTask], batch_size: int = 8
+) -> pd.DataFrame:
     """Run tasks as they are configured, without examples where they ask for none. Probabilities are computed in float32
     whatever the model's precision: in bfloat16 choices would tie.
 
@@ -120,7 +126,9 @@ def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], bat
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -> pd.DataFrame:
+def _evaluated(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: HarnessTask, batch_size: int
+) -> pd.DataFrame:
     from lm_eval import evaluate  # `simple_evaluate` seeds every generator, and asks git and pip after each task
     from lm_eval.models.huggingface import HFLM
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,6 +18,10 @@ from nse_plugin.evaluation.metrics.generation import answers, contains
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.facts import Fact, Pair
 from nse_plugin.models.chat import Frame, chat_frame
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 FORCED = ("chat_efficacy", "chat_accuracy", "chat_first_token")
 WRITTEN = ("chat_states_new", "chat_names_old")
@@ -35,7 +39,7 @@ class Chat:
     template: str | None = None
     facts: int | None = None
 
-    def frame(self, tokenizer: Any) -> Frame:
+    def frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
         """Where the prompts are asked. Raises FactError when there is no such chat template."""
         asked = "metrics has chat" if self.template is None else f"metrics.chat.template is {self.template!r}"
         return chat_frame(tokenizer, self.template, asked=asked, off="leave chat out of metrics")
@@ -64,7 +68,11 @@ def pairs(fact: Fact, frame: Frame) -> list[Pair]:
 
 
 def answered(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], frame: Frame, tokens_per_batch: int = 1024
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    frame: Frame,
+    tokens_per_batch: int = 1024,
 ) -> tuple[pd.DataFrame, list[str]]:
     """What the assistant answers freely to every fact's prompt, as `generation.answers` writes it, and its scores,
     a row a fact: `chat_states_new`, 1.0 when the answer `contains` target_new, else 0.0; `chat_names_old`, the same of

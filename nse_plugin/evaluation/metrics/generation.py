@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,6 +19,10 @@ from nse_plugin.facts import Fact
 from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.chat import PLAIN, Frame, chat_frame
 from nse_plugin.models.writing.generation import encoded, greedy_answers
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
@@ -33,8 +37,8 @@ _SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n
 
 
 def free_generation(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     *,
     chat: bool = False,
@@ -78,8 +82,8 @@ def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
 
 
 def answers(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     frame: Frame = PLAIN,
@@ -99,8 +103,8 @@ def answers(
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
         answered = greedy_answers(model, [rows[i] for i in chosen], tokens, ends)
-        for i, ids in zip(chosen, answered, strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        decoded = tokenizer.batch_decode(answered, skip_special_tokens=True)
+        texts |= {i: text.strip() for i, text in zip(chosen, decoded, strict=True)}
     return [texts[i] for i in range(len(rows))]
 
 
@@ -153,7 +157,7 @@ def _in_word(letter: str) -> bool:
     return not unicodedata.name(letter, "").startswith(UNSPACED)
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a text or a turn; a chat model's generation_config lists several."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}

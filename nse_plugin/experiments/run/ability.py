@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.table import Table
@@ -32,6 +32,10 @@ from nse_plugin.experiments.record import Record, check_writable
 from nse_plugin.experiments.report.columns import ABSENT, TO
 from nse_plugin.models.loading import load
 from nse_plugin.support.files import written_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 PAPERS_TASKS = "paper"
 COLUMNS = ["model", "task", "subject", "metric", "n", "value", "low", "high"]
@@ -74,7 +78,9 @@ class AbilityTasks:
             limit = PAPER_ITEMS if limit is None else limit
         return cls(load_tasks(list(dict.fromkeys(tasks)), limit), questions)
 
-    def scores(self, model: Any, tokenizer: Any) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    def scores(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
         """What a model scores (`COLUMNS` without model), and its answers to each file of questions."""
         answers = {name: answer_questions(model, tokenizer, own) for name, own in self.questions.items()}
         frames = [_tidy(accuracy(frame), name, "accuracy") for name, frame in answers.items()]

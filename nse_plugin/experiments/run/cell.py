@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -39,6 +39,10 @@ from nse_plugin.session import EditSession
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import in_a_line
 from nse_plugin.support.timing import timed
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["OBJECTIVES", "SCORE", "CellPlan", "cells", "check_before", "loaded", "run_cell"]
 
@@ -139,13 +143,13 @@ def _have_values_of_their_own(facts: Sequence[Fact], hparams: NSEHyperParams) ->
     return len({name.strip() for fact in facts for name in fact.names}) == len(facts) and hparams.chat != BOTH
 
 
-def loaded(choice: ModelChoice) -> tuple[Any, Any]:
+def loaded(choice: ModelChoice) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer, once a process, cells leave it as it was; again where its files were changed."""
     return _loaded(choice, json.dumps(inputs.model_content(choice.source)))
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(choice: ModelChoice, _content: str) -> tuple[Any, Any]:
+def _loaded(choice: ModelChoice, _content: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load(choice.source, choice.dtype, choice.device)
 
 
@@ -160,7 +164,7 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
     return read_facts(data, count)
 
 
-def _reference(plan: CellPlan, suite: MetricSuite, model: Any, tokenizer: Any) -> Reference:
+def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Reference:
     """What the unedited model says, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with alone(_lock(plan.out, BEFORE, {})):

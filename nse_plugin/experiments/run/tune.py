@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.plan.checks import check_rounds
@@ -26,6 +27,7 @@ from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.files import preset_text
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
@@ -33,6 +35,9 @@ from nse_plugin.moments.provider import second_moments
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import duration
 from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
@@ -139,7 +144,7 @@ def _write_preset(
     return preset
 
 
-def _places(windows: Sequence[list[int]], norms: Sequence[float], model: Any) -> list[dict[str, Any]]:
+def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Module) -> list[dict[str, Any]]:
     """The settings of the first stage: where to edit, and with which learning rate. All windows before another rate."""
     steep = {window[-1]: _rate(norms[window[-1]], model) for window in windows}
     return [
@@ -199,10 +204,10 @@ def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
 
 
 @torch.inference_mode()
-def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[float]:
+def _hidden_norms(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[float]:
     """The mean norm of every layer's output at the prompts' last token."""
     norms = torch.zeros(len(Layout.of(model).layers), dtype=torch.float64)
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     with frozen(model):
         for fact in facts:
             ids = torch.tensor([without_end(tokenizer, fact.text)], device=device)
@@ -211,7 +216,7 @@ def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[flo
     return (norms / len(facts)).tolist()
 
 
-def _rate(norm: float, model: Any) -> float:
+def _rate(norm: float, model: nn.Module) -> float:
     """The v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
     clamp = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor
     return clamp * norm / (CLAMPED_AFTER * math.sqrt(Layout.of(model).hidden_size))

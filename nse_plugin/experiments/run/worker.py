@@ -16,11 +16,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.suite import measure
@@ -37,6 +38,9 @@ from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
 from nse_plugin.support.progress import heard_by
 from nse_plugin.support.suggestions import in_a_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAN = "plan.json"
 MOMENTS = "second moments"  # what the description of their progress begins with
@@ -95,8 +99,8 @@ class _Run:
         plan: Plan,
         choice: MethodChoice,
         record: Record,
-        model: Any,
-        tokenizer: Any,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
         facts: list[Fact],
         tell: Tell,
     ) -> None:

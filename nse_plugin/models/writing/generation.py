@@ -8,21 +8,25 @@ the same seed gives the same text, whatever is in the batch beside it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from nse_plugin.models.chat import PLAIN, Frame
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import without_end
 from nse_plugin.models.writing.sampling import uniform_draws, write
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOP_K = 5  # of the most likely tokens, as ROME's generation takes
 
 
 def continue_texts(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     new_tokens: int | None = None,
@@ -50,12 +54,12 @@ def continue_texts(
         draws = uniform_draws(seed, [numbers[i] for i in chosen], most)
         written = write(model, [rows[i] for i in chosen], draws, tokenizer.all_special_ids, top_k)
         cut = [row[: lengths[i]] for i, row in zip(chosen, written, strict=True)]
-        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in cut]
+        texts += tokenizer.batch_decode(cut, skip_special_tokens=True)
     return texts
 
 
 def greedy_answers(
-    model: Any, rows: Sequence[Sequence[int]], new_tokens: int, ends: Collection[int]
+    model: nn.Module, rows: Sequence[Sequence[int]], new_tokens: int, ends: Collection[int]
 ) -> list[list[int]]:
     """The most likely tokens after each row of token ids, without the row: up to one of `ends`, or `new_tokens`."""
     always_first = torch.zeros(len(rows), new_tokens, dtype=torch.float64)
@@ -64,7 +68,9 @@ def greedy_answers(
     return [_before(answer, ends) for answer in answers]
 
 
-def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0, frame: Frame = PLAIN) -> list[int]:
+def encoded(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, room: int = 0, frame: Frame = PLAIN
+) -> list[int]:
     """A prompt as token ids, without an end of text. room: how many tokens are to follow. frame: where it is asked.
     Raises ValueError as `check_prompt` does."""
     ids = without_end(tokenizer, frame.around(prompt))
@@ -72,14 +78,14 @@ def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0, frame: Frame
     return ids
 
 
-def check_prompt(model: Any, prompt: str, ids: Sequence[int], room: int = 0) -> None:
+def check_prompt(model: nn.Module, prompt: str, ids: Sequence[int], room: int = 0) -> None:
     """Raise ValueError when a prompt has no tokens, or leaves no room for so many more among the model's positions."""
     if not ids:
         raise ValueError(f"prompt {prompt!r:.60} has no tokens: give a text that the tokenizer knows.")
     check_room(prompt, len(ids) + room, f" with room for {room} more" if room else "", max_positions(model.config))
 
 
-def _length(model: Any, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
+def _length(model: nn.Module, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
     """How many tokens a text has in the end, of a prompt of so many."""
     if (new_tokens is None) == (total_tokens is None):
         raise ValueError("Give either new_tokens or total_tokens.")

@@ -99,7 +99,7 @@ def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
 
 def begin(journal: Journal, edited: EditedModel) -> EditState:
     """Begin a session: the model as it is counts as not edited."""
-    state = EditState.fresh(edited.matrices, edited.read_fingerprint)
+    state = edited.fresh_state()
     edited.use_what_was_given(state)
     edited.check(state)
     journal.begin(
