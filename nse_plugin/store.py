@@ -83,7 +83,7 @@ class Store:
             raise StoreError(f"store = {str(self.folder)!r} cannot be used: {file} is a file; name a folder.")
 
     def get(self, address: str) -> Tensor | None:
-        """The tensor at an address; None when it is not there, or what is there is not sound."""
+        """The tensor (of any shape) at an address; None when there is none, or what is there is damaged."""
         path = self._path(address)
         try:
             tensor = _read(path)
@@ -100,7 +100,7 @@ class Store:
         return tensor
 
     def put(self, address: str, tensor: Tensor, kind: str, about: str) -> None:
-        """Keep a tensor. kind, about: for `entries`. Raises OSError when it cannot be written."""
+        """Keep a tensor of any shape. kind, about: for `entries`. Raises OSError when it cannot be written."""
         tensor = tensor.detach().cpu().contiguous()
         told = {"kind": kind, "about": about}
         with written_whole(self._path(address)) as path:

@@ -123,10 +123,10 @@ class EasyEditRunner:
         return pandas.DataFrame({"case_id": names, "status": "done", "residual": float("nan")})
 
     def state(self) -> dict[str, Tensor] | None:
-        """Everything beyond the unedited model that going on needs: the changed parameters as "weights.<name>", and
-        the algorithm's own under "nse.", "grace.", "alphaedit." or "ultraedit.".
+        """Everything besides the unedited model that `resume` needs: the changed parameters, each in its own shape, as
+        "weights.<name>", and the algorithm's state under "nse.", "grace.", "alphaedit." or "ultraedit.".
 
-        None: the algorithm keeps what cannot be saved from here, so it cannot go on from a file.
+        None: the algorithm has state that cannot be saved, so it cannot be resumed from a file.
         """
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != self._unedited.keys():
@@ -142,7 +142,7 @@ class EasyEditRunner:
         """Bring a new runner on an unedited model to where `state()` was taken: what it then writes is, to the bit,
         what it would have written without the stop.
 
-        Raises MethodError when the model has been edited already, or is not the one the state was taken of.
+        Raises MethodError when the model has been edited already, or has no parameter of a saved name and shape.
         """
         parameters = dict(self.model.named_parameters())
         weights = {name.removeprefix("weights."): saved for name, saved in state.items() if name.startswith("weights.")}

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` returns
 
 NOT_ALL = 3  # the exit code where all was done as asked, and the model does not say every fact
 
@@ -34,7 +39,7 @@ def add_skip_bad(command: argparse.ArgumentParser) -> None:
     command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
 
 
-def checked_config(arguments: argparse.Namespace) -> Any:
+def checked_config(arguments: argparse.Namespace) -> PretrainedConfig:
     """The model's configuration. Raises PlanError where there is no model."""
     from nse_plugin.experiments.plan.model import model_config
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("store", help="look after a store of values z and second moments")
     command.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_model,
@@ -19,8 +19,11 @@ from nse_plugin.cli.options import (
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
     add_model(command)

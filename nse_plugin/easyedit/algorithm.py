@@ -79,7 +79,8 @@ class NSE:
         requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`, and `separator` and
         `aliases` as a Fact has them. Without `subject` it is found in `prompt` and `rephrase_prompt`.
         copy: edit a copy.
-        return_orig_weights: also return the edited matrices as they were at entry, by parameter name.
+        return_orig_weights: also return the edited matrices as they were at entry ([d, f] of a Linear, [f, d] of a
+        Conv1D), by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
         UpdateError; the model, and what is remembered of it, is then as it was.
         """

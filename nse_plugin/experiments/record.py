@@ -104,7 +104,7 @@ class Record:
         return sorted(int(path.name.removeprefix("checkpoint-")) for path in self.folder.glob("checkpoint-*"))
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Tensor] | None) -> None:
-        """Write a checkpoint; the state of the one before is dropped after it."""
+        """Write a checkpoint, then drop the state of the one before. state: tensors of any shape, by name."""
         with folder_written_whole(self._checkpoint(checkpoint.edits)) as folder:
             for name, frame in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 frame.to_csv(folder / f"{name}.csv", index=False)
@@ -126,7 +126,7 @@ class Record:
         return Checkpoint(edits, facts, texts, kept["overall"], kept["costs"], tables)
 
     def state(self, edits: int) -> dict[str, Tensor] | None:
-        """What a method needs to go on behind a checkpoint, where it was kept."""
+        """What a method needs to continue after a checkpoint, tensors of any shape by name; None: it was not kept."""
         path = self._checkpoint(edits) / STATE
         return load_file(path) if path.is_file() else None
 

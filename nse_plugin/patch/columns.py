@@ -29,7 +29,7 @@ class EditedMatrix(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """The parameter, as its module stores it."""
+        """The parameter, as its module stores it: [d, f] in a Linear, [f, d] in a Conv1D."""
 
     @property
     def matrix(self) -> Tensor:
@@ -59,7 +59,7 @@ Columns = Mapping[int, ChangedColumns]  # by layer
 def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor]) -> Columns:
     """The columns in which matrices differ from what they were, in any bit (so that NaN and -0 count).
 
-    before: {layer: the weight as its module stores it}. A layer in which none differs is left out.
+    before: {layer: the weight as its module stores it, [d, f] or [f, d]}. A layer in which none differs is left out.
     """
     found: dict[int, ChangedColumns] = {}
     for layer, matrix in matrices.items():
@@ -75,7 +75,8 @@ def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor
 
 
 def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What goes into a file: tensors by name (`neurons.4`, `old.4`, `new.4`), and what JSON can say of each layer."""
+    """What goes into a file: tensors by name (`neurons.4` [m], `old.4` and `new.4` [m, d]), and, for JSON, each layer's
+    name, shape, order and dtype."""
     tensors = {f"{part}.{layer}": getattr(one, part) for layer, one in columns.items() for part in _PARTS}
     described = {
         str(layer): {
@@ -87,7 +88,8 @@ def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def columns_from(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Columns:
-    """What `tensors_of` gave. Raises PatchError where the two do not fit together."""
+    """Inverse of `tensors_of`: `neurons.4` [m], `old.4` and `new.4` [m, d], and what JSON holds of each layer.
+    Raises PatchError where the two do not fit together."""
     wanted = {f"{part}.{layer}" for layer in described for part in _PARTS}
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))[0]

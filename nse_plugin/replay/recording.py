@@ -83,6 +83,6 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
 
 
 def output_of(output: Any) -> Tensor:
-    """Layers return a tensor or a tuple, depending on model and version."""
+    """A layer's output [B, S, d]: layers return it alone or in a tuple, depending on model and version."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor

@@ -70,7 +70,8 @@ class SpanReplay:
         return self._by_row([keys for keys, _ in parts]), self._in_order([output for _, output in parts])
 
     def keys(self, start: int | None = None, until: int | None = None) -> dict[int, Tensor]:
-        """The keys alone, to those of the edited layer `until` (None: l_0), which is run up to its `W_out`."""
+        """The keys alone, {layer: [n, f]}, up to those of the edited layer `until` (None: l_0), which is run up to its
+        `W_out`."""
         until = self._layers[-1] if until is None else until
         return self._by_row([keys for keys, _ in self._run_chunks(start, until)])
 

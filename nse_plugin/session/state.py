@@ -49,7 +49,10 @@ class EditState:
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
-        """The state of a model that has not been edited: its present weights are the original ones."""
+        """The state of a model that has not been edited: its present weights are the original ones.
+
+        read: takes the fingerprint of one matrix, [d, f] or as its module stores it.
+        """
         return cls(OriginalWeights.of(matrices), names_of(matrices), History(weights_of(matrices, read)))
 
     @property
@@ -120,7 +123,7 @@ class EditState:
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:
-    """Fingerprints of matrices as they are now, by layer. read: takes that of one tensor."""
+    """Fingerprints of matrices as they are now, by layer. read: takes that of one, [d, f] or as the module stores it."""
     return {layer: read(matrix.weight.data) for layer, matrix in matrices.items()}
 
 

@@ -46,7 +46,10 @@ class ValueSource:
                 return self._rewound_values(state, prompts, groups, said, advance)
 
     def say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, TargetPredictions]) -> None:
-        """Have the model that the values were made for say what it says of those that were not computed here."""
+        """Add to `said` what the model predicts under values [n, d], of the forms whose values were not computed here.
+
+        It is asked of the model that the values were made for: the original one, with `rewind`.
+        """
         edited = self._edited
         missing = [place for place in range(len(forms)) if place not in said]
         if missing:

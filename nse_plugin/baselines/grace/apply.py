@@ -42,9 +42,10 @@ def apply_grace_to_model(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Write requests into the model's codebook, one after the other (EasyEdit's contract).
 
+    The codebook's keys are inputs [f] of the layer that `inner_params` names, its values that layer's outputs [d].
     requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: these, or EasyEdit's
-    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: the wheel's word for undoing the edits
-    of earlier calls; there are no weights to put back, so the earlier codebook is dropped here.
+    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: as the wheel uses it, undo the edits of
+    earlier calls; there are no weights to restore, so the earlier codebook is dropped.
     Returns (model, {}): no weight was changed. `unwrap(model)` undoes all edits.
     Raises FactError or HyperParamsError, and ArithmeticError when a loss is not finite; the edits of the call are then
     not made.
@@ -74,7 +75,10 @@ def codebook_of(model: nn.Module) -> Codebook | None:
 
 
 def resume(model: nn.Module, hparams: GRACEHyperParams, tensors: Mapping[str, Tensor]) -> None:
-    """Put a codebook, saved as `codebook_of(model).tensors()`, on a model, in place of the one it may have."""
+    """Give a model a saved codebook, in place of the one it may have.
+
+    tensors: what `codebook_of(model).tensors()` returned: keys [n, f], values [n, d], radii [n], labels [n, longest].
+    """
     unwrap(model)
     layer = _layer(model, hparams)
     codebook = Codebook.from_tensors({name: tensor.to(layer.weight.device) for name, tensor in tensors.items()})

@@ -67,12 +67,13 @@ class Codebook:
         return replace(self, radii=radii)
 
     def with_value(self, entry: int, value: Tensor) -> Codebook:
-        """Differentiable in `value`."""
+        """The codebook with another value [d] at one entry; differentiable in `value`."""
         number = torch.tensor([entry], device=self.values.device)
         return replace(self, values=self.values.index_copy(0, number, value[None].to(self.values)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything, to be saved: keys, values, radii, and labels as int64 [n, longest], filled up with -1."""
+        """Everything, to be saved: keys [n, f], values [n, d], radii [n], and labels, int64 [n, longest], padded with
+        -1."""
         longest = max(map(len, self.labels), default=0)
         labels = [[*label, *[-1] * (longest - len(label))] for label in self.labels]
         return {
@@ -84,6 +85,6 @@ class Codebook:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Codebook:
-        """What `tensors()` gave."""
+        """Inverse of `tensors()`: keys [n, f], values [n, d], radii [n], labels [n, longest]."""
         labels = tuple(tuple(token for token in row if token >= 0) for row in tensors["labels"].tolist())
         return cls(tensors["keys"], tensors["values"], tensors["radii"], labels)

@@ -47,8 +47,8 @@ class MEND:
 
         requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: EasyEdit's
         MENDHyperParams. copy: edit a copy of the model.
-        Returns (edited model, the `inner_params` as they were or {}; on the wheel {} without `keep_original_weight`,
-        as it then lets edits add up).
+        Returns (edited model, {name: weight before the edit, [d, f] or as the module stores it} of the `inner_params`,
+        or {}; on the wheel {} without `keep_original_weight`, since it then lets edits accumulate).
         Raises FactError, HyperParamsError, or ArchiveError when there is no archive for them.
         """
         texts = prompts_and_targets(requests)

@@ -40,7 +40,10 @@ class Examples(torch.utils.data.Dataset[int]):
         return index
 
     def collate_gpt_fn(self, indices: Sequence[int]) -> dict[str, dict[str, Tensor]]:
-        """One fact as a batch: the edit (labels: the target), a text that must not change (labels: its next tokens)."""
+        """One fact as a batch: the edit (labels: the target), a text that must not change (labels: its next tokens).
+
+        Each has input_ids and attention_mask [1, S] and labels [1, t], of the last t tokens.
+        """
         (index,) = indices
         fact = self._facts[index % len(self._facts)]
         question, answer = fact.locality_prompts[index // len(self._facts) % len(fact.locality_prompts)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_model,
@@ -14,10 +14,14 @@ from nse_plugin.cli.options import (
     say_at_once,
 )
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
+
+
 LOG_WIDTH = 240  # columns of a table where there is no terminal
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("ability", help="what else a model can do, before it was edited and after")
     add_model(command)

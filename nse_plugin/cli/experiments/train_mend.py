@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_skip_bad,
     check_counts,
 )
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
     command.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")

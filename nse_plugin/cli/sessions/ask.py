@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json, add_model, add_session, check_counts
 from nse_plugin.cli.sessions.opening import opened
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("ask", help="how a model goes on with a prompt, before and after the edits")
     add_model(command)

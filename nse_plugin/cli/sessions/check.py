@@ -10,6 +10,7 @@ from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session
 from nse_plugin.cli.sessions.opening import opened
 
 if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
     from nse_plugin.session import RoundRecord
 
@@ -19,7 +20,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "check",

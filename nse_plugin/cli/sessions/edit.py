@@ -12,6 +12,7 @@ from nse_plugin.cli.sessions.opening import opened, row_of
 from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
     from nse_plugin.session import EditSession
     from nse_plugin.session.report import RoundReport
@@ -22,7 +23,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "edit",

@@ -54,7 +54,8 @@ class ModelMetric(Protocol):
     def begin(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
     ) -> tuple[dict[str, Tensor], Measurement]:
-        """The unedited model: what must be kept of it, and its own reading."""
+        """Measure the unedited model. Returns what must be kept of it (hidden states [n, d], say) and its
+        measurement."""
 
     def read(
         self,
@@ -63,7 +64,7 @@ class ModelMetric(Protocol):
         facts: Sequence[Fact],
         reference: Mapping[str, Tensor],
     ) -> Measurement:
-        """A model against it."""
+        """Measure a model against the unedited one. reference: what `begin` returned, hidden states [n, d], say."""
 
 
 class Ability:

@@ -30,7 +30,7 @@ class Rows(Protocol):
     """An object that knows how to cut itself: a cache."""
 
     def select_rows(self, rows: Tensor) -> Any:
-        """The same for some rows (indices)."""
+        """The same for some rows; rows: their indices [m]."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class BatchedArguments:
 
 
 def without_hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    """A layer's call, as its hidden states and its other arguments."""
+    """A layer's call, as its hidden states [B, S, d] and its other arguments."""
     if args:
         return args[0], (args[1:], kwargs)
     return kwargs["hidden_states"], ((), {name: value for name, value in kwargs.items() if name != "hidden_states"})

@@ -43,7 +43,7 @@ class OutputMatrix:
         return data.T if isinstance(self.module, Conv1D) else data
 
     def add_columns(self, neurons: Tensor, delta: Tensor, master: Tensor | None = None) -> None:
-        """Add `delta` [d, len(neurons)] to the columns `neurons`, summed in float64, rounded once.
+        """Add `delta` [d, m] to the columns `neurons` [m], summed in float64, rounded once.
 
         master: a finer copy of the weight, as the module stores it: the sum is made there, and rounded from there.
         """

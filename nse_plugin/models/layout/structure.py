@@ -49,7 +49,7 @@ def decoder_config(model: nn.Module) -> Any:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors (any shapes) lie in the same memory."""
+    """Whether two tensors (of any shape) lie in the same memory."""
     if one is other:
         return True
     plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
