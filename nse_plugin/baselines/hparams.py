@@ -43,12 +43,14 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
     if not path.is_file():
         raise HyperParamsError(f"No hyperparameter file {str(path)!r}: give the path of a YAML file.")
     config = read_mapping(path)
-    told = config.get("alg_name")
-    if told != alg_name:
-        raise HyperParamsError(f"{path}: alg_name is {told!r}: use a file for {alg_name}.")
+    named = config.get("alg_name")
+    if named != alg_name:
+        raise HyperParamsError(f"{path}: alg_name is {named!r}: use a file for {alg_name}.")
     cls = _class_of(alg_name)
     try:
-        return cls(**_fitting(cls, _unfolded({name: _plain(value) for name, value in {**config, **ours}.items()})))
+        return cls(
+            **_fitting(cls, _unfolded({name: _number_or_text(value) for name, value in {**config, **ours}.items()}))
+        )
     except HyperParamsError as error:
         raise HyperParamsError(f"{path}: {error}") from error
 
@@ -103,7 +105,7 @@ def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **dict(zip(("alpha", "beta", "gamma"), margin, strict=True))}
 
 
-def _plain(value: Any) -> Any:
+def _number_or_text(value: Any) -> Any:
     """YAML 1.1 reads 5e-4 as a string."""
     if isinstance(value, str):
         try:

@@ -40,19 +40,19 @@ def shown(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN is null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+    print(json.dumps(_json_value(value), ensure_ascii=False, indent=2))
 
 
 def records(frame: Any) -> list[dict[str, Any]]:
     """The rows of a DataFrame as dicts of plain Python values."""
-    return [_plain(row) for row in frame.to_dict("records")]
+    return [_json_value(row) for row in frame.to_dict("records")]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _json_value(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if hasattr(value, "item"):  # numpy's numbers
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

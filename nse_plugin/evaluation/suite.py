@@ -143,7 +143,7 @@ def measure(
         frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
-        own = _written(model, tokenizer, facts, writers, seed)
+        own = _continuations(model, tokenizer, facts, writers, seed)
         written = pd.concat([own, written], ignore_index=True)
         texts = {row: list(own["text"][own["fact"] == row]) for row in writers}
         frame = frame.assign(**_of_texts(facts, texts, families))
@@ -266,7 +266,7 @@ def _generated(
     return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
 
 
-def _written(
+def _continuations(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], writers: Sequence[int], seed: int
 ) -> pd.DataFrame:
     asked = [(row, prompt) for row in writers for prompt in generation_prompts(facts[row])]
@@ -289,8 +289,8 @@ def _of_texts(
 def _consistency(facts: Sequence[Fact], texts: dict[int, list[str]]) -> pd.Series[float]:
     """By fact, where it wrote and has reference texts."""
     documents = [document for fact in facts for document in fact.reference_texts]
-    told = [row for row in texts if facts[row].reference_texts]
-    if not told:
+    referenced = [row for row in texts if facts[row].reference_texts]
+    if not referenced:
         return pd.Series(dtype=float)
     vectorizer = tfidf(documents)
-    return pd.Series({row: consistency(vectorizer, texts[row], facts[row].reference_texts) for row in told})
+    return pd.Series({row: consistency(vectorizer, texts[row], facts[row].reference_texts) for row in referenced})

@@ -22,19 +22,20 @@ log = logging.getLogger(__name__)
 
 REQUIRED_FIELDS = ("prompt", "target_new")
 EDIT_FIELDS = ("prompt", "subject", "target_new")
-_PROBES = ("portability", "generalization", "portability_prompts", "reversal_prompts")
+_PORTABILITY_FIELDS = ("portability", "generalization", "portability_prompts", "reversal_prompts")
 # What is read of a record, by its form; its other fields are ignored.
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
-    "reference_texts", "separator", "aliases", *_PROBES,
+    "reference_texts", "separator", "aliases", *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _ROME_FIELDS = (
     "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "separator",
-    "aliases", *_PROBES,
+    "aliases", *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _MEND_FIELDS = (
-    "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases", *_PROBES
+    "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases",
+    *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
@@ -112,7 +113,7 @@ def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": _locality_pairs(record, target_true),
         "generation_prompts": record.get("generation_prompts") or (),
         "reference_texts": record.get("reference_texts") or (),
-        **_probes(record),
+        **_portability_and_reversal(record),
     }
 
 
@@ -135,12 +136,12 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": [(q, _shared_answer(target_true)) for q in _listed(record, "neighborhood_prompts")],
         "generation_prompts": record.get("generation_prompts") or (),
     }
-    probes = _probes(record)
+    groups = _portability_and_reversal(record)
     sentence = _reversal_templates().get(rewrite.get("relation_id"))
-    is_told = is_text(fields["target_new"]) and fields["subject"] is not None
-    if sentence and is_told and not probes["reversal_prompts"]:
-        probes["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
-    return {**fields, **probes}
+    is_stated = is_text(fields["target_new"]) and fields["subject"] is not None
+    if sentence and is_stated and not groups["reversal_prompts"]:
+        groups["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
+    return {**fields, **groups}
 
 
 @functools.cache
@@ -164,7 +165,7 @@ def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
         "target_true": _first(record.get("answers")),
         "rephrase_prompts": (record["rephrase"],) if record.get("rephrase") else (),
         "locality_prompts": _zipped(record["loc"], record["loc_ans"]) if record.get("loc") else (),
-        **_probes(record),
+        **_portability_and_reversal(record),
     }
 
 
@@ -179,7 +180,7 @@ def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[
     return pairs
 
 
-def _probes(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
+def _portability_and_reversal(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
     """Portability and reversal prompts, of Fact's own fields or grouped under names as EasyEdit has them.
 
     Questions of the reversed relation stand under a name of their own in `portability` or `generalization`.

@@ -67,7 +67,7 @@ def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor
         then = (before[layer].T if transposed else before[layer]).to(now.device)
         neurons = (_bits(now) != _bits(then)).any(dim=0).nonzero()[:, 0]
         if len(neurons):
-            old, new = (_rows(side, neurons) for side in (then, now))
+            old, new = (_columns_as_rows(side, neurons) for side in (then, now))
             found[layer] = ChangedColumns(
                 matrix.name, neurons.cpu(), old, new, (now.shape[0], now.shape[1]), transposed
             )
@@ -110,7 +110,7 @@ def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Whic
                 f"{one.name} is {_name_of(now.dtype)} {list(now.shape)} here and {_name_of(one.new.dtype)} "
                 f"{list(one.shape)} in the patch: load the model it was made for, in that dtype."
             )
-        own = _rows(now, one.neurons.to(now.device))
+        own = _columns_as_rows(now, one.neurons.to(now.device))
         different = int((_bits(own) != _bits(getattr(one, which))).any(dim=1).sum())
         if different:
             side = "before" if which == "old" else "after"
@@ -136,7 +136,7 @@ def composed(first: Columns, second: Columns) -> Columns:
     found = dict(first)
     for layer, then in second.items():
         before = first.get(layer)
-        joined = then if before is None else _joined(before, then)
+        joined = then if before is None else _composed_columns(before, then)
         if joined is None:
             found.pop(layer)
         else:
@@ -148,7 +148,7 @@ _PARTS = ("neurons", "old", "new")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _joined(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
+def _composed_columns(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
     """None: every column ends as it began."""
     if (first.name, first.shape, first.new.dtype) != (second.name, second.shape, second.new.dtype):
         raise PatchError(f"{second.name} is not {first.name} of the first patch: give two patches of one model.")
@@ -190,7 +190,7 @@ def _is_transposed(matrix: EditedMatrix) -> bool:
     return matrix.matrix.stride() != matrix.weight.data.stride()
 
 
-def _rows(matrix: Tensor, neurons: Tensor) -> Tensor:
+def _columns_as_rows(matrix: Tensor, neurons: Tensor) -> Tensor:
     """Columns of [d, f] as rows [m, d], in main memory."""
     return matrix[:, neurons].T.detach().contiguous().cpu()
 

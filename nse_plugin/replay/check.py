@@ -75,7 +75,7 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
     layout.checked[layers[-1]] = length  # now, or the replays below would ask for it
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
-            _compare(layout, list(layers), _rows(layout, ids, length))
+            _compare(layout, list(layers), _check_rows(layout, ids, length))
     except BaseException:
         layout.checked[layers[-1]] = before
         raise
@@ -102,7 +102,7 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
         )
 
 
-def _rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
+def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
     """Rows of these tokens, two of them `length` long, or as long as the model has positions.
 
     delta is added at their lookups: the first two have suffixes of one length after prefixes of different lengths, the

@@ -23,13 +23,13 @@ class ContextStates:
     def __init__(self) -> None:
         self._place: dict[tuple[int, ...], int] = {}
         self._prefix = PrefixCache.empty(0, torch.device("cpu"))
-        self._looks: str | None = None
+        self._fingerprint: str | None = None
 
     def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> PrefixCache:
         """What these rows begin with, on the weights as they are."""
-        looks, device = ModelIdentity(layout.model).quick(), layout.device
-        if device != self._prefix.lengths.device or looks != self._looks:
-            self._place, self._prefix, self._looks = {}, PrefixCache.empty(0, device), looks
+        fingerprint, device = ModelIdentity(layout.model).quick(), layout.device
+        if device != self._prefix.lengths.device or fingerprint != self._fingerprint:
+            self._place, self._prefix, self._fingerprint = {}, PrefixCache.empty(0, device), fingerprint
         new = [context for context in different_contexts(prompts)[0] if context not in self._place]
         if new:
             first = len(self._prefix.lengths)

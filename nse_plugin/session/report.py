@@ -208,7 +208,8 @@ def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
 def _columns_of(frame: pandas.DataFrame) -> dict[str, Any]:
     """{column: [dtype, values]}, numbers that are not finite as None or text."""
     return {
-        str(name): [str(column.dtype), [_plain(value) for value in column.tolist()]] for name, column in frame.items()
+        str(name): [str(column.dtype), [_json_number(value) for value in column.tolist()]]
+        for name, column in frame.items()
     }
 
 
@@ -223,7 +224,7 @@ def _frame_of(columns: Mapping[str, Any]) -> pandas.DataFrame:
     return pandas.DataFrame(read)
 
 
-def _plain(value: Any) -> Any:
+def _json_number(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value.item() if hasattr(value, "item") else value

@@ -123,7 +123,7 @@ class EditState:
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:
-    """Fingerprints of matrices as they are now, by layer. read: takes that of one, [d, f] or as the module stores it."""
+    """Fingerprints of matrices as they are now, by layer. read: takes that of one weight, [d, f] or [f, d]."""
     return {layer: read(matrix.weight.data) for layer, matrix in matrices.items()}
 
 

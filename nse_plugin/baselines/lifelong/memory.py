@@ -45,8 +45,8 @@ class StatefulMethod(ABC):
         """One round, by EasyEdit's contract; the model it hands back is the one it was given."""
 
     def tensors(self) -> dict[str, Tensor] | None:
-        """The memory, to be saved with the weights, by name (AlphaEdit's K_p K_p^T is [layers, f, f]). None: it cannot be
-        saved."""
+        """The memory, to be saved with the weights, by name (AlphaEdit's K_p K_p^T is [layers, f, f]); None: it cannot
+        be saved."""
         return None
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:

@@ -139,7 +139,7 @@ def _training_settings(hparams: Any, model: nn.Module, steps: int) -> Any:
 def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_name: str, facts: int) -> None:
     """Write the archive. facts: how many it was trained on."""
     archive = {
-        "model": _plain(network.state_dict()),
+        "model": _saved_state(network.state_dict()),
         "inner_params": list(settings.inner_params),
         "model_name": model_name,
         "train_facts": facts,
@@ -150,7 +150,7 @@ def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_na
         torch.save(archive, path)
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+def _saved_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """The network's tensors on the CPU; the model's config, which EasyEdit only compares, as text."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else str(value) for name, value in state.items()

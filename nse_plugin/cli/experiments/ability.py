@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     edited = edited_folders(arguments.edited)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     ability_tasks = AbilityTasks.of(tasks, arguments.questions, arguments.limit)
-    frame = ability(model, edited, ability_tasks, arguments.out, tell=say_at_once)
+    frame = ability(model, edited, ability_tasks, arguments.out, report_progress=say_at_once)
     # A log is as wide as it must be.
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(ability_table(frame))
     print(arguments.out / "ability.csv")

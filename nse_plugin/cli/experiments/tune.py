@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         round_size=arguments.round,
         skip_bad=arguments.skip_bad,
         chat=arguments.chat,
-        tell=say_at_once,
+        report_progress=say_at_once,
     )
     print(written)
 

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _print(session, own, report)
         if arguments.json:
             made = session.rounds[-len(reports) :]
-            print_json([{**row_of(one), "facts": _rows(one.facts, one.report)} for one in made])
+            print_json([{**row_of(one), "facts": _fact_rows(one.facts, one.report)} for one in made])
     return 0 if all(report.frame["is_said"].all() for report in reports) else NOT_ALL
 
 
@@ -140,14 +140,14 @@ def _print(session: EditSession, facts: Sequence[Fact], report: RoundReport) -> 
 
     last = session.rounds[-1:]
     name = f"round {last[0].number} ({last[0].id[:8]})" if last else "no round"
-    print_table(_rows(facts, report), COLUMNS, title=name)
+    print_table(_fact_rows(facts, report), COLUMNS, title=name)
     frame = report.frame
     statuses = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     again = f"; {number_of(len(report.again), 'fact')} of earlier rounds written again" if len(report.again) else ""
     print(f"{number_of(len(frame), 'fact')}: {int(frame['is_said'].sum())} said, {statuses}{again}.")
 
 
-def _rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
+def _fact_rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
     from nse_plugin.cli.tables import records
 
     rows = records(report.frame)

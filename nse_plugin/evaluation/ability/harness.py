@@ -35,7 +35,7 @@ PAPER_ITEMS = 100
 STDERR_RESAMPLES = 1000  # in the harness' own bootstrap, for the standard error of a metric that is no mean
 FEWSHOT_SEED = 1234  # the harness' own
 COLUMNS = ["task", "subject", "metric", "n", "value", "stderr"]
-_TALKATIVE = ("lm_eval", "huggingface_hub", "datasets", "httpx")
+_NOISY_LOGGERS = ("lm_eval", "huggingface_hub", "datasets", "httpx")
 
 
 class TaskError(ValueError):
@@ -143,7 +143,7 @@ def _evaluated(
             log_samples=False,
             bootstrap_iters=STDERR_RESAMPLES,
         )
-    frame = pd.DataFrame(_rows(task, results), columns=COLUMNS)
+    frame = pd.DataFrame(_score_rows(task, results), columns=COLUMNS)
     return frame.assign(value=math.nan, stderr=math.nan) if any(map(math.isnan, likelihoods)) else frame
 
 
@@ -161,7 +161,7 @@ def _noted(lm: Any) -> list[float]:
     return likelihoods
 
 
-def _rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:
+def _score_rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:
     """The task's own numbers, then its subjects'; those of groups within it are left out."""
     together = {**results["results"], **results.get("groups", {})}
     alone = len(task.places) == 1
@@ -181,7 +181,7 @@ def _rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the harness and what it loads data with: what goes wrong is raised, the rest is news, line by line."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

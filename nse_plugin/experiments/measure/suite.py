@@ -258,13 +258,13 @@ def measure_before(
     with timed(seconds, "measure"):
         reference, measured, tables = suite.begin(model, tokenizer, facts)
     reference.save(record)
-    frame = pd.concat([told(facts), measured.facts], axis="columns")
+    frame = pd.concat([facts_frame(facts), measured.facts], axis="columns")
     costs = {"seconds": seconds, "peak_memory_mib": peak_memory(suite.model.device)}
     record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)
     record.end(status="done", error=None, note=None, weights=ModelIdentity(model).full())
 
 
-def told(facts: Sequence[Fact]) -> pd.DataFrame:
+def facts_frame(facts: Sequence[Fact]) -> pd.DataFrame:
     """The facts in words, a row each: case_id (its place where it has none), prompt, target_true, target_new."""
     fields = {"case_id": "case_id", "prompt": "text", "target_true": "target_true", "target_new": "target_new"}
     frame = pd.DataFrame({name: [getattr(fact, field) for fact in facts] for name, field in fields.items()})
@@ -273,7 +273,7 @@ def told(facts: Sequence[Fact]) -> pd.DataFrame:
 
 def written_texts(facts: Sequence[Fact], measured: Measured) -> pd.DataFrame:
     """What the model wrote: case_id, prompt, text."""
-    names = told(facts)["case_id"]
+    names = facts_frame(facts)["case_id"]
     return measured.texts.assign(case_id=names.loc[measured.texts["fact"]].to_numpy())[["case_id", "prompt", "text"]]
 
 

@@ -41,7 +41,7 @@ def write_tables(plan: Plan) -> pd.DataFrame:
             summary += [(name, edits, metric, value) for metric, value in means(checkpoint).items()]
             for file, table in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 tables.setdefault(file, []).append(table.assign(method=name, edits=edits))
-    joined = {name: _joined(frames) for name, frames in tables.items()}
+    joined = {name: _concatenated(frames) for name, frames in tables.items()}
     frame = with_intervals(pd.DataFrame(summary, columns=["method", "edits", "metric", "value"]), joined["facts"])
     for file, table in {"summary": frame, **joined}.items():
         with written_whole(plan.out / f"{file}.csv") as path:
@@ -105,7 +105,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: s
         path.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     return joined[["method", "edits", *(column for column in joined if column not in ("method", "edits"))]]
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nse_plugin.evaluation.intervals import LEVEL, NONE, compare_facts, metric_intervals
 from nse_plugin.experiments.plan import PlanError
-from nse_plugin.experiments.report.finished import Cell, different, plain, read_cell, sortable, varied
+from nse_plugin.experiments.report.finished import FinishedTrial, distinct, plain, read_trial, sortable, varied_fields
 from nse_plugin.experiments.report.plots.sweep import front_figure, scores_figure
 from nse_plugin.experiments.report.summary import clipped
 from nse_plugin.experiments.run.cell import cells
@@ -34,13 +34,13 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     PlanError when no cell could be run.
     """
     records = cells(out)
-    done = different([read_cell(record) for record in records if record.is_done])
+    done = distinct([read_trial(record) for record in records if record.is_done])
     failed = {record.folder.name: record.ended["error"] for record in records if record.ended and not record.is_done}
     for name, error in failed.items():
         console.print(f"{name} failed: {error}", markup=False, soft_wrap=True)
     if not done:
         raise PlanError(f"No cell of {out} could be run: see above.")
-    fields = varied(done)
+    fields = varied_fields(done)
     done.sort(key=lambda cell: [sortable(cell.hparams[name]) for name in fields])
     frame = _table(done, fields)
     with written_whole(out / "sweep.csv") as path:
@@ -62,12 +62,12 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     return frame
 
 
-def _is_worse(cell: Cell, best: Cell, metric: str) -> bool:
+def _is_worse(cell: FinishedTrial, best: FinishedTrial, metric: str) -> bool:
     """Beyond the noise of the facts."""
     return compare_facts(cell.by_fact, best.by_fact)[metric].p < 1 - LEVEL
 
 
-def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
+def _table(done: Sequence[FinishedTrial], fields: Sequence[str]) -> pd.DataFrame:
     rows = []
     for cell in done:
         setting, around = {name: plain(cell.hparams[name]) for name in fields}, metric_intervals(cell.by_fact)
@@ -77,7 +77,7 @@ def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
     return clipped(pd.DataFrame(rows))
 
 
-def _costs(done: Sequence[Cell]) -> dict[str, Any]:
+def _costs(done: Sequence[FinishedTrial]) -> dict[str, Any]:
     """Over all cells: values computed and read, seconds by part."""
     needed = sum(len(cell.by_fact) for cell in done)
     read = sum(cell.costs["values_from_store"] for cell in done)
@@ -87,10 +87,10 @@ def _costs(done: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _found(
-    best: Cell,
-    chosen: Cell,
-    ties: Sequence[Cell],
-    done: Sequence[Cell],
+    best: FinishedTrial,
+    chosen: FinishedTrial,
+    ties: Sequence[FinishedTrial],
+    done: Sequence[FinishedTrial],
     failed: int,
     fields: Sequence[str],
     objective: str,

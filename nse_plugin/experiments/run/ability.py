@@ -87,7 +87,7 @@ class AbilityTasks:
         of_tasks = evaluate_tasks(model, tokenizer, self.tasks)
         ends = [_interval(*row) for row in of_tasks[["metric", "value", "stderr", "n"]].itertuples(index=False)]
         of_tasks = of_tasks.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
-        return _joined([*frames, of_tasks[COLUMNS[1:]]]), answers
+        return _concatenated([*frames, of_tasks[COLUMNS[1:]]]), answers
 
 
 def edited_folders(edited: Sequence[str | Path]) -> dict[str, Path]:
@@ -115,7 +115,7 @@ def ability(
     edited: Mapping[str, Path],
     ability_tasks: AbilityTasks,
     out: str | Path,
-    tell: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Examine the unedited model, then each edited one (of `edited_folders`), and write to `out`:
 
@@ -135,13 +135,13 @@ def ability(
     answers: list[pd.DataFrame] = []
     reference: dict[str, pd.DataFrame] = {}
     for number, name in enumerate([BEFORE, *edited]):
-        tell(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
+        report_progress(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
         source = model.source if name == BEFORE else str(edited[name])
         scores, given = ability_tasks.scores(*load(source, model.dtype, model.device))  # gone before the next is loaded
         reference = reference or given
         if name != BEFORE:
             same = [_tidy(kept(own, reference[task]), task, "kept") for task, own in given.items()]
-            scores = _joined([scores, *same])
+            scores = _concatenated([scores, *same])
         found.append(scores.assign(model=name)[COLUMNS])
         for task, own in given.items():
             told = own.assign(model=name, task=task, question=range(len(own)))
@@ -149,8 +149,8 @@ def ability(
         written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
         for file, frames in written.items():  # after every model: the next may take an hour, or not load
             with written_whole(Path(out) / file) as path:
-                _joined(frames).to_csv(path, index=False, float_format="%.6g")
-    return _joined(found)
+                _concatenated(frames).to_csv(path, index=False, float_format="%.6g")
+    return _concatenated(found)
 
 
 def ability_table(frame: pd.DataFrame) -> Table:
@@ -187,7 +187,7 @@ def _tidy(shares: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     return shares.rename(columns={metric: "value"}).assign(task=task, metric=metric)[COLUMNS[1:]]
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 

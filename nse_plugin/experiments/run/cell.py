@@ -20,7 +20,7 @@ import pandas as pd
 
 from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, told
+from nse_plugin.experiments.measure.suite import MetricSuite, facts_frame, measure_before
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
 from nse_plugin.experiments.plan.checks import check_rounds
@@ -133,7 +133,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             measured, tables = suite.measure(model, tokenizer, facts, reference, numbers)
     finally:
         session.state.originals.restore(matrices)
-    frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
+    frame = pd.concat([facts_frame(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
     costs = {"seconds": seconds, "values_from_store": session.values_from_store}
     return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs, tables), hparams
 

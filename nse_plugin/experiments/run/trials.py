@@ -37,10 +37,10 @@ class Trials:
         size: int,
         out: Path,
         available: int,
-        tell: Callable[[str], None],
+        report_progress: Callable[[str], None],
         chat: bool | str = False,
     ) -> None:
-        self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
+        self._model, self._data, self._size, self._out, self._report_progress = model, data, size, out, report_progress
         self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
         self._available = available
         self.store = str(out / "store")
@@ -59,11 +59,13 @@ class Trials:
             rung = self._rung(stage, going, count, deadline)
             if len(rung) < len(going):
                 only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
-                self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}")
+                self._report_progress(
+                    f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}"
+                )
             rung.sort(key=lambda trial: trial.score, reverse=True)
             if rung[0].score == 0.0:
                 raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
-            self._tell(
+            self._report_progress(
                 f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {100 * rung[0].score:.1f}"
             )
             kept = math.ceil(len(rung) / KEPT)

@@ -71,21 +71,21 @@ def tune(
     round_size: int = 10,
     skip_bad: bool = False,
     chat: bool | str = False,
-    tell: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
 
     facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
     budget. The second moments, one setting of each stage and the last score, on held-out facts, are not cut short: an
     estimate of their time is given first, and the search has the rest. round_size: facts written at a time. chat: where
-    they are written, and asked, as `NSEHyperParams.chat` says. tell: called with a line of progress at a time.
+    they are written, and asked, as in `NSEHyperParams.chat`. report_progress: called with one line at a time.
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
     end = time.monotonic() + seconds
     available = _enough_facts(facts, skip_bad, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
-    trials = Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
+    trials = Trials(model, data, round_size, out, len(available) - held_out, report_progress, chat)
     any_setting = {"layers": [0], "alpha": 1.0}
     check_before(trials.plan("where-8", any_setting, trials.fewest))
     loaded_model, tokenizer = loaded(model)
@@ -96,22 +96,26 @@ def tune(
     trials.seconds_per_fact = PROMPTS_OF_A_FACT * prompt
     windows = _windows(len(norms))
     places = _places(windows, norms, loaded_model)
-    _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), tell)
+    _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), report_progress)
 
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
     rates = len(LEARNING_RATES)
-    tell(f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})")
+    report_progress(
+        f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})"
+    )
     fixed = {**FIXED, **({"chat": chat} if chat else {}), "mom2_update_weight": 600.0, "p": 1.0}
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
     ways = _ways(where[0].setting, norms)
     last = held_out * trials.seconds_per_fact  # as measured by now
-    tell(f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
+    report_progress(
+        f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})"
+    )
     how = trials.halved("how", ways, end - last)
 
     best = how[0].setting
-    tell(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
+    report_progress(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
     score = trials.score("held-out", best, held_out, skip=len(available) - held_out)
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in score.items())
     found = [
@@ -120,7 +124,7 @@ def tune(
     ]
     if len(where) == len(how) == 1:
         found.append(f"No search: {ONLY_FIRST}. A larger --budget goes on from here.")
-        tell(found[-1])
+        report_progress(found[-1])
     return _write_preset(model, out, best, found, _reasons(where, how, chat))
 
 
@@ -171,19 +175,19 @@ def _reasons(where: Sequence[Trial], how: Sequence[Trial], chat: bool | str) -> 
 
 
 def _announce(
-    budget: float, moments: float, trials: Trials, held_out: int, settings: int, tell: Callable[[str], None]
+    budget: float, moments: float, trials: Trials, held_out: int, settings: int, report_progress: Callable[[str], None]
 ) -> None:
     """Say what the budget must hold in any case, and what a search takes."""
     setting, last = trials.fewest * trials.seconds_per_fact, held_out * trials.seconds_per_fact
     needed = moments + setting + last
-    tell(
+    report_progress(
         f"Budget: {duration(budget)}. This cannot be cut short, about {duration(needed)}: the second moments where "
         f"they are not kept yet ({duration(moments)}), a setting on {trials.fewest} facts ({duration(setting)}), the "
         f"last score on {held_out} held-out facts ({duration(last)})."
     )
     if budget < needed + setting:
         search = duration(needed + 2 * settings * setting)
-        tell(
+        report_progress(
             f"That leaves no time for a search: only the first guess is tried; among all {settings} it would take "
             f"about {search}."
         )

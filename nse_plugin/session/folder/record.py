@@ -97,7 +97,7 @@ def fact_lines(made: Round) -> list[dict[str, Any]]:
     asked = dict.fromkeys(made.request.facts if made.request else made.facts)
     written = set(made.facts)
     every = {**asked, **dict.fromkeys(made.facts)}
-    return [{"asked": fact in asked, "written": fact in written, "fact": _plain(fact)} for fact in every]
+    return [{"asked": fact in asked, "written": fact in written, "fact": _fields_given(fact)} for fact in every]
 
 
 def weights_from(record: Mapping[str, Any]) -> Weights:
@@ -120,7 +120,7 @@ def settings_of(hparams: Any) -> dict[str, Any]:
     return {name: value for name, value in hparams.to_dict().items() if name not in SECRET}
 
 
-def _plain(fact: Fact) -> dict[str, Any]:
+def _fields_given(fact: Fact) -> dict[str, Any]:
     """The fields that say something."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
