@@ -31,7 +31,7 @@ _WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
 def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
     """The dataclass that `alg_name` takes, from a YAML file, `overrides` on top, for a loaded model.
 
-    `device` becomes the model's; `model_name` stays the file's, because EasyEdit searches it for words, and a folder's
+    `device` becomes the model's; `model_name` is the file's, because EasyEdit searches it for words, and a folder's
     name may hold any. A field that only the other EasyEdit has is dropped or filled.
     Raises HyperParamsError for a file that is missing or unreadable, and a field that is unknown or missing;
     ImportError when there is no EasyEdit.
@@ -69,7 +69,7 @@ def _class_of(alg_name: str) -> Any:
 
 
 def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
-    """The sentence that says what to do about an algorithm that is not among those of the EasyEdit at hand."""
+    """The error message for an algorithm that the imported EasyEdit does not have, with its remedy."""
     if alg_name in _MAIN_ONLY_ALGORITHMS:
         hint = "EasyEdit's main has it: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder."
     else:

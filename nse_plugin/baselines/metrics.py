@@ -33,7 +33,7 @@ Outputs = list[list[int]]  # tokens by locality prompt
 
 
 def easyedit_reference(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[Outputs]:
-    """What the unedited model says at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
+    """What the unedited model predicts at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
     JSON."""
     return [_outputs(quality) for quality in _qualities(model, tokenizer, facts)]
 

@@ -22,7 +22,7 @@ def available_algorithms() -> list[str]:
 
 
 def is_available(alg_name: str) -> bool:
-    """Whether the EasyEdit at hand has an algorithm of this name."""
+    """Whether the imported EasyEdit has an algorithm of this name."""
     return alg_name in all_algorithms()
 
 

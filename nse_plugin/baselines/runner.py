@@ -1,6 +1,6 @@
 """Any of EasyEdit's algorithms on one loaded model, round after round, called through its `ALG_DICT`.
 
-EasyEdit's editors run an algorithm once, on a model they load themselves, and leave behind what it left behind. A
+EasyEdit's editors run an algorithm once, on a model they load themselves, and leave its side effects behind. A
 comparison needs more: the same model before every method, each method's memory its own, a round that can be repeated
 to the bit, and a sequence that can go on from a file. So around every call:
 
@@ -58,7 +58,7 @@ _USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
 
 class MethodError(RuntimeError):
-    """An algorithm that EasyEdit does not have, that failed, or that cannot go on; the message says which and where."""
+    """An algorithm that EasyEdit does not have, that failed, or that cannot continue; the message names it."""
 
 
 class EasyEditRunner:
@@ -69,7 +69,7 @@ class EasyEditRunner:
     seed: of the texts and draws the algorithm takes. store: where second moments without a stats_dir are kept; None: in
     the user's cache folder.
 
-    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be told apart, "values" (z or v),
+    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be timed separately, "values" (z or v),
     "moments" (second moments found or measured) and "update" (the rest).
 
     Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
@@ -198,7 +198,7 @@ class EasyEditRunner:
             )
 
     def _count(self, seconds: float) -> None:
-        """Add a round's time, and what its parts leave of it to the update."""
+        """Add a round's time; what its other parts did not take counts as the update's."""
         self.seconds["edit"] += seconds
         if self.alg_name == NSE:
             report = self._nse_state().reports[-1]

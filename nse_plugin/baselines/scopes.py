@@ -47,7 +47,7 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
 
 @contextmanager
 def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], Any]) -> Iterator[None]:
-    """Within, the algorithm's module globals are those in `memories`, by module and name; nobody else meets them."""
+    """Within, the algorithm's module globals are those in `memories`, by module and name; then they are restored."""
     others = {
         (module.__name__, name): getattr(module, name)
         for module in modules

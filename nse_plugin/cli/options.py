@@ -1,4 +1,4 @@
-"""Options that several commands have, and whether what they say can be used."""
+"""Options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` returns
 
-NOT_ALL = 3  # the exit code where all was done as asked, and the model does not say every fact
+NOT_ALL = 3  # the exit code where all was done, and the model does not predict every fact's target
 
 
 def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
-    """What every command says that loads a model of the user's."""
+    """--model, --device and --dtype, of every command that loads a model."""
     what = "folder or hub name of a causal language model, a GGUF file, or `embedded`"
     command.add_argument("--model", required=required, help=what)
     command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     command.add_argument("--facts", required=True, help="a .csv, .json or .jsonl file, or a known name such as demo")
     add_skip_bad(command)
-    command.add_argument("--limit", type=int, help="the first so many facts; default: all")
+    command.add_argument("--limit", type=int, help="the first N facts; default: all", metavar="N")
     form = "of facts that are to be written in a chat, as a user's message: NAME is one of several chat templates"
     command.add_argument("--chat", nargs="?", const=True, default=False, metavar="NAME", help=form)
     command.add_argument(

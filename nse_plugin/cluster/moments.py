@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A shard's sums are f^2 numbers a layer, handed over once. This many tokens a neuron make them worth it.
 _TOKENS_PER_NEURON = 32
-_SHARDS = 64  # at least, of the model's own text, where it has so many batches: writing it is slow
+_SHARDS = 64  # at least, of the model's own text, where it has that many batches: writing it is slow
 
 
 def measure_on(pool: Pool) -> Callable[..., MomentSums]:
@@ -40,7 +40,7 @@ def measure_on(pool: Pool) -> Callable[..., MomentSums]:
             sums.tokens += part.tokens
             sums.batches += part.batches
             on_batch(sums)
-        return measure_moments(layout, layers, (), sums)  # which tells when there was no text
+        return measure_moments(layout, layers, (), sums)  # which raises when there was no text
 
     return measure
 

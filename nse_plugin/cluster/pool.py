@@ -1,4 +1,4 @@
-"""Ray workers, and shards of work for them: whoever is free takes the next one, a lost worker's shard runs again.
+"""Ray workers, and shards of work for them: a free worker takes the next one, a lost worker's shard runs again.
 
 Ray starts the workers, notices when one dies, and starts it anew, where need be on another host. Until it has loaded
 the model again the others go on without it.
@@ -48,7 +48,7 @@ def workers(
         device = "cuda" if gpus else device  # Ray shows a worker its own GPU only
         threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // count))
         handles = [actor.remote(model, dtype, device, hparams, threads) for _ in range(count)]
-        yield Pool(handles)  # Ray ends workers that nobody refers to
+        yield Pool(handles)  # Ray ends workers without references
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _connected(count: int, address: str | None) -> Iterator[int]:
     if ray.is_initialized():
         yield _resources("CPU")
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send usage statistics
     try:
         _require_reachable(address)
         if address is None:
@@ -86,7 +86,7 @@ def _resources(kind: str) -> int:
 
 
 def _require_reachable(address: str | None) -> None:
-    """Raise OSError where nobody listens: Ray itself would try for many minutes."""
+    """Raise OSError where nothing listens: Ray itself would try for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

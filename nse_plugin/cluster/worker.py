@@ -28,7 +28,7 @@ from nse_plugin.replay.sinks import without_sinks
 
 
 class ClusterError(RuntimeError):
-    """Workers that cannot be had, or cannot go on; the message says why, and what to do."""
+    """Workers that cannot be had, or cannot go on; the message gives the reason and the remedy."""
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         return value_cache_keys(self._fingerprint, prompts, self._hparams), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
-        """z of some facts [n, d]. addresses: where they are to be kept, as another worker's `encode` says."""
+        """z of some facts [n, d]. addresses: where they are to be kept, as returned by another worker's `encode`."""
         self._require_same(value_cache_keys(self._fingerprint, prompts, self._hparams) == addresses)
         return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
 

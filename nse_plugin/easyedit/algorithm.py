@@ -1,7 +1,7 @@
 """NSE as EasyEdit calls an algorithm: `apply_to_model(model, tok, requests, hparams, ...)`.
 
-EasyEdit never says whether a call belongs to a sequence, and may put old weights back behind the algorithm's back.
-So the state follows the weights: what is remembered of a model is kept beside it, and its history tells from the
+EasyEdit never indicates whether a call belongs to a sequence, and may restore old weights between calls.
+So the state follows the weights: what is remembered of a model is kept beside it, and its history finds from the
 weights which rounds stand, or that someone else changed them.
 
 Each choice of layers has a state of its own, its original weights and its rounds. It goes on whenever the weights of

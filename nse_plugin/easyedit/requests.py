@@ -61,7 +61,7 @@ def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Any, rephra
             given = f"{number_of(len(values), 'value')} for {number_of(len(prompts), 'prompt')}"
             raise FactError(f"{name} has {given}: give one for each.")
     rephrased = _listed(rephrased or ())
-    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit's to tell
+    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit reports it
     records = [
         {"prompt": prompt, "target_new": target, "subject": subject, "rephrase_prompt": None if subject else other}
         for prompt, target, subject, other in zip(prompts, targets, subjects, rephrased, strict=True)

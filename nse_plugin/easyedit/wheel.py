@@ -1,6 +1,6 @@
 """Everything the PyPI wheel `easyeditor==0.0.1.dev0` (October 2023) needs before NSE runs in it.
 
-A clone of EasyEdit's main needs none of this. Each shim says what the wheel does and why it cannot stay so.
+A clone of EasyEdit's main needs none of this. Each shim documents what the wheel does and why that is changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def restoring_only_when_asked(apply_to_model: Method) -> Method:
     """Give an algorithm the wheel's meaning of `keep_original_weight`.
 
     On main an algorithm always returns the weights as they were, and the editor puts them back unless the
-    run is sequential. The wheel puts back whatever it is given, and says with `keep_original_weight=False`,
+    run is sequential. The wheel restores whatever it is given, and asks with `keep_original_weight=False`,
     its default, that edits shall add up: the algorithm must then return no weights.
     """
 
@@ -77,7 +77,7 @@ class _LlamaTokenizer(metaclass=_AnyTokenizer):
 
 
 def _sequential_edit(method: Method) -> Method:
-    """The wheel drops main's `sequential_edit` unread: say it in the wheel's own words. Without it the
+    """The wheel ignores main's `sequential_edit`: translate it into the wheel's own argument. Without it the
     wheel's default stands, and edits add up."""
 
     @functools.wraps(method)
@@ -174,7 +174,7 @@ def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
 class DeviceName(TorchFunctionMode):
     """Read the string `name` as `device` in every torch call.
 
-    A scope around the editor's methods rather than a change of torch for the whole process: nobody else
+    A scope around the editor's methods rather than a change of torch for the whole process: no other code
     gets the wrong name understood, and on a machine with CUDA it is not even entered.
     """
 

@@ -122,7 +122,7 @@ def measure(
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
-    probability_chat: ask for probability in a chat too, as `NSEHyperParams.chat` says.
+    probability_chat: ask for probability in a chat too, as in `NSEHyperParams.chat`.
     generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
     anything is measured.
 

@@ -1,4 +1,4 @@
-"""What a model says of a target, each of whose tokens is predicted from the prompt and the tokens before it.
+"""A model's prediction of a target, each of whose tokens is predicted from the prompt and the tokens before it.
 
 One batched pass answers for all the metrics of probability, accuracy and locality: they only read different things
 out of the same predictions.
@@ -75,7 +75,7 @@ Predictions = Mapping[Pair, Prediction]
 def predict(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], tokens_per_batch: int = 1024
 ) -> dict[Pair, Prediction]:
-    """The prediction of every distinct pair of a prompt and a target, joined as `facts.continuation` says.
+    """The prediction of every distinct pair of a prompt and a target, joined by `facts.continuation`.
 
     pairs: `(prompt, target)` or `(prompt, target, separator)`, as `Fact.asked` makes them.
 

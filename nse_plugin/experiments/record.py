@@ -5,7 +5,7 @@
                    ended.json               how it ended, what it cost
                    log.txt                  what the method itself printed
 
-A later run finds what is there and goes on behind it.
+A later run finds what is there and continues from it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Record:
 
     def check_for(self, asked: dict[str, Any], begun: bool = False) -> None:
         """Raise PlanError when results that are there were asked for differently. asked: as `plan.inputs` gives it.
-        begun: also when there are none yet, of what somebody has just begun."""
+        begun: also when there are none yet, of a run that has just begun."""
         path = self.folder / "asked.json"
         if path.is_file() and (begun or not self._came_to_nothing):
             changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)

@@ -43,7 +43,7 @@ _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse
 
 
 def gives_subject(record: Mapping[str, Any]) -> bool:
-    """Whether a record says what its fact is about."""
+    """Whether a record has a subject."""
     if "requested_rewrite" in record:
         record = record["requested_rewrite"]
     return record.get("concept" if form_of(record)[0] is _from_wikibio else "subject") is not None
@@ -157,7 +157,7 @@ def _reversal_templates() -> dict[str, str]:
 
 
 def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The prefix "nq question: " of its neighbours stays, as it does in EasyEdit and ROME."""
+    """The prefix "nq question: " of its neighbours is kept, as in EasyEdit and ROME."""
     return {
         "prompt": record["src"],
         "subject": record.get("subject"),

@@ -17,7 +17,7 @@ _MESSAGE, _ANSWER = "The user's message.", "The assistant's answer."
 @dataclass(frozen=True)
 class Frame:
     """What stands before and after a prompt, and between all that and the answer; separator: None in plain text, where
-    the fact says what it is."""
+    it is the fact's own."""
 
     before: str = ""
     after: str = ""

@@ -8,7 +8,7 @@ _NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
 
 def max_positions(config: object) -> int | None:
-    """Of a model's configuration, or that of its text part; None where it has no limit, or does not say."""
+    """Of a model's configuration, or that of its text part; None where it has no limit, or gives none."""
     text = text_config(config)
     found = [getattr(text, name) for name in _NAMES if name in _fields(text)]
     return min((positions for positions in found if positions is not None and positions > 0), default=None)
@@ -20,7 +20,7 @@ def text_config(config: object) -> Any:
 
 
 def _fields(config: object) -> set[str]:
-    """What a configuration says, also under the names that transformers gives all kinds of models."""
+    """The fields of a configuration, also under the names that transformers gives all kinds of models."""
     aliases: dict[str, str] = getattr(config, "attribute_map", {})
     own = vars(config)
     return {*own, *(alias for alias, name in aliases.items() if name in own)}

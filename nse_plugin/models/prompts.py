@@ -28,7 +28,7 @@ class EncodedPrompt:
 
     ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
     targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
-    context: how many of the first ids, none of them at or behind `lookup`, are the template's own.
+    context: how many of the first ids, none of them at or after `lookup`, belong to the template.
     """
 
     ids: tuple[int, ...]
@@ -46,7 +46,7 @@ class EncodedPrompt:
 class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
-    `essence` ends at the subject's last token: the KL term asks for nothing behind it. text: the fact in words.
+    `essence` ends at the subject's last token: the KL term needs nothing after it. text: the fact in words.
     members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a chat.
     """
 
@@ -120,8 +120,8 @@ def split_target(
     """Token ids of `prompt` and of `target` as its continuation; separator: as for `facts.continuation`.
 
     The whole text is tokenised, and split where the prompt ends; spaces there are the target's. A token that spans the
-    end counts as the target's when the tokenizer is a fast one; a slow tokenizer, which does not tell, then tokenises
-    the two parts.
+    end counts as the target's with a fast tokenizer; with a slow one, which gives no offsets, the two parts are
+    tokenised separately.
     Raises FactError when the tokenizer makes no token of the target.
     """
     before, after = _split(tokenizer, prompt, continuation(prompt, target, separator))
@@ -136,8 +136,8 @@ def _split(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tupl
     if tokenizer.is_fast:
         encoded = tokenizer(text, return_offsets_mapping=True)
         ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
-        behind = [i for i, end in enumerate(ends) if end > len(bare)]  # an end-of-text token is not among them
-        return (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
+        added = [i for i, end in enumerate(ends) if end > len(bare)]  # an end-of-text token is not among them
+        return (ids[: added[0]], ids[added[0] : added[-1] + 1]) if added else (ids, [])
     before, whole = without_end(tokenizer, bare), without_end(tokenizer, text)
     return before, whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, text[len(bare) :])
 

@@ -8,7 +8,7 @@ Checked with transformers 4.57.6, 5.5.4 and 5.24.0 (torch 2.13.0). When a new re
   where the old name warns at every forward and is to go in 5.40.0.
 - `replay.prefix_cache.PrefixCache` is a `DynamicCache` with its own `update`, `get_seq_length` and `get_mask_sizes`
   (whose first argument is a length from 5.x on, and a tensor of positions before).
-- `attention_of`: which attention a configuration asks for is said by its `_attn_implementation` alone, in all three.
+- `attention_of`: which attention a configuration asks for is in its `_attn_implementation` alone, in all three.
 - `rope_settings`: a configuration's `rope_parameters` (5.x; `rope_scaling` in 4.57) are a dict, or one for each kind of
   layer.
 - `Conv1D`, GPT-2's transposed Linear, lives in `pytorch_utils`, `ModelOutput` in `utils.generic`, in all three.

@@ -31,8 +31,8 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of how text becomes tokens, but for padding and truncation, which no one here uses."""
     special = sorted(tokenizer.all_special_ids), tokenizer.bos_token_id, tokenizer.eos_token_id
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # in Python: its words are the best it tells
+    if backend is None:  # in Python: its vocabulary is the best there is
         return hash_of({"special": special, "vocabulary": sorted(tokenizer.get_vocab().items())})
-    told = json.loads(backend.to_str())
-    kept = {name: value for name, value in told.items() if name not in ("padding", "truncation")}
+    described = json.loads(backend.to_str())
+    kept = {name: value for name, value in described.items() if name not in ("padding", "truncation")}
     return hash_of({"special": special, **kept})

@@ -101,7 +101,7 @@ class InStore:
         self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
 
     def check_writable(self) -> None:
-        """A store that cannot be written to is said, and no reason to stop; one that cannot be is."""
+        """A store that cannot be written to is a warning; a folder that cannot be a store is an error."""
         if self._hparams.store is not None:
             self._store.check_folder()
         problem = why_not_writable(self.folder)

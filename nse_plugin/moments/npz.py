@@ -1,9 +1,9 @@
 """Second moments as EasyEdit's npz files.
 
 They lie at `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of k k^T),
-`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they were measured from; where a
-file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own before
-`.npz`. EasyEdit's files do not say, and are taken by their name.
+`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also record what they were measured from;
+where a file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own
+before `.npz`. EasyEdit's files do not, and are taken by their name.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class NpzFiles:
         return _Origin(self.identity(None), str(matrix.weight.dtype), self._text)
 
     def _is_of(self, path: Path, matrix: OutputMatrix) -> bool:
-        """Whether a file says that it was measured on this model, maybe in another precision, and on this text."""
+        """Whether a file records that it was measured on this model, maybe in another precision, and on this text."""
         found = _origin_in(path)
         if self.unseen is not None or found is None or self._text not in (found.text, ""):
             return False
@@ -152,7 +152,7 @@ class _Origin(NamedTuple):
 
 
 def _origin_in(path: Path) -> _Origin | None:
-    """What a file says it was measured from; None when it is EasyEdit's, or cannot be read (reading it says why)."""
+    """What a file records that it was measured from; None when it is EasyEdit's, or cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if not any(name.startswith("nse.") for name in data.files):
@@ -174,7 +174,7 @@ def _read(path: Path, layer: int, matrix: OutputMatrix) -> Stored | None:
     except _UNREADABLE as error:
         raise MomentsError(f"{path} is not a readable second-moment file ({error}): {remedy}.") from error
     if not tokens > 0:
-        raise MomentsError(f"{path} says it counted {tokens} tokens: {remedy}.")
+        raise MomentsError(f"{path} has a count of {tokens} tokens: {remedy}.")
     try:
         moment = check_moments({layer: total / tokens}, {layer: matrix})[layer]
     except MomentsError as error:

@@ -17,7 +17,7 @@ Which = Literal["old", "new"]
 
 
 class PatchError(ValueError):
-    """A patch, or a model, that cannot be used with it; the message says what to do."""
+    """A patch, or a model, that cannot be used with it; the message gives the remedy."""
 
 
 class EditedMatrix(Protocol):
@@ -156,7 +156,7 @@ def _composed_columns(first: ChangedColumns, second: ChangedColumns) -> ChangedC
     both = [(place[neuron], at) for at, neuron in enumerate(second.neurons.tolist()) if neuron in place]
     in_first, in_second = (torch.tensor([pair[side] for pair in both], dtype=torch.long) for side in (0, 1))
     if not torch.equal(_bits(first.new[in_first]), _bits(second.old[in_second])):
-        raise PatchError(f"the second patch was not made on the weights that the first leaves in {first.name}.")
+        raise PatchError(f"the second patch was not made on the weights after the first one in {first.name}.")
     neurons = torch.unique(torch.cat([first.neurons, second.neurons]))
     old, new = (torch.empty(len(neurons), first.shape[0], dtype=first.new.dtype) for _ in range(2))
     for one in (second, first):

@@ -202,7 +202,7 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> None:
     """Raise LayoutError when a matrix that was named is not the last one that its MLP runs.
 
-    In an MLP that has as many neurons as the hidden size, no shape tells W_out from the matrices before it.
+    In an MLP that has as many neurons as the hidden size, no shape distinguishes W_out from the matrices before it.
     """
     matrices = layout.output_matrices(layers)
     last: dict[int, nn.Module] = {}
@@ -265,10 +265,10 @@ def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[Encoded
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    """NaN where the replay alone is not finite; of a model that is not finite itself nothing can be said: 0."""
+    """NaN where the replay alone is not finite; 0 of a model that is not finite itself."""
     return relative_error(found, expected) if expected.isfinite().all() else 0.0
 
 
 def _in_short(error: BaseException) -> str:
-    """An error of somebody else's, fit for the middle of a sentence."""
+    """Another library's error, as a clause."""
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"

@@ -14,7 +14,7 @@ from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or cannot be said."""
+    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or is unknown."""
     try:
         writer = layout.output_matrix(layer).module
     except LayoutError:

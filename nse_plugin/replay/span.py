@@ -138,7 +138,7 @@ class _Chunk:
             for layer in span
         ]
         try:
-            # the layer below tells in which form layers return; where there is none, the first itself
+            # in which form layers return their output is seen at the layer below; where there is none, at the first
             first = max(span[0], 1)
             over = [layout.layers[layer] for layer in range(first, span.stop)]
             with torch.no_grad(), passed_over(over, layout.layers[first - 1]):
@@ -176,7 +176,7 @@ class _Chunk:
 def _keep_keys(
     keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
 ) -> Callable[..., None]:
-    """A hook of `W_out`. tokens: of each row. enough: nothing behind these keys is wanted."""
+    """A hook of `W_out`. tokens: of each row. enough: nothing after these keys is needed."""
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         k = writer.keys(args[0], len(lookup), tokens)

@@ -14,7 +14,7 @@ def before_and_after(session: EditSession, prompts: Sequence[str], tokens: int) 
     """Greedy continuations of each prompt, without it: of the unedited model and of the edited one.
 
     tokens: the most that are written; the end of the text ends a continuation earlier. Raises ValueError for a prompt
-    that has no tokens or leaves no room for so many.
+    that has no tokens or leaves no room for that many.
     """
     after = _answers(session, prompts, tokens)
     with session.unedited():

@@ -154,7 +154,7 @@ class EditedModel:
         return forms
 
     def behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
-        """The forms without attention sinks, told of with a warning."""
+        """The forms without attention sinks; where there were any, a warning names them."""
         if not early(prompts_of(forms)):
             return forms
         with self.original(state):

@@ -28,7 +28,7 @@ _STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
 
 @dataclass(frozen=True)
 class Targets:
-    """What is said of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
+    """The predictions of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
     with z; by the edited model after the round."""
 
     before: Prediction
@@ -43,8 +43,8 @@ class RoundReport:
     frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
         case_id
         subject: as it was given or found
-        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
-            its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
+        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model predict the target (not each
+            of its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
             residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
             not finite, left out; `kept`: not written, since another target of an earlier round stands
             (`on_conflict="keep"`)
@@ -60,7 +60,7 @@ class RoundReport:
     again: pandas, of the facts of earlier rounds that were written again, since a fact of this one is about their
         subject: case_id, status, residual, target_after and is_said, as above
     seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update" (with
-    what the model says before and after it).
+    the model's predictions before and after it).
     values_from_store: how many of its z were read and not computed.
     """
 
@@ -97,7 +97,7 @@ class RoundReport:
         def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
 
-        status = [_status(own, said) for own, said in zip(result.status, targets, strict=True)]
+        status = [_status(own, target) for own, target in zip(result.status, targets, strict=True)]
         frame = pandas.DataFrame(
             {
                 "case_id": _case_ids(every),
@@ -175,10 +175,10 @@ def _counted(frame: pandas.DataFrame) -> str:
     return ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
 
 
-def _status(status: str, said: Targets) -> str:
+def _status(status: str, target: Targets) -> str:
     """Of a fact that came near z, whether z was worth coming near."""
-    is_likelier = said.after.log_probability > said.before.log_probability
-    return WEAK_VALUE if status == DONE and not (said.under_z.is_said and is_likelier) else status
+    is_likelier = target.after.log_probability > target.before.log_probability
+    return WEAK_VALUE if status == DONE and not (target.under_z.is_said and is_likelier) else status
 
 
 def _case_ids(facts: Sequence[Fact]) -> list[Any]:

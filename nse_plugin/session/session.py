@@ -45,7 +45,7 @@ class EditSession:
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
     an earlier session on this model, to go on from (in a branch of its own: neither session sees the other's rounds);
-    None: the model counts as not edited yet. read_fingerprint: tells whether an edited matrix has changed.
+    None: the model counts as not edited yet. read_fingerprint: detects whether an edited matrix has changed.
     undoable: keep in memory what each round changes, at most twice the edited matrices, so that it can be undone.
 
     The session follows the weights: rounds that were undone in the meantime (an old state_dict loaded, say) are no

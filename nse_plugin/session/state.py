@@ -23,7 +23,7 @@ from nse_plugin.session.report import RoundReport
 
 
 class StateError(ValueError):
-    """A state that does not belong to the model it is given with; the message says why."""
+    """A state that does not belong to the model it is given with; the message gives the reason."""
 
 
 @dataclass

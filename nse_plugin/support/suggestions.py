@@ -21,6 +21,6 @@ def number_of(count: int, thing: str) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """An error in one line: this package's own say all there is to say, others begin with their class."""
+    """An error in one line: this package's own messages as they are, others after the name of their class."""
     own = type(error).__module__.partition(".")[0] == "nse_plugin"
     return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())

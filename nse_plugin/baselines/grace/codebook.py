@@ -13,7 +13,7 @@ SAME_PROMPT = 0.01  # of `eps`: two keys nearer than this are one prompt, but fo
 
 @dataclass(frozen=True)
 class Codebook:
-    """The entries of one layer. An edit makes a new codebook, so that one at hand never changes.
+    """The entries of one layer. An edit makes a new codebook, so that an existing one never changes.
 
     keys [n, f], values [n, d], radii [n]: float32 or float64. labels: n targets' token ids.
     """
@@ -36,7 +36,7 @@ class Codebook:
 
         Far from every key: a new entry (key [f], value [d], radius eps). Near a key of the same label: that entry's
         radius expands to cover the new key too. Near a key of another label: the radii of both shrink to half their
-        distance. And where the paper says nothing, the same prompt with another target: the entry is taken over.
+        distance. The same prompt with another target, which the paper leaves open, takes over the entry.
         """
         if not self.labels:
             return self._with_entry(key, value, eps, label), 0

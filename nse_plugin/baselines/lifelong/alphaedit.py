@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AlphaEdit(StatefulMethod):
-    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto what C0 leaves empty.
+    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto the null space of C0.
 
     P of a layer projects onto the eigenvectors of C0 whose eigenvalue is below `nullspace_threshold`. It follows from
     the second moments; the memory is K_p K_p^T, the keys of earlier rounds, [layers, f, f].

@@ -42,7 +42,7 @@ class UltraEdit(StatefulMethod):
         executor = self._module.UltraEditRewriteExecutor()
         executor.init_model(model, tok, settings)
         executor.is_init = True
-        executor.alg.shift = True  # EasyEdit tells a causal model by words in its name
+        executor.alg.shift = True  # EasyEdit recognises a causal model by words in its name
         normaliser = executor.alg.lifelong_normalizer
         if self._statistics:
             normaliser.load_state_dict(self._statistics)

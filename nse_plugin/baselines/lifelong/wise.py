@@ -22,7 +22,7 @@ class WISE(StatefulMethod):
     """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory beside one matrix, and a threshold that routes to it.
 
     It wants, with every fact, a text that has nothing to do with it, which must keep clear of the side memory. EasyEdit
-    leaves the choice to the user; here the unedited model writes them. They are shorter than any fact in its context:
+    lets the user choose them; here the unedited model writes them. They are shorter than any fact in its context:
     where one is longer, EasyEdit takes part of the prompt for the target.
 
     The memory is the adapter in the model and two lists of what was edited; it cannot be saved from here.

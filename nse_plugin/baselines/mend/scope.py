@@ -55,7 +55,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
     """Within, the model is as MEND needs it; afterwards as it was.
 
     Gradients for `inner_params` only, so that the backward pass stops above the other layers; no dropout; EasyEdit's
-    hooks, which record what enters these matrices and the gradient of what leaves them. And the wheel's repairs.
+    hooks, which record the inputs of these matrices and the gradients of their outputs. And the wheel's repairs.
     """
     algorithm = importlib.import_module("easyeditor.trainer.algs.MEND")
     hooks = importlib.import_module("easyeditor.trainer.algs.hooks")
@@ -94,7 +94,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
 
 
 def on_wheel() -> bool:
-    """Whether the EasyEdit at hand is the PyPI wheel."""
+    """Whether the imported EasyEdit is the PyPI wheel."""
     return wheel.is_wheel(importlib.import_module("easyeditor.editors.editor"))
 
 

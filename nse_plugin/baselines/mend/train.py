@@ -51,10 +51,10 @@ def train_mend(
 ) -> TrainedArchive:
     """Train MEND's network for a loaded model with EasyEdit's trainer, and write the archive of the best step.
 
-    It is written at every validation that is the best so far: a training that is stopped leaves that one.
+    It is written at every validation that is the best so far: if training is stopped, that one remains.
 
     train_facts, val_facts: facts with locality prompts; a step takes one fact and one of them, in random order.
-    hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` says what "best" is.
+    hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` defines "best".
     out: None: `archive_path(hparams)`. steps: None: `max_iters`.
     The model is as before afterwards.
 

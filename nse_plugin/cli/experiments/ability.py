@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--tasks", default="", help=tasks)
     form = "JSON lists of question, subject, choices (four) and answer (0 to 3); no network is needed"
     command.add_argument("--questions", nargs="+", default=[], metavar="FILE", help=form)
-    command.add_argument("--limit", type=int, help="so many items of each, evenly spread; default: all")
+    command.add_argument("--limit", type=int, help="at most N items of each, evenly spaced; default: all", metavar="N")
     command.add_argument(
         "--out", type=Path, default=Path("results/ability"), help="folder for the tables (%(default)s)"
     )

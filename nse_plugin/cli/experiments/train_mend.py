@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         "--skip", type=int, default=2000, help="first facts left out, to be edited later (%(default)s)"
     )
     command.add_argument("--train", type=int, default=500, help="facts to learn from (%(default)s)")
-    command.add_argument("--val", type=int, default=20, help="facts that say which step was best (%(default)s)")
+    command.add_argument("--val", type=int, default=20, help="facts to choose the best step by (%(default)s)")
     command.add_argument("--steps", type=int, help="default: max_iters of the hyperparameters")
     command.add_argument("--out", type=Path, help="the archive; default: where MEND's hyperparameters look for it")
     command.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""`nse ask`: what a model says before and after the edits of a session."""
+"""`nse ask`: what a model writes before and after the edits of a session."""
 
 from __future__ import annotations
 

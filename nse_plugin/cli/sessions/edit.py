@@ -44,8 +44,8 @@ def add(commands: Commands) -> None:
         help="one fact; PROMPT has {} where the subject goes; may be given several times",
     )
     add_skip_bad(command)
-    command.add_argument("--limit", type=int, help="the first so many facts of the file; default: all")
-    command.add_argument("--skip", type=int, default=0, help="leave so many facts of the file out before them")
+    command.add_argument("--limit", type=int, help="the first N facts of the file; default: all", metavar="N")
+    command.add_argument("--skip", type=int, default=0, help="leave out the first N facts of the file", metavar="N")
     command.add_argument("--round", type=int, help="facts written at a time; default: all in one round")
     command.add_argument(
         "--hparams", help="of a new session: a preset's name or a YAML/JSON file; default: the preset for the model"
@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; `NOT_ALL` where the model does not say every fact. Raises FactError, DatasetError, SessionError."""
+    """Run it; `NOT_ALL` where the model does not predict every target. Raises FactError, DatasetError, SessionError."""
     from nse_plugin.cli.tables import print_json
 
     facts, hparams = _facts(arguments), _hparams(arguments)

@@ -58,8 +58,8 @@ class HarnessTask:
 def load_tasks(names: Sequence[str], limit: int | None = None) -> list[HarnessTask]:
     """Find tasks, groups or tags by name, or a task's YAML file, and load their data (from the hub, or its cache).
 
-    limit: so many items of each name, evenly spread over all it holds, and one of each subject at least (the harness'
-    own `limit` takes so many of each subject, its first); None: all.
+    limit: at most this many items of each name, evenly spaced over all it holds, and one of each subject at least (the
+    harness' own `limit` takes the first of each subject); None: all.
     Raises TaskError when the harness is not installed, a task is not known, or its data cannot be had.
     """
     if not names:

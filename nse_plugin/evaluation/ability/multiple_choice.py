@@ -1,7 +1,7 @@
 """Multiple-choice questions: which of four answers a model holds most likely, and how often it is the right one.
 
 The questions are put as MMLU's are (Hendrycks et al. 2021, arXiv 2009.03300), without examples, in the form of
-lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices behind their
+lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices after their
 letters, and "Answer:". The letter that the model holds most likely to follow is its answer.
 """
 

@@ -1,6 +1,6 @@
 """Drift of the hidden states: where known facts lie inside the model, before and after editing.
 
-A state is the output of one decoder layer at the last token of a prompt, where the answer is about to be said. The
+A state is the output of one decoder layer at the last token of a prompt, where the answer is about to be predicted. The
 same prompts are asked before and after, so the states come in pairs.
 """
 

@@ -88,7 +88,7 @@ def next_token_drift(reference: NextTokenReference, model: nn.Module, tokens_per
 def _logits(model: nn.Module, windows: Tensor, rows: Tensor, columns: Tensor, tokens_per_batch: int) -> Tensor:
     """Logits [p, vocabulary] at windows[rows, columns], on the CPU.
 
-    No mask: attention is causal, and nothing behind a window's end is read. The head, wide as it is, runs only at
+    No mask: attention is causal, and nothing past a window's end is read. The head, wide as it is, runs only at
     columns that some window of the batch is read at.
     """
     device = input_device(model)

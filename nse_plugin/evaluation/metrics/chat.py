@@ -78,7 +78,7 @@ def answered(
     a row a fact: `chat_states_new`, 1.0 when the answer `contains` target_new, else 0.0; `chat_names_old`, the same of
     target_true, NaN without one. Raises ValueError as `answers` does."""
     texts = answers(model, tokenizer, [fact.text for fact in facts], frame=frame, tokens_per_batch=tokens_per_batch)
-    told = list(zip(facts, texts, strict=True))
-    states = [float(contains(text, fact.target_new)) for fact, text in told]
-    names = [float(contains(text, fact.target_true)) if fact.target_true else math.nan for fact, text in told]
+    pairs = list(zip(facts, texts, strict=True))
+    states = [float(contains(text, fact.target_new)) for fact, text in pairs]
+    names = [float(contains(text, fact.target_true)) if fact.target_true else math.nan for fact, text in pairs]
     return pd.DataFrame(dict(zip(WRITTEN, (states, names), strict=True))), texts

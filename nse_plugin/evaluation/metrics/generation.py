@@ -1,4 +1,4 @@
-"""What the model says of a fact when nobody holds its hand: greedy text up to its natural stop.
+"""Free-running (not teacher-forced) generation: greedy text up to its natural stop.
 
 Teacher-forced scores hand the model the target's own tokens and its length. Here, as in WILD (Yang et al. 2025, arXiv
 2502.11177, section 4), it writes freely and stops by itself; what it wrote must equal the target, or hold it.
@@ -28,10 +28,10 @@ METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
 TOKENS = 30  # at most, of one answer
 ARTICLES = {"a", "an", "the"}
-# Scripts that put no spaces between words: within them, no letter tells where a word ends.
+# Scripts that put no spaces between words: within them, word ends cannot be seen from letters.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 # WILD stops at a full stop, a line's end, or an end-of-text token: base models rarely write the latter. A full stop
-# within a word ("4.5") or behind at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
+# within a word ("4.5") or after at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
 # the end of a sentence; one more sentence scored is better than half a name.
 _SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n|[\u3002\uff01\uff1f]")
 
@@ -137,7 +137,7 @@ def contains(text: str, target: str) -> bool:
 def _normalized(text: str) -> str:
     folded = _folded(text)
     words = "".join(letter for letter in folded if unicodedata.category(letter)[0] != "P").split()
-    # a target that is nothing but marks or articles ("The The") stays what it is
+    # a target of nothing but marks or articles ("The The") is left unchanged
     return " ".join(word for word in words if word not in ARTICLES) or folded
 
 

@@ -1,7 +1,7 @@
 """Drift of locality: how far the answers that should not change are from the UNEDITED model's.
 
 Specificity and locality accuracy ask whether an answer is right; a model that never knew it cannot lose it. Drift
-compares with what the model itself said before any edit, right or wrong.
+compares with what the model itself predicted before any edit, right or wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METRICS = ("locality_agreement", "locality_shift")
 def locality_reference(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int = 1024
 ) -> dict[Pair, Prediction]:
-    """What the unedited model says at the answers of all locality prompts, by (prompt, answer)."""
+    """What the unedited model predicts at the answers of all locality prompts, by (prompt, answer)."""
     return predict(model, tokenizer, [pair for fact in facts for pair in pairs(fact)], tokens_per_batch)
 
 

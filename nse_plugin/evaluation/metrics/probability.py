@@ -70,9 +70,9 @@ def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAI
     """
     values: dict[str, list[float]] = defaultdict(list)
     for frame, (metric, prompt, winner, loser) in itertools.product(frames, _contests(fact)):
-        ahead, behind = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
-        values[metric].append(float(ahead.log_probability > behind.log_probability))
-        values[f"{metric}_magnitude"].append(ahead.probability - behind.probability)
+        higher, lower = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
+        values[metric].append(float(higher.log_probability > lower.log_probability))
+        values[f"{metric}_magnitude"].append(higher.probability - lower.probability)
     return {name: mean_or_nan(values[name]) for name in (*METRICS, *MAGNITUDES)}
 
 

@@ -97,7 +97,7 @@ class MetricSuite:
 
     @property
     def probability_chat(self) -> bool | str:
-        """Where the prompts of probability are asked, as `NSEHyperParams.chat` says it. Raises PlanError."""
+        """Where the prompts of probability are asked, as in `NSEHyperParams.chat`. Raises PlanError."""
         settings = self.metrics.get("probability", {})
         known("metrics.probability", settings, ["chat"])
         chat: bool | str = settings.get("chat", False)
@@ -265,7 +265,7 @@ def measure_before(
 
 
 def facts_frame(facts: Sequence[Fact]) -> pd.DataFrame:
-    """The facts in words, a row each: case_id (its place where it has none), prompt, target_true, target_new."""
+    """One row per fact: case_id (its place where it has none), prompt, target_true, target_new."""
     fields = {"case_id": "case_id", "prompt": "text", "target_true": "target_true", "target_new": "target_new"}
     frame = pd.DataFrame({name: [getattr(fact, field) for fact in facts] for name, field in fields.items()})
     return frame.assign(case_id=[number if value is None else value for number, value in enumerate(frame["case_id"])])

@@ -22,7 +22,7 @@ METRICS = tuple(sorted(Path(file.name).stem for file in _FILES))
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: the first so many are left out."""
+    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: how many to leave out first."""
 
     source: str
     skip: int = 0

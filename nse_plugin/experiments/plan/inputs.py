@@ -1,8 +1,8 @@
 """Everything that a result depends on: the settings that decide it, what the files they name hold, and the versions.
 
-A name in a setting says little: a file of facts, a preset or a model's folder may hold something else tomorrow. So what
-was asked for is kept beside the results with the content of everything it names, and results are read again only where
-all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
+A name in a setting does not fix its content: a file of facts, a preset or a model's folder may change under its name.
+So the settings are kept beside the results with the content of everything they name, and results are read again only
+where all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, Any], fa
 
 
 def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
-    """What a method's file of hyperparameters says, and what the files hold that its hyperparameters name."""
+    """The values in a method's file of hyperparameters, and the content of the files that these name."""
     path = preset_of(choice, model)
     values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
     named = files_named({**values, **choice.hparams})
@@ -200,7 +200,7 @@ def model_content(source: str) -> dict[str, str]:
 
 
 def _parts(index: Path) -> set[Path]:
-    """The files that an index says a model lies in."""
+    """The weight files that a model's index lists."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return {index.parent / name for name in names}
@@ -221,7 +221,7 @@ def _moments_named(hparams: Mapping[str, Any]) -> dict[str, Any]:
 def _hub_commit(source: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    model_config(source)  # which has the hub say its newest commit, as loading would
+    model_config(source)  # which asks the hub for its newest commit, as loading would
     config = try_to_load_from_cache(source, "config.json")
     return Path(config).parent.name if isinstance(config, str) else "unknown"
 

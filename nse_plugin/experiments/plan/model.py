@@ -1,4 +1,4 @@
-"""The model of an experiment: what results call it, where it is, and what its files say without its weights."""
+"""The model of an experiment: what results call it, where it is, and what its files hold besides its weights."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def model_tokenizer(source: str, named: str = "model") -> PreTrainedTokenizerBas
 
 @functools.lru_cache(maxsize=8)
 def _hub_config(source: str, named: str) -> PretrainedConfig:
-    """Asked of the hub once a process, as loading would ask it; it also says which commit is the newest."""
+    """Asked of the hub once a process, as loading would ask it; which also returns the newest commit."""
     from transformers import AutoConfig
 
     try:

@@ -71,7 +71,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: s
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         began, seconds = datetime.fromisoformat(earlier["started"]), earlier["seconds"]
-        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not say
+        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not record it
     if worked or not path.is_file():
         now = datetime.now(UTC)
         both = min(now, until) - max(started, began)

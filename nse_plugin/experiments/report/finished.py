@@ -61,7 +61,7 @@ def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def distinct(done: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    """Without those that are the same setting, said in other words."""
+    """Without repetitions of one setting."""
     return list({json.dumps(cell.hparams, sort_keys=True): cell for cell in reversed(done)}.values())
 
 

@@ -1,7 +1,7 @@
 """What a sweep found: one tidy table, heat maps, and the best setting as a file for EasyEdit, with its uncertainty.
 
 A point of difference on a hundred facts is mostly noise. So every number has a 95% interval over the facts, and a cell
-counts as worse than the best only where a paired test on the same facts says so (`nse_plugin.evaluation.intervals`).
+counts as worse than the best only by a paired test on the same facts (`nse_plugin.evaluation.intervals`).
 Among cells that are not, best.yaml holds the one that changes the fewest of the preset's values.
 """
 
@@ -28,7 +28,7 @@ from nse_plugin.support.suggestions import number_of
 
 
 def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.DataFrame:
-    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and say what was found.
+    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and print what was found.
 
     Returns sweep.csv's frame: a column per field that differs between cells, then metric, value, low, high. Raises
     PlanError when no cell could be run.
@@ -49,16 +49,16 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     best = max(done, key=lambda cell: cell.overall[objective[0]])
     ties = [cell for cell in done if cell is best or not _is_worse(cell, best, objective[0])]
     chosen = max(ties, key=lambda cell: (cell.as_in_the_preset(fields), cell.overall[objective[0]]))
-    told = _found(best, chosen, ties, done, len(failed), fields, objective[0])
+    summary = _found(best, chosen, ties, done, len(failed), fields, objective[0])
     with written_whole(out / "best.yaml") as path:
-        path.write_text(preset_text(chosen.hparams, [told]), encoding="utf-8")
+        path.write_text(preset_text(chosen.hparams, [summary]), encoding="utf-8")
     costs = _costs(done)
     with written_whole(out / "sweep.json") as path:
-        path.write_text(json.dumps({**costs, "failed": failed, "found": told}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({**costs, "failed": failed, "found": summary}, indent=1), encoding="utf-8")
     _save(scores_figure(frame, done, fields, chosen), out / "sweep.png")
     if len(objective) == 2:
         _save(front_figure(done, objective), out / "front.png")
-    _say(console, out, told, costs)
+    _say(console, out, summary, costs)
     return frame
 
 
@@ -97,34 +97,36 @@ def _found(
 ) -> str:
     """ties: the cells that are not worse than the best, which is one of them. chosen: that of best.yaml."""
     low, high = metric_intervals(best.by_fact)[objective]
-    told = (
+    summary = (
         f"Best of {number_of(len(done), 'cell')} on {number_of(len(best.by_fact), 'fact')}: {best.setting(fields)}, "
         f"{objective} {100 * best.overall[objective]:.1f} (95% interval {100 * low:.1f} to {100 * high:.1f}). "
     )
     others, alike = len(done) - 1, len(ties) - 1
     if not others:
-        told += "It is the only cell that was run."
+        summary += "It is the only cell that was run."
     elif not alike:
-        told += "Every other cell is worse beyond the noise of these facts."
+        summary += "Every other cell is worse beyond the noise of these facts."
     elif alike < others:
-        told += f"{alike} of the other {others} are not worse beyond the noise of these facts."
+        summary += f"{alike} of the other {others} are not worse beyond the noise of these facts."
     else:
-        told += "The other cells are not worse beyond the noise of these facts"
-        told += "." if chosen.preset is None else "; no difference: keep the preset."
+        summary += "The other cells are not worse beyond the noise of these facts"
+        summary += "." if chosen.preset is None else "; no difference: keep the preset."
     if chosen is not best:
         from_what = "the defaults" if chosen.preset is None else "the preset"
-        told += f" best.yaml has {chosen.setting(fields)}: as good within that noise, and it changes {from_what} least."
-    return told + (f" {failed} of {number_of(len(done) + failed, 'cell')} failed." if failed else "")
+        summary += (
+            f" best.yaml has {chosen.setting(fields)}: as good within that noise, and it changes {from_what} least."
+        )
+    return summary + (f" {failed} of {number_of(len(done) + failed, 'cell')} failed." if failed else "")
 
 
-def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:
+def _say(console: Console, out: Path, summary: str, costs: dict[str, Any]) -> None:
     seconds = ", ".join(f"{part} {taken:.0f} s" for part, taken in costs["seconds"].items())
     console.print(
         f"{number_of(costs['cells'], 'cell')}: {number_of(costs['values_computed'], 'value')} z computed, "
         f"{costs['values_read']:,} read from the store ({seconds}).",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
-    console.print(told, soft_wrap=True, highlight=False)
+    console.print(summary, soft_wrap=True, highlight=False)
     console.print(f"{out / 'sweep.csv'}, {out / 'sweep.png'}, {out / 'best.yaml'}", soft_wrap=True, highlight=False)
 
 

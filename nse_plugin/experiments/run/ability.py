@@ -1,7 +1,7 @@
 """`nse ability`: what else a model can do, before it was edited and after.
 
 Two sources of questions: tasks of lm-evaluation-harness, whose data come from the hub, and files of multiple-choice
-questions, for which no network is needed. Everything that can be wrong with either is told before a model is loaded;
+questions, for which no network is needed. Every mistake in either is reported before a model is loaded;
 then one model is in memory at a time.
 """
 
@@ -59,7 +59,7 @@ class AbilityTasks:
         """Read and check everything.
 
         tasks: names in lm-evaluation-harness, or "paper": those that the authors of NSE measure, 100 items each. files:
-        as `read_questions` reads. limit: so many items of each task and file, evenly spread; None: all.
+        as `read_questions` reads. limit: at most this many items of each task and file, evenly spaced; None: all.
         Raises PlanError, QuestionError, TaskError.
         """
         if not tasks and not files:
@@ -94,7 +94,7 @@ def edited_folders(edited: Sequence[str | Path]) -> dict[str, Path]:
     """Folders that `save_pretrained` wrote, by the names that results go by.
 
     Raises PlanError for one that holds no model or no tokenizer, and for two of one name. Only names of files are
-    looked at: loading tells the rest.
+    checked: loading finds the rest.
     """
     folders: dict[str, Path] = {}
     for folder in map(Path, edited):
@@ -144,8 +144,8 @@ def ability(
             scores = _concatenated([scores, *same])
         found.append(scores.assign(model=name)[COLUMNS])
         for task, own in given.items():
-            told = own.assign(model=name, task=task, question=range(len(own)))
-            answers.append(told[["model", "task", "question", *own.columns]])
+            answered = own.assign(model=name, task=task, question=range(len(own)))
+            answers.append(answered[["model", "task", "question", *own.columns]])
         written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
         for file, frames in written.items():  # after every model: the next may take an hour, or not load
             with written_whole(Path(out) / file) as path:

@@ -75,7 +75,7 @@ def check_before(plan: CellPlan) -> None:
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:
-    """Run a cell, or read what it was; None when it failed: its record says why. Raises PlanError."""
+    """Run a cell, or read what it was; None when it failed: its record has the error. Raises PlanError."""
     record = _record(plan)
     record.open_for(inputs.of_cell(plan, facts_of(plan)))
     with alone(record.folder / "lock", lambda: _say(f"{plan.name}: waiting for another run on this folder")):
@@ -165,7 +165,7 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
 
 
 def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Reference:
-    """What the unedited model says, measured by the first cell."""
+    """The unedited model's predictions, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with alone(_lock(plan.out, BEFORE, {})):
         facts = facts_of(plan)

@@ -14,13 +14,13 @@ from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, run_cel
 from nse_plugin.support.progress import bar, duration
 
 FEWEST, MOST = 4, 64  # facts of a first rung, and of any
-KEPT = 3  # one setting of so many goes on
+KEPT = 3  # one in this many settings goes on
 ONLY_FIRST = "only the first guess was tried"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting and its score on so many facts."""
+    """A setting and its score on a number of facts."""
 
     setting: dict[str, Any]
     score: float
@@ -91,8 +91,12 @@ class Trials:
 
     def _why(self, stage: str, count: int) -> str:
         errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
-        told = [error for error in errors if error]
-        return f"the first: {told[0]}" if told else "their rephrase and locality prompts are needed, and other layers."
+        reasons = [error for error in errors if error]
+        return (
+            f"the first: {reasons[0]}"
+            if reasons
+            else "their rephrase and locality prompts are needed, and other layers."
+        )
 
     def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
         """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
@@ -104,7 +108,7 @@ class Trials:
         return {name: overall.get(name, 0.0) for name in OBJECTIVES}
 
     def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
-        """A cell of so many facts."""
+        """A cell of the first `facts` facts."""
         return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
             preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),

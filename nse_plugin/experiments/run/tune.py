@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
-WIDE = 32  # models of so many layers or more are edited in five of them, others in three
+WIDE = 32  # models of this many layers or more are edited in five of them, others in three
 # Said in full, so that nothing comes from a preset that the model may have already.
 FIXED: dict[str, Any] = {
     "v_num_grad_steps": 20,
@@ -188,7 +188,7 @@ def _announce(
     if budget < needed + setting:
         search = duration(needed + 2 * settings * setting)
         report_progress(
-            f"That leaves no time for a search: only the first guess is tried; among all {settings} it would take "
+            f"There is no time for a search: only the first guess is tried; among all {settings} it would take "
             f"about {search}."
         )
 
@@ -235,5 +235,5 @@ def _told(trials: Sequence[Trial], field: str) -> str:
     best: dict[str, Trial] = {}
     for trial in trials:
         best.setdefault(str(trial.setting[field]), trial)
-    told = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]
-    return f"best score of each value, and on how many facts: {'; '.join(told)}"
+    scores = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]
+    return f"best score of each value, and on how many facts: {'; '.join(scores)}"

@@ -65,9 +65,9 @@ def _run_and_note(plan: Plan, name: str, record: Record, report_progress: Report
     started = time.monotonic()
     try:
         run(plan, name, record, report_progress)
-    except BrokenPipeError:  # nobody listens any more: this run was stopped, which is no result
+    except BrokenPipeError:  # the reader is gone: this run was stopped, which is no result
         return 1
-    except Exception as error:  # a method that fails is a result: its row says why
+    except Exception as error:  # a method that fails is a result: its row gives the error
         traceback.print_exc()
         record.end(status="failed", error=in_a_line(error), note=None, seconds=time.monotonic() - started)
         return 1
@@ -180,7 +180,7 @@ class _Run:
             self._report_progress({"doing": f"measuring {what.rpartition(',')[0]}"})
 
     def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
-        """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""
+        """A method that cannot write a first round is broken here, or badly configured: its figures get a note."""
         compared = all(fact.target_true is not None for fact in facts)
         family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
         template = getattr(self._hparams, "chat", False)

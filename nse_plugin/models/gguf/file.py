@@ -1,7 +1,7 @@
 """A model out of a GGUF file: its dequantised weights, the numbers that llama.cpp computes with.
 
 An edit belongs to the numbers it was written on: written on float weights and served at Q4_0, SmolLM2 keeps 36 of 51
-facts; written on the dequantised Q4_0 weights, it says 54 of 60.
+facts; written on the dequantised Q4_0 weights, 54 of 60.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PRE_TOKENIZER = "smollm"  # that transformers takes for Llama's, and `read_toke
 
 
 class GGUFError(ValueError):
-    """A GGUF file that cannot be read as a model; the message says what to do."""
+    """A GGUF file that cannot be read as a model; the message gives the remedy."""
 
 
 def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with dequantised weights, in evaluation mode on the CPU, and its tokenizer.
 
-    The tokenizer puts a BOS before a text exactly when the file says that llama.cpp does (`add_bos_token`). Needs the
+    The tokenizer puts a BOS before a text exactly when llama.cpp does by the file's `add_bos_token`. Needs the
     package `gguf`. Raises GGUFError where the file, or its architecture, cannot be read.
     """
     path = Path(file)
@@ -122,9 +122,9 @@ def _read_tokenizer(path: Path, reader: GGUFReader) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    said = _field(reader, "tokenizer.ggml.add_bos_token")
-    if said is not None:
-        let_add_bos(tokenizer, bool(said))
+    adds = _field(reader, "tokenizer.ggml.add_bos_token")
+    if adds is not None:
+        let_add_bos(tokenizer, bool(adds))
     return tokenizer
 
 

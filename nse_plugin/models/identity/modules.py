@@ -21,7 +21,7 @@ _NOT_COMPUTED_WITH = (
 )  # fmt: skip
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")  # of PEFT's layers
 _LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "contextlib.")  # their functions go by their names
-# Attributes of modules that say nothing of what they compute in an evaluation.
+# Attributes of modules that do not affect what they compute in evaluation mode.
 _NO_SETTING = {*vars(nn.Module()), "gradient_checkpointing", "warnings_issued"}
 _DEEPEST = 3  # of lists in lists, or functions that enclose functions
 
@@ -107,7 +107,7 @@ def _code(code: types.CodeType) -> str:
 
 
 def adapter_state(module: nn.Module) -> dict[str, Any] | None:
-    """What a PEFT layer says of its adapters; None for any other module."""
+    """The adapter settings of a PEFT layer; None for any other module."""
     if not isinstance(getattr(module, "merged_adapters", None), list):
         return None
     return {name: getattr(module, name, None) for name in _ADAPTER_STATE}

@@ -1,7 +1,7 @@
 """Where the rows of a batch lie in the arguments of a model's layers, found by running two batch sizes.
 
 A layer is called with more than hidden states: masks, positions, rotary angles, caches, dictionaries that layers share.
-To go on with some rows only, each of these must be cut in the right place, and its shape does not tell where: with
+To go on with some rows only, each of these must be cut along the right axis, which its shape does not determine: with
 ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model is run
 with two rows and with three, and what grows with the rows is batched.
 """
@@ -22,7 +22,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device,
 
 
 class UnknownRowsError(ValueError):
-    """An argument of a layer whose rows cannot be told; the message names it."""
+    """An argument of a layer whose batch axis is unknown; the message names it."""
 
 
 @runtime_checkable

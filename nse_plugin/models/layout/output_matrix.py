@@ -13,7 +13,7 @@ EDITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class LayoutError(ValueError):
-    """A model, or a layer of it, that cannot be edited; the message says what to do."""
+    """A model, or a layer of it, that cannot be edited; the message gives the remedy."""
 
 
 @dataclass(frozen=True)

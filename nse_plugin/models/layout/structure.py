@@ -39,7 +39,7 @@ def check_loaded(model: nn.Module) -> None:
 
 
 def decoder_config(model: nn.Module) -> Any:
-    """The configuration of the language model. Raises LayoutError when it does not say how many layers there are."""
+    """The configuration of the language model. Raises LayoutError when it lacks the number of layers."""
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("num_hidden_layers", "hidden_size"):

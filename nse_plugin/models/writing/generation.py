@@ -39,7 +39,7 @@ def continue_texts(
     """Sample a continuation of each prompt, each token drawn from the `top_k` most likely ones.
 
     new_tokens: how many tokens to write. total_tokens: instead, how long a text is with its prompt; a prompt that is as
-    long already stays as it is. Either way a text ends with the model's last position.
+    long already is returned unchanged. Either way a text ends with the model's last position.
     seed, places: every draw depends on the seed, the prompt's place (None: in the list) and the token's number alone.
 
     Returns the texts, each with its prompt. Raises ValueError as `encoded` does.
@@ -79,14 +79,14 @@ def encoded(
 
 
 def check_prompt(model: nn.Module, prompt: str, ids: Sequence[int], room: int = 0) -> None:
-    """Raise ValueError when a prompt has no tokens, or leaves no room for so many more among the model's positions."""
+    """Raise ValueError when a prompt has no tokens, or leaves no room for `room` more among the model's positions."""
     if not ids:
         raise ValueError(f"prompt {prompt!r:.60} has no tokens: give a text that the tokenizer knows.")
     check_room(prompt, len(ids) + room, f" with room for {room} more" if room else "", max_positions(model.config))
 
 
 def _length(model: nn.Module, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
-    """How many tokens a text has in the end, of a prompt of so many."""
+    """How many tokens the finished text has; prompt: the length of its prompt."""
     if (new_tokens is None) == (total_tokens is None):
         raise ValueError("Give either new_tokens or total_tokens.")
     wanted = prompt + new_tokens if new_tokens is not None else max(prompt, total_tokens or 0)

@@ -166,7 +166,7 @@ def _take_on(
 
 
 def _check_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, state: EditState) -> None:
-    """Refuse another base; tell of the same one that is computed with otherwise."""
+    """Refuse another base; warn of the same base under other settings of the computation."""
     if others_hash(edited.model, state.matrices.values()) != description["others"]:
         raise _another_base(journal, description, edited, "its other weights differ")
     state.identity = state.identity_of(edited.model, edited.matrices)

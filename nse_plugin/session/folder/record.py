@@ -14,7 +14,7 @@ from nse_plugin.session.history import History, Request, Round, Weights
 from nse_plugin.session.report import RoundReport
 
 SECRET = ("api_key",)  # never written down
-# Hyperparameters that say how and where it is run: they may change while a session goes on.
+# Hyperparameters of how and where it is run: they may change during a session.
 RUNNING = {
     *SECRET, "batch_size", "device", "evaluation_type", "fp16", "max_length", "model_name", "model_parallel",
     "stats_dir", "store", "tokens_per_batch", "use_chat_template",
@@ -121,7 +121,7 @@ def settings_of(hparams: Any) -> dict[str, Any]:
 
 
 def _fields_given(fact: Fact) -> dict[str, Any]:
-    """The fields that say something."""
+    """The fields that differ from their defaults."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
 

@@ -41,7 +41,7 @@ def default_path(folder: str | os.PathLike[str]) -> Path:
 
 
 def write_page(folder: str | os.PathLike[str], out: Path, now: Mapping[Key, Now] | None = None) -> None:
-    """Write the page of a session's folder. now: what its model says (`facts.ask`); None: only what is in the folder.
+    """Write the page of a session's folder. now: its model's answers (`facts.ask`); None: only what is in the folder.
 
     Raises SessionError where there is no session or a file is damaged, ValueError for an `out` within the folder,
     ImportError without jinja2, OSError.
