@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,9 @@ from nse_plugin.support.timing import timed
 if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
@@ -256,8 +259,8 @@ class EasyEditRunner:
         moment = self._moments[layer_name]
         return SimpleNamespace(mom2=SimpleNamespace(moment=lambda: moment))
 
-    def _timed(self, step: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def within(*args: Any, **kwargs: Any) -> Any:
+    def _timed(self, step: Callable[Arguments, Result], part: str) -> Callable[Arguments, Result]:
+        def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             with timed(self.seconds, part):
                 return step(*args, **kwargs)
 

@@ -66,14 +66,12 @@ class MetricSuite:
         settings = dict(self.metrics.get("generation", {}))
         if settings.get("judge"):
             settings["judge"] = made(Judge, "metrics.generation.judge", settings["judge"])
-        generation: Generation = made(Generation, "metrics.generation", settings)
-        return generation
+        return made(Generation, "metrics.generation", settings)
 
     @property
     def chat(self) -> Chat:
         """How the model is asked in a chat. Raises PlanError for a setting that there is not."""
-        chat: Chat = made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
-        return chat
+        return made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.conflicts import check_round
 from nse_plugin.support.suggestions import did_you_mean, number_of
+
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 class PlanError(ValueError):
@@ -19,7 +25,7 @@ class CommandLineError(PlanError):
     """A command line that is not of the form NAME=VALUE, with the form in its message."""
 
 
-def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
+def made(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settings:
     """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
     known(where, values, [spec.name for spec in dataclasses.fields(kind)])
     try:

@@ -46,9 +46,7 @@ class ModelChoice:
             raise PlanError(f"model.source = {source!r} cannot be used: give a folder, a hub name, or `embedded`.")
         source = os.path.expanduser(source)
         own = name is None or _bundled().get(name, source) != source
-        choice: ModelChoice = made(
-            cls, "model", {**config, "source": source, "name": source_name(source) if own else name}
-        )
+        choice = made(cls, "model", {**config, "source": source, "name": source_name(source) if own else name})
         if choice.dtype not in DTYPES:
             raise PlanError(f"model.dtype = {choice.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
         return choice

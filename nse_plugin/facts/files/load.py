@@ -41,8 +41,8 @@ class Loaded:
     """Facts, and where they come from.
 
     path: the file. sha256: of that file, as it was read. skipped: (place among the records from 0, what is wrong with
-    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: a note on each
-    prompt and subject that has another target than before.
+    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: a note on
+    each prompt and subject that has another target than before.
     """
 
     facts: list[Fact]
