@@ -10,7 +10,6 @@ from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.conflicts import check_round
 from nse_plugin.support.suggestions import did_you_mean, number_of
 
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
