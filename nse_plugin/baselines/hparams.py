@@ -28,7 +28,7 @@ _MAIN_ONLY_ALGORITHMS = ("AlphaEdit", "WISE", "ULTRAEDIT")
 _WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
 
 
-def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
+def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, object], model: nn.Module) -> Any:
     """The dataclass that `alg_name` takes, from a YAML file, `overrides` on top, for a loaded model.
 
     `device` becomes the model's; `model_name` is the file's, because EasyEdit searches it for words, and a folder's
@@ -95,7 +95,7 @@ def _fitting(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
+def _unfolded(config: dict[str, object]) -> dict[str, Any]:
     """WISE's files give three of its fields as one list."""
     if "act_margin" not in config:
         return config
@@ -105,7 +105,7 @@ def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **dict(zip(("alpha", "beta", "gamma"), margin, strict=True))}
 
 
-def _number_or_text(value: Any) -> Any:
+def _number_or_text(value: object) -> Any:
     """YAML 1.1 reads 5e-4 as a string."""
     if isinstance(value, str):
         try:

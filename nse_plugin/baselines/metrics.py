@@ -72,7 +72,7 @@ def _qualities(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequ
         return [compute(model, type(model).__name__, settings, tokenizer, _record(fact), number) for fact in facts]
 
 
-def _record(fact: Fact) -> dict[str, Any]:
+def _record(fact: Fact) -> dict[str, object]:
     """A fact as EasyEdit's evaluator reads it; it joins prompts and targets with a space itself."""
     record: dict[str, Any] = {
         "prompt": fact.text.rstrip(),

@@ -178,7 +178,7 @@ class EasyEditRunner:
         batch_editor = importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
         return bool(batch_editor.is_batchable_method(self.alg_name))
 
-    def _call(self, requests: list[dict[str, Any]]) -> None:
+    def _call(self, requests: list[dict[str, object]]) -> None:
         try:
             edited, _ = self._apply(
                 self.model,
@@ -252,7 +252,7 @@ class EasyEditRunner:
             yield
 
     def _layer_stats(
-        self, model: nn.Module, tok: PreTrainedTokenizerBase, layer_name: str, *_: Any, **__: Any
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, layer_name: str, *_: object, **__: object
     ) -> SimpleNamespace:
         """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
         assert self._moments is not None

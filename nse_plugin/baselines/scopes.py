@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
 
 
 @contextmanager
-def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], Any]) -> Iterator[None]:
+def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], object]) -> Iterator[None]:
     """Within, the algorithm's module globals are those in `memories`, by module and name; then they are restored."""
     others = {
         (module.__name__, name): getattr(module, name)

@@ -11,7 +11,7 @@ from typing import Any
 WIDTH = 160  # columns of a table where there is no terminal
 
 
-def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str | None = None) -> None:
+def print_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], title: str | None = None) -> None:
     """columns: title by the key in `rows`; a row may lack some."""
     from rich import box
     from rich.console import Console
@@ -29,7 +29,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], t
     console.print(table)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A cell: nothing for None and NaN, yes and no, probabilities and norms with three digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -38,7 +38,7 @@ def shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON document on standard output; NaN is null."""
     print(json.dumps(_json_value(value), ensure_ascii=False, indent=2))
 
@@ -48,7 +48,7 @@ def records(frame: Any) -> list[dict[str, Any]]:
     return [_json_value(row) for row in frame.to_dict("records")]
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _json_value(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

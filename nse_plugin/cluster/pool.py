@@ -103,7 +103,7 @@ class Pool:
         for handle in handles:
             self._load(handle)
 
-    def each(self, method: str, shards: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def each(self, method: str, shards: Iterable[tuple[object, ...]]) -> Iterator[tuple[int, Any]]:
         """What `Worker`'s method returns for every shard, with the shard's number, in the order they are finished.
 
         shards: the arguments of each; asked for one as soon as a worker is free. Raises what the method raises, and

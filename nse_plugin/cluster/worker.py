@@ -93,6 +93,6 @@ class Worker:
             )
 
 
-def _asked(facts: Sequence[Fact], form: Form) -> tuple[Any, ...]:
+def _asked(facts: Sequence[Fact], form: Form) -> tuple[object, ...]:
     """Of two forms with the same the later fact replaces the earlier: they never share a value."""
     return facts[form.owner].question, form.prompts.rewrites[0].to_lookup

@@ -68,11 +68,11 @@ class NSE:
         self,
         model: nn.Module,
         tok: PreTrainedTokenizerBase,
-        requests: Sequence[Mapping[str, Any]],
+        requests: Sequence[Mapping[str, object]],
         hparams: NSEHyperParams,
         copy: bool = False,
         return_orig_weights: bool = False,
-        **_: Any,
+        **_: object,
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write one round of requests into the model (EasyEdit's contract).
 
@@ -174,7 +174,7 @@ class NSE:
         return EditSession(model, tok, hparams, read_fingerprint=fingerprint, undoable=False)
 
 
-def _fact(request: Mapping[str, Any], number: int) -> Fact:
+def _fact(request: Mapping[str, object], number: int) -> Fact:
     if not isinstance(request, Mapping):
         raise FactError(
             f"request {number} is a {type(request).__name__}, not a mapping with prompt, subject and target_new."
@@ -185,7 +185,7 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 
-def _measured_with(hparams: NSEHyperParams) -> tuple[Any, ...]:
+def _measured_with(hparams: NSEHyperParams) -> tuple[object, ...]:
     return tuple(getattr(hparams, name) for name in _MEASURED_WITH)
 
 

@@ -51,7 +51,7 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
     return edit
 
 
-def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Any, rephrased: Any) -> list[Fact]:
+def _facts(prompts: Sequence[object], targets: Sequence[object], subjects: object, rephrased: object) -> list[Fact]:
     """rephrased: where a subject is found that is not given."""
     if not prompts:
         raise FactError("prompts is empty: give at least one fact.")

@@ -54,7 +54,7 @@ class Record:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
-    def check_for(self, asked: dict[str, Any], begun: bool = False) -> None:
+    def check_for(self, asked: dict[str, object], begun: bool = False) -> None:
         """Raise PlanError when results that are there were asked for differently. asked: as `plan.inputs` gives it.
         begun: also when there are none yet, of a run that has just begun."""
         path = self.folder / "asked.json"
@@ -66,7 +66,7 @@ class Record:
                     "that folder."
                 )
 
-    def open_for(self, asked: dict[str, Any]) -> None:
+    def open_for(self, asked: dict[str, object]) -> None:
         """Begin, or go on with what is there. Raises PlanError as `check_for` does."""
         self.check_for(asked)
         path = self.folder / "asked.json"
@@ -91,7 +91,7 @@ class Record:
     def is_done(self) -> bool:
         return self.ended is not None and self.ended["status"] == "done"
 
-    def end(self, **what: Any) -> None:
+    def end(self, **what: object) -> None:
         """Note how the method ended; its states are no longer needed once it is done."""
         _write_json(self.folder / "ended.json", what)
         if what["status"] == "done":
@@ -151,6 +151,6 @@ def check_writable(out: Path) -> None:
         raise PlanError(f"out = {str(out)!r} cannot be written to ({error.strerror}): choose another folder.") from None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -50,7 +50,7 @@ def gives_subject(record: Mapping[str, Any]) -> bool:
 
 
 def misspelt_field(
-    names: Iterable[Any], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
+    names: Iterable[object], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
 ) -> tuple[str, str] | None:
     """The first of the names that is nearly one of `known`, and which: where none that it is near to is there too, and
     it is no field of another form of record. cutoff: how near, as `difflib.get_close_matches` counts it, 0 to 1."""
@@ -62,7 +62,7 @@ def misspelt_field(
     return None
 
 
-def with_slot(prompt: Any, subject: Any, where: str) -> Any:
+def with_slot(prompt: object, subject: object, where: str) -> Any:
     """Turn a prompt with the subject written out into a template; leave templates and non-strings alone.
     Raises FactError when the subject is not there exactly once, as a whole word."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
@@ -88,7 +88,7 @@ def with_slot(prompt: Any, subject: Any, where: str) -> Any:
     )
 
 
-def form_of(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
+def form_of(record: Mapping[str, object]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
     """How a record is read, and the fields that are read of it."""
     if "requested_rewrite" in record:
         return _from_rome, _ROME_FIELDS
@@ -99,7 +99,7 @@ def form_of(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], di
     return _from_easyedit, RECORD_FIELDS
 
 
-def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
+def _from_easyedit(record: Mapping[str, object]) -> dict[str, Any]:
     """EasyEdit's flat and request forms, KnowEdit's questions, and Fact's own fields."""
     target_true = _first(record.get("target_true", record.get("ground_truth")))
     names = ("rephrase_prompts", "rephrase_prompt", "rephrase")
@@ -117,7 +117,7 @@ def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_wikibio(record: Mapping[str, Any]) -> dict[str, Any]:
+def _from_wikibio(record: Mapping[str, object]) -> dict[str, Any]:
     """KnowEdit's WikiBio: a passage to be continued with a true sentence."""
     return _from_easyedit(
         {**record, "subject": record["concept"], "prompt": record.get("text"), "target_new": record["labels"]}
@@ -215,7 +215,7 @@ def _pair(item: Any) -> tuple[Any, Any]:
     return (item["prompt"], item["answer"]) if isinstance(item, Mapping) else (item[0], item[1])
 
 
-def _listed(record: Mapping[str, Any], name: str) -> Sequence[Any]:
+def _listed(record: Mapping[str, object], name: str) -> Sequence[Any]:
     value = record.get(name) or ()
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} is {value!r:.80}, not a list")
@@ -235,12 +235,12 @@ def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[Any, Any]]
     return [(question, _first(answer)) for question, answer in zip(prompts, answers, strict=True)]
 
 
-def _first(answer: Any) -> Any:
+def _first(answer: object) -> Any:
     """An answer, or the first of the alternatives listed in its place, however deep; None for an empty one."""
     while isinstance(answer, list | tuple):
         answer = answer[0] if answer else None
     return None if isinstance(answer, str) and not answer.strip() else answer
 
 
-def _string(value: Any) -> Any:
+def _string(value: object) -> Any:
     return value.get("str") if isinstance(value, Mapping) else value

@@ -38,7 +38,7 @@ def patch_of_rounds(
     return _patch(columns, names, origin, rounds[first - 1 : last])
 
 
-def record_of(fact: Fact) -> dict[str, Any]:
+def record_of(fact: Fact) -> dict[str, object]:
     """The fields of a fact that differ from their defaults, as JSON takes them."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}

@@ -174,7 +174,7 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
         return hook
 
-    def move(_: nn.Module, __: Any, output: Any) -> Any:
+    def move(_: nn.Module, __: object, output: object) -> Any:
         hidden = output_of(output)
         h.append(hidden[0, row.lookup])
         if delta is None:
@@ -208,7 +208,7 @@ def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> N
     last: dict[int, nn.Module] = {}
 
     def note(layer: int) -> Any:
-        def hook(module: nn.Module, *_: Any) -> None:
+        def hook(module: nn.Module, *_: object) -> None:
             last[layer] = module
 
         return hook

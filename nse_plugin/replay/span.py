@@ -150,7 +150,7 @@ class _Chunk:
                 handle.remove()
 
     def _recorder(self, layer: int, span: range) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def record(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             hidden, self.calls[layer] = without_hidden_states(args, kwargs)
             if layer == span[0]:
                 self.inputs[layer] = hidden

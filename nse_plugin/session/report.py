@@ -94,7 +94,7 @@ class RoundReport:
             for name in fact.names:
                 about[name.strip()].add(fact.question)
 
-        def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
+        def worst(values: Sequence[object], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
 
         status = [_status(own, target) for own, target in zip(result.status, targets, strict=True)]
@@ -136,7 +136,7 @@ class RoundReport:
         frame = _kept_rows(facts, range(len(facts)))
         return cls(frame, frame.iloc[:0][_AGAIN])
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """All of it as plain Python values that JSON takes."""
         own = {"frame": _columns_of(self.frame), "again": _columns_of(self.again)}
         return {**own, "seconds": dict(self.seconds), "values_from_store": self.values_from_store}
@@ -205,7 +205,7 @@ def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, index=list(kept))
 
 
-def _columns_of(frame: pandas.DataFrame) -> dict[str, Any]:
+def _columns_of(frame: pandas.DataFrame) -> dict[str, object]:
     """{column: [dtype, values]}, numbers that are not finite as None or text."""
     return {
         str(name): [str(column.dtype), [_json_number(value) for value in column.tolist()]]
@@ -224,7 +224,7 @@ def _frame_of(columns: Mapping[str, Any]) -> pandas.DataFrame:
     return pandas.DataFrame(read)
 
 
-def _json_number(value: Any) -> Any:
+def _json_number(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value.item() if hasattr(value, "item") else value

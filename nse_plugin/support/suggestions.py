@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any
 
 
-def did_you_mean(given: Any, known: Collection[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
+def did_you_mean(given: object, known: Collection[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
     """The end of an error message: the nearest known name, or `otherwise`; None: all there are."""
     near = get_close_matches(str(given), known, n=1, cutoff=cutoff)
     if near:

@@ -33,12 +33,12 @@ LEARNED = 0.05  # mean loss of the target's tokens at which a value is good: P(t
 def apply_grace_to_model(
     model: nn.Module,
     tok: PreTrainedTokenizerBase,
-    requests: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, object]],
     hparams: GRACEHyperParams,
     copy: bool = False,
     return_orig_weights: bool = False,
     keep_original_weight: bool = False,
-    **_: Any,
+    **_: object,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Write requests into the model's codebook, one after the other (EasyEdit's contract).
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals, module_of
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, lent_globals, module_of
 from nse_plugin.hparams import HyperParamsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class AlphaEdit(StatefulMethod):
     room for K_p K_p^T by words in the model's name, GPT-J's not among them.
     """
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._module = module_of(apply)
         self._projections: Tensor | None = None

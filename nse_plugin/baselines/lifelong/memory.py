@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]
+Apply = Callable[..., tuple[Any, Any]]  # an algorithm, as EasyEdit calls it; WISE returns a wrapper of the model
 
 
 class StatefulMethod(ABC):
@@ -34,13 +35,18 @@ class StatefulMethod(ABC):
 
     padding_side = "right"  # of the tokenizer: the side that the algorithm counts on
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         self._apply = apply
         functools.update_wrapper(self, apply)
 
     @abstractmethod
     def __call__(
-        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+        self,
+        model: nn.Module,
+        tok: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        hparams: Any,
+        **options: object,
     ) -> Edited:
         """One round, by EasyEdit's contract; the model it hands back is the one it was given."""
 
@@ -54,13 +60,13 @@ class StatefulMethod(ABC):
         raise NotImplementedError(f"{type(self).__name__} saves no memory.")
 
 
-def module_of(apply: Any) -> ModuleType:
+def module_of(apply: Apply) -> ModuleType:
     """The module of EasyEdit that an algorithm is in."""
     return importlib.import_module(inspect.unwrap(apply).__module__)
 
 
 @contextmanager
-def lent_globals(module: ModuleType, ours: dict[str, Any]) -> Iterator[None]:
+def lent_globals(module: ModuleType, ours: dict[str, object]) -> Iterator[None]:
     """Within, the module's globals of these names are `ours`; what became of them is in `ours` afterwards."""
     theirs = {name: vars(module)[name] for name in ours if name in vars(module)}
     vars(module).update(ours)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, module_of
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, module_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ class UltraEdit(StatefulMethod):
 
     padding_side = "left"  # targets are counted from the right end
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._module = module_of(apply)
         self._statistics: dict[str, Tensor] = {}

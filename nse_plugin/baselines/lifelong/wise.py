@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, lent_globals
 from nse_plugin.models.writing.generation import continue_texts
 from nse_plugin.models.writing.templates import NEW_TOKENS, OPENINGS
 
@@ -30,7 +30,7 @@ class WISE(StatefulMethod):
 
     padding_side = "left"
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._histories: dict[str, Any] = {"edit_history": [], "merge_group_edit_history": []}
         self._unrelated: list[str] = []

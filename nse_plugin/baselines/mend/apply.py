@@ -36,12 +36,12 @@ class MEND:
         self,
         model: nn.Module,
         tok: PreTrainedTokenizerBase,
-        requests: Sequence[Mapping[str, Any]],
+        requests: Sequence[Mapping[str, object]],
         hparams: Any,
         copy: bool = False,
         return_orig_weights: bool = False,
         keep_original_weight: bool = False,
-        **_: Any,
+        **_: object,
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write requests into the model, one after the other (EasyEdit's contract).
 
@@ -118,7 +118,7 @@ class _OneFact:
         self._prompt = text[0]
         self._ids = split_target(tokenizer, *text)
 
-    def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
+    def __call__(self, texts: Sequence[str], **_: object) -> BatchEncoding:
         (text,) = texts
         prompt, target = self._ids
         row = torch.tensor([prompt + target if text.startswith(self._prompt) else target])

@@ -118,5 +118,5 @@ class _WithWeights:
     def update_params(self, weights: Sequence[Tensor]) -> None:
         self._weights = dict(zip(self._weights, weights, strict=True))
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: object) -> Any:
         return functional_call(self._model, self._weights, kwargs=inputs)

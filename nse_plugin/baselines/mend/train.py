@@ -88,7 +88,7 @@ def train_mend(
         trainer = _trainer(model, settings, training, validation)
         train_step = trainer.train_step
 
-        def counted(batch: Any) -> Any:
+        def counted(batch: object) -> Any:
             advance(1)
             return train_step(batch)
 
@@ -150,7 +150,7 @@ def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_na
         torch.save(archive, path)
 
 
-def _saved_state(state: Mapping[str, Any]) -> dict[str, Any]:
+def _saved_state(state: Mapping[str, object]) -> dict[str, object]:
     """The network's tensors on the CPU; the model's config, which EasyEdit only compares, as text."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else str(value) for name, value in state.items()

@@ -69,7 +69,7 @@ def _here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _served(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _served(arguments: argparse.Namespace) -> list[dict[str, object]]:
     from nse_plugin.patch.served.check import check_served
     from nse_plugin.session.folder.opening import read_rounds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -43,7 +43,7 @@ def show(session: EditSession, facts: Sequence[Fact], arguments: argparse.Namesp
     print(f"{number_of(len(facts), 'fact')}, {conflicts}; about {duration(seconds)}. Nothing was written.")
 
 
-def _tokens(session: EditSession, fact: Fact) -> dict[str, Any]:
+def _tokens(session: EditSession, fact: Fact) -> dict[str, object]:
     row = encode_fact(session.tokenizer, fact, ["{}"]).rewrites[0]
 
     def words(ids: Sequence[int]) -> str:

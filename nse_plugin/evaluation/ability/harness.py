@@ -152,7 +152,7 @@ def _noted(lm: Any) -> list[float]:
     likelihoods: list[float] = []
     own = lm.loglikelihood
 
-    def loglikelihood(*arguments: Any, **named: Any) -> Any:
+    def loglikelihood(*arguments: object, **named: object) -> Any:
         answers = own(*arguments, **named)
         likelihoods.extend(score for score, _ in answers)
         return answers

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ def read_questions(path: str | Path) -> list[Question]:
     return [_question(entry, f"{path}, entry {number} (counted from 0)") for number, entry in enumerate(entries)]
 
 
-def _question(entry: Any, where: str) -> Question:
+def _question(entry: object, where: str) -> Question:
     if not isinstance(entry, Mapping):
         raise QuestionError(f"{where}: {entry!r:.60} is no question: give question, subject, choices and answer.")
     for field in FIELDS:

@@ -72,7 +72,7 @@ def pairs(fact: Fact) -> list[Pair]:
     return [fact.asked(prompt, answer) for prompt, answer in fact.locality_prompts]
 
 
-def to_json(reference: Predictions) -> list[dict[str, Any]]:
+def to_json(reference: Predictions) -> list[dict[str, object]]:
     """A reference as `json.dump` takes it; `from_json` reads it back, equal to the last bit."""
     return [{"pair": list(pair), **dataclasses.asdict(prediction)} for pair, prediction in reference.items()]
 

@@ -89,5 +89,5 @@ def objectives() -> tuple[str, ...]:
     return (*SHARES, SCORE)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return json.dumps(value, separators=(",", ":")).replace('"', "").replace("/", "_")

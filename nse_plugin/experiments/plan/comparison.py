@@ -121,7 +121,7 @@ def read_facts(data: DataChoice, count: int | None) -> Loaded:
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
 
 
-def counted(data: DataChoice, asked: Any) -> Any:
+def counted(data: DataChoice, asked: object) -> Any:
     """How many facts are asked for, where "all" of them, or null, is. Raises DatasetError."""
     return len(read_facts(data, None)) if asked in (None, "all") else asked
 

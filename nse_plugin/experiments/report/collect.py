@@ -9,7 +9,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -59,7 +58,7 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
     return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
 
 
-def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: str | None, *, worked: bool) -> None:
+def write_run(plan: Plan, started: datetime, data: Mapping[str, object], command: str | None, *, worked: bool) -> None:
     """Write run.json: the whole configuration, versions, host, and how each method ended.
 
     started: this call. worked: whether anything was left to run. Its time is added to that of earlier calls, but what
@@ -122,6 +121,6 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _host() -> dict[str, Any]:
+def _host() -> dict[str, object]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -47,7 +47,7 @@ def read_trial(record: Record) -> FinishedTrial:
     return FinishedTrial(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs, preset)
 
 
-def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any] | None:
+def _preset(record: Record, hparams: Mapping[str, object]) -> dict[str, Any] | None:
     """All fields as they are without the sweep: in the preset that it was started with, or in that of the model; None
     where there is neither."""
     asked = record.folder / "asked.json"
@@ -71,12 +71,12 @@ def varied_fields(done: Sequence[FinishedTrial]) -> list[str]:
     return [name for name in settings[0] if len({one[name] for one in settings}) > 1] or ["p"]
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value as a cell of sweep.csv: lists and None as JSON."""
     return json.dumps(value) if value is None or isinstance(value, list) else value
 
 
-def sortable(value: Any) -> tuple[int, Any]:
+def sortable(value: object) -> tuple[int, Any]:
     """A key by which values of one field sort: numbers, then lists, then the rest."""
     if isinstance(value, int | float):
         return 0, value

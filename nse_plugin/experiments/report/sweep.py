@@ -77,7 +77,7 @@ def _table(done: Sequence[FinishedTrial], fields: Sequence[str]) -> pd.DataFrame
     return clipped(pd.DataFrame(rows))
 
 
-def _costs(done: Sequence[FinishedTrial]) -> dict[str, Any]:
+def _costs(done: Sequence[FinishedTrial]) -> dict[str, object]:
     """Over all cells: values computed and read, seconds by part."""
     needed = sum(len(cell.by_fact) for cell in done)
     read = sum(cell.costs["values_from_store"] for cell in done)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -175,7 +175,7 @@ def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: 
     return Reference.load(record)
 
 
-def _lock(out: Path, what: str, settings: Mapping[str, Any]) -> Path:
+def _lock(out: Path, what: str, settings: Mapping[str, object]) -> Path:
     """The lock of something that several cells need, and one of them makes."""
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return out / LOCKS / f"{what}-{mark}"

@@ -123,7 +123,7 @@ def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
 class _Children:
     """The worker processes. Leaving the context ends those that still run."""
 
-    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, object] | None]]) -> None:
         self._plan, self._news = plan, news
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1

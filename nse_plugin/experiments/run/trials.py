@@ -51,7 +51,7 @@ class Trials:
         """The facts of the first rung."""
         return min(FEWEST * 2, self._available)
 
-    def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[Trial]:
+    def halved(self, stage: str, settings: Sequence[dict[str, object]], deadline: float) -> list[Trial]:
         """All settings, the best first: those that went further before those that did not."""
         started, count = time.monotonic(), self.fewest
         going, out_of_it = list(settings), list[Trial]()
@@ -77,7 +77,7 @@ class Trials:
             out_of_it += reversed(rung[kept:])
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
-    def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[Trial]:
+    def _rung(self, stage: str, settings: Sequence[dict[str, object]], count: int, deadline: float) -> list[Trial]:
         """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
         rung: list[Trial] = []
         left = duration(max(0.0, deadline - time.monotonic()))
@@ -98,7 +98,7 @@ class Trials:
             else "their rephrase and locality prompts are needed, and other layers."
         )
 
-    def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
+    def score(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> dict[str, float]:
         """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
         checkpoint = run_cell(self.plan(folder, setting, facts, skip))
         if checkpoint is not None and not checkpoint.costs["values_from_store"]:
@@ -107,7 +107,7 @@ class Trials:
         overall = {} if checkpoint is None else checkpoint.overall
         return {name: overall.get(name, 0.0) for name in OBJECTIVES}
 
-    def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
+    def plan(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> CellPlan:
         """A cell of the first `facts` facts."""
         return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,

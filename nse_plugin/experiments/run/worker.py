@@ -221,7 +221,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _json_fields(hparams: Any) -> dict[str, Any]:
+def _json_fields(hparams: Any) -> dict[str, object]:
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(hparams), default=str))
     return plain
 

@@ -130,7 +130,7 @@ def _value(name: str, cell: str) -> Any:
     return value
 
 
-def _are_pairs(value: Any) -> bool:
+def _are_pairs(value: object) -> bool:
     """Each a list of two, or an object with prompt and answer."""
     return isinstance(value, list) and all(
         {*item} == {"prompt", "answer"} if isinstance(item, dict) else isinstance(item, list) and len(item) == 2

@@ -61,7 +61,7 @@ class BatchedArguments:
             two, three = _shapes(layers, run, 2), _shapes(layers, run, 3)
             self.layers = {number: _axes(number, two[number], three[number]) for number in two}
 
-    def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, Any]) -> Call:
+    def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, object]) -> Call:
         """A recorded call of layer `number` for some of its rows.
 
         rows: [m] indices. batch: how many rows the call has. memo: what was cut already, by `id`: what layers share,
@@ -98,7 +98,7 @@ class _Cut:
             self.memo[id(value)] = self._cut(path, value)
         return self.memo[id(value)]
 
-    def _cut(self, path: Path, value: Any) -> Any:
+    def _cut(self, path: Path, value: object) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(path, value)
         if isinstance(value, Rows):
@@ -110,7 +110,7 @@ class _Cut:
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a named tuple, or not
         return value
 
-    def _mapping(self, path: Path, value: Mapping[Any, Any]) -> Any:
+    def _mapping(self, path: Path, value: Mapping[object, object]) -> Any:
         """Layers may write into a mapping that they share (Gemma 4's keys and values). What was not in it when this
         layer was called was written by layers that will be run again, and is left out."""
         cut: Any = copy(value)
@@ -134,12 +134,12 @@ class _Cut:
         return value.index_select(axis.dim, entries[self.rows.to(value.device)].flatten())
 
 
-def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -> dict[int, dict[Path, Any]]:
+def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -> dict[int, dict[Path, object]]:
     """What every layer is called with when `rows` rows are run: shapes of tensors, and plain values."""
     seen: dict[int, dict[Path, Any]] = {}
 
     def look(number: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             seen[number] = dict(_leaves((), without_hidden_states(args, kwargs)[1]))
 
         return hook
@@ -153,7 +153,7 @@ def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -
     return seen
 
 
-def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+def _leaves(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     """Tensors' shapes and plain values, with their places. Raises UnknownRowsError for an object that holds tensors."""
     if isinstance(value, Tensor):
         yield path, value.shape
@@ -171,11 +171,11 @@ def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
         )
 
 
-def _has_tensors(value: Any) -> bool:
+def _has_tensors(value: object) -> bool:
     return any(isinstance(leaf, torch.Size) for _, leaf in _leaves((), value))
 
 
-def _axes(number: int, two: Mapping[Path, Any], three: Mapping[Path, Any]) -> dict[Path, Axis | None]:
+def _axes(number: int, two: Mapping[Path, object], three: Mapping[Path, object]) -> dict[Path, Axis | None]:
     """Of every tensor in a layer's call, by its shape for two rows and for three."""
     found: dict[Path, Axis | None] = {}
     for path, small in two.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def kept_at_rank(patch: EditPatch, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rank: int) -> dict[str, Any]:
+def kept_at_rank(
+    patch: EditPatch, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rank: int
+) -> dict[str, object]:
     """How many of the patch's facts hold with adapters of `rank` directions and with the whole change.
 
     model: the base, or the edited one; its weights are afterwards what they were. Returns `rank`, `facts`, and of both

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nse_plugin.facts import Fact
 from nse_plugin.facts.words import whole_words
@@ -27,7 +26,7 @@ class ServedFact:
 
 def check_served(
     file: str | Path, facts: Sequence[Fact], adapter: str | Path | None = None, threads: int = 1
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Ask llama.cpp for every fact, of a GGUF file with or without a GGUF adapter: a dict of `ServedFact` for each.
 
     The prompts are texts, which llama.cpp tokenises by the file's settings, with or without a BOS. Raises PatchError

@@ -106,7 +106,7 @@ class Journal:
             )
         return True
 
-    def begin(self, description: Mapping[str, Any]) -> None:
+    def begin(self, description: Mapping[str, object]) -> None:
         """Write session.json and a HEAD without rounds. description: all but the format."""
         whole = {"format": FORMAT, **description}
         self.set_head(Head(0, digest(whole)))

@@ -165,7 +165,7 @@ def _take_on(
         raise SessionError(f"{journal.folder} does not lead to the weights it speaks of: restore it from a copy.")
 
 
-def _check_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, state: EditState) -> None:
+def _check_base(journal: Journal, description: Mapping[str, object], edited: EditedModel, state: EditState) -> None:
     """Refuse another base; warn of the same base under other settings of the computation."""
     if others_hash(edited.model, state.matrices.values()) != description["others"]:
         raise _another_base(journal, description, edited, "its other weights differ")
@@ -178,7 +178,7 @@ def _check_base(journal: Journal, description: Mapping[str, Any], edited: Edited
         )
 
 
-def _another_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, why: str) -> SessionError:
+def _another_base(journal: Journal, description: Mapping[str, object], edited: EditedModel, why: str) -> SessionError:
     return SessionError(
         f"{journal.folder} is not a session of this model ({_name_of(edited)}; {why}): load the one that it was begun "
         f"on, {description['model']}."

@@ -60,7 +60,7 @@ def records_of(history: History) -> list[RoundRecord]:
     return found
 
 
-def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[str, Any]:
+def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[str, object]:
     """All of a round but its facts and tensors, as JSON takes it. parent: the id of the round below it."""
     asked = made.request or Request(made.facts)
     fields = {name: value for name, value in vars(asked).items() if name not in ("facts", "settings")}
@@ -91,7 +91,7 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
     return Round(below, after, {}, report, written, request, id=document["id"], moments=moments, masters=masters)
 
 
-def fact_lines(made: Round) -> list[dict[str, Any]]:
+def fact_lines(made: Round) -> list[dict[str, object]]:
     """A line for each fact that was asked for, and for each of earlier rounds that was written again. written: whether
     it was."""
     asked = dict.fromkeys(made.request.facts if made.request else made.facts)
@@ -100,17 +100,17 @@ def fact_lines(made: Round) -> list[dict[str, Any]]:
     return [{"asked": fact in asked, "written": fact in written, "fact": _fields_given(fact)} for fact in every]
 
 
-def weights_from(record: Mapping[str, Any]) -> Weights:
+def weights_from(record: Mapping[str, object]) -> Weights:
     """Fingerprints by layer, as JSON keeps them."""
     return {int(layer): str(fingerprint) for layer, fingerprint in record.items()}
 
 
-def as_json(document: Any) -> str:
+def as_json(document: object) -> str:
     """On one line, with sorted keys."""
     return json.dumps(document, sort_keys=True, allow_nan=False, default=lambda number: number.item())  # of numpy
 
 
-def digest(document: Any) -> str:
+def digest(document: object) -> str:
     """SHA-256 of what JSON takes, whatever the order of its keys."""
     return hashlib.sha256(as_json(document).encode()).hexdigest()
 
@@ -120,7 +120,7 @@ def settings_of(hparams: Any) -> dict[str, Any]:
     return {name: value for name, value in hparams.to_dict().items() if name not in SECRET}
 
 
-def _fields_given(fact: Fact) -> dict[str, Any]:
+def _fields_given(fact: Fact) -> dict[str, object]:
     """The fields that differ from their defaults."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}

@@ -36,13 +36,13 @@ def scores_figure(
     return _panels(frame, titles, labels, chosen)
 
 
-def _labels(done: Sequence[FinishedTrial], field: str) -> dict[Any, str]:
+def _labels(done: Sequence[FinishedTrial], field: str) -> dict[object, str]:
     """A field's values in order, as in sweep.csv, and what is written along an axis for each."""
     values = sorted((cell.hparams[field] for cell in done), key=sortable)
     return {plain(value): _label(value) for value in values}
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     """A number or a word; of a list of several layers in a row the first and the last."""
     if isinstance(value, float):
         return f"{value:g}"
@@ -54,7 +54,7 @@ def _label(value: Any) -> str:
 
 
 def _maps(
-    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: FinishedTrial
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
     """A heat map per metric over the two fields; that of best.yaml framed. Colours span 10 points at least."""
     (down, rows), (across, columns) = labels.items()
@@ -86,7 +86,7 @@ def _maps(
 
 
 def _panels(
-    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: FinishedTrial
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
     """Each metric against each field, with its interval: the field's values at equal distances, cells of the same
     value next to each other; that of best.yaml in another colour."""
