@@ -18,6 +18,8 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.files import check_home
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from nse_plugin.cli.options import Commands
 
 
@@ -101,7 +103,7 @@ def _numbers(layers: str) -> list[int]:
     return numbers
 
 
-def _moments_hparams(arguments: argparse.Namespace, config: Any) -> NSEHyperParams:
+def _moments_hparams(arguments: argparse.Namespace, config: PretrainedConfig) -> NSEHyperParams:
     """config: of the model."""
     from nse_plugin.experiments.plan.model import shape_of, tuned_name
     from nse_plugin.moments.corpora import SELF_WRITTEN

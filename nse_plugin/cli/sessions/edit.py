@@ -14,6 +14,7 @@ from nse_plugin.support.suggestions import number_of
 if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
+    from nse_plugin.hparams import NSEHyperParams
     from nse_plugin.session import EditSession
     from nse_plugin.session.report import RoundReport
 
@@ -119,7 +120,7 @@ def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
     ]
 
 
-def _hparams(arguments: argparse.Namespace) -> Any:
+def _hparams(arguments: argparse.Namespace) -> NSEHyperParams | None:
     """Those of --hparams, or of the model for a new session; None: the session's own."""
     from pathlib import Path
     from types import SimpleNamespace

@@ -89,10 +89,7 @@ def tune(
     any_setting = {"layers": [0], "alpha": 1.0}
     check_before(trials.plan("where-8", any_setting, trials.fewest))
     loaded_model, tokenizer = loaded(model)
-    _ = _hidden_norms(loaded_model, tokenizer, available[:1])  # the first forward pass is slower than others
-    started = time.monotonic()
-    norms = _hidden_norms(loaded_model, tokenizer, available[:FEWEST])
-    prompt = (time.monotonic() - started) / FEWEST
+    norms, prompt = _norms_and_seconds(loaded_model, tokenizer, available[:FEWEST])
     trials.seconds_per_fact = PROMPTS_OF_A_FACT * prompt
     windows = _windows(len(norms))
     places = _places(windows, norms, loaded_model)
@@ -126,6 +123,16 @@ def tune(
         found.append(f"No search: {ONLY_FIRST}. A larger --budget goes on from here.")
         report_progress(found[-1])
     return _write_preset(model, out, best, found, _reasons(where, how, chat))
+
+
+def _norms_and_seconds(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+) -> tuple[list[float], float]:
+    """The hidden norms by layer, and the seconds that one prompt takes."""
+    _ = _hidden_norms(model, tokenizer, facts[:1])  # the first forward pass is slower than others
+    started = time.monotonic()
+    norms = _hidden_norms(model, tokenizer, facts)
+    return norms, (time.monotonic() - started) / len(facts)
 
 
 def _enough_facts(source: str, skip_bad: bool, round_size: int) -> list[Fact]:

@@ -51,7 +51,7 @@ class BatchedArguments:
 
     layers: dict[int, dict[Path, Axis | None]] = field(default_factory=dict)
 
-    def find(self, layers: Sequence[nn.Module], run: Callable[[int], Any]) -> None:
+    def find(self, layers: Sequence[nn.Module], run: Callable[[int], object]) -> None:
         """Run two rows and three, once, and compare what the layers are called with.
 
         run: runs the model on that many rows, all of them of the same length both times.
@@ -134,7 +134,7 @@ class _Cut:
         return value.index_select(axis.dim, entries[self.rows.to(value.device)].flatten())
 
 
-def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -> dict[int, dict[Path, object]]:
+def _shapes(layers: Sequence[nn.Module], run: Callable[[int], object], rows: int) -> dict[int, dict[Path, object]]:
     """What every layer is called with when `rows` rows are run: shapes of tensors, and plain values."""
     seen: dict[int, dict[Path, Any]] = {}
 

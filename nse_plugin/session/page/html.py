@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from nse_plugin.session.folder.journal import Head, Journal
 from nse_plugin.session.folder.lock import now as time_now
@@ -91,7 +90,7 @@ def _changes(journal: Journal, records: Sequence[RoundRecord]) -> list[LayerChan
     return changes
 
 
-def _template() -> Any:
+def _template() -> Template:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
