@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nse_plugin.session.folder.journal import Head, Journal
 from nse_plugin.session.folder.lock import now as time_now
@@ -19,6 +20,9 @@ from nse_plugin.session.folder.record import RoundRecord
 from nse_plugin.session.page.facts import REPLACED, Key, Now, fact_rows
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _LEAST_SLOTS = 24  # of a chart: few rounds do not make bars as wide as the page
 
