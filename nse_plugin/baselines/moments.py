@@ -1,4 +1,4 @@
-"""Second moments for other people's methods, measured as NSE's are."""
+"""Second moments for other methods, measured as NSE's are."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def is_available(alg_name: str) -> bool:
 
 
 def all_algorithms() -> dict[str, Apply]:
-    """EasyEdit's registry with NSE and what it lacks, and two of ours in the place of its own.
+    """EasyEdit's registry with NSE and what it lacks, and two of its algorithms replaced by ours.
 
     MEND: ours takes a model of any name. GRACE: main's looks one position of a row up, the last edited prompt's length,
     and so forgets every fact whose prompt has another.

@@ -2,7 +2,7 @@
 
 EasyEdit's editors run an algorithm once, on a model they load themselves, and leave its side effects behind. A
 comparison needs more: the same model before every method, each method's memory its own, a round that can be repeated
-to the bit, and a sequence that can go on from a file. So around every call:
+to the bit, and a sequence that can be resumed from a file. So around every call:
 
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `EasyEditRunner`;

@@ -36,7 +36,7 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 def add_skip_bad(command: argparse.ArgumentParser) -> None:
     """--skip-bad, of commands that read facts."""
-    command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
+    command.add_argument("--skip-bad", action="store_true", help="leave out malformed records")
 
 
 def checked_config(arguments: argparse.Namespace) -> PretrainedConfig:

@@ -1,7 +1,7 @@
 """Ray workers, and shards of work for them: a free worker takes the next one, a lost worker's shard runs again.
 
 Ray starts the workers, notices when one dies, and starts it anew, where need be on another host. Until it has loaded
-the model again the others go on without it.
+the model again the others continue without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def workers(
     """So many workers with a model, until the block ends.
 
     address: of a Ray cluster, which is left as it is (`ray://host:10001`, `auto`); None: this machine. model, dtype,
-    device, hparams: as for `Worker`; with a CUDA device every worker has a GPU of its own. CPU threads of a worker:
+    device, hparams: as for `Worker`; with a CUDA device every worker has its own GPU. CPU threads of a worker:
     OMP_NUM_THREADS here, else its share of the cores. Raises ClusterError.
     """
     if count < 1:

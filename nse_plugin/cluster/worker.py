@@ -28,7 +28,7 @@ from nse_plugin.replay.sinks import without_sinks
 
 
 class ClusterError(RuntimeError):
-    """Workers that cannot be had, or cannot go on; the message gives the reason and the remedy."""
+    """Workers that cannot be started, or cannot continue; the message gives the reason and the remedy."""
 
 
 class Worker:

@@ -4,7 +4,7 @@ EasyEdit never indicates whether a call belongs to a sequence, and may restore o
 So the state follows the weights: what is remembered of a model is kept beside it, and its history finds from the
 weights which rounds stand, or that someone else changed them.
 
-Each choice of layers has a state of its own, its original weights and its rounds. It goes on whenever the weights of
+Each choice of layers has its own state, original weights and rounds. It continues whenever the weights of
 these layers are as one of its rounds left them, or as they were before the first: so it does when other layers were
 edited in between, or when a round in layers that overlap was undone. Where such a round stands, the weights count as
 changed by someone else.
@@ -150,7 +150,7 @@ class NSE:
     def _session(
         self, model: nn.Module, tok: PreTrainedTokenizerBase, hparams: NSEHyperParams, states: _States
     ) -> EditSession:
-        """A session that goes on from what is remembered, or starts afresh where that does not fit."""
+        """A session that continues from the remembered state, or starts afresh where that does not fit."""
         matrices = Layout.of(model, hparams.rewrite_module_tmp).edited_matrices(hparams.layers)
         remembered = states.get(tuple(matrix.name for matrix in matrices.values()))
         if remembered is not None:

@@ -25,7 +25,7 @@ def register() -> None:
         RuntimeError: this EasyEdit has an algorithm of that name already.
     """
     import_easyedit()
-    # by their own names: attribute access meets functions that `from ... import *` put over modules
+    # by their full names: attribute access finds functions that `from ... import *` put over modules
     editor_module = importlib.import_module("easyeditor.editors.editor")
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     if ALG_NAME in algorithms:

@@ -1,4 +1,4 @@
-"""Check what is asked of EasyEdit's editor before the editor does: it meets bad input with empty assertions."""
+"""Check the arguments of EasyEdit's editor before it does: it answers bad input with empty assertions."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _sequential_edit(method: Method) -> Method:
 
 
 def _keeping_batch_size(method: Method) -> Method:
-    """The wheel's single edits set `hparams.batch_size` to 1 for good, which would turn every later
+    """The wheel's single edits set `hparams.batch_size` to 1 permanently, which would turn every later
     `batch_edit` into single edits too: put back what the user chose."""
 
     @functools.wraps(method)

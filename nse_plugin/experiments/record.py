@@ -67,7 +67,7 @@ class Record:
                 )
 
     def open_for(self, asked: dict[str, object]) -> None:
-        """Begin, or go on with what is there. Raises PlanError as `check_for` does."""
+        """Begin, or resume what is there. Raises PlanError as `check_for` does."""
         self.check_for(asked)
         path = self.folder / "asked.json"
         if not path.is_file() or self._came_to_nothing:

@@ -1,4 +1,4 @@
-"""Facts as people have them: one, a record, or a list of these."""
+"""Facts in the forms users have them: a Fact, a record, or an iterable of these."""
 
 from __future__ import annotations
 

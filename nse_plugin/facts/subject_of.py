@@ -202,7 +202,7 @@ class _Text:
         return (first, last) if first <= last else None
 
     def _closed(self, start: int, end: int) -> Span:
-        """With the bracket that ends it, or the mark that belongs to it since the sentence goes on ("Yahoo! was")."""
+        """With the bracket that ends it, or the mark that belongs to it since the sentence continues ("Yahoo! was")."""
         after = self.text[end : end + 3]
         is_bracket = after[:1] == ")" and "(" in self.text[start:end]
         goes_on = after[:1] in (".", "!", "?") and after[1:2] == " " and after[2:].islower()

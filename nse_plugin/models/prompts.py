@@ -46,8 +46,9 @@ class EncodedPrompt:
 class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
-    `essence` ends at the subject's last token: the KL term needs nothing after it. text: the fact in words.
-    members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a chat.
+    `essence` ends at the subject's last token: the KL term needs nothing after it. text: the prompt with the subject
+    written out. members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a
+    chat.
     """
 
     rewrites: tuple[EncodedPrompt, ...]

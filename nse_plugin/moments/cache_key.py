@@ -19,8 +19,8 @@ MOMENTS = 2  # raise it whenever moments/measure.py, corpora.py or models/writin
 MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 
 
-def moment_addresses(model: str, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> dict[int, str]:
-    """The address of every edited layer's C0, {layer: address}. model: as for `value_cache_keys`."""
+def moment_cache_keys(model: str, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> dict[int, str]:
+    """The address of every edited layer's C0, {layer: address}. model: its fingerprint, as for `value_cache_keys`."""
     settings = {name: getattr(hparams, name) for name in MOMENT_SETTINGS}
     text = corpus_identity(hparams)
     shared = {"moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": text, **settings}
@@ -28,7 +28,7 @@ def moment_addresses(model: str, tokenizer: PreTrainedTokenizerBase, hparams: NS
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how text becomes tokens, but for padding and truncation, which no one here uses."""
+    """A hash of how text becomes tokens, but for padding and truncation, which play no part here."""
     special = sorted(tokenizer.all_special_ids), tokenizer.bos_token_id, tokenizer.eos_token_id
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # in Python: its vocabulary is the best there is

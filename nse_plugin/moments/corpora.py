@@ -1,6 +1,6 @@
 """Text for the second moments, as batches of token rows: from a file, from Wikipedia, or written by the model.
 
-Every source is deterministic and can start at any batch, so that an interrupted measurement goes on where it was.
+Every source is deterministic and can start at any batch, so that an interrupted measurement can be resumed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import EDITABLE_DTYPES, Layout
-from nse_plugin.moments.cache_key import moment_addresses
+from nse_plugin.moments.cache_key import moment_cache_keys
 from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.corpora import corpus_name
 from nse_plugin.moments.measure import MomentSums
@@ -66,7 +66,7 @@ class InStore:
         self._matrices = layout.output_matrices(hparams.layers)
         self.unseen = ModelIdentity(layout.model).unseen
         self.identity = identity
-        self._addresses = functools.cache(lambda dtype: moment_addresses(identity(dtype), tokenizer, hparams))
+        self._addresses = functools.cache(lambda dtype: moment_cache_keys(identity(dtype), tokenizer, hparams))
 
     @property
     def folder(self) -> Path:

@@ -24,7 +24,7 @@ from torch import Tensor
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
-from nse_plugin.moments.cache_key import moment_addresses
+from nse_plugin.moments.cache_key import moment_cache_keys
 from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.corpora import corpus_name
 from nse_plugin.moments.measure import MomentsError, MomentSums
@@ -57,7 +57,7 @@ class NpzFiles:
 
     def names(self, layers: list[int]) -> dict[int, str]:
         assert self._tokenizer is not None  # only `file` works without one
-        addresses = moment_addresses(self.identity(None), self._tokenizer, self._hparams)
+        addresses = moment_cache_keys(self.identity(None), self._tokenizer, self._hparams)
         return {layer: addresses[layer] for layer in layers}
 
     def read(self, layer: int) -> Stored | None:

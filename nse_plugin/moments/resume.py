@@ -1,4 +1,4 @@
-"""A measurement that goes on where it was interrupted."""
+"""A measurement that resumes where it was interrupted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measured_for_keeps(
     folder: Path,
     measure: Measure,
 ) -> MomentSums:
-    """What `measured` gives for layers {layer: address}; in a partial file meanwhile, to go on from after a stop."""
+    """What `measured` gives for layers {layer: address}; in a partial file meanwhile, to resume from after a stop."""
     what = [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     save_at = time.monotonic() + SAVE_EVERY_SECONDS

@@ -1,4 +1,4 @@
-"""EditPatch: what a session, a round or a range of rounds changed, as a file of its own."""
+"""EditPatch: what a session, a round or a range of rounds changed, as one file."""
 
 from __future__ import annotations
 

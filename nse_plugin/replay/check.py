@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
-_LEFT = [0, 2]  # rows that go on when the other has left
+_LEFT = [0, 2]  # rows that remain after the other was dropped
 # what transformers, torch and `batched` raise for calls that a layer was not made for
 _UNSUITED = (
     ArithmeticError,

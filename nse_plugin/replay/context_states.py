@@ -15,9 +15,9 @@ from nse_plugin.replay.prefix_cache import PrefixCache, concatenated, extended
 class ContextStates:
     """Keys and values of all layers for the beginnings of rows that come from a template.
 
-    They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
-    met before does not change a bit of it. Where the model's quick identity is another, all are forgotten. Holds no
-    reference to the model.
+    They are the same for all facts, so each is run once, when first needed; alone, so that its bits do not depend on
+    what was run before. The cache is cleared when the model's quick fingerprint changes. Holds no reference to the
+    model.
     """
 
     def __init__(self) -> None:

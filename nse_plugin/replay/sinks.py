@@ -3,7 +3,7 @@ and then at the second or third.
 
 What such a token is hardly shows in its hidden state, which is many times as long as others and alike for all of them
 (arXiv 2309.17453; "massive activations", arXiv 2402.17762). An edit of its key changes every text and writes no fact.
-Behind other words the same subject is a token like any other.
+After other words the same subject is a token like any other.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def without_sinks(
     bare, after_words = h.float().norm(dim=1).view(-1, 2).T
     for i, is_sink in zip(first, (bare > LONGER * after_words).tolist(), strict=True):
         if is_sink:
-            found[i] = _behind_words(prompts[i])
+            found[i] = _after_words(prompts[i])
     return found
 
 
-def _behind_words(fact: FactPrompts) -> FactPrompts:
+def _after_words(fact: FactPrompts) -> FactPrompts:
     context = fact.rewrites[1]
     essence = replace(context, ids=context.to_lookup, targets=())
     return replace(fact, rewrites=(context, *fact.rewrites[1:]), essence=essence)

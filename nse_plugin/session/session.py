@@ -44,7 +44,7 @@ class EditSession:
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
-    an earlier session on this model, to go on from (in a branch of its own: neither session sees the other's rounds);
+    an earlier session on this model, to continue from (as a branch: neither session sees the other's rounds);
     None: the model counts as not edited yet. read_fingerprint: detects whether an edited matrix has changed.
     undoable: keep in memory what each round changes, at most twice the edited matrices, so that it can be undone.
 
@@ -122,7 +122,7 @@ class EditSession:
 
     @property
     def state(self) -> EditState:
-        """What lasts from round to round; give it to another session to go on from."""
+        """What persists from round to round; give it to another session to continue from it."""
         return self._rounds.state
 
     @property

@@ -71,8 +71,8 @@ class EditState:
         return [made.report for made in self.history.rounds]
 
     def branched(self) -> EditState:
-        """A state that goes on separately. Tensors are shared, which are never changed; so are `contexts`, which find
-        out by themselves whether they serve a model, and `batched`, which is found once."""
+        """A state that is continued separately. Shared are tensors, which are never changed, `contexts`, which are
+        cleared when they do not fit a model, and `batched`, which is found once."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:

@@ -1,9 +1,9 @@
-"""An algorithm of EasyEdit's main with a memory of its own.
+"""An algorithm of EasyEdit's main with its own memory.
 
 What AlphaEdit, WISE and UltraEdit remember from round to round is more than the weights, and EasyEdit keeps it in
-module globals, or in one object for the whole process: the next model meets what the last one left. Here each is an
-object in the place of EasyEdit's function, to be made once for a sequence of rounds on one model; it holds the memory
-and lends it to EasyEdit's own code for the time of a call.
+module globals, or in one object for the whole process: the next model starts with the memory of the last one. Here
+each is an object in the place of EasyEdit's function, to be made once for a sequence of rounds on one model; it holds
+the memory and lends it to EasyEdit's own code during a call.
 """
 
 from __future__ import annotations

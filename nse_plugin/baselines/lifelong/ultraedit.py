@@ -18,7 +18,7 @@ class UltraEdit(StatefulMethod):
     """UltraEdit (Gu et al. 2025, arXiv 2505.14679): one linear solve on normalised keys and gradients, no training.
 
     The normalisation is over all rounds so far, "lifelong" in the paper; its running statistics are the memory.
-    EasyEdit starts them afresh with every call, and keeps the first model it meets.
+    EasyEdit restarts them with every call, and keeps the first model it is given.
     """
 
     padding_side = "left"  # targets are counted from the right end

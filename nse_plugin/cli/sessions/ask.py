@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
-    command = commands.add_parser("ask", help="how a model goes on with a prompt, before and after the edits")
+    command = commands.add_parser("ask", help="how a model continues a prompt, before and after the edits")
     add_model(command)
     add_session(command)
     command.add_argument("prompts", nargs="+", metavar="PROMPT", help="as it is; nothing is added")

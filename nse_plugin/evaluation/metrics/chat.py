@@ -1,6 +1,6 @@
 """What the users of a chat model see: a fact's prompt is their message, in the model's chat template.
 
-A plain text goes on where its prompt ends; an assistant begins a sentence of its own. So what was written in one form
+A plain text continues its prompt; an assistant begins a new sentence. So what was written in one form
 is asked in the other too: what the assistant answers freely, and, teacher-forced, the target as its first words, and
 where it has begun to repeat the prompt.
 """

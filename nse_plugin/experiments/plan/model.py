@@ -155,7 +155,7 @@ def tuned_name(config: PretrainedConfig) -> str | None:
 
 
 def shape_of(config: PretrainedConfig) -> str:
-    """A model's shape in words."""
+    """A description of a model's shape."""
     text = config.get_text_config()
     return f"a {text.model_type} of {number_of(text.num_hidden_layers, 'layer')}, hidden size {text.hidden_size}"
 

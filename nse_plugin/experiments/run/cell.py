@@ -93,7 +93,7 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
         checkpoint, hparams = _edited_and_measured(plan)
     except PlanError:
         raise
-    except Exception as error:  # a setting that cannot be run is a result, and the others go on
+    except Exception as error:  # a setting that cannot be run is a result, and the others continue
         trace = "".join(traceback.format_exception(error))
         record.log.write_text(trace, encoding="utf-8")
         record.end(status="failed", error=in_a_line(error))

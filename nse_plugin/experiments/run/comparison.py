@@ -1,7 +1,7 @@
 """`nse compare`: every method on the same facts, in the same rounds, measured on the final model.
 
 The parent process loads no model: it checks the plan, starts a worker process for each method, shows how far they are,
-and puts their records together. Whatever is interrupted goes on from its last checkpoint when the same command is given
+and puts their records together. Whatever is interrupted resumes from its last checkpoint when the same command is given
 again.
 """
 

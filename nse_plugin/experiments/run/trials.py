@@ -14,7 +14,7 @@ from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, run_cel
 from nse_plugin.support.progress import bar, duration
 
 FEWEST, MOST = 4, 64  # facts of a first rung, and of any
-KEPT = 3  # one in this many settings goes on
+KEPT = 3  # one in this many settings is kept
 ONLY_FIRST = "only the first guess was tried"
 
 

@@ -1,7 +1,7 @@
-"""One method of a comparison, in a process of its own: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
+"""One method of a comparison, in its own process: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
 
-A process of its own, because EasyEdit's methods keep state in module globals and change settings for good: each method
-meets the model as it was loaded, its memory is its own, and when it dies the others live. What happens is reported on
+It has its own process, because EasyEdit's methods keep state in module globals and change settings permanently: each
+method gets the model as it was loaded, has its own memory, and its crash leaves the others running. Progress goes to
 standard output (`channel`); whatever the methods print goes to standard error.
 """
 
@@ -36,7 +36,7 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.chat import BOTH
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
-from nse_plugin.support.progress import heard_by
+from nse_plugin.support.progress import progress_listener
 from nse_plugin.support.suggestions import in_a_line
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class _Run:
         for start in range(self._resumed(), len(self._facts), self._choice.round):
             self._report_progress({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
-            with heard_by(functools.partial(self._hear, start)):
+            with progress_listener(functools.partial(self._on_progress, start)):
                 frame = self._method.edit(chunk)
             frame = frame.assign(round=start // self._choice.round + 1)
             self._edited = pd.concat([self._edited, frame], ignore_index=True)
@@ -162,7 +162,7 @@ class _Run:
             if state is not None or edits == len(self._facts):
                 checkpoint = self._record.load(edits)
                 if state is not None:
-                    with heard_by(functools.partial(self._hear, edits)):
+                    with progress_listener(functools.partial(self._on_progress, edits)):
                         self._method.resume(state)
                 self._method.seconds.update(checkpoint.costs["seconds"])
                 self._measuring = self._method.seconds.pop("measure")
@@ -172,7 +172,7 @@ class _Run:
                 return edits
         return 0
 
-    def _hear(self, edits: int, what: str | None) -> None:
+    def _on_progress(self, edits: int, what: str | None) -> None:
         """Report when second moments are measured: once for a model, so it is left out of the time remaining."""
         if what is None:
             self._report_progress({"doing": "editing", "edits": edits})

@@ -1,9 +1,9 @@
 """Where the rows of a batch lie in the arguments of a model's layers, found by running two batch sizes.
 
 A layer is called with more than hidden states: masks, positions, rotary angles, caches, dictionaries that layers share.
-To go on with some rows only, each of these must be cut along the right axis, which its shape does not determine: with
-ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model is run
-with two rows and with three, and what grows with the rows is batched.
+To continue with some rows only, each of these must be cut along the right axis, which its shape does not determine:
+with ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model
+is run with two rows and with three, and what grows with the rows is batched.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BatchedArguments:
         """A recorded call of layer `number` for some of its rows.
 
         rows: [m] indices. batch: how many rows the call has. memo: what was cut already, by `id`: what layers share,
-        they go on sharing. Raises UnknownRowsError for a tensor that `find` has not met.
+        they still share. Raises UnknownRowsError for a tensor that `find` has not seen.
         """
         cut = _Cut(self.layers.get(number, {}), f"Layer {number}", rows, batch, memo)
         args, kwargs = call

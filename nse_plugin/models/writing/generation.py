@@ -1,4 +1,4 @@
-"""Let a model write text: the only way it is asked to, for templates, fluency, free answers and other people's methods.
+"""Text generation, the one entry point for templates, fluency, free answers and the other methods' samplers.
 
 A prompt is read without the end-of-text token that some tokenizers append, or the model would begin another document;
 texts never go beyond the model's positions; special tokens are not drawn, so that texts have the length asked for; and

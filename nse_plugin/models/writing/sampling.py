@@ -71,7 +71,7 @@ def write(
 def _with_cache(
     model: nn.Module, rows: Sequence[Sequence[int]], draws: Tensor, choose: Choose, ends: Collection[int], trusted: bool
 ) -> list[list[int]] | None:
-    """The new tokens of rows that are run together; None where the model does not go on from its cache."""
+    """The new tokens of rows that are run together; None where the model cannot continue from its cache."""
     device = input_device(model)
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -54,7 +54,7 @@ def now() -> str:
 
 
 def _holder(folder: Path) -> str:
-    """Who has the lock, in words."""
+    """A description of the lock's holder."""
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

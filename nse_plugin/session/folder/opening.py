@@ -186,7 +186,7 @@ def _another_base(journal: Journal, description: Mapping[str, object], edited: E
 
 
 def _name_of(edited: EditedModel) -> str:
-    """The model in words."""
+    """A short description of the model."""
     config: Any = edited.model.config
     name = str(getattr(config, "_name_or_path", "") or "")
     weight = next(iter(edited.matrices.values())).weight

@@ -1,4 +1,4 @@
-"""What is kept of a round beside its tensors: for people to read, and as JSON."""
+"""What is kept of a round beside its tensors: as `RoundRecord`, and as JSON."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ Key = tuple[int, str, str, str]  # a fact's round, subject, prompt and target
 
 
 def ask(session: EditSession) -> dict[Key, Now]:
-    """Check every fact on the session's model, and let it go on with its prompt before and after the edits."""
+    """Check every fact on the session's model, and have it continue each prompt before and after the edits."""
     rows = session.check().to_dict("records")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     written = dict(zip(prompts, before_and_after(session, prompts, _TOKENS), strict=True))
