@@ -158,7 +158,7 @@ class _Text:
         return chosen
 
     def is_unique(self, span: Span) -> bool:
-        """Whether it is in the text once as a whole word: then no other occurrence is possible."""
+        """Whether it is in the text once as a whole word, so that its place is unambiguous."""
         return whole_words(self.text[slice(*span)], self.text) == [span]
 
     def _end_of_name(self, word: int, last: int) -> int:

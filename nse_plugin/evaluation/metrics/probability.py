@@ -70,9 +70,9 @@ def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAI
     """
     values: dict[str, list[float]] = defaultdict(list)
     for frame, (metric, prompt, winner, loser) in itertools.product(frames, _contests(fact)):
-        higher, lower = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
-        values[metric].append(float(higher.log_probability > lower.log_probability))
-        values[f"{metric}_magnitude"].append(higher.probability - lower.probability)
+        winning, losing = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
+        values[metric].append(float(winning.log_probability > losing.log_probability))
+        values[f"{metric}_magnitude"].append(winning.probability - losing.probability)
     return {name: mean_or_nan(values[name]) for name in (*METRICS, *MAGNITUDES)}
 
 

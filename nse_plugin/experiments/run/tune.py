@@ -104,8 +104,7 @@ def tune(
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
-    ways = _ways(where[0].setting, norms)
-    last = held_out * trials.seconds_per_fact  # as measured by now
+    ways, last = _ways(where[0].setting, norms), held_out * trials.seconds_per_fact  # as measured by now
     report_progress(
         f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})"
     )

@@ -191,8 +191,8 @@ class Journal:
         as the last of them left it (`new`), or as the first of them found it (`old`). of_masters: of the master copies,
         which have `new` alone.
 
-        Reads only a round's neurons where other files have the rest. Checksums are not read: callers of this
-        compares the fingerprints of what comes out, and asks `check_files` where they differ.
+        Of a round whose columns other rounds supply only the neurons are read. Checksums are not verified: callers
+        compare the fingerprints of the result, and call `check_files` where they differ.
         """
         heads = [Head(number, made.id) for number, made in enumerate(rounds, 1)]
         found: dict[int, tuple[Tensor, Tensor]] = {}
