@@ -6,7 +6,7 @@ processes and machines may fill one store at once: two that compute the same thi
     <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, what it is of, SHA-256 of its bytes
              index/<writer>.jsonl         a line for every tensor a process has put there: `ls` need not open the files
 
-A file is written aside and renamed. One that does not hold what it says is put aside (`.corrupt`) and computed again.
+A file is written aside and renamed. One whose checksum does not match is set aside (`.corrupt`) and computed again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Entry:
 
 
 class StoreError(ValueError):
-    """A folder that is no store; the message says which, and what to give instead."""
+    """A folder that is no store; the message names it and the remedy."""
 
 
 class Store:
@@ -83,7 +83,7 @@ class Store:
             raise StoreError(f"store = {str(self.folder)!r} cannot be used: {file} is a file; name a folder.")
 
     def get(self, address: str) -> Tensor | None:
-        """The tensor at an address; None when it is not there, or what is there is not sound."""
+        """The tensor (of any shape) at an address; None when there is none, or what is there is damaged."""
         path = self._path(address)
         try:
             tensor = _read(path)
@@ -100,15 +100,15 @@ class Store:
         return tensor
 
     def put(self, address: str, tensor: Tensor, kind: str, about: str) -> None:
-        """Keep a tensor. kind, about: for `entries`. Raises OSError when it cannot be written."""
+        """Keep a tensor of any shape. kind, about: for `entries`. Raises OSError when it cannot be written."""
         tensor = tensor.detach().cpu().contiguous()
-        told = {"kind": kind, "about": about}
+        described = {"kind": kind, "about": about}
         with written_whole(self._path(address)) as path:
-            save_file({"tensor": tensor}, path, {**told, "sha256": _sha256_of(tensor)})
+            save_file({"tensor": tensor}, path, {**described, "sha256": _sha256_of(tensor)})
         index = self.folder / "index" / f"{_WRITER}.jsonl"
         index.parent.mkdir(exist_ok=True)
         with index.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"address": address, **told}) + "\n")
+            stream.write(json.dumps({"address": address, **described}) + "\n")
 
     def put_all(self, entries: Iterable[tuple[str, Tensor, str, str]]) -> None:
         """`put` (address, tensor, kind, about), but for tensors that are not finite; a store that cannot be written to
@@ -122,14 +122,14 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All tensors, by kind and what they are of."""
-        told = self._index()
+        known = self._index()
         found = []
         for path in self._files():
             address = path.name.removesuffix(_SUFFIX)
             try:
-                about = told.get(address) or _metadata(path)
+                about = known.get(address) or _metadata(path)
                 size = path.stat().st_size
-            except (OSError, SafetensorError):  # damaged, or removed meanwhile: `verify` says which
+            except (OSError, SafetensorError):  # damaged, or removed meanwhile: `verify` finds out
                 continue
             found.append(Entry(address, about["kind"], about["about"], size))
         return sorted(found, key=lambda entry: (entry.kind, entry.about))
@@ -141,7 +141,7 @@ class Store:
             try:
                 _read(path)
                 sound += 1
-            except FileNotFoundError:  # somebody else's `gc`
+            except FileNotFoundError:  # another process's `gc`
                 continue
             except _DAMAGED as error:
                 _put_aside(path, error)
@@ -149,15 +149,15 @@ class Store:
         return sound, damaged
 
     def gc(self, unused_for: float | None = None) -> tuple[int, int]:
-        """Remove what nobody will read: damaged files put aside, what killed processes left half-written, and, where
-        given, tensors that nobody has used for so many seconds. Returns files and bytes removed."""
+        """Delete unused files: damaged ones that were set aside, what killed processes left half-written, and, where
+        given, tensors not used for that many seconds. Returns files and bytes removed."""
         doomed = [(path, 0.0) for path in self._own(_CORRUPT)]
         doomed += [(path, _ABANDONED) for pattern in _UNFINISHED for path in self.folder.glob(pattern)]
         if unused_for is not None:
             doomed += [(path, unused_for) for path in self._files()]
         now, files, freed = time.time(), 0, 0
         for path, age in doomed:
-            with contextlib.suppress(FileNotFoundError):  # somebody else's `gc`
+            with contextlib.suppress(FileNotFoundError):  # another process's `gc`
                 stat = path.stat()
                 if now - stat.st_mtime >= age:
                     path.unlink()
@@ -169,7 +169,7 @@ class Store:
         return self._own(_SUFFIX)
 
     def _own(self, suffix: str) -> Iterator[Path]:
-        """Files at an address; whatever else lies in the folder is somebody else's."""
+        """Files at an address; anything else in the folder is not the store's."""
         for path in self.folder.glob(f"??/*{suffix}"):
             address = path.name.removesuffix(suffix)
             if _ADDRESS.fullmatch(address) and address.startswith(path.parent.name):
@@ -179,8 +179,8 @@ class Store:
         return self.folder / address[:2] / f"{address}{_SUFFIX}"
 
     def _index(self) -> dict[str, dict[str, str]]:
-        """What writers said of their tensors. A line cut short is none: the file itself says the same."""
-        told = {}
+        """What writers recorded about their tensors. A truncated line is skipped: the file has the same metadata."""
+        known = {}
         for path in self.folder.glob("index/[!.]*.jsonl"):
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
@@ -188,20 +188,20 @@ class Store:
                 continue
             for line in lines:
                 try:
-                    said = json.loads(line)
-                    told[said["address"]] = {"kind": said["kind"], "about": said["about"]}
+                    entry = json.loads(line)
+                    known[entry["address"]] = {"kind": entry["kind"], "about": entry["about"]}
                 except (json.JSONDecodeError, KeyError, TypeError):
                     continue
-        return told
+        return known
 
     def _write_index_anew(self) -> None:
         """One file in place of many. A writer that adds a line to an old one meanwhile loses nothing but that line."""
         old = list(self.folder.glob("index/[!.]*.jsonl"))
         if not old:  # entries() reads the files then
             return
-        told = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
+        entries = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
         with written_whole(self.folder / "index" / f"{uuid.uuid4().hex}.jsonl") as path:
-            path.write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
+            path.write_text("".join(json.dumps(line) + "\n" for line in entries), encoding="utf-8")
         for path in old:
             path.unlink(missing_ok=True)
 
@@ -211,16 +211,16 @@ def _read(path: Path) -> Tensor:
         raise FileNotFoundError(path)
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor("tensor")
-        told = file.metadata()["sha256"]
-    if _sha256_of(tensor) != told:
+        recorded = file.metadata()["sha256"]
+    if _sha256_of(tensor) != recorded:
         raise ValueError("its bits are not those that were written")
     return tensor
 
 
 def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        told = file.metadata() or {}
-    return {"kind": told.get("kind", "?"), "about": told.get("about", "?")}
+        metadata = file.metadata() or {}
+    return {"kind": metadata.get("kind", "?"), "about": metadata.get("about", "?")}
 
 
 def _put_aside(path: Path, damage: Exception) -> None:

@@ -1,1 +1,1 @@
-"""Other people's methods, run round after round through EasyEdit."""
+"""Other editing methods, run round after round through EasyEdit."""

@@ -28,10 +28,10 @@ _MAIN_ONLY_ALGORITHMS = ("AlphaEdit", "WISE", "ULTRAEDIT")
 _WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
 
 
-def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], model: nn.Module) -> Any:
+def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, object], model: nn.Module) -> Any:
     """The dataclass that `alg_name` takes, from a YAML file, `overrides` on top, for a loaded model.
 
-    `device` becomes the model's; `model_name` stays the file's, because EasyEdit searches it for words, and a folder's
+    `device` becomes the model's; `model_name` is the file's, because EasyEdit searches it for words, and a folder's
     name may hold any. A field that only the other EasyEdit has is dropped or filled.
     Raises HyperParamsError for a file that is missing or unreadable, and a field that is unknown or missing;
     ImportError when there is no EasyEdit.
@@ -43,12 +43,14 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, Any], 
     if not path.is_file():
         raise HyperParamsError(f"No hyperparameter file {str(path)!r}: give the path of a YAML file.")
     config = read_mapping(path)
-    told = config.get("alg_name")
-    if told != alg_name:
-        raise HyperParamsError(f"{path}: alg_name is {told!r}: use a file for {alg_name}.")
+    named = config.get("alg_name")
+    if named != alg_name:
+        raise HyperParamsError(f"{path}: alg_name is {named!r}: use a file for {alg_name}.")
     cls = _class_of(alg_name)
     try:
-        return cls(**_fitting(cls, _unfolded({name: _plain(value) for name, value in {**config, **ours}.items()})))
+        return cls(
+            **_fitting(cls, _unfolded({name: _number_or_text(value) for name, value in {**config, **ours}.items()}))
+        )
     except HyperParamsError as error:
         raise HyperParamsError(f"{path}: {error}") from error
 
@@ -67,7 +69,7 @@ def _class_of(alg_name: str) -> Any:
 
 
 def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
-    """The sentence that says what to do about an algorithm that is not among those of the EasyEdit at hand."""
+    """The error message for an algorithm that the imported EasyEdit does not have, with its remedy."""
     if alg_name in _MAIN_ONLY_ALGORITHMS:
         hint = "EasyEdit's main has it: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder."
     else:
@@ -93,7 +95,7 @@ def _fitting(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
+def _unfolded(config: dict[str, object]) -> dict[str, Any]:
     """WISE's files give three of its fields as one list."""
     if "act_margin" not in config:
         return config
@@ -103,7 +105,7 @@ def _unfolded(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **dict(zip(("alpha", "beta", "gamma"), margin, strict=True))}
 
 
-def _plain(value: Any) -> Any:
+def _number_or_text(value: object) -> Any:
     """YAML 1.1 reads 5e-4 as a string."""
     if isinstance(value, str):
         try:

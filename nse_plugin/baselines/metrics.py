@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,12 @@ from nse_plugin.easyedit.algorithm import ALG_NAME
 from nse_plugin.easyedit.editor import ready_to_pad
 from nse_plugin.easyedit.register import register
 from nse_plugin.facts import Fact
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.loading import easyedit_device
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 METRICS = ("easyedit_rewrite_acc", "easyedit_rephrase_acc", "easyedit_locality_acc")
 LOCALITY = "neighborhood"  # a name of ours: EasyEdit's records hold several kinds of locality prompts
@@ -27,13 +32,15 @@ UNCUT = 1_000_000  # tokens; EasyEdit cuts a prompt with its target after `max_l
 Outputs = list[list[int]]  # tokens by locality prompt
 
 
-def easyedit_reference(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[Outputs]:
-    """What the unedited model says at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
+def easyedit_reference(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[Outputs]:
+    """What the unedited model predicts at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
     JSON."""
     return [_outputs(quality) for quality in _qualities(model, tokenizer, facts)]
 
 
-def easyedit_scores(reference: Sequence[Outputs], model: Any, tokenizer: Any, facts: Sequence[Fact]) -> pd.DataFrame:
+def easyedit_scores(
+    reference: Sequence[Outputs], model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+) -> pd.DataFrame:
     """One row a fact, in the order given; NaN where a fact has no such prompts. Columns, each a share of tokens:
     `easyedit_rewrite_acc`; `easyedit_rephrase_acc`, of the first rephrase prompt, the only one its records hold;
     `easyedit_locality_acc`, against the unedited model, the mean over the locality prompts.
@@ -53,11 +60,11 @@ def easyedit_scores(reference: Sequence[Outputs], model: Any, tokenizer: Any, fa
     return pd.DataFrame(rows, columns=list(METRICS))
 
 
-def _qualities(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[dict[str, Any]]:
+def _qualities(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     """EasyEdit's verdict on each fact."""
     register()
     compute = importlib.import_module("easyeditor.evaluate").compute_edit_quality
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     number = easyedit_device(device)
     settings = SimpleNamespace(alg_name=ALG_NAME, device=number, max_length=UNCUT)
     tokenizer = ready_to_pad(tokenizer, left=True)
@@ -65,7 +72,7 @@ def _qualities(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[dict[s
         return [compute(model, type(model).__name__, settings, tokenizer, _record(fact), number) for fact in facts]
 
 
-def _record(fact: Fact) -> dict[str, Any]:
+def _record(fact: Fact) -> dict[str, object]:
     """A fact as EasyEdit's evaluator reads it; it joins prompts and targets with a space itself."""
     record: dict[str, Any] = {
         "prompt": fact.text.rstrip(),

@@ -1,8 +1,8 @@
-"""Second moments for other people's methods, measured as NSE's are."""
+"""Second moments for other methods, measured as NSE's are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -10,6 +10,9 @@ from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.layout import Layout
 from nse_plugin.moments.provider import second_moments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def asks_for_moments(alg_name: str, hparams: Any) -> bool:
@@ -19,7 +22,9 @@ def asks_for_moments(alg_name: str, hparams: Any) -> bool:
     return alg_name != "ROME" or bool(hparams.mom2_adjustment)
 
 
-def moments_for(model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, store: str | None) -> dict[str, Tensor]:
+def moments_for(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, alg_name: str, hparams: Any, store: str | None
+) -> dict[str, Tensor]:
     """Second moments [f, f] of the layers to be edited, by module name; none for an algorithm that asks for none."""
     if not asks_for_moments(alg_name, hparams):
         return {}

@@ -6,9 +6,9 @@ import importlib
 import inspect
 import sys
 from types import ModuleType
-from typing import Any
 
 from nse_plugin.baselines import grace
+from nse_plugin.baselines.lifelong.memory import Apply
 from nse_plugin.baselines.mend import apply_mend_to_model
 from nse_plugin.easyedit.register import register
 
@@ -22,23 +22,23 @@ def available_algorithms() -> list[str]:
 
 
 def is_available(alg_name: str) -> bool:
-    """Whether the EasyEdit at hand has an algorithm of this name."""
+    """Whether the imported EasyEdit has an algorithm of this name."""
     return alg_name in all_algorithms()
 
 
-def all_algorithms() -> dict[str, Any]:
-    """EasyEdit's registry with NSE and what it lacks, and two of ours in the place of its own.
+def all_algorithms() -> dict[str, Apply]:
+    """EasyEdit's registry with NSE and what it lacks, and two of its algorithms replaced by ours.
 
     MEND: ours takes a model of any name. GRACE: main's looks one position of a row up, the last edited prompt's length,
     and so forgets every fact whose prompt has another.
     """
     register()
-    algorithms: dict[str, Any] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    algorithms: dict[str, Apply] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     register_missing(algorithms)
     return {**algorithms, "MEND": apply_mend_to_model, "GRACE": grace.apply_grace_to_model}
 
 
-def modules_of(algorithm: Any) -> list[ModuleType]:
+def modules_of(algorithm: Apply) -> list[ModuleType]:
     """The modules of EasyEdit that an algorithm is made of; none for those of this package."""
     package = inspect.unwrap(algorithm).__module__.rpartition(".")[0]
     if not package.startswith("easyeditor.models."):
@@ -46,7 +46,7 @@ def modules_of(algorithm: Any) -> list[ModuleType]:
     return [module for name, module in sys.modules.items() if name.startswith(f"{package}.")]
 
 
-def register_missing(algorithms: dict[str, Any]) -> None:
+def register_missing(algorithms: dict[str, Apply]) -> None:
     """Add to `algorithms`, EasyEdit's `ALG_DICT`, the methods of this room that it has not; repeating changes nothing.
 
     EasyEdit's main has a GRACE, the PyPI wheel of 2023 has none.

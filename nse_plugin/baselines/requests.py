@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.texts import SLOT
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def request_of(fact: Fact, hparams: Any) -> dict[str, Any]:
+
+def request_of(fact: Fact, hparams: Any) -> dict[str, object]:
     """A fact as EasyEdit's editors hand it to an algorithm.
 
     Algorithms that look the subject up put a `{}` in its place themselves, in every place it occurs: they are given
@@ -26,7 +29,7 @@ def request_of(fact: Fact, hparams: Any) -> dict[str, Any]:
     return request | {name: value for name, value in besides.items() if value is not None}
 
 
-def padded_tokenizer(tokenizer: Any, alg_name: str, side: str) -> Any:
+def padded_tokenizer(tokenizer: PreTrainedTokenizerBase, alg_name: str, side: str) -> PreTrainedTokenizerBase:
     """A copy that pads on the side from which the algorithm does not count positions."""
     tokenizer = deepcopy(tokenizer)
     tokenizer.padding_side = side
@@ -42,7 +45,7 @@ def padded_tokenizer(tokenizer: Any, alg_name: str, side: str) -> Any:
     return tokenizer
 
 
-def prompts_and_targets(requests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def prompts_and_targets(requests: Sequence[Mapping[str, object]]) -> list[tuple[str, str, str]]:
     """`(prompt with the subject written out, target, separator)` of every request.
 
     requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`; `separator` where it is not

@@ -1,8 +1,8 @@
 """Any of EasyEdit's algorithms on one loaded model, round after round, called through its `ALG_DICT`.
 
-EasyEdit's editors run an algorithm once, on a model they load themselves, and leave behind what it left behind. A
+EasyEdit's editors run an algorithm once, on a model they load themselves, and leave its side effects behind. A
 comparison needs more: the same model before every method, each method's memory its own, a round that can be repeated
-to the bit, and a sequence that can go on from a file. So around every call:
+to the bit, and a sequence that can be resumed from a file. So around every call:
 
 - the model's flags and the generators of random numbers are as before afterwards, and seeded within;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `EasyEditRunner`;
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,10 @@ from nse_plugin.support.timing import timed
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
@@ -57,7 +61,7 @@ _USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
 
 class MethodError(RuntimeError):
-    """An algorithm that EasyEdit does not have, that failed, or that cannot go on; the message says which and where."""
+    """An algorithm that EasyEdit does not have, that failed, or that cannot continue; the message names it."""
 
 
 class EasyEditRunner:
@@ -68,14 +72,20 @@ class EasyEditRunner:
     seed: of the texts and draws the algorithm takes. store: where second moments without a stats_dir are kept; None: in
     the user's cache folder.
 
-    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be told apart, "values" (z or v),
+    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be timed separately, "values" (z or v),
     "moments" (second moments found or measured) and "update" (the rest).
 
     Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, alg_name: str, hparams: Any, seed: int = 0, store: str | None = None
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        alg_name: str,
+        hparams: Any,
+        seed: int = 0,
+        store: str | None = None,
     ) -> None:
         algorithms = all_algorithms()
         if alg_name not in algorithms:
@@ -116,10 +126,10 @@ class EasyEditRunner:
         return pandas.DataFrame({"case_id": names, "status": "done", "residual": float("nan")})
 
     def state(self) -> dict[str, Tensor] | None:
-        """Everything beyond the unedited model that going on needs: the changed parameters as "weights.<name>", and
-        the algorithm's own under "nse.", "grace.", "alphaedit." or "ultraedit.".
+        """Everything besides the unedited model that `resume` needs: the changed parameters, each in its own shape, as
+        "weights.<name>", and the algorithm's state under "nse.", "grace.", "alphaedit." or "ultraedit.".
 
-        None: the algorithm keeps what cannot be saved from here, so it cannot go on from a file.
+        None: the algorithm has state that cannot be saved, so it cannot be resumed from a file.
         """
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != self._unedited.keys():
@@ -135,7 +145,7 @@ class EasyEditRunner:
         """Bring a new runner on an unedited model to where `state()` was taken: what it then writes is, to the bit,
         what it would have written without the stop.
 
-        Raises MethodError when the model has been edited already, or is not the one the state was taken of.
+        Raises MethodError when the model has been edited already, or has no parameter of a saved name and shape.
         """
         parameters = dict(self.model.named_parameters())
         weights = {name.removeprefix("weights."): saved for name, saved in state.items() if name.startswith("weights.")}
@@ -168,7 +178,7 @@ class EasyEditRunner:
         batch_editor = importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
         return bool(batch_editor.is_batchable_method(self.alg_name))
 
-    def _call(self, requests: list[dict[str, Any]]) -> None:
+    def _call(self, requests: list[dict[str, object]]) -> None:
         try:
             edited, _ = self._apply(
                 self.model,
@@ -191,7 +201,7 @@ class EasyEditRunner:
             )
 
     def _count(self, seconds: float) -> None:
-        """Add a round's time, and what its parts leave of it to the update."""
+        """Add a round's time; what its other parts did not take counts as the update's."""
         self.seconds["edit"] += seconds
         if self.alg_name == NSE:
             report = self._nse_state().reports[-1]
@@ -241,14 +251,16 @@ class EasyEditRunner:
             stack.enter_context(torch.enable_grad())
             yield
 
-    def _layer_stats(self, model: nn.Module, tok: Any, layer_name: str, *_: Any, **__: Any) -> SimpleNamespace:
+    def _layer_stats(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, layer_name: str, *_: object, **__: object
+    ) -> SimpleNamespace:
         """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
         assert self._moments is not None
         moment = self._moments[layer_name]
         return SimpleNamespace(mom2=SimpleNamespace(moment=lambda: moment))
 
-    def _timed(self, step: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def within(*args: Any, **kwargs: Any) -> Any:
+    def _timed(self, step: Callable[Arguments, Result], part: str) -> Callable[Arguments, Result]:
+        def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             with timed(self.seconds, part):
                 return step(*args, **kwargs)
 

@@ -19,17 +19,17 @@ def weight_fingerprints(model: nn.Module) -> dict[str, str]:
 
 
 def facts_as_tensor(facts: Sequence[Fact]) -> Tensor:
-    """Facts as a file of tensors can hold them: the bytes of their JSON."""
+    """Facts as a file of tensors can hold them: the bytes of their JSON, uint8 [bytes]."""
     text = json.dumps([dataclasses.asdict(fact) for fact in facts])
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def facts_of_tensor(tensor: Tensor) -> list[Fact]:
-    """What `facts_as_tensor` was given."""
+    """Inverse of `facts_as_tensor`, uint8 [bytes]."""
     records = json.loads(bytes(tensor.tolist()) or b"[]")
     return [Fact(**record) for record in records]
 
 
 def under_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """The tensors (of any shape) whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from nse_plugin.models.writing.generation import continue_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
 
     def generate(
         model: nn.Module,
-        tok: Any,
+        tok: PreTrainedTokenizerBase,
         prompts: Sequence[str],
         n_gen_per_prompt: int = 1,
         top_k: int = 5,
@@ -43,8 +46,8 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
 
 
 @contextmanager
-def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], Any]) -> Iterator[None]:
-    """Within, the algorithm's module globals are those in `memories`, by module and name; nobody else meets them."""
+def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], object]) -> Iterator[None]:
+    """Within, the algorithm's module globals are those in `memories`, by module and name; then they are restored."""
     others = {
         (module.__name__, name): getattr(module, name)
         for module in modules

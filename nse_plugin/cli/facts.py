@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json
 from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
+
 
 EXAMPLE = (
     {
@@ -19,7 +23,7 @@ EXAMPLE = (
 )  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "facts",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.cli.options import (
     add_model,
@@ -17,10 +17,16 @@ from nse_plugin.cli.options import (
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.files import check_home
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from nse_plugin.cli.options import Commands
+
+
 DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("moments", help="measure the second moments of a model and keep them")
     add_model(command)
@@ -97,7 +103,7 @@ def _numbers(layers: str) -> list[int]:
     return numbers
 
 
-def _moments_hparams(arguments: argparse.Namespace, config: Any) -> NSEHyperParams:
+def _moments_hparams(arguments: argparse.Namespace, config: PretrainedConfig) -> NSEHyperParams:
     """config: of the model."""
     from nse_plugin.experiments.plan.model import shape_of, tuned_name
     from nse_plugin.moments.corpora import SELF_WRITTEN

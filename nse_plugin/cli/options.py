@@ -1,17 +1,22 @@
-"""Options that several commands have, and whether what they say can be used."""
+"""Options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-NOT_ALL = 3  # the exit code where all was done as asked, and the model does not say every fact
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` returns
+
+NOT_ALL = 3  # the exit code where all was done, and the model does not predict every fact's target
 
 
 def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
-    """What every command says that loads a model of the user's."""
+    """--model, --device and --dtype, of every command that loads a model."""
     what = "folder or hub name of a causal language model, a GGUF file, or `embedded`"
     command.add_argument("--model", required=required, help=what)
     command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")
@@ -31,10 +36,10 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 def add_skip_bad(command: argparse.ArgumentParser) -> None:
     """--skip-bad, of commands that read facts."""
-    command.add_argument("--skip-bad", action="store_true", help="leave malformed records out, and go on without them")
+    command.add_argument("--skip-bad", action="store_true", help="leave out malformed records")
 
 
-def checked_config(arguments: argparse.Namespace) -> Any:
+def checked_config(arguments: argparse.Namespace) -> PretrainedConfig:
     """The model's configuration. Raises PlanError where there is no model."""
     from nse_plugin.experiments.plan.model import model_config
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json, add_model
+
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
+
 
 ROUNDS = {
     "number": "round", "id": "id", "time": "time (UTC)", "author": "author", "reason": "reason", "facts": "facts",
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     whole = commands.add_parser("patch", help="edits as a file: make, apply, revert, compare, join, export")
     steps = whole.add_subparsers(required=True, metavar="step")
@@ -51,7 +56,7 @@ def add(commands: Any) -> None:
     _add_exports(steps)
 
 
-def _add_exports(steps: Any) -> None:
+def _add_exports(steps: Commands) -> None:
     """The steps that write for other programs."""
     lora = steps.add_parser("to-lora", help="a LoRA adapter for PEFT, transformers, vLLM and SGLang")
     _file(lora)
@@ -86,7 +91,7 @@ def _rank(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rank", type=int, help="fewer directions than the change has: facts are lost; default: all")
 
 
-def _to(command: argparse.ArgumentParser, run: Any, what: str) -> None:
+def _to(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], what: str) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="PATH", help=what)
     command.set_defaults(run=run)
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("store", help="look after a store of values z and second moments")
     command.add_argument(
         "what",
         choices=("ls", "verify", "gc"),
-        help="ls: list it; verify: read it all, and put aside what is damaged; gc: remove what was put aside as "
-        "damaged, and what killed processes left unfinished more than an hour ago",
+        help="ls: list entries; verify: verify checksums, and set damaged entries aside; gc: delete damaged entries "
+        "that were set aside, and unfinished files of killed processes, older than an hour",
     )
     command.add_argument("folder", type=Path, help="what `store` was set to")
-    command.add_argument(
-        "--unused-for", type=float, metavar="DAYS", help="gc: also tensors that nobody used for so many days"
-    )
+    command.add_argument("--unused-for", type=float, metavar="DAYS", help="gc: also tensors not used for DAYS days")
     command.set_defaults(run=run)
 
 

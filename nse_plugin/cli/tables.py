@@ -11,7 +11,7 @@ from typing import Any
 WIDTH = 160  # columns of a table where there is no terminal
 
 
-def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str | None = None) -> None:
+def print_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], title: str | None = None) -> None:
     """columns: title by the key in `rows`; a row may lack some."""
     from rich import box
     from rich.console import Console
@@ -29,7 +29,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], t
     console.print(table)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A cell: nothing for None and NaN, yes and no, probabilities and norms with three digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -38,21 +38,21 @@ def shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON document on standard output; NaN is null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+    print(json.dumps(_json_value(value), ensure_ascii=False, indent=2))
 
 
 def records(frame: Any) -> list[dict[str, Any]]:
     """The rows of a DataFrame as dicts of plain Python values."""
-    return [_plain(row) for row in frame.to_dict("records")]
+    return [_json_value(row) for row in frame.to_dict("records")]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: object) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _json_value(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if hasattr(value, "item"):  # numpy's numbers
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_model,
@@ -19,15 +19,18 @@ from nse_plugin.cli.options import (
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
     add_model(command)
     command.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
     command.add_argument("--facts", required=True, help="a .csv, .json or .jsonl file, or a known name such as demo")
     add_skip_bad(command)
-    command.add_argument("--limit", type=int, help="the first so many facts; default: all")
+    command.add_argument("--limit", type=int, help="the first N facts; default: all", metavar="N")
     form = "of facts that are to be written in a chat, as a user's message: NAME is one of several chat templates"
     command.add_argument("--chat", nargs="?", const=True, default=False, metavar="NAME", help=form)
     command.add_argument(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cluster.pool import Pool
 from nse_plugin.hparams import NSEHyperParams
@@ -17,17 +17,20 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.moments.corpora import SELF_WRITTEN, Batch, batches_to_write, token_batches
 from nse_plugin.moments.measure import MomentSums, measure_moments
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # A shard's sums are f^2 numbers a layer, handed over once. This many tokens a neuron make them worth it.
 _TOKENS_PER_NEURON = 32
-_SHARDS = 64  # at least, of the model's own text, where it has so many batches: writing it is slow
+_SHARDS = 64  # at least, of the model's own text, where it has that many batches: writing it is slow
 
 
 def measure_on(pool: Pool) -> Callable[..., MomentSums]:
     """What `second_moments` takes as `measure`. The pool's workers must have the same hyperparameters."""
 
     def measure(
-        layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
-        on_batch: Callable[[MomentSums], None],
+        layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int],
+        sums: MomentSums, on_batch: Callable[[MomentSums], None],
     ) -> MomentSums:  # fmt: skip
         fingerprint = ModelIdentity(layout.model).full()
         shards = _shards(layout, tokenizer, hparams, sums.batches)
@@ -37,12 +40,14 @@ def measure_on(pool: Pool) -> Callable[..., MomentSums]:
             sums.tokens += part.tokens
             sums.batches += part.batches
             on_batch(sums)
-        return measure_moments(layout, layers, (), sums)  # which tells when there was no text
+        return measure_moments(layout, layers, (), sums)  # which raises when there was no text
 
     return measure
 
 
-def _shards(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, first: int) -> Iterator[range | list[Batch]]:
+def _shards(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, first: int
+) -> Iterator[range | list[Batch]]:
     """Parts of the text from batch number `first` on: the rows themselves, or numbers of batches to write."""
     width = layout.output_matrix(hparams.layers[0]).matrix.shape[1]
     size = max(1, _TOKENS_PER_NEURON * width // hparams.tokens_per_batch)

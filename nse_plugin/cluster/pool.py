@@ -1,7 +1,7 @@
-"""Ray workers, and shards of work for them: whoever is free takes the next one, a lost worker's shard runs again.
+"""Ray workers, and shards of work for them: a free worker takes the next one, a lost worker's shard runs again.
 
 Ray starts the workers, notices when one dies, and starts it anew, where need be on another host. Until it has loaded
-the model again the others go on without it.
+the model again the others continue without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def workers(
     """So many workers with a model, until the block ends.
 
     address: of a Ray cluster, which is left as it is (`ray://host:10001`, `auto`); None: this machine. model, dtype,
-    device, hparams: as for `Worker`; with a CUDA device every worker has a GPU of its own. CPU threads of a worker:
+    device, hparams: as for `Worker`; with a CUDA device every worker has its own GPU. CPU threads of a worker:
     OMP_NUM_THREADS here, else its share of the cores. Raises ClusterError.
     """
     if count < 1:
@@ -48,7 +48,7 @@ def workers(
         device = "cuda" if gpus else device  # Ray shows a worker its own GPU only
         threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // count))
         handles = [actor.remote(model, dtype, device, hparams, threads) for _ in range(count)]
-        yield Pool(handles)  # Ray ends workers that nobody refers to
+        yield Pool(handles)  # Ray ends workers without references
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _connected(count: int, address: str | None) -> Iterator[int]:
     if ray.is_initialized():
         yield _resources("CPU")
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send usage statistics
     try:
         _require_reachable(address)
         if address is None:
@@ -86,7 +86,7 @@ def _resources(kind: str) -> int:
 
 
 def _require_reachable(address: str | None) -> None:
-    """Raise OSError where nobody listens: Ray itself would try for many minutes."""
+    """Raise OSError where nothing listens: Ray itself would try for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -103,7 +103,7 @@ class Pool:
         for handle in handles:
             self._load(handle)
 
-    def each(self, method: str, shards: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def each(self, method: str, shards: Iterable[tuple[object, ...]]) -> Iterator[tuple[int, Any]]:
         """What `Worker`'s method returns for every shard, with the shard's number, in the order they are finished.
 
         shards: the arguments of each; asked for one as soon as a worker is free. Raises what the method raises, and

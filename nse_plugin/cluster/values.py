@@ -26,7 +26,7 @@ class Filled:
     """How a store got its values: computed and read, of different facts; repeated: how many facts are there again;
     shared: how many share a value with others, which is made in their rounds.
 
-    failed: facts, in words, whose optimisation was not finite; they are not kept. seconds: of the values;
+    failed: texts of facts whose optimisation was not finite; they are not kept. seconds: of the values;
     seconds_loading: before, until the first worker had its model and contexts.
     """
 

@@ -28,7 +28,7 @@ from nse_plugin.replay.sinks import without_sinks
 
 
 class ClusterError(RuntimeError):
-    """Workers that cannot be had, or cannot go on; the message says why, and what to do."""
+    """Workers that cannot be started, or cannot continue; the message gives the reason and the remedy."""
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         return value_cache_keys(self._fingerprint, prompts, self._hparams), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
-        """z of some facts [n, d]. addresses: where they are to be kept, as another worker's `encode` says."""
+        """z of some facts [n, d]. addresses: where they are to be kept, as returned by another worker's `encode`."""
         self._require_same(value_cache_keys(self._fingerprint, prompts, self._hparams) == addresses)
         return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
 
@@ -93,6 +93,6 @@ class Worker:
             )
 
 
-def _asked(facts: Sequence[Fact], form: Form) -> tuple[Any, ...]:
+def _asked(facts: Sequence[Fact], form: Form) -> tuple[object, ...]:
     """Of two forms with the same the later fact replaces the earlier: they never share a value."""
     return facts[form.owner].question, form.prompts.rewrites[0].to_lookup

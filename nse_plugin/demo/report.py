@@ -63,7 +63,7 @@ def facts_frame(
     measurements: Sequence[Measurement], facts: Sequence[Fact], relations: Mapping[object, str]
 ) -> pd.DataFrame:
     """A row per method and fact: the fact, its `age` (rounds written after its own), and its scores."""
-    told = pd.DataFrame(
+    described = pd.DataFrame(
         {
             "case_id": [fact.case_id for fact in facts],
             "relation": [relations.get(fact.case_id) for fact in facts],
@@ -75,7 +75,7 @@ def facts_frame(
     parts = []
     for measurement in measurements:
         scores = measurement.scores
-        part = told.merge(scores.assign(age=_age(scores)) if measurement.edits else scores, on="case_id")
+        part = described.merge(scores.assign(age=_age(scores)) if measurement.edits else scores, on="case_id")
         part.insert(0, "method", measurement.method)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -31,6 +31,9 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.moments.provider import moments_are_kept, second_moments
 from nse_plugin.moments.storage import moments_folder
 from nse_plugin.support.files import file_in_the_way
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROUND = 10  # facts
 EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency
@@ -81,7 +84,11 @@ def demo_records() -> list[dict[str, Any]]:
 
 
 def compare(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], methods: dict[str, NSEHyperParams], stages: Stages
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    methods: dict[str, NSEHyperParams],
+    stages: Stages,
 ) -> list[Measurement]:
     """Measure the model as it is ("before"), then a copy of it after each method's rounds.
 
@@ -109,7 +116,7 @@ def compare(
     return measurements
 
 
-def measured_moments(model: Any, tokenizer: Any, hparams: NSEHyperParams) -> str:
+def measured_moments(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> str:
     """Have the second moments ready for all methods; returns whether they were measured or read, and where they are."""
     layout = Layout.of(model)
     kept = moments_are_kept(layout, tokenizer, hparams)
@@ -126,7 +133,11 @@ def shortened(path: Path) -> str:
 
 
 def edit_in_rounds(
-    model: Any, tokenizer: Any, hparams: NSEHyperParams, facts: Sequence[Fact], note: Callable[[str], None]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    hparams: NSEHyperParams,
+    facts: Sequence[Fact],
+    note: Callable[[str], None],
 ) -> pd.DataFrame:
     """Send the facts through EasyEdit's `batch_edit`, `hparams.batch_size` at a time; the model keeps the edits.
 
@@ -156,7 +167,13 @@ def edit_in_rounds(
     return pd.concat(frames, ignore_index=True).drop(columns="case_id")
 
 
-def measure(method: str, model: Any, tokenizer: Any, facts: Sequence[Fact], edits: pd.DataFrame | None) -> Measurement:
+def measure(
+    method: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    edits: pd.DataFrame | None,
+) -> Measurement:
     """Score all facts on the model as it is now, and let it write after every second fact's prompt."""
     writers = range(len(facts))[EVERY_SECOND]
     texts = dict(zip(writers, continuations(model, tokenizer, [facts[i].text for i in writers]), strict=True))

@@ -1,4 +1,4 @@
-"""What the demo says while it works: a line a stage, with its time; everyone else's output goes to a file."""
+"""The demo's progress: a line a stage, with its time; all other output goes to a file."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Stages:
 
     @contextlib.contextmanager
     def __call__(self, name: str, has_bar: bool = False) -> Iterator[Callable[[str], None]]:
-        """A stage. Yields a function that sets what its line says behind the name.
+        """A stage. Yields a function that sets the text after the name on its line.
 
         has_bar: the stage shows a progress bar itself, so its output is not sent to the file.
         """
         started = time.monotonic()
-        said = ""
+        outcome = ""
         status = self._console.status(name)
 
         def note(text: str) -> None:
-            nonlocal said
-            said = text
+            nonlocal outcome
+            outcome = text
             status.update(f"{name}: {text}")
 
         with contextlib.ExitStack() as stack:
@@ -60,5 +60,5 @@ class Stages:
                 stack.enter_context(contextlib.redirect_stdout(self._log))
                 stack.enter_context(contextlib.redirect_stderr(self._log))
             yield note
-        line = f"  {name:<24} {time.monotonic() - started:6.1f} s  {said}"
+        line = f"  {name:<24} {time.monotonic() - started:6.1f} s  {outcome}"
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -1,10 +1,10 @@
 """NSE as EasyEdit calls an algorithm: `apply_to_model(model, tok, requests, hparams, ...)`.
 
-EasyEdit never says whether a call belongs to a sequence, and may put old weights back behind the algorithm's back.
-So the state follows the weights: what is remembered of a model is kept beside it, and its history tells from the
+EasyEdit never indicates whether a call belongs to a sequence, and may restore old weights between calls.
+So the state follows the weights: what is remembered of a model is kept beside it, and its history finds from the
 weights which rounds stand, or that someone else changed them.
 
-Each choice of layers has a state of its own, its original weights and its rounds. It goes on whenever the weights of
+Each choice of layers has its own state, original weights and rounds. It continues whenever the weights of
 these layers are as one of its rounds left them, or as they were before the first: so it does when other layers were
 edited in between, or when a round in layers that overlap was undone. Where such a round stands, the weights count as
 changed by someone else.
@@ -17,7 +17,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ from nse_plugin.session import EditSession
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.state import EditState, StateError, weights_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +67,20 @@ class NSE:
     def apply_to_model(
         self,
         model: nn.Module,
-        tok: Any,
-        requests: Sequence[Mapping[str, Any]],
+        tok: PreTrainedTokenizerBase,
+        requests: Sequence[Mapping[str, object]],
         hparams: NSEHyperParams,
         copy: bool = False,
         return_orig_weights: bool = False,
-        **_: Any,
+        **_: object,
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write one round of requests into the model (EasyEdit's contract).
 
         requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`, and `separator` and
         `aliases` as a Fact has them. Without `subject` it is found in `prompt` and `rephrase_prompt`.
         copy: edit a copy.
-        return_orig_weights: also return the edited matrices as they were at entry, by parameter name.
+        return_orig_weights: also return the edited matrices as they were at entry ([d, f] of a Linear, [f, d] of a
+        Conv1D), by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
         UpdateError; the model, and what is remembered of it, is then as it was.
         """
@@ -143,8 +147,10 @@ class NSE:
                 self._models[model] = states
             raise
 
-    def _session(self, model: nn.Module, tok: Any, hparams: NSEHyperParams, states: _States) -> EditSession:
-        """A session that goes on from what is remembered, or starts afresh where that does not fit."""
+    def _session(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, hparams: NSEHyperParams, states: _States
+    ) -> EditSession:
+        """A session that continues from the remembered state, or starts afresh where that does not fit."""
         matrices = Layout.of(model, hparams.rewrite_module_tmp).edited_matrices(hparams.layers)
         remembered = states.get(tuple(matrix.name for matrix in matrices.values()))
         if remembered is not None:
@@ -168,7 +174,7 @@ class NSE:
         return EditSession(model, tok, hparams, read_fingerprint=fingerprint, undoable=False)
 
 
-def _fact(request: Mapping[str, Any], number: int) -> Fact:
+def _fact(request: Mapping[str, object], number: int) -> Fact:
     if not isinstance(request, Mapping):
         raise FactError(
             f"request {number} is a {type(request).__name__}, not a mapping with prompt, subject and target_new."
@@ -179,7 +185,7 @@ def _fact(request: Mapping[str, Any], number: int) -> Fact:
     return Fact.from_record({name: request[name] for name in wanted if name in request}, case_id=number)
 
 
-def _measured_with(hparams: NSEHyperParams) -> tuple[Any, ...]:
+def _measured_with(hparams: NSEHyperParams) -> tuple[object, ...]:
     return tuple(getattr(hparams, name) for name in _MEASURED_WITH)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 def keep_zsre_subjects(dataset_class: type[Any]) -> None:
     """Make `dataset_class`, EasyEdit's `ZsreDataset`, keep the field "subject" of the records that have it.
 
-    Everything else about the class, and what its evaluators read, stays the same. Call it once.
+    Everything else about the class, and what its evaluators read, is unchanged. Call it once.
     """
     load = dataset_class.__init__
 

@@ -1,4 +1,4 @@
-"""Find and import the EasyEdit at hand: the clone that `EASYEDIT_HOME` names, else the installed package."""
+"""Find and import EasyEdit: the clone that `EASYEDIT_HOME` names, else the installed package."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _search_first(home: Path | None) -> Iterator[None]:
 
 
 def _forget(package: str) -> None:
-    """Drop what a failed import left behind, so that the next try starts afresh."""
+    """Drop what a failed import left in sys.modules, so that the next attempt starts afresh."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         del sys.modules[name]
 

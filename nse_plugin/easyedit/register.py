@@ -1,4 +1,4 @@
-"""Make `alg_name: NSE` known to the EasyEdit at hand."""
+"""Make `alg_name: NSE` known to the imported EasyEdit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def register() -> None:
     cannot be imported beside a current transformers.
 
     Raises:
-        ImportError: EasyEdit was not found or could not be imported; the message says how to get it.
+        ImportError: EasyEdit was not found or could not be imported; the message gives the remedy.
         RuntimeError: this EasyEdit has an algorithm of that name already.
     """
     import_easyedit()
-    # by their own names: attribute access meets functions that `from ... import *` put over modules
+    # by their full names: attribute access finds functions that `from ... import *` put over modules
     editor_module = importlib.import_module("easyeditor.editors.editor")
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     if ALG_NAME in algorithms:
@@ -53,7 +53,7 @@ def _make_batchable(batch_editor: Any) -> None:
 
 def _name_the_way_out(base_editor: Any) -> None:
     """EasyEdit chooses its loader by words in the model's name and raises a bare NotImplementedError when
-    it knows none of them: say what to do instead."""
+    it knows none of them: the error names what to do instead."""
     load = base_editor.__init__
 
     @functools.wraps(load)

@@ -1,4 +1,4 @@
-"""Check what is asked of EasyEdit's editor before the editor does: it meets bad input with empty assertions."""
+"""Check the arguments of EasyEdit's editor before it does: it answers bad input with empty assertions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
     return edit
 
 
-def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Any, rephrased: Any) -> list[Fact]:
+def _facts(prompts: Sequence[object], targets: Sequence[object], subjects: object, rephrased: object) -> list[Fact]:
     """rephrased: where a subject is found that is not given."""
     if not prompts:
         raise FactError("prompts is empty: give at least one fact.")
@@ -61,7 +61,7 @@ def _facts(prompts: Sequence[Any], targets: Sequence[Any], subjects: Any, rephra
             given = f"{number_of(len(values), 'value')} for {number_of(len(prompts), 'prompt')}"
             raise FactError(f"{name} has {given}: give one for each.")
     rephrased = _listed(rephrased or ())
-    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit's to tell
+    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit reports it
     records = [
         {"prompt": prompt, "target_new": target, "subject": subject, "rephrase_prompt": None if subject else other}
         for prompt, target, subject, other in zip(prompts, targets, subjects, rephrased, strict=True)

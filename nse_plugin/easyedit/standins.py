@@ -30,7 +30,7 @@ def stand_ins() -> Iterator[None]:
     """Put the stand-ins into `sys.modules` while EasyEdit is imported.
 
     Those of EasyEdit's own parts stay, because it imports some of them again later; those of other
-    people's libraries go, so that nobody else takes them for the real ones.
+    people's libraries go, so that no other library takes them for the real ones.
     """
     libraries = {name: names for name, names in _LIBRARIES.items() if importlib.util.find_spec(name) is None}
     for module_name, class_names in {**_PARTS, **libraries}.items():
@@ -43,7 +43,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def _empty_module(module_name: str, class_names: tuple[str, ...]) -> ModuleType:
-    """A module whose classes can be named, but say what is missing when someone makes one."""
+    """A module whose classes can be named, but raise an error that names the missing package when instantiated."""
 
     def refuse(self: object, *args: object, **kwargs: object) -> None:
         raise ImportError(

@@ -1,6 +1,6 @@
 """Everything the PyPI wheel `easyeditor==0.0.1.dev0` (October 2023) needs before NSE runs in it.
 
-A clone of EasyEdit's main needs none of this. Each shim says what the wheel does and why it cannot stay so.
+A clone of EasyEdit's main needs none of this. Each shim documents what the wheel does and why that is changed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def restoring_only_when_asked(apply_to_model: Method) -> Method:
     """Give an algorithm the wheel's meaning of `keep_original_weight`.
 
     On main an algorithm always returns the weights as they were, and the editor puts them back unless the
-    run is sequential. The wheel puts back whatever it is given, and says with `keep_original_weight=False`,
+    run is sequential. The wheel restores whatever it is given, and asks with `keep_original_weight=False`,
     its default, that edits shall add up: the algorithm must then return no weights.
     """
 
     @functools.wraps(apply_to_model)
-    def apply(*args: Any, keep_original_weight: bool = False, **kwargs: Any) -> tuple[Any, Weights]:
+    def apply(*args: object, keep_original_weight: bool = False, **kwargs: object) -> tuple[Any, Weights]:
         model, originals = apply_to_model(*args, keep_original_weight=keep_original_weight, **kwargs)
         return model, originals if keep_original_weight else {}
 
@@ -70,18 +70,18 @@ class _LlamaTokenizer(metaclass=_AnyTokenizer):
     """
 
     @staticmethod
-    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(*args: object, **kwargs: object) -> Any:
         from transformers import AutoTokenizer  # slow to import, and nothing else here needs it
 
         return AutoTokenizer.from_pretrained(*args, **kwargs)
 
 
 def _sequential_edit(method: Method) -> Method:
-    """The wheel drops main's `sequential_edit` unread: say it in the wheel's own words. Without it the
+    """The wheel ignores main's `sequential_edit`: translate it into the wheel's own argument. Without it the
     wheel's default stands, and edits add up."""
 
     @functools.wraps(method)
-    def edit(self: Any, *args: Any, sequential_edit: bool | None = None, **kwargs: Any) -> Any:
+    def edit(self: object, *args: object, sequential_edit: bool | None = None, **kwargs: object) -> Any:
         if sequential_edit is not None:
             kwargs["keep_original_weight"] = not sequential_edit
         return method(self, *args, **kwargs)
@@ -90,7 +90,7 @@ def _sequential_edit(method: Method) -> Method:
 
 
 def _keeping_batch_size(method: Method) -> Method:
-    """The wheel's single edits set `hparams.batch_size` to 1 for good, which would turn every later
+    """The wheel's single edits set `hparams.batch_size` to 1 permanently, which would turn every later
     `batch_edit` into single edits too: put back what the user chose."""
 
     @functools.wraps(method)
@@ -154,7 +154,7 @@ def _loading_on_its_device(load: Method) -> Method:
     """The same for the constructor, where the editor has no `hparams` yet."""
 
     @functools.wraps(load)
-    def load_there(self: Any, hparams: Any) -> None:
+    def load_there(self: object, hparams: Any) -> None:
         with device_meant(hparams):
             load(self, hparams)
 
@@ -174,7 +174,7 @@ def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
 class DeviceName(TorchFunctionMode):
     """Read the string `name` as `device` in every torch call.
 
-    A scope around the editor's methods rather than a change of torch for the whole process: nobody else
+    A scope around the editor's methods rather than a change of torch for the whole process: no other code
     gets the wrong name understood, and on a machine with CUDA it is not even entered.
     """
 
@@ -186,14 +186,14 @@ class DeviceName(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         return func(*map(self._read, args), **{key: self._read(value) for key, value in kwargs.items()})
 
-    def _read(self, value: Any) -> Any:
+    def _read(self, value: object) -> Any:
         return self.device if isinstance(value, str) and value == self.name else value
 
 
@@ -217,7 +217,7 @@ def layers_in_tuples(layers: Iterable[nn.Module], nethook_name: str = "easyedito
 
         @staticmethod
         def _in_tuple(edit: Callable[..., Any]) -> Callable[..., Any]:
-            def edited(output: Any, layer: str) -> Any:
+            def edited(output: object, layer: str) -> Any:
                 wrapped = (output,) if isinstance(output, torch.Tensor) else output
                 done = nethook.invoke_with_optional_args(edit, output=wrapped, layer=layer)
                 return done[0] if wrapped is not output else done
@@ -229,7 +229,7 @@ def layers_in_tuples(layers: Iterable[nn.Module], nethook_name: str = "easyedito
             return (self._output,) if self._wraps and isinstance(self._output, torch.Tensor) else self._output
 
         @output.setter
-        def output(self, output: Any) -> None:
+        def output(self, output: object) -> None:
             self._output = output
 
     nethook.Trace = Trace

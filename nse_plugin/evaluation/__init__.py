@@ -1,1 +1,1 @@
-"""What a model says of facts and of anything else, before and after an edit."""
+"""Measure a model before and after an edit: edited facts, everything else, drift and general ability."""

@@ -210,7 +210,7 @@ class _PairedDraws:
         swapped, halved = (statistic(ours) - statistic(theirs) for ours, theirs in (self._swapped, self._halved))
         beyond = int((swapped.abs() >= abs(difference) - ROUNDING).sum())
         alike = halved.max() - halved.min() < ROUNDING
-        # A half without facts says nothing: there the difference may be anything.
+        # A half without facts carries no information: the difference may be anything.
         interval = NONE if alike else _interval(halved.fillna(-widest), halved.fillna(widest))
         return interval, (beyond + 1) / (RESAMPLES + 1)
 

@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -31,6 +31,10 @@ from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
 from nse_plugin.support.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "probability": (*probability.METRICS, *probability.MAGNITUDES),
@@ -67,7 +71,7 @@ class Generation:
     facts: int | None = None
     judge: Judge | None = None
 
-    def check(self, tokenizer: Any) -> None:
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
         if self.chat:
             chat_frame(tokenizer)
@@ -93,8 +97,8 @@ class Measured:
 
 
 def measure(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     families: Collection[str],
     *,
@@ -118,7 +122,7 @@ def measure(
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
     fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
-    probability_chat: ask for probability in a chat too, as `NSEHyperParams.chat` says.
+    probability_chat: ask for probability in a chat too, as in `NSEHyperParams.chat`.
     generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
     anything is measured.
 
@@ -139,7 +143,7 @@ def measure(
         frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
-        own = _written(model, tokenizer, facts, writers, seed)
+        own = _continuations(model, tokenizer, facts, writers, seed)
         written = pd.concat([own, written], ignore_index=True)
         texts = {row: list(own["text"][own["fact"] == row]) for row in writers}
         frame = frame.assign(**_of_texts(facts, texts, families))
@@ -173,7 +177,11 @@ def _spaced(facts: int, measured: int, count: int | None) -> list[int]:
 
 
 def _frames(
-    tokenizer: Any, families: Collection[str], probability_chat: bool | str, generation: Generation, chat: Chat
+    tokenizer: PreTrainedTokenizerBase,
+    families: Collection[str],
+    probability_chat: bool | str,
+    generation: Generation,
+    chat: Chat,
 ) -> dict[str, list[Frame]]:
     """Where probability and chat ask, by family. Raises ValueError or JudgeError where generation lacks something."""
     if "generation" in families:
@@ -193,8 +201,8 @@ def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequ
 
 
 def _teacher_forced(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     families: Collection[str],
     where: Mapping[str, Sequence[Frame]],
@@ -222,7 +230,12 @@ def _teacher_forced(
 
 
 def _answered(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], writers: list[int], frame: Frame, tokens_per_batch: int
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    writers: list[int],
+    frame: Frame,
+    tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
     chosen = [facts[row] for row in writers]
@@ -233,8 +246,8 @@ def _answered(
 
 
 def _generated(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     writers: list[int],
     generation: Generation,
@@ -253,7 +266,9 @@ def _generated(
     return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
 
 
-def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:
+def _continuations(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], writers: Sequence[int], seed: int
+) -> pd.DataFrame:
     asked = [(row, prompt) for row in writers for prompt in generation_prompts(facts[row])]
     texts = continuations(model, tokenizer, [prompt for _, prompt in asked], seed=seed)
     return pd.DataFrame(asked, columns=["fact", "prompt"]).assign(text=texts)
@@ -274,8 +289,8 @@ def _of_texts(
 def _consistency(facts: Sequence[Fact], texts: dict[int, list[str]]) -> pd.Series[float]:
     """By fact, where it wrote and has reference texts."""
     documents = [document for fact in facts for document in fact.reference_texts]
-    told = [row for row in texts if facts[row].reference_texts]
-    if not told:
+    referenced = [row for row in texts if facts[row].reference_texts]
+    if not referenced:
         return pd.Series(dtype=float)
     vectorizer = tfidf(documents)
-    return pd.Series({row: consistency(vectorizer, texts[row], facts[row].reference_texts) for row in told})
+    return pd.Series({row: consistency(vectorizer, texts[row], facts[row].reference_texts) for row in referenced})

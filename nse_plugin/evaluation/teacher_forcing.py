@@ -1,4 +1,4 @@
-"""What a model says of a target, each of whose tokens is predicted from the prompt and the tokens before it.
+"""A model's prediction of a target, each of whose tokens is predicted from the prompt and the tokens before it.
 
 One batched pass answers for all the metrics of probability, accuracy and locality: they only read different things
 out of the same predictions.
@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nse_plugin.facts import Pair
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import pad_right, split_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Prediction:
 Predictions = Mapping[Pair, Prediction]
 
 
-def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch: int = 1024) -> dict[Pair, Prediction]:
-    """The prediction of every distinct pair of a prompt and a target, joined as `facts.continuation` says.
+def predict(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], tokens_per_batch: int = 1024
+) -> dict[Pair, Prediction]:
+    """The prediction of every distinct pair of a prompt and a target, joined by `facts.continuation`.
 
     pairs: `(prompt, target)` or `(prompt, target, separator)`, as `Fact.asked` makes them.
 
@@ -86,7 +92,7 @@ def predict(model: Any, tokenizer: Any, pairs: Iterable[Pair], tokens_per_batch:
 
 
 def predict_tokens(
-    model: Any, encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int = 1024
+    model: nn.Module, encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int = 1024
 ) -> list[Prediction]:
     """The prediction of every target, each given as the token ids of its prompt and its own."""
     # A target's last token is predicted, never read: one-token targets of a prompt share their row.
@@ -95,7 +101,7 @@ def predict_tokens(
         readers.setdefault((*prompt_ids, *target_ids[:-1]), []).append(index)
 
     predictions: dict[int, Prediction] = {}
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     with frozen(model), torch.inference_mode():
         different = list(readers)
         lengths = [len(row) for row in different]

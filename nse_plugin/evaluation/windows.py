@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.models.positions import max_positions
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
-def text_windows(model: Any, tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[list[int]]:
+
+def text_windows(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_tokens: int | None
+) -> list[list[int]]:
     """Token ids of the text, cut after `max_tokens` tokens (None: nowhere), in windows of `window` tokens (fewer, where
     the model has fewer positions). A last window of a single token is left out: each first token is context only.
 

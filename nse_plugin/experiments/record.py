@@ -5,7 +5,7 @@
                    ended.json               how it ended, what it cost
                    log.txt                  what the method itself printed
 
-A later run finds what is there and goes on behind it.
+A later run finds what is there and continues from it.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Record:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
-    def check_for(self, asked: dict[str, Any], begun: bool = False) -> None:
+    def check_for(self, asked: dict[str, object], begun: bool = False) -> None:
         """Raise PlanError when results that are there were asked for differently. asked: as `plan.inputs` gives it.
-        begun: also when there are none yet, of what somebody has just begun."""
+        begun: also when there are none yet, of a run that has just begun."""
         path = self.folder / "asked.json"
         if path.is_file() and (begun or not self._came_to_nothing):
             changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)
@@ -66,8 +66,8 @@ class Record:
                     "that folder."
                 )
 
-    def open_for(self, asked: dict[str, Any]) -> None:
-        """Begin, or go on with what is there. Raises PlanError as `check_for` does."""
+    def open_for(self, asked: dict[str, object]) -> None:
+        """Begin, or resume what is there. Raises PlanError as `check_for` does."""
         self.check_for(asked)
         path = self.folder / "asked.json"
         if not path.is_file() or self._came_to_nothing:
@@ -91,7 +91,7 @@ class Record:
     def is_done(self) -> bool:
         return self.ended is not None and self.ended["status"] == "done"
 
-    def end(self, **what: Any) -> None:
+    def end(self, **what: object) -> None:
         """Note how the method ended; its states are no longer needed once it is done."""
         _write_json(self.folder / "ended.json", what)
         if what["status"] == "done":
@@ -104,7 +104,7 @@ class Record:
         return sorted(int(path.name.removeprefix("checkpoint-")) for path in self.folder.glob("checkpoint-*"))
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Tensor] | None) -> None:
-        """Write a checkpoint; the state of the one before is dropped after it."""
+        """Write a checkpoint, then drop the state of the one before. state: tensors of any shape, by name."""
         with folder_written_whole(self._checkpoint(checkpoint.edits)) as folder:
             for name, frame in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 frame.to_csv(folder / f"{name}.csv", index=False)
@@ -126,7 +126,7 @@ class Record:
         return Checkpoint(edits, facts, texts, kept["overall"], kept["costs"], tables)
 
     def state(self, edits: int) -> dict[str, Tensor] | None:
-        """What a method needs to go on behind a checkpoint, where it was kept."""
+        """What a method needs to continue after a checkpoint, tensors of any shape by name; None: it was not kept."""
         path = self._checkpoint(edits) / STATE
         return load_file(path) if path.is_file() else None
 
@@ -151,6 +151,6 @@ def check_writable(out: Path) -> None:
         raise PlanError(f"out = {str(out)!r} cannot be written to ({error.strerror}): choose another folder.") from None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Facts: what a model should say from now on, from whatever form people have them in."""
+"""Facts: what a model should predict after an edit, read from any common format."""
 
 from nse_plugin.facts.errors import FactError
 from nse_plugin.facts.fact import Fact

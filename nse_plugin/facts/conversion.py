@@ -1,4 +1,4 @@
-"""Facts as people have them: one, a record, or a list of these."""
+"""Facts in the forms users have them: a Fact, a record, or an iterable of these."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_facts(facts: Facts) -> list[Fact]:
     return read
 
 
-def warn_of_found_subjects(records: Iterable[Any], facts: Iterable[Fact], where: str = "") -> None:
+def warn_of_found_subjects(records: Iterable[object], facts: Iterable[Fact], where: str = "") -> None:
     """Log one warning for all facts whose records give no subject.
 
     records: what each fact was read from; those that are no mapping are passed over. where: begins the message.
@@ -51,7 +51,7 @@ def warn_of_found_subjects(records: Iterable[Any], facts: Iterable[Fact], where:
         )  # fmt: skip
 
 
-def _as_fact(fact: Any, where: str) -> Fact:
+def _as_fact(fact: object, where: str) -> Fact:
     if isinstance(fact, Fact):
         return fact
     if not isinstance(fact, Mapping):
@@ -62,7 +62,7 @@ def _as_fact(fact: Any, where: str) -> Fact:
         raise FactError(f"{where}: {error}") from error
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     """A value in an error message: itself where it is short, otherwise its type."""
     if value is None or isinstance(value, str | bytes | int | float):
         return f"{value!r:.80}"

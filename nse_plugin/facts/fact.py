@@ -1,4 +1,4 @@
-"""A fact: what the model should say from now on, and how to ask for it."""
+"""A fact: what the model should predict after the edit, and how to ask for it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Fact:
 
     prompt: the relation template with exactly one `{}` where the subject goes, e.g. "The capital of {} is".
     subject: the entity; its last token is where the fact is looked up. None, beside a prompt that has it written out:
-    it is found there, as `subject_of` says, and the fact has it from then on.
-    target_new: what the prompt should be continued with, joined to it as `continuation` says.
+    it is found there by `subject_of`, and the fact has it from then on.
+    target_new: what the prompt should be continued with, joined to it by `continuation`.
     target_true: what it is continued with today; only the measurements need it.
     rephrase_prompts: other wordings, subject written out (Generalization).
     locality_prompts: `(prompt, its true answer)` pairs that must not change (Specificity).
@@ -33,13 +33,13 @@ class Fact:
     generation_prompts: texts about the subject that the model is asked to continue (Fluency, Consistency).
     reference_texts: texts about things of which target_new is true; Consistency compares the continuations with them.
     portability_prompts: `(prompt, answer)` pairs that follow from the fact, such as a question one hop further.
-    reversal_prompts: `(prompt, answer)` pairs that ask for the subject, the fact's own told from its target's side.
+    reversal_prompts: `(prompt, answer)` pairs that ask for the subject: the fact stated in the other direction.
     separator: what goes between any of its prompts and what follows it, where neither has white space there; None: a
     space, where the two would run into one word, and otherwise nothing.
     aliases: other names of the subject, for which the fact is written too.
 
     Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, another field is
-    not of the form above, or the subject is None and cannot be told.
+    not of the form above, or the subject is None and cannot be inferred.
     """
 
     prompt: str

@@ -1,4 +1,4 @@
-"""What the fields of a fact are for, as people are told."""
+"""What the fields of a fact are for, in the words of the documentation."""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ def _surname(name: str) -> str | None:
 
 
 def _is_beside_name(text: str, start: int, end: int) -> bool:
-    """Whether a word with a capital letter is before or behind it: of somebody else's name, or something's."""
-    behind = re.match("(?:[ \\-]|['\u2019]s )*(\\w)", text[end:])
+    """Whether a capitalised word comes before or after it: a part of another name."""
+    after = re.match("(?:[ \\-]|['\u2019]s )*(\\w)", text[end:])
     before = re.search(r"(\w+)[ \-.]*$", text[:start])
-    if behind and behind[1].isupper():
+    if after and after[1].isupper():
         return True
     return before is not None and before[1][0].isupper() and not begins_sentence(text, before.start(1))

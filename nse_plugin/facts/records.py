@@ -22,19 +22,20 @@ log = logging.getLogger(__name__)
 
 REQUIRED_FIELDS = ("prompt", "target_new")
 EDIT_FIELDS = ("prompt", "subject", "target_new")
-_PROBES = ("portability", "generalization", "portability_prompts", "reversal_prompts")
+_PORTABILITY_FIELDS = ("portability", "generalization", "portability_prompts", "reversal_prompts")
 # What is read of a record, by its form; its other fields are ignored.
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
-    "reference_texts", "separator", "aliases", *_PROBES,
+    "reference_texts", "separator", "aliases", *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _ROME_FIELDS = (
     "case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "separator",
-    "aliases", *_PROBES,
+    "aliases", *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _MEND_FIELDS = (
-    "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases", *_PROBES
+    "case_id", "subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans", "separator", "aliases",
+    *_PORTABILITY_FIELDS,
 )  # fmt: skip
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
@@ -42,14 +43,14 @@ _REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse
 
 
 def gives_subject(record: Mapping[str, Any]) -> bool:
-    """Whether a record says what its fact is about."""
+    """Whether a record has a subject."""
     if "requested_rewrite" in record:
         record = record["requested_rewrite"]
     return record.get("concept" if form_of(record)[0] is _from_wikibio else "subject") is not None
 
 
 def misspelt_field(
-    names: Iterable[Any], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
+    names: Iterable[object], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
 ) -> tuple[str, str] | None:
     """The first of the names that is nearly one of `known`, and which: where none that it is near to is there too, and
     it is no field of another form of record. cutoff: how near, as `difflib.get_close_matches` counts it, 0 to 1."""
@@ -61,7 +62,7 @@ def misspelt_field(
     return None
 
 
-def with_slot(prompt: Any, subject: Any, where: str) -> Any:
+def with_slot(prompt: object, subject: object, where: str) -> Any:
     """Turn a prompt with the subject written out into a template; leave templates and non-strings alone.
     Raises FactError when the subject is not there exactly once, as a whole word."""
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
@@ -87,7 +88,7 @@ def with_slot(prompt: Any, subject: Any, where: str) -> Any:
     )
 
 
-def form_of(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
+def form_of(record: Mapping[str, object]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
     """How a record is read, and the fields that are read of it."""
     if "requested_rewrite" in record:
         return _from_rome, _ROME_FIELDS
@@ -98,7 +99,7 @@ def form_of(record: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any]], di
     return _from_easyedit, RECORD_FIELDS
 
 
-def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
+def _from_easyedit(record: Mapping[str, object]) -> dict[str, Any]:
     """EasyEdit's flat and request forms, KnowEdit's questions, and Fact's own fields."""
     target_true = _first(record.get("target_true", record.get("ground_truth")))
     names = ("rephrase_prompts", "rephrase_prompt", "rephrase")
@@ -112,11 +113,11 @@ def _from_easyedit(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": _locality_pairs(record, target_true),
         "generation_prompts": record.get("generation_prompts") or (),
         "reference_texts": record.get("reference_texts") or (),
-        **_probes(record),
+        **_portability_and_reversal(record),
     }
 
 
-def _from_wikibio(record: Mapping[str, Any]) -> dict[str, Any]:
+def _from_wikibio(record: Mapping[str, object]) -> dict[str, Any]:
     """KnowEdit's WikiBio: a passage to be continued with a true sentence."""
     return _from_easyedit(
         {**record, "subject": record["concept"], "prompt": record.get("text"), "target_new": record["labels"]}
@@ -135,12 +136,12 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
         "locality_prompts": [(q, _shared_answer(target_true)) for q in _listed(record, "neighborhood_prompts")],
         "generation_prompts": record.get("generation_prompts") or (),
     }
-    probes = _probes(record)
+    groups = _portability_and_reversal(record)
     sentence = _reversal_templates().get(rewrite.get("relation_id"))
-    is_told = is_text(fields["target_new"]) and fields["subject"] is not None
-    if sentence and is_told and not probes["reversal_prompts"]:
-        probes["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
-    return {**fields, **probes}
+    is_stated = is_text(fields["target_new"]) and fields["subject"] is not None
+    if sentence and is_stated and not groups["reversal_prompts"]:
+        groups["reversal_prompts"] = [(sentence.replace(SLOT, fields["target_new"].strip()), fields["subject"])]
+    return {**fields, **groups}
 
 
 @functools.cache
@@ -156,7 +157,7 @@ def _reversal_templates() -> dict[str, str]:
 
 
 def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The prefix "nq question: " of its neighbours stays, as it does in EasyEdit and ROME."""
+    """The prefix "nq question: " of its neighbours is kept, as in EasyEdit and ROME."""
     return {
         "prompt": record["src"],
         "subject": record.get("subject"),
@@ -164,7 +165,7 @@ def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
         "target_true": _first(record.get("answers")),
         "rephrase_prompts": (record["rephrase"],) if record.get("rephrase") else (),
         "locality_prompts": _zipped(record["loc"], record["loc_ans"]) if record.get("loc") else (),
-        **_probes(record),
+        **_portability_and_reversal(record),
     }
 
 
@@ -179,7 +180,7 @@ def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[
     return pairs
 
 
-def _probes(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
+def _portability_and_reversal(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
     """Portability and reversal prompts, of Fact's own fields or grouped under names as EasyEdit has them.
 
     Questions of the reversed relation stand under a name of their own in `portability` or `generalization`.
@@ -214,7 +215,7 @@ def _pair(item: Any) -> tuple[Any, Any]:
     return (item["prompt"], item["answer"]) if isinstance(item, Mapping) else (item[0], item[1])
 
 
-def _listed(record: Mapping[str, Any], name: str) -> Sequence[Any]:
+def _listed(record: Mapping[str, object], name: str) -> Sequence[Any]:
     value = record.get(name) or ()
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} is {value!r:.80}, not a list")
@@ -234,12 +235,12 @@ def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[Any, Any]]
     return [(question, _first(answer)) for question, answer in zip(prompts, answers, strict=True)]
 
 
-def _first(answer: Any) -> Any:
+def _first(answer: object) -> Any:
     """An answer, or the first of the alternatives listed in its place, however deep; None for an empty one."""
     while isinstance(answer, list | tuple):
         answer = answer[0] if answer else None
     return None if isinstance(answer, str) and not answer.strip() else answer
 
 
-def _string(value: Any) -> Any:
+def _string(value: object) -> Any:
     return value.get("str") if isinstance(value, Mapping) else value

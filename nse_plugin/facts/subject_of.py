@@ -1,4 +1,4 @@
-"""What a fact is about where nobody says so, from its texts alone.
+"""Find what a fact is about from its texts alone.
 
 The subject is looked for in what the prompt shares with all of its rephrasings; where they share nothing, or there are
 none, in the whole prompt. It is a name there: words with capital letters, what joins them ("Statue of Liberty"), or
@@ -45,7 +45,7 @@ Part = tuple[int, int]  # (first, last) of its words
 
 
 class UnknownSubjectError(ValueError):
-    """The subject cannot be told from the texts; the message says why, as a part of a sentence."""
+    """The subject cannot be inferred from the texts; the message gives the reason, as a clause."""
 
 
 def find_subject(prompt: str, rephrase_prompts: Sequence[str] = ()) -> Span:
@@ -84,7 +84,7 @@ class _Text:
         return self.spans[first][0], self.spans[last][1]
 
     def between(self, word: int) -> str:
-        """What stands between a word and the next; behind the last one, the rest of the text."""
+        """The text between a word and the next; after the last one, the rest of the text."""
         following = self.spans[word + 1][0] if word < self.whole[1] else len(self.text)
         return self.text[self.spans[word][1] : following]
 
@@ -158,7 +158,7 @@ class _Text:
         return chosen
 
     def is_unique(self, span: Span) -> bool:
-        """Whether it is in the text once as a whole word: it could be said of no other place then."""
+        """Whether it is in the text once as a whole word, so that its place is unambiguous."""
         return whole_words(self.text[slice(*span)], self.text) == [span]
 
     def _end_of_name(self, word: int, last: int) -> int:
@@ -180,7 +180,7 @@ class _Text:
         return end
 
     def _end_of_shared(self, part: int, first: int, last: int, end: int) -> int:
-        """A name's small words behind it ("Lancashire wrestling"), in a shared part that begins with the name: they
+        """A name's lower-case words after it ("Lancashire wrestling"), in a shared part that begins with the name: they
         are no verb of a question there ("does Lancashire play")."""
         begins_part = all(self.is_function(word) for word in range(part, first))
         if not begins_part or (first > 0 and self.words[first - 1].lower() in AUXILIARIES):
@@ -202,10 +202,10 @@ class _Text:
         return (first, last) if first <= last else None
 
     def _closed(self, start: int, end: int) -> Span:
-        """With the bracket that ends it, or the mark that belongs to it since the sentence goes on ("Yahoo! was")."""
-        behind = self.text[end : end + 3]
-        is_bracket = behind[:1] == ")" and "(" in self.text[start:end]
-        goes_on = behind[:1] in (".", "!", "?") and behind[1:2] == " " and behind[2:].islower()
+        """With the bracket that ends it, or the mark that belongs to it since the sentence continues ("Yahoo! was")."""
+        after = self.text[end : end + 3]
+        is_bracket = after[:1] == ")" and "(" in self.text[start:end]
+        goes_on = after[:1] in (".", "!", "?") and after[1:2] == " " and after[2:].islower()
         return (start, end + 1) if is_bracket or goes_on else (start, end)
 
     def _quoted(self, start: int, end: int) -> Span:
@@ -219,10 +219,10 @@ class _Text:
     def _is_asked(self, first: int, last: int) -> bool:
         """Whether this is what is asked of the subject: "which sea", "the capital of", "a product developed by"."""
         before = self.words[first - 1].lower() if first else ""
-        behind = self.words[last + 1].lower() if last < self.whole[1] and self.between(last) == " " else ""
-        if behind in PARTICIPLES:
+        after = self.words[last + 1].lower() if last < self.whole[1] and self.between(last) == " " else ""
+        if after in PARTICIPLES:
             return before not in AUXILIARIES
-        return before in ASKING or (behind in FUNCTION_WORDS and behind not in AUXILIARIES)
+        return before in ASKING or (after in FUNCTION_WORDS and after not in AUXILIARIES)
 
 
 def _words(text: str) -> Iterator[Span]:
@@ -250,7 +250,7 @@ def _is_hangul(character: str) -> bool:
 
 
 def _has(text: str, part: str) -> bool:
-    """Whether a text has the part as whole words, in capital or small letters. A Korean word may go on behind it."""
+    """Whether a text has the part as whole words, in capital or small letters. A Korean word may continue after it."""
     for found in re.finditer(re.escape(part), text, re.IGNORECASE):
         start, end = found.span()
         is_begun = start > 0 and _is_inside(text[start - 1], text[start])
@@ -280,8 +280,8 @@ def _without_particles(text: str, start: int, end: int) -> Span | None:
         return start, end
     while before := next((one for one in PARTICLES_BEFORE if text[start:end].startswith(one)), ""):
         start += len(before)
-    while behind := next((one for one in PARTICLES_BEHIND if text[start:end].endswith(one)), ""):
-        end -= len(behind)
+    while after := next((one for one in PARTICLES_BEHIND if text[start:end].endswith(one)), ""):
+        end -= len(after)
     inside = text[start:end]
     if any(one in inside for one in PARTICLES_BETWEEN):
         raise UnknownSubjectError(f"its rephrase prompts share {inside!r}, which may be more than the subject")

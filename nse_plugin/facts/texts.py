@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nse_plugin.facts.words import is_letter, is_unspaced
 
 SLOT = "{}"
@@ -25,7 +23,7 @@ def continuation(prompt: str, target: str, separator: str | None = None) -> str:
     return separator + target
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> bool:
     """Whether a value is a string of whole characters with more than white space."""
     return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
@@ -35,6 +33,6 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def is_pair(value: Any) -> bool:
+def is_pair(value: object) -> bool:
     """Whether a value is a list or tuple of two texts."""
     return isinstance(value, list | tuple) and len(value) == 2 and all(is_text(part) for part in value)

@@ -41,7 +41,7 @@ def _is_within_word(text: str, start: int, end: int) -> bool:
 
 
 def _are_joined(left: str, right: str) -> bool:
-    """Whether two neighbouring characters belong to one word: scripts such as Chinese do not tell."""
+    """Whether two neighbouring characters belong to one word; never in scripts such as Chinese, without spaces."""
     letters = all(unicodedata.name(character, "").startswith(_SPACED) for character in (left, right))
     return bool(unicodedata.combining(right)) or (letters and left.isalnum() and right.isalnum())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ def native_grouped_query_attention() -> Iterator[None]:
         return
     own = sdpa_attention.use_gqa_in_sdpa
 
-    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: Any, **named: Any) -> bool:
+    def on_the_cpu_always(attention_mask: Tensor | None, key: Tensor, *others: object, **named: object) -> bool:
         return key.device.type == "cpu" or own(attention_mask, key, *others, **named)
 
     sdpa_attention.use_gqa_in_sdpa = on_the_cpu_always

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import nn
 
 from nse_plugin.models.positions import max_positions, text_config
 from nse_plugin.models.transformers_private import attention_of, rope_settings
@@ -29,7 +29,7 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: float, padded: b
     return batches
 
 
-def padding_is_safe(model: Any, longest: int) -> bool:
+def padding_is_safe(model: nn.Module, longest: int) -> bool:
     """Whether padding leaves the other tokens alone, in rows of up to `longest` tokens.
 
     Not in float64 with eager attention: transformers masks with float64's lowest number and takes the softmax in
@@ -46,6 +46,6 @@ def padding_is_safe(model: Any, longest: int) -> bool:
     return all(longest <= limit for kind, limit in zip(kinds, limits, strict=True) if kind in _MADE_FOR_THE_LONGEST)
 
 
-def _trained_length(config: Any) -> float:
+def _trained_length(config: object) -> float:
     positions = getattr(config, "original_max_position_embeddings", None) or max_positions(config)
     return positions or math.inf

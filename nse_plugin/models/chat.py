@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.facts import Fact, FactError, Pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BOTH = "both"
 _MESSAGE, _ANSWER = "The user's message.", "The assistant's answer."
@@ -14,7 +17,7 @@ _MESSAGE, _ANSWER = "The user's message.", "The assistant's answer."
 @dataclass(frozen=True)
 class Frame:
     """What stands before and after a prompt, and between all that and the answer; separator: None in plain text, where
-    the fact says what it is."""
+    it is the fact's own."""
 
     before: str = ""
     after: str = ""
@@ -41,7 +44,7 @@ def template_of(chat: bool | str) -> str | None:
     return None if isinstance(chat, bool) or chat == BOTH else chat
 
 
-def frames(tokenizer: Any, chat: bool | str) -> list[Frame]:
+def frames(tokenizer: PreTrainedTokenizerBase, chat: bool | str) -> list[Frame]:
     """The forms in which facts are written. chat: False, plain text; True, the tokenizer's chat template; "both"; or
     the name of one of several templates. Raises FactError when there is no such template."""
     if chat is False:
@@ -51,7 +54,11 @@ def frames(tokenizer: Any, chat: bool | str) -> list[Frame]:
 
 
 def chat_frame(
-    tokenizer: Any, name: str | None = None, *, asked: str = "chat is True", off: str = "set it to False"
+    tokenizer: PreTrainedTokenizerBase,
+    name: str | None = None,
+    *,
+    asked: str = "chat is True",
+    off: str = "set it to False",
 ) -> Frame:
     """A user's turn and the beginning of the assistant's. name: of one of several templates; None: the usual one.
 
@@ -65,8 +72,10 @@ def chat_frame(
 
     def rendered(answer: bool) -> str:
         turns = [{"role": "user", "content": _MESSAGE}, {"role": "assistant", "content": _ANSWER}]
-        text: str = tokenizer.apply_chat_template(
-            turns[: 1 + answer], tokenize=False, add_generation_prompt=not answer, chat_template=name
+        text = str(
+            tokenizer.apply_chat_template(
+                turns[: 1 + answer], tokenize=False, add_generation_prompt=not answer, chat_template=name
+            )
         )
         bos = tokenizer.bos_token  # tokenising the text adds one
         ids: list[int] = tokenizer("a")["input_ids"]

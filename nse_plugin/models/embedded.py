@@ -22,6 +22,7 @@ from nse_plugin.support.files import cache_home, check_home
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def embedded_model_folder(cache: str | Path | None = None) -> Path:
     return (cache_home() if cache is None else Path(cache)) / "models" / FOLDER
 
 
-def embedded_model(cache: str | Path | None = None) -> tuple[Any, PreTrainedTokenizerFast]:
+def embedded_model(cache: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load SmolLM2-135M-Instruct in float32 on the CPU, in evaluation mode, with its tokenizer.
 
     The first call dequantises the GGUF file (Q4_1) into `embedded_model_folder(cache)` as safetensors
@@ -123,13 +124,13 @@ def _convert(gguf: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_config(gguf: GGUFReader) -> Any:
+def read_config(gguf: GGUFReader) -> LlamaConfig:
     """The model's configuration."""
     fields = {field: gguf.fields[name].contents() for field, name in _FIELDS.items()}
     return LlamaConfig.from_dict({**fields, "tie_word_embeddings": True})
 
 
-def read_model(gguf: GGUFReader) -> Any:
+def read_model(gguf: GGUFReader) -> PreTrainedModel:
     """The model, dequantised to float32.
 
     transformers reads GGUF files too, but takes four times as long, and from 5.17 on refuses to save what it has read.
@@ -137,14 +138,15 @@ def read_model(gguf: GGUFReader) -> Any:
     from gguf import dequantize
 
     config = read_config(gguf)
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads: dict[str, Any] = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     weights: dict[str, Tensor] = {}
     for tensor in gguf.tensors:
         *path, kind, _ = tensor.name.split(".")
         weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
         weight = _halves_apart(weight, heads[kind]) if kind in heads else weight
         weights[".".join(_NAMES.get(part, part) for part in (*path, kind, "weight"))] = weight
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]})
     return model
 

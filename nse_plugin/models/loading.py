@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
 GGUF = ".gguf"
@@ -17,7 +20,7 @@ def easyedit_device(device: str | torch.device) -> int | str:
     return (device.index or 0) if device.type == "cuda" else device.type
 
 
-def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
+def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in evaluation mode, and its tokenizer.
 
     source: a folder, a hub name, a GGUF file, or `embedded` for the SmolLM2-135M of `embedded_model`. Quantised weights
@@ -32,7 +35,7 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any,
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")
-    model: Any
+    model: Any  # `PreTrainedModel.to` and `dequantize` are annotated so that no call of them passes a type checker
     if source.endswith(GGUF):
         model, tokenizer = load_gguf(source, getattr(torch, dtype))
         return model.to(device), tokenizer
@@ -45,12 +48,12 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[Any,
     return model.to(device).eval(), AutoTokenizer.from_pretrained(source)
 
 
-def dequantised(model: Any, dtype: torch.dtype) -> Any:
+def dequantised(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A quantised model with plain matrices of the same numbers in the quantised ones' place.
 
     Raises ValueError for a kind of quantisation that transformers cannot undo.
     """
-    quantizer = model.hf_quantizer
+    quantizer: Any = model.hf_quantizer
     method = quantizer.quantization_config.quant_method
     if method == "torchao":  # whose tensors can do it themselves
         for module in model.modules():
@@ -59,9 +62,10 @@ def dequantised(model: Any, dtype: torch.dtype) -> Any:
         quantizer.remove_quantization_config(model)
         return model
     try:
-        return model.dequantize(dtype=dtype)
+        dequantized: PreTrainedModel = model.dequantize(dtype=dtype)  # type: ignore[no-untyped-call]
     except NotImplementedError as error:
         raise ValueError(
             f"The checkpoint is quantised by {getattr(method, 'value', method)}, which transformers cannot undo: edit "
             "a GGUF file, a torchao or a bitsandbytes checkpoint of the model, or the one in bfloat16."
         ) from error
+    return dequantized

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.texts import SLOT, continuation
 from nse_plugin.models.chat import PLAIN, Frame
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -25,7 +28,7 @@ class EncodedPrompt:
 
     ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
     targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
-    context: how many of the first ids, none of them at or behind `lookup`, are the template's own.
+    context: how many of the first ids, none of them at or after `lookup`, belong to the template.
     """
 
     ids: tuple[int, ...]
@@ -43,8 +46,9 @@ class EncodedPrompt:
 class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
-    `essence` ends at the subject's last token: the KL term asks for nothing behind it. text: the fact in words.
-    members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a chat.
+    `essence` ends at the subject's last token: the KL term needs nothing after it. text: the prompt with the subject
+    written out. members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a
+    chat.
     """
 
     rewrites: tuple[EncodedPrompt, ...]
@@ -63,7 +67,7 @@ class FactPrompts:
 
 
 def encode_fact(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
     templates: Sequence[str],
     max_positions: int | None = None,
@@ -99,7 +103,9 @@ def encode_fact(
     return FactPrompts(tuple(rewrites), essence, f"{text}{target}" + " (in a chat)" * in_chat, in_chat=in_chat)
 
 
-def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int) -> None:
+def _check_known(
+    tokenizer: PreTrainedTokenizerBase, fact: Fact, rows: Sequence[EncodedPrompt], vocabulary: int
+) -> None:
     largest = max(token for row in rows for token in (*row.ids, *row.targets))
     if largest >= vocabulary:
         raise FactError(
@@ -109,12 +115,14 @@ def _check_known(tokenizer: Any, fact: Fact, rows: Sequence[EncodedPrompt], voca
         )
 
 
-def split_target(tokenizer: Any, prompt: str, target: str, separator: str | None = None) -> tuple[list[int], list[int]]:
+def split_target(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, separator: str | None = None
+) -> tuple[list[int], list[int]]:
     """Token ids of `prompt` and of `target` as its continuation; separator: as for `facts.continuation`.
 
     The whole text is tokenised, and split where the prompt ends; spaces there are the target's. A token that spans the
-    end counts as the target's when the tokenizer is a fast one; a slow tokenizer, which does not tell, then tokenises
-    the two parts.
+    end counts as the target's with a fast tokenizer; with a slow one, which gives no offsets, the two parts are
+    tokenised separately.
     Raises FactError when the tokenizer makes no token of the target.
     """
     before, after = _split(tokenizer, prompt, continuation(prompt, target, separator))
@@ -123,19 +131,19 @@ def split_target(tokenizer: Any, prompt: str, target: str, separator: str | None
     return before, after
 
 
-def _split(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
+def _split(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tuple[list[int], list[int]]:
     """Of a target with all that parts it from the prompt; so are spaces that the prompt ends with."""
     text, bare = prompt + target, prompt.rstrip(" ")
     if tokenizer.is_fast:
         encoded = tokenizer(text, return_offsets_mapping=True)
         ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
-        behind = [i for i, end in enumerate(ends) if end > len(bare)]  # an end-of-text token is not among them
-        return (ids[: behind[0]], ids[behind[0] : behind[-1] + 1]) if behind else (ids, [])
+        added = [i for i, end in enumerate(ends) if end > len(bare)]  # an end-of-text token is not among them
+        return (ids[: added[0]], ids[added[0] : added[-1] + 1]) if added else (ids, [])
     before, whole = without_end(tokenizer, bare), without_end(tokenizer, text)
     return before, whole[len(before) :] if whole[: len(before)] == before else _alone(tokenizer, text[len(bare) :])
 
 
-def without_end(tokenizer: Any, text: str) -> list[int]:
+def without_end(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text, without what some tokenizers append to it: an end of text, a separator."""
     ids: list[int] = tokenizer(text)["input_ids"]
     if not ids or ids[-1] not in tokenizer.all_special_ids:
@@ -145,12 +153,12 @@ def without_end(tokenizer: Any, text: str) -> list[int]:
     return ids[: next(ends, len(ids) - (ids[-1] == tokenizer.eos_token_id))]
 
 
-def _alone(tokenizer: Any, target: str) -> list[int]:
+def _alone(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
     ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def _encode(tokenizer: Any, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
     """target: with all that parts it from the prompt."""
     lookup = _token_at(tokenizer, prompt, subject_end)
     own_ids = without_end(tokenizer, prompt)
@@ -168,7 +176,7 @@ def _alike(ids: Sequence[int], others: Sequence[int]) -> int:
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others)))
 
 
-def _token_at(tokenizer: Any, text: str, end: int) -> int:
+def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> int:
     """Index of the token that holds character `end - 1` of the text."""
     if tokenizer.is_fast:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]

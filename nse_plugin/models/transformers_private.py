@@ -8,7 +8,7 @@ Checked with transformers 4.57.6, 5.5.4 and 5.24.0 (torch 2.13.0). When a new re
   where the old name warns at every forward and is to go in 5.40.0.
 - `replay.prefix_cache.PrefixCache` is a `DynamicCache` with its own `update`, `get_seq_length` and `get_mask_sizes`
   (whose first argument is a length from 5.x on, and a tensor of positions before).
-- `attention_of`: which attention a configuration asks for is said by its `_attn_implementation` alone, in all three.
+- `attention_of`: which attention a configuration asks for is in its `_attn_implementation` alone, in all three.
 - `rope_settings`: a configuration's `rope_parameters` (5.x; `rope_scaling` in 4.57) are a dict, or one for each kind of
   layer.
 - `Conv1D`, GPT-2's transposed Linear, lives in `pytorch_utils`, `ModelOutput` in `utils.generic`, in all three.
@@ -65,18 +65,18 @@ def cache_argument(model: nn.Module) -> str:
     return _CACHE_NAMES[-1]
 
 
-def cache_of(output: Any) -> Any:
+def cache_of(output: object) -> Any:
     """The cache in a model's output, None where it has none; from 5.24.0 on its old name is there too, and warns."""
     return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)
 
 
-def attention_of(config: Any) -> str | None:
+def attention_of(config: object) -> str | None:
     """The name of the attention a model computes with, "eager" or "sdpa" for example."""
     name: str | None = getattr(config, "_attn_implementation", None)
     return name
 
 
-def rope_settings(config: Any) -> list[dict[str, Any]]:
+def rope_settings(config: object) -> list[dict[str, Any]]:
     """How a model's rotary frequencies are made: a dict, or one for each kind of layer; none for other positions."""
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [part for part in given.values() if isinstance(part, dict)]

@@ -1,6 +1,6 @@
 """Text for the second moments, as batches of token rows: from a file, from Wikipedia, or written by the model.
 
-Every source is deterministic and can start at any batch, so that an interrupted measurement goes on where it was.
+Every source is deterministic and can start at any batch, so that an interrupted measurement can be resumed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.moments.measure import WINDOW, MomentsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SELF_WRITTEN = "self"
 WIKIPEDIA = "wikipedia"
@@ -25,7 +28,9 @@ _ROWS_SORTED_TOGETHER = 512
 Batch = list[list[int]]
 
 
-def token_batches(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+def token_batches(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, skip: int
+) -> Iterator[Batch]:
     """Batches of the corpus that `hparams.mom2_dataset` names, from batch number `skip` on.
 
     A batch holds at most `hparams.tokens_per_batch` padded tokens (a row of `PASSAGE_TOKENS` in any case), a row no
@@ -74,7 +79,9 @@ def _passages_at_once(layout: Layout, hparams: NSEHyperParams) -> int:
     return hparams.tokens_per_batch // _passage_length(layout) or 1
 
 
-def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip: int) -> Iterator[Batch]:
+def _self_written(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, skip: int
+) -> Iterator[Batch]:
     """`mom2_n_samples` passages at temperature 1; passage i depends on `seed` and i only."""
     start, length, at_once = _start_token(tokenizer), _passage_length(layout), _passages_at_once(layout, hparams)
     for first in range(skip * at_once, hparams.mom2_n_samples, at_once):
@@ -83,7 +90,7 @@ def _self_written(layout: Layout, tokenizer: Any, hparams: NSEHyperParams, skip:
         yield write(layout.model, [[start]] * len(places), draws, never=tokenizer.all_special_ids)
 
 
-def _start_token(tokenizer: Any) -> int:
+def _start_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token a text begins with: BOS, or the end-of-text token that stands between a model's training documents."""
     for name in ("bos_token_id", "eos_token_id", "unk_token_id"):
         token = getattr(tokenizer, name, None)
@@ -172,7 +179,7 @@ def _wikipedia(seed: int) -> Iterator[str]:
         ) from error
 
 
-def _windows(tokenizer: Any, documents: Iterator[str], window: int) -> Iterator[list[int]]:
+def _windows(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], window: int) -> Iterator[list[int]]:
     for document in documents:
         ids = tokenizer(document, truncation=False)["input_ids"]
         for first in range(0, len(ids), window):

@@ -7,20 +7,23 @@ import functools
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import EDITABLE_DTYPES, Layout
-from nse_plugin.moments.cache_key import moment_addresses
+from nse_plugin.moments.cache_key import moment_cache_keys
 from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.corpora import corpus_name
 from nse_plugin.moments.measure import MomentSums
 from nse_plugin.moments.storage import Identity, Stored, why_not_writable
 from nse_plugin.store import MOMENT, Store
 from nse_plugin.support.files import cache_home
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +54,19 @@ class InStore:
     """Moments under the hash of what they were measured from."""
 
     def __init__(
-        self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, folder: Path, identity: Identity
+        self,
+        layout: Layout,
+        tokenizer: PreTrainedTokenizerBase,
+        hparams: NSEHyperParams,
+        folder: Path,
+        identity: Identity,
     ) -> None:
         self._folder = folder
         self._store, self._hparams = Store(self._folder), hparams
         self._matrices = layout.output_matrices(hparams.layers)
         self.unseen = ModelIdentity(layout.model).unseen
         self.identity = identity
-        self._addresses = functools.cache(lambda dtype: moment_addresses(identity(dtype), tokenizer, hparams))
+        self._addresses = functools.cache(lambda dtype: moment_cache_keys(identity(dtype), tokenizer, hparams))
 
     @property
     def folder(self) -> Path:
@@ -93,7 +101,7 @@ class InStore:
         self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
 
     def check_writable(self) -> None:
-        """A store that cannot be written to is said, and no reason to stop; one that cannot be is."""
+        """A store that cannot be written to is a warning; a folder that cannot be a store is an error."""
         if self._hparams.store is not None:
             self._store.check_folder()
         problem = why_not_writable(self.folder)

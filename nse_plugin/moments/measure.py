@@ -23,7 +23,7 @@ TOKENS_PER_NEURON = 10  # below this C0 is a poor estimate
 
 
 class MomentsError(ValueError):
-    """Second moments that are missing or cannot be used; the message says how to get them."""
+    """Second moments that are missing or cannot be used; the message gives the remedy."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ def measure_moments(
 ) -> MomentSums:
     """Add the keys of every token of every batch, for all layers, in one forward pass a batch.
 
-    batches: lists of token rows. resume: sums of an earlier, interrupted call; `batches` goes on behind what it saw.
+    batches: lists of token rows. resume: sums of an earlier, interrupted call; `batches` continues after what it saw.
     on_batch: called after each batch, e.g. to show or save progress.
     Sums are kept in float32, float64 for a float64 model. Raises MomentsError when the text has no tokens.
     """

@@ -1,9 +1,9 @@
 """Second moments as EasyEdit's npz files.
 
 They lie at `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of k k^T),
-`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also say what they were measured from; where a
-file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own before
-`.npz`. EasyEdit's files do not say, and are taken by their name.
+`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also record what they were measured from;
+where a file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own
+before `.npz`. EasyEdit's files do not, and are taken by their name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,15 @@ from torch import Tensor
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import Layout, OutputMatrix
-from nse_plugin.moments.cache_key import moment_addresses
+from nse_plugin.moments.cache_key import moment_cache_keys
 from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.corpora import corpus_name
 from nse_plugin.moments.measure import MomentsError, MomentSums
 from nse_plugin.moments.storage import Identity, Stored, moments_folder, why_not_writable
 from nse_plugin.support.files import written_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,9 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, 
 class NpzFiles:
     """Moments as EasyEdit's npz files."""
 
-    def __init__(self, layout: Layout, tokenizer: Any, hparams: NSEHyperParams, text: str) -> None:
+    def __init__(
+        self, layout: Layout, tokenizer: PreTrainedTokenizerBase | None, hparams: NSEHyperParams, text: str
+    ) -> None:
         self._layout, self._tokenizer, self._hparams = layout, tokenizer, hparams
         self.unseen = ModelIdentity(layout.model).unseen
         self.identity: Identity = functools.cache(ModelIdentity(layout.model).full)
@@ -51,7 +56,8 @@ class NpzFiles:
         return self.file(self._matrix(self._hparams.layers[0])).parent
 
     def names(self, layers: list[int]) -> dict[int, str]:
-        addresses = moment_addresses(self.identity(None), self._tokenizer, self._hparams)
+        assert self._tokenizer is not None  # only `file` works without one
+        addresses = moment_cache_keys(self.identity(None), self._tokenizer, self._hparams)
         return {layer: addresses[layer] for layer in layers}
 
     def read(self, layer: int) -> Stored | None:
@@ -107,7 +113,7 @@ class NpzFiles:
         return _Origin(self.identity(None), str(matrix.weight.dtype), self._text)
 
     def _is_of(self, path: Path, matrix: OutputMatrix) -> bool:
-        """Whether a file says that it was measured on this model, maybe in another precision, and on this text."""
+        """Whether a file records that it was measured on this model, maybe in another precision, and on this text."""
         found = _origin_in(path)
         if self.unseen is not None or found is None or self._text not in (found.text, ""):
             return False
@@ -146,7 +152,7 @@ class _Origin(NamedTuple):
 
 
 def _origin_in(path: Path) -> _Origin | None:
-    """What a file says it was measured from; None when it is EasyEdit's, or cannot be read (reading it says why)."""
+    """What a file records that it was measured from; None when it is EasyEdit's, or cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if not any(name.startswith("nse.") for name in data.files):
@@ -168,7 +174,7 @@ def _read(path: Path, layer: int, matrix: OutputMatrix) -> Stored | None:
     except _UNREADABLE as error:
         raise MomentsError(f"{path} is not a readable second-moment file ({error}): {remedy}.") from error
     if not tokens > 0:
-        raise MomentsError(f"{path} says it counted {tokens} tokens: {remedy}.")
+        raise MomentsError(f"{path} has a count of {tokens} tokens: {remedy}.")
     try:
         moment = check_moments({layer: total / tokens}, {layer: matrix})[layer]
     except MomentsError as error:

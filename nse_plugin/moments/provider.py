@@ -17,7 +17,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -34,11 +34,14 @@ from nse_plugin.moments.resume import Measure, measured, measured_for_keeps
 from nse_plugin.moments.storage import Kept, Stored, moments_folder, why_not_writable
 from nse_plugin.support.files import cache_home
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
 
 def measure_here(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
     on_batch: Callable[[MomentSums], None],
 ) -> MomentSums:  # fmt: skip
     """A `Measure` in this process."""
@@ -46,7 +49,7 @@ def measure_here(
 
 
 def second_moments(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, measure: Measure = measure_here
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, measure: Measure = measure_here
 ) -> dict[int, Tensor]:
     """C0 of every edited layer, {layer: [f, f]}: read from where they are kept, else measured on the present weights
     and kept there. Of several processes that want the same ones at once, one measures.
@@ -76,7 +79,7 @@ def second_moments(
     return {layer: found[layer].moment for layer in hparams.layers}
 
 
-def moments_are_kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> bool:
+def moments_are_kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> bool:
     """Whether `second_moments` would find them all and measure nothing."""
     found = _found(_kept(layout, tokenizer, hparams), layout, tokenizer, hparams)
     return len(found) == len(hparams.layers)
@@ -91,14 +94,16 @@ def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) 
     return NpzFiles(layout, None, hparams, _text(hparams)).file(matrix)
 
 
-def _kept(layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> Kept:
+def _kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> Kept:
     if hparams.stats_dir is not None:
         return NpzFiles(layout, tokenizer, hparams, _text(hparams))
     identity = functools.cache(ModelIdentity(layout.model).full)
     return InStore(layout, tokenizer, hparams, moments_folder(hparams), identity)
 
 
-def _found(kept: Kept, layout: Layout, tokenizer: Any, hparams: NSEHyperParams) -> dict[int, Stored]:
+def _found(
+    kept: Kept, layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams
+) -> dict[int, Stored]:
     """What is kept there; or in another store, and from now on there too."""
     found = _read_all(kept, hparams.layers)
     if not isinstance(kept, InStore):

@@ -1,4 +1,4 @@
-"""A measurement that goes on where it was interrupted."""
+"""A measurement that resumes where it was interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,6 +22,9 @@ from nse_plugin.moments.measure import MomentSums
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import bar
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 20.0
@@ -31,9 +34,14 @@ Measure = Callable[
 
 
 def measured_for_keeps(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, missing: Mapping[int, str], folder: Path, measure: Measure
+    layout: Layout,
+    tokenizer: PreTrainedTokenizerBase,
+    hparams: NSEHyperParams,
+    missing: Mapping[int, str],
+    folder: Path,
+    measure: Measure,
 ) -> MomentSums:
-    """What `measured` gives for layers {layer: address}; in a partial file meanwhile, to go on from after a stop."""
+    """What `measured` gives for layers {layer: address}; in a partial file meanwhile, to resume from after a stop."""
     what = [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     save_at = time.monotonic() + SAVE_EVERY_SECONDS
@@ -54,7 +62,7 @@ def measured_for_keeps(
 
 
 def measured(
-    layout: Layout, tokenizer: Any, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
     on_batch: Callable[[MomentSums], None], measure: Measure,
 ) -> MomentSums:  # fmt: skip
     """One pass for all layers, going on from `sums`. Raises MomentsError when the first of it is not finite."""

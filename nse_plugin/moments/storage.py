@@ -33,8 +33,8 @@ Identity = Callable[[torch.dtype | None], str]  # `ModelIdentity.full`, each dty
 
 
 class Kept(Protocol):
-    """Where moments are kept. unseen: of the model. names: a name for each layer's, which tells what it is measured
-    from. stored: what `write` writes, of the right shape and finite."""
+    """Where moments are kept. unseen: of the model. names: a name for each layer's, which identifies what they are
+    measured from. stored: what `write` writes, of the right shape and finite."""
 
     unseen: str | None
     identity: Identity
@@ -54,7 +54,7 @@ class Kept(Protocol):
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """What the system says when a file is put into the folder; None when it can be."""
+    """The system's error when a file is put into the folder; None when it can be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -17,7 +17,7 @@ Which = Literal["old", "new"]
 
 
 class PatchError(ValueError):
-    """A patch, or a model, that cannot be used with it; the message says what to do."""
+    """A patch, or a model, that cannot be used with it; the message gives the remedy."""
 
 
 class EditedMatrix(Protocol):
@@ -29,7 +29,7 @@ class EditedMatrix(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """The parameter, as its module stores it."""
+        """The parameter, as its module stores it: [d, f] in a Linear, [f, d] in a Conv1D."""
 
     @property
     def matrix(self) -> Tensor:
@@ -59,7 +59,7 @@ Columns = Mapping[int, ChangedColumns]  # by layer
 def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor]) -> Columns:
     """The columns in which matrices differ from what they were, in any bit (so that NaN and -0 count).
 
-    before: {layer: the weight as its module stores it}. A layer in which none differs is left out.
+    before: {layer: the weight as its module stores it, [d, f] or [f, d]}. A layer in which none differs is left out.
     """
     found: dict[int, ChangedColumns] = {}
     for layer, matrix in matrices.items():
@@ -67,7 +67,7 @@ def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor
         then = (before[layer].T if transposed else before[layer]).to(now.device)
         neurons = (_bits(now) != _bits(then)).any(dim=0).nonzero()[:, 0]
         if len(neurons):
-            old, new = (_rows(side, neurons) for side in (then, now))
+            old, new = (_columns_as_rows(side, neurons) for side in (then, now))
             found[layer] = ChangedColumns(
                 matrix.name, neurons.cpu(), old, new, (now.shape[0], now.shape[1]), transposed
             )
@@ -75,7 +75,8 @@ def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor
 
 
 def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What goes into a file: tensors by name (`neurons.4`, `old.4`, `new.4`), and what JSON can say of each layer."""
+    """What goes into a file: tensors by name (`neurons.4` [m], `old.4` and `new.4` [m, d]), and, for JSON, each layer's
+    name, shape, order and dtype."""
     tensors = {f"{part}.{layer}": getattr(one, part) for layer, one in columns.items() for part in _PARTS}
     described = {
         str(layer): {
@@ -87,7 +88,8 @@ def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def columns_from(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Columns:
-    """What `tensors_of` gave. Raises PatchError where the two do not fit together."""
+    """Inverse of `tensors_of`: `neurons.4` [m], `old.4` and `new.4` [m, d], and what JSON holds of each layer.
+    Raises PatchError where the two do not fit together."""
     wanted = {f"{part}.{layer}" for layer in described for part in _PARTS}
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))[0]
@@ -108,7 +110,7 @@ def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Whic
                 f"{one.name} is {_name_of(now.dtype)} {list(now.shape)} here and {_name_of(one.new.dtype)} "
                 f"{list(one.shape)} in the patch: load the model it was made for, in that dtype."
             )
-        own = _rows(now, one.neurons.to(now.device))
+        own = _columns_as_rows(now, one.neurons.to(now.device))
         different = int((_bits(own) != _bits(getattr(one, which))).any(dim=1).sum())
         if different:
             side = "before" if which == "old" else "after"
@@ -134,7 +136,7 @@ def composed(first: Columns, second: Columns) -> Columns:
     found = dict(first)
     for layer, then in second.items():
         before = first.get(layer)
-        joined = then if before is None else _joined(before, then)
+        joined = then if before is None else _composed_columns(before, then)
         if joined is None:
             found.pop(layer)
         else:
@@ -146,7 +148,7 @@ _PARTS = ("neurons", "old", "new")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _joined(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
+def _composed_columns(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
     """None: every column ends as it began."""
     if (first.name, first.shape, first.new.dtype) != (second.name, second.shape, second.new.dtype):
         raise PatchError(f"{second.name} is not {first.name} of the first patch: give two patches of one model.")
@@ -154,7 +156,7 @@ def _joined(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | N
     both = [(place[neuron], at) for at, neuron in enumerate(second.neurons.tolist()) if neuron in place]
     in_first, in_second = (torch.tensor([pair[side] for pair in both], dtype=torch.long) for side in (0, 1))
     if not torch.equal(_bits(first.new[in_first]), _bits(second.old[in_second])):
-        raise PatchError(f"the second patch was not made on the weights that the first leaves in {first.name}.")
+        raise PatchError(f"the second patch was not made on the weights after the first one in {first.name}.")
     neurons = torch.unique(torch.cat([first.neurons, second.neurons]))
     old, new = (torch.empty(len(neurons), first.shape[0], dtype=first.new.dtype) for _ in range(2))
     for one in (second, first):
@@ -188,7 +190,7 @@ def _is_transposed(matrix: EditedMatrix) -> bool:
     return matrix.matrix.stride() != matrix.weight.data.stride()
 
 
-def _rows(matrix: Tensor, neurons: Tensor) -> Tensor:
+def _columns_as_rows(matrix: Tensor, neurons: Tensor) -> Tensor:
     """Columns of [d, f] as rows [m, d], in main memory."""
     return matrix[:, neurons].T.detach().contiguous().cpu()
 

@@ -13,7 +13,8 @@ from nse_plugin.support.files import written_whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with the mode that the umask gives (safetensors 0.8.0 makes it private)."""
+    """Write tensors of any shape to a safetensors file, with the mode that the umask gives (safetensors 0.8.0 makes it
+    private)."""
     with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
         umask = os.umask(0)

@@ -1,4 +1,4 @@
-"""EditPatch: what a session, a round or a range of rounds changed, as a file of its own."""
+"""EditPatch: what a session, a round or a range of rounds changed, as one file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EditPatch:
     session edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the
     model. hparams: the hyperparameters of the edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and
     how many `facts`. facts: records that `Fact(**record)` reads, in the order they were written; None: left out.
-    model_name: what the model was loaded as, as far as it says so. adds_bos: whether the tokenizer put a BOS before
+    model_name: what the model was loaded as, as far as it is known. adds_bos: whether the tokenizer put a BOS before
     prompts, as a server must do too; None: not known.
 
     Applying and reverting need torch and safetensors alone.
@@ -95,7 +95,7 @@ class EditPatch:
             raise PatchError("it is no patch: give a file that EditPatch.save wrote.")
         checksum, _, text = metadata[_ENTRY].partition(" ")
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
-            raise PatchError("what it says of itself was changed: use an undamaged copy.")
+            raise PatchError("its metadata was changed: use an undamaged copy.")
         about = json.loads(text)
         if about["format"] != FORMAT:
             raise PatchError(
@@ -173,10 +173,10 @@ class EditPatch:
     # -- more than one -------------------------------------------------------------------------------------------
 
     def compose(self, second: EditPatch) -> EditPatch:
-        """Both edits as one patch: `second` was made on the model that this one leaves. Raises PatchError."""
+        """Both edits as one patch: `second` was made on the model edited by this one. Raises PatchError."""
         if (self.others, self.matrices, self.after) != (second.others, second.matrices, second.before):
             raise PatchError(
-                "the second patch was not made on the model that the first one leaves: give them in the order they "
+                "the second patch was not made on the model edited by the first one: give them in the order they "
                 "were made, without a gap."
             )
         return dataclasses.replace(

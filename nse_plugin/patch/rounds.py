@@ -38,14 +38,14 @@ def patch_of_rounds(
     return _patch(columns, names, origin, rounds[first - 1 : last])
 
 
-def record_of(fact: Fact) -> dict[str, Any]:
-    """The fields of a fact that say something, as JSON takes them."""
+def record_of(fact: Fact) -> dict[str, object]:
+    """The fields of a fact that differ from their defaults, as JSON takes them."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
 
 
 class _Origin(NamedTuple):
-    """What a patch says of its base: see `EditPatch`."""
+    """A patch's description of its base: see `EditPatch`."""
 
     others: str
     model_name: str | None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,12 @@ from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.support.rounding import relative_error, rounding_allowed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
-_LEFT = [0, 2]  # rows that go on when the other has left
+_LEFT = [0, 2]  # rows that remain after the other was dropped
 # what transformers, torch and `batched` raise for calls that a layer was not made for
 _UNSUITED = (
     ArithmeticError,
@@ -44,7 +47,7 @@ _UNSUITED = (
 )
 
 
-def check_model(layout: Layout, layers: Sequence[int], tokenizer: Any, longest: int = 1) -> None:
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedTokenizerBase, longest: int = 1) -> None:
     """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
     model does not go with."""
     ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
@@ -72,7 +75,7 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
     layout.checked[layers[-1]] = length  # now, or the replays below would ask for it
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
-            _compare(layout, list(layers), _rows(layout, ids, length))
+            _compare(layout, list(layers), _check_rows(layout, ids, length))
     except BaseException:
         layout.checked[layers[-1]] = before
         raise
@@ -99,7 +102,7 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
         )
 
 
-def _rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
+def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
     """Rows of these tokens, two of them `length` long, or as long as the model has positions.
 
     delta is added at their lookups: the first two have suffixes of one length after prefixes of different lengths, the
@@ -171,7 +174,7 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
         return hook
 
-    def move(_: nn.Module, __: Any, output: Any) -> Any:
+    def move(_: nn.Module, __: object, output: object) -> Any:
         hidden = output_of(output)
         h.append(hidden[0, row.lookup])
         if delta is None:
@@ -199,13 +202,13 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> None:
     """Raise LayoutError when a matrix that was named is not the last one that its MLP runs.
 
-    In an MLP that has as many neurons as the hidden size, no shape tells W_out from the matrices before it.
+    In an MLP that has as many neurons as the hidden size, no shape distinguishes W_out from the matrices before it.
     """
     matrices = layout.output_matrices(layers)
     last: dict[int, nn.Module] = {}
 
     def note(layer: int) -> Any:
-        def hook(module: nn.Module, *_: Any) -> None:
+        def hook(module: nn.Module, *_: object) -> None:
             last[layer] = module
 
         return hook
@@ -262,10 +265,10 @@ def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[Encoded
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    """NaN where the replay alone is not finite; of a model that is not finite itself nothing can be said: 0."""
+    """NaN where the replay alone is not finite; 0 of a model that is not finite itself."""
     return relative_error(found, expected) if expected.isfinite().all() else 0.0
 
 
 def _in_short(error: BaseException) -> str:
-    """An error of somebody else's, fit for the middle of a sentence."""
+    """Another library's error, as a clause."""
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"

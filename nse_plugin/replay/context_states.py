@@ -15,21 +15,21 @@ from nse_plugin.replay.prefix_cache import PrefixCache, concatenated, extended
 class ContextStates:
     """Keys and values of all layers for the beginnings of rows that come from a template.
 
-    They are alike for all facts, so each different one is run once, when it is first met; by itself, so that what was
-    met before does not change a bit of it. Where the model's quick identity is another, all are forgotten. Holds no
-    reference to the model.
+    They are the same for all facts, so each is run once, when first needed; alone, so that its bits do not depend on
+    what was run before. The cache is cleared when the model's quick fingerprint changes. Holds no reference to the
+    model.
     """
 
     def __init__(self) -> None:
         self._place: dict[tuple[int, ...], int] = {}
         self._prefix = PrefixCache.empty(0, torch.device("cpu"))
-        self._looks: str | None = None
+        self._fingerprint: str | None = None
 
     def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> PrefixCache:
         """What these rows begin with, on the weights as they are."""
-        looks, device = ModelIdentity(layout.model).quick(), layout.device
-        if device != self._prefix.lengths.device or looks != self._looks:
-            self._place, self._prefix, self._looks = {}, PrefixCache.empty(0, device), looks
+        fingerprint, device = ModelIdentity(layout.model).quick(), layout.device
+        if device != self._prefix.lengths.device or fingerprint != self._fingerprint:
+            self._place, self._prefix, self._fingerprint = {}, PrefixCache.empty(0, device), fingerprint
         new = [context for context in different_contexts(prompts)[0] if context not in self._place]
         if new:
             first = len(self._prefix.lengths)

@@ -14,7 +14,7 @@ from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or cannot be said."""
+    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or is unknown."""
     try:
         writer = layout.output_matrix(layer).module
     except LayoutError:
@@ -43,7 +43,7 @@ def mlp_at_positions(
         held = isinstance(value, Tensor) and value.shape[:2] == shape
         return value.flatten(0, 1)[places.to(value.device)][None] if held else value
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         output = everywhere(*map(chosen, args), **{name: chosen(value) for name, value in kwargs.items()})
         found, *rest = output if isinstance(output, tuple) else (output,)
         nothing = found.new_zeros(shape[0] * shape[1], found.shape[-1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ class PrefixCache(DynamicCache):
         return list(self._states)
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         if not self.width:
             return key_states, value_states
@@ -138,7 +137,7 @@ class RecordingCache(PrefixCache):
         return self._prefix.states(layer)
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         keys, values = super().update(key_states, value_states, layer_idx)
         self.grown.put(layer_idx, self._aligned(keys), self._aligned(values))
@@ -151,7 +150,7 @@ class RecordingCache(PrefixCache):
         return states.gather(2, index)
 
 
-def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> dict[str, object]:
     """The model's arguments for suffixes (token ids) that follow `prefix`, right-padded; a suffix may be empty.
 
     The mask does not hide that padding: no token attends to what follows it, and a padded place that attends to nothing

@@ -30,20 +30,20 @@ def recorded(layout: Layout, layer: int) -> Iterator[Record]:
     """Record a forward pass of the model (see `Record`), which ends before the head."""
     record = Record()
 
-    def keep_output(_: nn.Module, __: Any, output: Any) -> None:
+    def keep_output(_: nn.Module, __: object, output: object) -> None:
         record.output = output_of(output)
 
-    def keep_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def keep_call(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         record.calls.append(without_hidden_states(args, kwargs)[1])
 
-    def last_layer_done(*_: Any) -> None:
+    def last_layer_done(*_: object) -> None:
         record.past_last_layer = True
 
-    def keep_tail(module: nn.Module, *_: Any) -> None:
+    def keep_tail(module: nn.Module, *_: object) -> None:
         if record.past_last_layer:
             record.tail.append(module)
 
-    def keep_kind(_: nn.Module, __: Any, output: ModelOutput) -> None:
+    def keep_kind(_: nn.Module, __: object, output: ModelOutput) -> None:
         record.stack_output = type(output)
         raise StopForward  # before the head
 
@@ -68,7 +68,7 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
     can be recorded without their being run."""
     returned: list[Any] = []
 
-    def passed(*args: Any, **kwargs: Any) -> Any:
+    def passed(*args: object, **kwargs: object) -> Any:
         hidden, output = without_hidden_states(args, kwargs)[0], returned[-1]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -83,6 +83,6 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
 
 
 def output_of(output: Any) -> Tensor:
-    """Layers return a tensor or a tuple, depending on model and version."""
+    """A layer's output [B, S, d]: layers return it alone or in a tuple, depending on model and version."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor

@@ -3,7 +3,7 @@ and then at the second or third.
 
 What such a token is hardly shows in its hidden state, which is many times as long as others and alike for all of them
 (arXiv 2309.17453; "massive activations", arXiv 2402.17762). An edit of its key changes every text and writes no fact.
-Behind other words the same subject is a token like any other.
+After other words the same subject is a token like any other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.replay.span import SpanReplay
 
 FIRST = 4  # tokens of a text, among which sinks are looked for: on SmolLM2-135M 8 of 728 facts end at one, at 0 to 2
-LONGER = 3.0  # times the norm of the same subject's state behind other words
+LONGER = 3.0  # times the norm of the same subject's state after other words
 
 
 def early(prompts: Sequence[FactPrompts]) -> list[int]:
@@ -39,14 +39,14 @@ def without_sinks(
     rows = [row for i in first for row in prompts[i].rewrites[:2]]
     with torch.no_grad(), frozen(layout.model):
         _, h = SpanReplay(layout, [layer], rows, tokens_per_batch).run()
-    bare, behind = h.float().norm(dim=1).view(-1, 2).T
-    for i, is_sink in zip(first, (bare > LONGER * behind).tolist(), strict=True):
+    bare, after_words = h.float().norm(dim=1).view(-1, 2).T
+    for i, is_sink in zip(first, (bare > LONGER * after_words).tolist(), strict=True):
         if is_sink:
-            found[i] = _behind_words(prompts[i])
+            found[i] = _after_words(prompts[i])
     return found
 
 
-def _behind_words(fact: FactPrompts) -> FactPrompts:
+def _after_words(fact: FactPrompts) -> FactPrompts:
     context = fact.rewrites[1]
     essence = replace(context, ids=context.to_lookup, targets=())
     return replace(fact, rewrites=(context, *fact.rewrites[1:]), essence=essence)

@@ -70,7 +70,8 @@ class SpanReplay:
         return self._by_row([keys for keys, _ in parts]), self._in_order([output for _, output in parts])
 
     def keys(self, start: int | None = None, until: int | None = None) -> dict[int, Tensor]:
-        """The keys alone, to those of the edited layer `until` (None: l_0), which is run up to its `W_out`."""
+        """The keys alone, {layer: [n, f]}, up to those of the edited layer `until` (None: l_0), which is run up to its
+        `W_out`."""
         until = self._layers[-1] if until is None else until
         return self._by_row([keys for keys, _ in self._run_chunks(start, until)])
 
@@ -137,7 +138,7 @@ class _Chunk:
             for layer in span
         ]
         try:
-            # the layer below tells in which form layers return; where there is none, the first itself
+            # in which form layers return their output is seen at the layer below; where there is none, at the first
             first = max(span[0], 1)
             over = [layout.layers[layer] for layer in range(first, span.stop)]
             with torch.no_grad(), passed_over(over, layout.layers[first - 1]):
@@ -149,7 +150,7 @@ class _Chunk:
                 handle.remove()
 
     def _recorder(self, layer: int, span: range) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def record(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             hidden, self.calls[layer] = without_hidden_states(args, kwargs)
             if layer == span[0]:
                 self.inputs[layer] = hidden
@@ -175,7 +176,7 @@ class _Chunk:
 def _keep_keys(
     keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
 ) -> Callable[..., None]:
-    """A hook of `W_out`. tokens: of each row. enough: nothing behind these keys is wanted."""
+    """A hook of `W_out`. tokens: of each row. enough: nothing after these keys is needed."""
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         k = writer.keys(args[0], len(lookup), tokens)

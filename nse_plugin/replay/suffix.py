@@ -65,13 +65,13 @@ class SuffixReplay:
         self.at_lookup: Tensor = starts[order.to(starts.device)]
 
     def part(self, rows: Tensor) -> SuffixReplay:
-        """The replay of some of the rows (indices, ascending)."""
+        """The replay of some of the rows; rows: [m] indices, ascending."""
         part = copy(self)
         part.keep(rows)
         return part
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these (indices into the present ones, ascending)."""
+        """Drop all rows but these; rows: [m] indices into the present ones, ascending."""
         batched = batched_arguments(self._layout, self._prompts)
         self._packs = [
             part for pack in self._packs if (part := pack.select_rows(rows, self._layer + 1, batched)) is not None

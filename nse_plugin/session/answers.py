@@ -14,7 +14,7 @@ def before_and_after(session: EditSession, prompts: Sequence[str], tokens: int) 
     """Greedy continuations of each prompt, without it: of the unedited model and of the edited one.
 
     tokens: the most that are written; the end of the text ends a continuation earlier. Raises ValueError for a prompt
-    that has no tokens or leaves no room for so many.
+    that has no tokens or leaves no room for that many.
     """
     after = _answers(session, prompts, tokens)
     with session.unedited():
@@ -27,4 +27,4 @@ def _answers(session: EditSession, prompts: Sequence[str], tokens: int) -> list[
     rows = [encoded(model, tokenizer, prompt, tokens) for prompt in prompts]
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     batches = (rows[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(rows), _PROMPTS_AT_ONCE))
-    return [tokenizer.decode(ids) for batch in batches for ids in greedy_answers(model, batch, tokens, ends)]
+    return tokenizer.batch_decode([ids for batch in batches for ids in greedy_answers(model, batch, tokens, ends)])

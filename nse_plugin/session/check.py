@@ -34,12 +34,12 @@ def check_facts(edited: EditedModel, records: Sequence[RoundRecord]) -> pandas.D
     """The table of `EditSession.check`."""
     import pandas
 
-    written = _written(records)
+    written = _written_facts(records)
     facts = [one.fact for one in written]
     forms = forms_of(edited.tokenizer, facts, [SLOT], edited.hparams.chat, edited.layout)
-    said = predictions(edited.layout, prompts_of(forms)) if forms else []
-    holds = [all(said[place].is_said for place in places) for places in by_fact(forms)]
-    now = [min(said[place].probability for place in places) for places in by_fact(forms)]
+    predicted = predictions(edited.layout, prompts_of(forms)) if forms else []
+    holds = [all(predicted[place].is_said for place in places) for places in by_fact(forms)]
+    now = [min(predicted[place].probability for place in places) for places in by_fact(forms)]
     return pandas.DataFrame(
         {
             "case_id": [fact.case_id for fact in facts],
@@ -56,7 +56,7 @@ def check_facts(edited: EditedModel, records: Sequence[RoundRecord]) -> pandas.D
     )
 
 
-def _written(records: Sequence[RoundRecord]) -> list[_Written]:
+def _written_facts(records: Sequence[RoundRecord]) -> list[_Written]:
     """The facts of all rounds, in order; one that several rounds were given stands at its last place."""
     found: dict[Hashable, _Written] = {}
     for record in records:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from nse_plugin.session.state import EditState, weights_of
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ class EditedModel:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         hparams: NSEHyperParams,
         moments: Mapping[int, Tensor] | None = None,
         templates: Sequence[str] | None = None,
@@ -71,6 +74,10 @@ class EditedModel:
         """Fingerprints of the edited matrices as they are now."""
         return weights_of(self.matrices, self.read_fingerprint)
 
+    def fresh_state(self) -> EditState:
+        """The state of a model that has not been edited: its present weights are the original ones."""
+        return EditState.fresh(self.matrices, self.read_fingerprint)
+
     def layout_of(self, state: EditState) -> Layout:
         """The layout, with what the state has found out of the model's layers."""
         return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
@@ -81,6 +88,16 @@ class EditedModel:
             state.moments = self._given_moments
         if self._given_templates is not None:
             state.templates = self._given_templates
+
+    @contextmanager
+    def using(self, settings: Mapping[str, object]) -> Iterator[None]:
+        """Within, these hyperparameters have other values."""
+        hparams = self.hparams
+        try:
+            self.hparams = hparams.with_overrides(**settings)
+            yield
+        finally:
+            self.hparams = hparams
 
     @contextmanager
     def original(self, state: EditState) -> Iterator[None]:
@@ -137,7 +154,7 @@ class EditedModel:
         return forms
 
     def behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
-        """The forms without attention sinks, told of with a warning."""
+        """The forms without attention sinks; where there were any, a warning names them."""
         if not early(prompts_of(forms)):
             return forms
         with self.original(state):

@@ -1,6 +1,6 @@
 """The rounds made on a model's edited matrices, and which of them its present weights hold.
 
-Weights may be put back without anyone saying so: EasyEdit restores them after an edit, a user loads an old state_dict.
+Weights may be restored without notice: EasyEdit restores them after an edit, a user loads an old state_dict.
 So every round is kept with a fingerprint of the weights that it left, and with the round that it was made on. Weights
 that a round left hold that round and those below it, whatever was undone or made since; weights that no round left were
 changed by someone else.

@@ -31,7 +31,7 @@ class _Copy:
 
 
 def masters_of(weights: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """New master copies of weights."""
+    """New master copies of weights, [d, f] or [f, d] as their modules store them, by layer."""
     return {layer: weight.float() for layer, weight in weights.items() if weight.dtype in COARSE}
 
 
@@ -44,8 +44,8 @@ def changed_masters(matrices: Mapping[int, OutputMatrix], before: Masters, after
 
 
 def apply_changes(matrices: Mapping[int, OutputMatrix], weights: Mapping[int, Tensor], changes: Changes) -> None:
-    """Put columns into copies of matrices, in place. Raises IndexError, KeyError or RuntimeError where they do not
-    fit."""
+    """Write columns [m, d] of neurons [m] into copies of matrices, in place. Raises IndexError, KeyError or
+    RuntimeError where they do not fit."""
     for layer, (neurons, columns) in changes.items():
         matrix = matrices[layer].as_matrix(weights[layer])
         matrix[:, neurons.to(matrix.device)] = columns.T.to(matrix)

@@ -28,7 +28,7 @@ _STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
 
 @dataclass(frozen=True)
 class Targets:
-    """What is said of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
+    """The predictions of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
     with z; by the edited model after the round."""
 
     before: Prediction
@@ -43,8 +43,8 @@ class RoundReport:
     frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
         case_id
         subject: as it was given or found
-        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model say the target (not each of
-            its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
+        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model predict the target (not each
+            of its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
             residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
             not finite, left out; `kept`: not written, since another target of an earlier round stands
             (`on_conflict="keep"`)
@@ -60,7 +60,7 @@ class RoundReport:
     again: pandas, of the facts of earlier rounds that were written again, since a fact of this one is about their
         subject: case_id, status, residual, target_after and is_said, as above
     seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update" (with
-    what the model says before and after it).
+    the model's predictions before and after it).
     values_from_store: how many of its z were read and not computed.
     """
 
@@ -94,10 +94,10 @@ class RoundReport:
             for name in fact.names:
                 about[name.strip()].add(fact.question)
 
-        def worst(values: Sequence[Any], choose: Callable[[list[Any]], Any]) -> list[Any]:
+        def worst(values: Sequence[object], choose: Callable[[list[Any]], Any]) -> list[Any]:
             return [choose([values[place] for place in places]) for places in forms]
 
-        status = [_status(own, said) for own, said in zip(result.status, targets, strict=True)]
+        status = [_status(own, target) for own, target in zip(result.status, targets, strict=True)]
         frame = pandas.DataFrame(
             {
                 "case_id": _case_ids(every),
@@ -136,7 +136,7 @@ class RoundReport:
         frame = _kept_rows(facts, range(len(facts)))
         return cls(frame, frame.iloc[:0][_AGAIN])
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """All of it as plain Python values that JSON takes."""
         own = {"frame": _columns_of(self.frame), "again": _columns_of(self.again)}
         return {**own, "seconds": dict(self.seconds), "values_from_store": self.values_from_store}
@@ -175,10 +175,10 @@ def _counted(frame: pandas.DataFrame) -> str:
     return ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
 
 
-def _status(status: str, said: Targets) -> str:
+def _status(status: str, target: Targets) -> str:
     """Of a fact that came near z, whether z was worth coming near."""
-    is_likelier = said.after.log_probability > said.before.log_probability
-    return WEAK_VALUE if status == DONE and not (said.under_z.is_said and is_likelier) else status
+    is_likelier = target.after.log_probability > target.before.log_probability
+    return WEAK_VALUE if status == DONE and not (target.under_z.is_said and is_likelier) else status
 
 
 def _case_ids(facts: Sequence[Fact]) -> list[Any]:
@@ -205,10 +205,11 @@ def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, index=list(kept))
 
 
-def _columns_of(frame: pandas.DataFrame) -> dict[str, Any]:
+def _columns_of(frame: pandas.DataFrame) -> dict[str, object]:
     """{column: [dtype, values]}, numbers that are not finite as None or text."""
     return {
-        str(name): [str(column.dtype), [_plain(value) for value in column.tolist()]] for name, column in frame.items()
+        str(name): [str(column.dtype), [_json_number(value) for value in column.tolist()]]
+        for name, column in frame.items()
     }
 
 
@@ -223,7 +224,7 @@ def _frame_of(columns: Mapping[str, Any]) -> pandas.DataFrame:
     return pandas.DataFrame(read)
 
 
-def _plain(value: Any) -> Any:
+def _json_number(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value.item() if hasattr(value, "item") else value

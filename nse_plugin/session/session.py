@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from nse_plugin.support.memory import trim_heap
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
 
 class EditSession:
@@ -43,8 +44,8 @@ class EditSession:
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
-    an earlier session on this model, to go on from (in a branch of its own: neither session sees the other's rounds);
-    None: the model counts as not edited yet. read_fingerprint: tells whether an edited matrix has changed.
+    an earlier session on this model, to continue from (as a branch: neither session sees the other's rounds);
+    None: the model counts as not edited yet. read_fingerprint: detects whether an edited matrix has changed.
     undoable: keep in memory what each round changes, at most twice the edited matrices, so that it can be undone.
 
     The session follows the weights: rounds that were undone in the meantime (an old state_dict loaded, say) are no
@@ -58,7 +59,7 @@ class EditSession:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         hparams: NSEHyperParams,
         moments: Mapping[int, Tensor] | None = None,
         templates: Sequence[str] | None = None,
@@ -69,9 +70,7 @@ class EditSession:
         edited = EditedModel(model, tokenizer, hparams, moments, templates, read_fingerprint)
         if state is None:
             warn_of_adapters(model)
-            state = EditState.fresh(edited.matrices, read_fingerprint)
-        else:
-            state = state.fitting(model, edited.matrices, edited.weights())
+        state = edited.fresh_state() if state is None else state.fitting(model, edited.matrices, edited.weights())
         edited.use_what_was_given(state)
         self._begin(edited, state, undoable, None)
 
@@ -80,7 +79,7 @@ class EditSession:
         cls,
         folder: str | os.PathLike[str],
         model: nn.Module,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         hparams: NSEHyperParams | None = None,
         moments: Mapping[int, Tensor] | None = None,
         templates: Sequence[str] | None = None,
@@ -89,9 +88,9 @@ class EditSession:
 
         model: the base model as it was loaded, or one that holds the session's rounds already; it is brought to the
         last round, and refused when anything but a round changes it. hparams: of a new session; of an old one None, or
-        the same but for where and how it is run. moments, templates: of an old session the same as before.
-        No other process may open it until `close`, or the end of a `with` block. Raises SessionError when another has
-        it, for another base, other hyperparameters, another format, a damaged file; the model is untouched.
+        the same but for where and how it is run. moments ({layer: [f, f]}), templates: of an old one as before. No
+        other process may open it until `close`, or the end of a `with` block. Raises SessionError when another has it,
+        for another base, other hyperparameters, another format, a damaged file; the model is untouched.
         """
         journal = Journal.held(folder, may_be_new=hparams is not None)
         try:
@@ -123,7 +122,7 @@ class EditSession:
 
     @property
     def state(self) -> EditState:
-        """What lasts from round to round; give it to another session to go on from."""
+        """What persists from round to round; give it to another session to continue from it."""
         return self._rounds.state
 
     @property
@@ -132,7 +131,7 @@ class EditSession:
         return self._edited.model
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
         return self._edited.tokenizer
 
@@ -194,10 +193,10 @@ class EditSession:
         """Does every fact hold on the model as it is now? A row for each that a round wrote, last if several did:
 
         case_id, subject, prompt (with the subject written out), target. holds: whether each of the target's tokens is
-        the most likely one, asked in all the forms it is written in. probability: of the target now (geometric mean of
-        its tokens'); probability_after_round: after its round. round: its number; status: as it was then.
-        overwritten_by: the case_ids, or texts, of what took its place: a later fact of the same prompt and subject with
-        another target, or, where it no longer holds, the later facts about its subject.
+        the most likely one, in all the forms it is written in. probability: of the target now (geometric mean over its
+        tokens); probability_after_round: after its round. round: its number; status: as it was then. overwritten_by:
+        case_ids, or texts, of what replaced it: a later fact of the same prompt and subject with another target, or,
+        where it no longer holds, the later facts about its subject.
         """
         return check_facts(self._edited, self.rounds)
 
@@ -206,8 +205,6 @@ class EditSession:
         """Within, the model is as it was before the first round."""
         with self._edited.original(self.state):
             yield
-
-    # -- rounds ------------------------------------------------------------------------------------------------
 
     def edit(
         self, facts: Facts, on_conflict: str = "replace", author: str | None = None, reason: str | None = None
@@ -219,11 +216,11 @@ class EditSession:
         It is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder agree.
         Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError, UpdateError, OSError.
         """
-        return self._edit(self._request(facts, on_conflict=on_conflict, author=author, reason=reason), None)
+        return self._edit(replace(self._request(facts), on_conflict=on_conflict, author=author, reason=reason), None)
 
     def edit_with_values(self, facts: Facts, values: Tensor | None) -> RoundReport:
         """`edit`, with z [n, d] as `values` returned it earlier; None: computed here. Raises also ValueError."""
-        return self._edit(self._request(facts, given_values=values is not None), values)
+        return self._edit(replace(self._request(facts), given_values=values is not None), values)
 
     @torch.inference_mode(False)
     def rollback(self, rounds: int | None = None, to: str | None = None) -> list[RoundRecord]:
@@ -267,8 +264,8 @@ class EditSession:
         """
         return opening.together(self._rounds.standing()[1].rounds, first, last, self._rounds.columns_of)
 
-    def _request(self, facts: Facts, **more: Any) -> Request:
-        return Request(tuple(as_facts(facts)), time=now(), settings=settings_of(self.hparams), **more)
+    def _request(self, facts: Facts) -> Request:
+        return Request(tuple(as_facts(facts)), time=now(), settings=settings_of(self.hparams))
 
     @torch.inference_mode(False)
     def _edit(self, request: Request, values: Tensor | None) -> RoundReport:
@@ -295,13 +292,9 @@ class EditSession:
         return plan
 
     def _made_again(self, state: EditState, history: History, request: Request) -> History:
-        """A round with the settings that it was made with, but for where and how it is run."""
-        hparams, settings = self.hparams, {k: v for k, v in request.settings.items() if k not in RUNNING}
-        try:
-            self.hparams = dataclasses.replace(hparams, **settings)
+        """A round with the settings that it was made with, except those of where and how it is run."""
+        with self._edited.using({name: value for name, value in request.settings.items() if name not in RUNNING}):
             plan = self._planned(state, history, request)
             if isinstance(plan, RoundReport):
                 return history
             return self._rounds.written(state, history, plan, OriginalWeights.of(self._edited.matrices))
-        finally:
-            self.hparams = hparams

@@ -23,7 +23,7 @@ from nse_plugin.session.report import RoundReport
 
 
 class StateError(ValueError):
-    """A state that does not belong to the model it is given with; the message says why."""
+    """A state that does not belong to the model it is given with; the message gives the reason."""
 
 
 @dataclass
@@ -49,7 +49,10 @@ class EditState:
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
-        """The state of a model that has not been edited: its present weights are the original ones."""
+        """The state of a model that has not been edited: its present weights are the original ones.
+
+        read: takes the fingerprint of one matrix, [d, f] or as its module stores it.
+        """
         return cls(OriginalWeights.of(matrices), names_of(matrices), History(weights_of(matrices, read)))
 
     @property
@@ -68,8 +71,8 @@ class EditState:
         return [made.report for made in self.history.rounds]
 
     def branched(self) -> EditState:
-        """A state that goes on separately. Tensors are shared, which are never changed; so are `contexts`, which find
-        out by themselves whether they serve a model, and `batched`, which is found once."""
+        """A state that is continued separately. Shared are tensors, which are never changed, `contexts`, which are
+        cleared when they do not fit a model, and `batched`, which is found once."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
@@ -120,7 +123,7 @@ class EditState:
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:
-    """Fingerprints of matrices as they are now, by layer. read: takes that of one tensor."""
+    """Fingerprints of matrices as they are now, by layer. read: takes that of one weight, [d, f] or [f, d]."""
     return {layer: read(matrix.weight.data) for layer, matrix in matrices.items()}
 
 

@@ -32,7 +32,7 @@ class Rounds:
 
     The model, the state and the folder change in one order: weights in the live model, the round's folder, HEAD, the
     state. A round is made when HEAD leads to it; without a journal, when the state has it. Whatever stops a
-    transaction before puts the weights back, and whatever stops it later finds state and weights as HEAD says.
+    transaction before that restores the weights; whatever stops it later leaves state and weights as HEAD has them.
     """
 
     def __init__(self, edited: EditedModel, state: EditState, undoable: bool, journal: Journal | None) -> None:
@@ -66,7 +66,7 @@ class Rounds:
                 "afresh from them. Earlier rounds are no longer protected; these weights count as the original ones.",
                 len(earlier.made),
             )
-            state = EditState.fresh(matrices, self._edited.read_fingerprint)
+            state = self._edited.fresh_state()
             self._edited.use_what_was_given(state)
             return state, state.history
         undone = set(earlier.rounds) - set(history.rounds)

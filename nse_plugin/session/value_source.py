@@ -36,7 +36,7 @@ class ValueSource:
     def values(
         self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, TargetPredictions]
     ) -> Tensor:
-        """z of every form, [n, d]. groups: those that share what is added to h. said: gets what the model says of those
+        """z of every form, [n, d]. groups: those that share what is added to h. said: gets the predictions of those
         that are computed."""
         edited, prompts = self._edited, prompts_of(forms)
         with bar("values z, facts", len(prompts)) as advance:
@@ -46,7 +46,10 @@ class ValueSource:
                 return self._rewound_values(state, prompts, groups, said, advance)
 
     def say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, TargetPredictions]) -> None:
-        """Have the model that the values were made for say what it says of those that were not computed here."""
+        """Add to `said` what the model predicts under values [n, d], of the forms whose values were not computed here.
+
+        It is asked of the model that the values were made for: the original one, with `rewind`.
+        """
         edited = self._edited
         missing = [place for place in range(len(forms)) if place not in said]
         if missing:
@@ -106,7 +109,7 @@ class ValueSource:
 
 
 def _at_most(count: int, groups: Groups) -> Iterator[list[list[int]]]:
-    """Groups together that have so many members, or one that has more."""
+    """Consecutive groups with at most `count` members together, or a single larger one."""
     some: list[list[int]] = []
     for group in groups:
         if some and sum(map(len, some)) + len(group) > count:

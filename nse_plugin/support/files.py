@@ -16,7 +16,7 @@ def cache_home() -> Path:
 
 
 def check_home() -> None:
-    """Raise ValueError where `cache_home` cannot be a folder; for whoever has nothing to do without it."""
+    """Raise ValueError where `cache_home` cannot be a folder; for callers that cannot work without it."""
     if file := file_in_the_way(cache_home()):
         raise ValueError(f"NSE_HOME = {str(cache_home())!r} cannot be used: {file} is a file; set it to a folder.")
 

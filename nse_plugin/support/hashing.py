@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 
-def hash_of(what: dict[str, Any]) -> str:
+def hash_of(what: dict[str, object]) -> str:
     """SHA-256 of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=lambda what: No
 
 
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
+def progress_listener(listener: Listener) -> Iterator[None]:
     """Within, `listener` is called with the description of every `bar` that begins, and with None when it is done."""
     token = _listener.set(listener)
     try:
@@ -51,7 +51,7 @@ def _shown(description: str, total: int | None) -> Iterator[Callable[[int], None
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "40 s", "3 min", "2.5 h"."""
+    """Seconds as text: "40 s", "3 min", "2.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

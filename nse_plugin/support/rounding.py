@@ -11,7 +11,7 @@ _MATMUL = {"highest": 2.0**-23, "high": 2.0**-10, "medium": 2.0**-8}  # of float
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over that of what is expected, in float64."""
+    """Norm of the difference over the norm of `expected`, in float64; both of one shape."""
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 

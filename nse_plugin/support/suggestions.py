@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any
 
 
-def did_you_mean(given: Any, known: Collection[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
+def did_you_mean(given: object, known: Collection[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
     """The end of an error message: the nearest known name, or `otherwise`; None: all there are."""
     near = get_close_matches(str(given), known, n=1, cutoff=cutoff)
     if near:
@@ -21,6 +20,6 @@ def number_of(count: int, thing: str) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """An error in one line: this package's own say all there is to say, others begin with their class."""
+    """An error in one line: this package's own messages as they are, others after the name of their class."""
     own = type(error).__module__.partition(".")[0] == "nse_plugin"
     return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())

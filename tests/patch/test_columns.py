@@ -132,7 +132,7 @@ def test_composed_is_the_difference_of_first_and_last(states):
 def test_patches_that_do_not_follow_each_other_are_refused():
     old, new = torch.zeros(1, 3), torch.ones(1, 3)
     first = {1: ChangedColumns("w", torch.tensor([0]), old, new, (3, 4))}
-    with pytest.raises(PatchError, match="not made on the weights that the first leaves in w"):
+    with pytest.raises(PatchError, match="not made on the weights after the first one in w"):
         composed(first, first)
     with pytest.raises(PatchError, match="v is not w of the first patch"):
         composed(first, {1: ChangedColumns("v", torch.tensor([0]), new, old, (3, 4))})

@@ -12,7 +12,7 @@ An edit takes the activation at its prompt's last token as key, and learns the v
 whoever wrote the text: the model sees the prompt alone when it generates, prompt and target in one row when it is
 evaluated, one token at a time with a KV cache. So here *every position* is looked up, and replaced on its own. In a
 causal model the activation at a position depends on the tokens up to it and on no others; a position therefore
-matches when the text up to there says what an edited prompt says, wherever the text goes on to. It makes the answer
+matches when the text up to there is like an edited prompt, whatever follows. It makes the answer
 the same for a prompt alone, a prompt with its target, any batch, left or right padding, and generation with a cache.
 Any other rule that depends on the length of the row (EasyEdit's `replace_all`, or its remembered `key_id`) does not.
 """

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,11 @@ from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.facts import Pair
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.prompts import split_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +32,20 @@ LEARNED = 0.05  # mean loss of the target's tokens at which a value is good: P(t
 
 def apply_grace_to_model(
     model: nn.Module,
-    tok: Any,
-    requests: Sequence[Mapping[str, Any]],
+    tok: PreTrainedTokenizerBase,
+    requests: Sequence[Mapping[str, object]],
     hparams: GRACEHyperParams,
     copy: bool = False,
     return_orig_weights: bool = False,
     keep_original_weight: bool = False,
-    **_: Any,
+    **_: object,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Write requests into the model's codebook, one after the other (EasyEdit's contract).
 
+    The codebook's keys are inputs [f] of the layer that `inner_params` names, its values that layer's outputs [d].
     requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: these, or EasyEdit's
-    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: the wheel's word for undoing the edits
-    of earlier calls; there are no weights to put back, so the earlier codebook is dropped here.
+    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: as the wheel uses it, undo the edits of
+    earlier calls; there are no weights to restore, so the earlier codebook is dropped.
     Returns (model, {}): no weight was changed. `unwrap(model)` undoes all edits.
     Raises FactError or HyperParamsError, and ArithmeticError when a loss is not finite; the edits of the call are then
     not made.
@@ -70,7 +75,10 @@ def codebook_of(model: nn.Module) -> Codebook | None:
 
 
 def resume(model: nn.Module, hparams: GRACEHyperParams, tensors: Mapping[str, Tensor]) -> None:
-    """Put a codebook, saved as `codebook_of(model).tensors()`, on a model, in place of the one it may have."""
+    """Give a model a saved codebook, in place of the one it may have.
+
+    tensors: what `codebook_of(model).tensors()` returned: keys [n, f], values [n, d], radii [n], labels [n, longest].
+    """
     unwrap(model)
     layer = _layer(model, hparams)
     codebook = Codebook.from_tensors({name: tensor.to(layer.weight.device) for name, tensor in tensors.items()})
@@ -118,10 +126,12 @@ def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
     return layer
 
 
-def _edit(model: Any, tok: Any, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams) -> None:
+def _edit(
+    model: nn.Module, tok: PreTrainedTokenizerBase, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams
+) -> None:
     """One edit: find its place in the codebook, then learn the entry's value."""
     prompt_ids, target_ids = split_target(tok, *text)
-    ids = torch.tensor([prompt_ids + target_ids[:-1]], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([prompt_ids + target_ids[:-1]], device=input_device(model))
     with frozen(model), torch.enable_grad():
         key = _activation(model, wrapped.layer, ids, len(prompt_ids) - 1)
         value = _first_value(wrapped, key, hparams)

@@ -13,7 +13,7 @@ SAME_PROMPT = 0.01  # of `eps`: two keys nearer than this are one prompt, but fo
 
 @dataclass(frozen=True)
 class Codebook:
-    """The entries of one layer. An edit makes a new codebook, so that one at hand never changes.
+    """The entries of one layer. An edit makes a new codebook, so that an existing one never changes.
 
     keys [n, f], values [n, d], radii [n]: float32 or float64. labels: n targets' token ids.
     """
@@ -36,7 +36,7 @@ class Codebook:
 
         Far from every key: a new entry (key [f], value [d], radius eps). Near a key of the same label: that entry's
         radius expands to cover the new key too. Near a key of another label: the radii of both shrink to half their
-        distance. And where the paper says nothing, the same prompt with another target: the entry is taken over.
+        distance. The same prompt with another target, which the paper leaves open, takes over the entry.
         """
         if not self.labels:
             return self._with_entry(key, value, eps, label), 0
@@ -67,12 +67,13 @@ class Codebook:
         return replace(self, radii=radii)
 
     def with_value(self, entry: int, value: Tensor) -> Codebook:
-        """Differentiable in `value`."""
+        """The codebook with another value [d] at one entry; differentiable in `value`."""
         number = torch.tensor([entry], device=self.values.device)
         return replace(self, values=self.values.index_copy(0, number, value[None].to(self.values)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything, to be saved: keys, values, radii, and labels as int64 [n, longest], filled up with -1."""
+        """Everything, to be saved: keys [n, f], values [n, d], radii [n], and labels, int64 [n, longest], padded with
+        -1."""
         longest = max(map(len, self.labels), default=0)
         labels = [[*label, *[-1] * (longest - len(label))] for label in self.labels]
         return {
@@ -84,6 +85,6 @@ class Codebook:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Codebook:
-        """What `tensors()` gave."""
+        """Inverse of `tensors()`: keys [n, f], values [n, d], radii [n], labels [n, longest]."""
         labels = tuple(tuple(token for token in row if token >= 0) for row in tensors["labels"].tolist())
         return cls(tensors["keys"], tensors["values"], tensors["radii"], labels)

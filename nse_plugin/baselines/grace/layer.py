@@ -9,7 +9,7 @@ from nse_plugin.baselines.grace.codebook import Codebook
 
 
 class GRACELayer:
-    """A codebook at work: a forward hook on the wrapped layer, which stays in its place and keeps its weight."""
+    """A codebook at work: a forward hook on the wrapped layer, which keeps its place and its weight."""
 
     def __init__(self, layer: nn.Module, codebook: Codebook) -> None:
         self.layer = layer

@@ -1,1 +1,1 @@
-"""AlphaEdit, WISE and UltraEdit as EasyEdit's main has them, each with a memory of its own."""
+"""AlphaEdit, WISE and UltraEdit of EasyEdit's main, each with its own memory."""

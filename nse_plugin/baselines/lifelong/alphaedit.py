@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals, module_of
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, lent_globals, module_of
 from nse_plugin.hparams import HyperParamsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class AlphaEdit(StatefulMethod):
-    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto what C0 leaves empty.
+    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto the null space of C0.
 
     P of a layer projects onto the eigenvectors of C0 whose eigenvalue is below `nullspace_threshold`. It follows from
     the second moments; the memory is K_p K_p^T, the keys of earlier rounds, [layers, f, f].
@@ -24,13 +27,15 @@ class AlphaEdit(StatefulMethod):
     room for K_p K_p^T by words in the model's name, GPT-J's not among them.
     """
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._module = module_of(apply)
         self._projections: Tensor | None = None
         self._earlier: Tensor | None = None
 
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         if self._projections is None:
             self._projections = torch.stack([self._projection(model, tok, layer, hparams) for layer in hparams.layers])
         if self._earlier is None:
@@ -41,7 +46,7 @@ class AlphaEdit(StatefulMethod):
             edited: Edited = self._apply(model, tok, requests, replace(hparams, P_loc=os.curdir), **options)
         return edited
 
-    def _projection(self, model: nn.Module, tok: Any, layer: int, hparams: Any) -> Tensor:
+    def _projection(self, model: nn.Module, tok: PreTrainedTokenizerBase, layer: int, hparams: Any) -> Tensor:
         projection: Tensor = self._module.get_project(model, tok, layer, hparams)
         if not projection.any():
             raise HyperParamsError(

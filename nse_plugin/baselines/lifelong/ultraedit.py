@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, module_of
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, module_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class UltraEdit(StatefulMethod):
     """UltraEdit (Gu et al. 2025, arXiv 2505.14679): one linear solve on normalised keys and gradients, no training.
 
     The normalisation is over all rounds so far, "lifelong" in the paper; its running statistics are the memory.
-    EasyEdit starts them afresh with every call, and keeps the first model it meets.
+    EasyEdit restarts them with every call, and keeps the first model it is given.
     """
 
     padding_side = "left"  # targets are counted from the right end
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._module = module_of(apply)
         self._statistics: dict[str, Tensor] = {}
 
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         size = len(requests)
         settings = replace(
             hparams,
@@ -37,7 +42,7 @@ class UltraEdit(StatefulMethod):
         executor = self._module.UltraEditRewriteExecutor()
         executor.init_model(model, tok, settings)
         executor.is_init = True
-        executor.alg.shift = True  # EasyEdit tells a causal model by words in its name
+        executor.alg.shift = True  # EasyEdit recognises a causal model by words in its name
         normaliser = executor.alg.lifelong_normalizer
         if self._statistics:
             normaliser.load_state_dict(self._statistics)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.baselines.lifelong.memory import Edited, Request, StatefulMethod, lent_globals
+from nse_plugin.baselines.lifelong.memory import Apply, Edited, Request, StatefulMethod, lent_globals
 from nse_plugin.models.writing.generation import continue_texts
 from nse_plugin.models.writing.templates import NEW_TOKENS, OPENINGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class WISE(StatefulMethod):
     """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory beside one matrix, and a threshold that routes to it.
 
     It wants, with every fact, a text that has nothing to do with it, which must keep clear of the side memory. EasyEdit
-    leaves the choice to the user; here the unedited model writes them. They are shorter than any fact in its context:
+    lets the user choose them; here the unedited model writes them. They are shorter than any fact in its context:
     where one is longer, EasyEdit takes part of the prompt for the target.
 
     The memory is the adapter in the model and two lists of what was edited; it cannot be saved from here.
@@ -27,12 +30,14 @@ class WISE(StatefulMethod):
 
     padding_side = "left"
 
-    def __init__(self, apply: Any) -> None:
+    def __init__(self, apply: Apply) -> None:
         super().__init__(apply)
         self._histories: dict[str, Any] = {"edit_history": [], "merge_group_edit_history": []}
         self._unrelated: list[str] = []
 
-    def __call__(self, model: nn.Module, tok: Any, requests: Sequence[Request], hparams: Any, **options: Any) -> Edited:
+    def __call__(
+        self, model: nn.Module, tok: PreTrainedTokenizerBase, requests: Sequence[Request], hparams: Any, **options: Any
+    ) -> Edited:
         if not self._unrelated:
             self._unrelated = _short_texts(model, tok)
         settings = replace(hparams, load_path=None)  # the sequence begins with the unedited model
@@ -81,7 +86,7 @@ class _RowByRow:
         return output
 
 
-def _short_texts(model: nn.Module, tok: Any) -> list[str]:
+def _short_texts(model: nn.Module, tok: PreTrainedTokenizerBase) -> list[str]:
     """Twenty beginnings of texts, a context template's length each, that the model writes; always the same ones."""
     prompts = OPENINGS * 4
     texts = continue_texts(model, tok, prompts, new_tokens=NEW_TOKENS, places=range(100, 100 + len(prompts)))

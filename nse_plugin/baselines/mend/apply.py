@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from nse_plugin.baselines.mend.scope import at_work, device_named, on_wheel, set
 from nse_plugin.baselines.requests import prompts_and_targets
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.models.prompts import split_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class MEND:
@@ -32,20 +35,20 @@ class MEND:
     def apply_to_model(
         self,
         model: nn.Module,
-        tok: Any,
-        requests: Sequence[Mapping[str, Any]],
+        tok: PreTrainedTokenizerBase,
+        requests: Sequence[Mapping[str, object]],
         hparams: Any,
         copy: bool = False,
         return_orig_weights: bool = False,
         keep_original_weight: bool = False,
-        **_: Any,
+        **_: object,
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write requests into the model, one after the other (EasyEdit's contract).
 
         requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: EasyEdit's
         MENDHyperParams. copy: edit a copy of the model.
-        Returns (edited model, the `inner_params` as they were or {}; on the wheel {} without `keep_original_weight`,
-        as it then lets edits add up).
+        Returns (edited model, {name: weight before the edit, [d, f] or as the module stores it} of the `inner_params`,
+        or {}; on the wheel {} without `keep_original_weight`, since it then lets edits accumulate).
         Raises FactError, HyperParamsError, or ArchiveError when there is no archive for them.
         """
         texts = prompts_and_targets(requests)
@@ -85,7 +88,7 @@ mend = MEND()
 apply_mend_to_model = mend.apply_to_model
 
 
-def _executor(model: nn.Module, tok: Any, settings: Any, path: Path, hparams: Any) -> Any:
+def _executor(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any, path: Path, hparams: Any) -> Any:
     """EasyEdit's executor with the archive's network, read from a private copy: it cannot change between the check and
     the load. Raises ArchiveError."""
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +97,7 @@ def _executor(model: nn.Module, tok: Any, settings: Any, path: Path, hparams: An
         return _executor_with(model, tok, settings, copy, path)
 
 
-def _executor_with(model: nn.Module, tok: Any, settings: Any, copy: Path, path: Path) -> Any:
+def _executor_with(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any, copy: Path, path: Path) -> Any:
     executor = importlib.import_module("easyeditor.models.mend").MendRewriteExecutor()
     try:
         executor.init_model(model, tok, dataclasses.replace(settings, archive=str(copy)))
@@ -111,11 +114,11 @@ class _OneFact:
 
     pad_token_id = -1  # nothing is padded
 
-    def __init__(self, tokenizer: Any, text: tuple[str, str, str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: tuple[str, str, str]) -> None:
         self._prompt = text[0]
         self._ids = split_target(tokenizer, *text)
 
-    def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
+    def __call__(self, texts: Sequence[str], **_: object) -> BatchEncoding:
         (text,) = texts
         prompt, target = self._ids
         row = torch.tensor([prompt + target if text.startswith(self._prompt) else target])

@@ -11,7 +11,7 @@ from nse_plugin.support.files import cache_home
 
 
 class ArchiveError(RuntimeError):
-    """No archive that MEND can use; the message says which command makes one."""
+    """No archive that MEND can use; the message names the command that makes one."""
 
 
 def archive_path(hparams: Any) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +11,16 @@ from torch import Tensor
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.models.prompts import split_target
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Examples(torch.utils.data.Dataset[int]):
     """Facts as EasyEdit's trainer takes them, `count` in all, going round: each time with the next locality prompt."""
 
-    def __init__(self, tokenizer: Any, facts: Sequence[Fact], device: torch.device, count: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], device: torch.device, count: int
+    ) -> None:
         if not facts:
             raise FactError("facts is empty: training MEND needs facts to train on, and others to validate on.")
         for fact in facts:
@@ -35,7 +40,10 @@ class Examples(torch.utils.data.Dataset[int]):
         return index
 
     def collate_gpt_fn(self, indices: Sequence[int]) -> dict[str, dict[str, Tensor]]:
-        """One fact as a batch: the edit (labels: the target), a text that must not change (labels: its next tokens)."""
+        """One fact as a batch: the edit (labels: the target), a text that must not change (labels: its next tokens).
+
+        Each has input_ids and attention_mask [1, S] and labels [1, t], of the last t tokens.
+        """
         (index,) = indices
         fact = self._facts[index % len(self._facts)]
         question, answer = fact.locality_prompts[index // len(self._facts) % len(fact.locality_prompts)]

@@ -16,11 +16,12 @@ from torch.func import functional_call
 from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit import wheel
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.transformers_private import Conv1D
 
 
-def settings_for(hparams: Any, model: Any) -> Any:
+def settings_for(hparams: Any, model: nn.Module) -> Any:
     """The hyperparameters as EasyEdit must see them for this model.
 
     It knows a model by words in its name and class: what they decide is how a matrix lies ("gpt2": Conv1D, "llama":
@@ -36,7 +37,7 @@ def settings_for(hparams: Any, model: Any) -> Any:
             "name some of its parameters."
         )
     word = "gpt2" if isinstance(owners[0], Conv1D) else "llama"
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     return dataclasses.replace(
         hparams,
         model_name=word,
@@ -54,7 +55,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
     """Within, the model is as MEND needs it; afterwards as it was.
 
     Gradients for `inner_params` only, so that the backward pass stops above the other layers; no dropout; EasyEdit's
-    hooks, which record what enters these matrices and the gradient of what leaves them. And the wheel's repairs.
+    hooks, which record the inputs of these matrices and the gradients of their outputs. And the wheel's repairs.
     """
     algorithm = importlib.import_module("easyeditor.trainer.algs.MEND")
     hooks = importlib.import_module("easyeditor.trainer.algs.hooks")
@@ -93,7 +94,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
 
 
 def on_wheel() -> bool:
-    """Whether the EasyEdit at hand is the PyPI wheel."""
+    """Whether the imported EasyEdit is the PyPI wheel."""
     return wheel.is_wheel(importlib.import_module("easyeditor.editors.editor"))
 
 
@@ -117,5 +118,5 @@ class _WithWeights:
     def update_params(self, weights: Sequence[Tensor]) -> None:
         self._weights = dict(zip(self._weights, weights, strict=True))
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: object) -> Any:
         return functional_call(self._model, self._weights, kwargs=inputs)

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nse_plugin.baselines.hparams import load_hparams
 from nse_plugin.baselines.mend.archive import archive_path
@@ -21,8 +21,12 @@ from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError
+from nse_plugin.models.inputs import input_device
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,8 @@ class TrainedArchive:
 
 
 def train_mend(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     train_facts: Sequence[Fact],
     val_facts: Sequence[Fact],
     hparams: Any,
@@ -47,10 +51,10 @@ def train_mend(
 ) -> TrainedArchive:
     """Train MEND's network for a loaded model with EasyEdit's trainer, and write the archive of the best step.
 
-    It is written at every validation that is the best so far: a training that is stopped leaves that one.
+    It is written at every validation that is the best so far: if training is stopped, that one remains.
 
     train_facts, val_facts: facts with locality prompts; a step takes one fact and one of them, in random order.
-    hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` says what "best" is.
+    hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` defines "best".
     out: None: `archive_path(hparams)`. steps: None: `max_iters`.
     The model is as before afterwards.
 
@@ -64,7 +68,7 @@ def train_mend(
     if steps < 1:
         raise HyperParamsError(f"max_iters = {steps} cannot be used: train for at least one step.")
     out = archive_path(hparams) if out is None else out
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     training = Examples(tokenizer, train_facts, device, steps)
     validation = Examples(tokenizer, val_facts, device, len(val_facts))
     settings = _training_settings(hparams, model, steps)
@@ -84,7 +88,7 @@ def train_mend(
         trainer = _trainer(model, settings, training, validation)
         train_step = trainer.train_step
 
-        def counted(batch: Any) -> Any:
+        def counted(batch: object) -> Any:
             advance(1)
             return train_step(batch)
 
@@ -97,7 +101,7 @@ def train_mend(
     return best[0]
 
 
-def _trainer(model: Any, settings: Any, training: Examples, validation: Examples) -> Any:
+def _trainer(model: nn.Module, settings: Any, training: Examples, validation: Examples) -> Any:
     """EasyEdit's, for a model that is loaded already."""
     base = importlib.import_module("easyeditor.trainer.BaseTrainer")
     new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
@@ -112,7 +116,7 @@ def _is_best(stats: Mapping[str, float], best: Sequence[TrainedArchive], key: st
     return finite and (not best or sign * stats[key] > sign * best[0].validation[key])
 
 
-def _training_settings(hparams: Any, model: Any, steps: int) -> Any:
+def _training_settings(hparams: Any, model: nn.Module, steps: int) -> Any:
     """The hyperparameters as EasyEdit's trainer must see them."""
     settings = dataclasses.replace(
         settings_for(hparams, model),
@@ -135,7 +139,7 @@ def _training_settings(hparams: Any, model: Any, steps: int) -> Any:
 def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_name: str, facts: int) -> None:
     """Write the archive. facts: how many it was trained on."""
     archive = {
-        "model": _plain(network.state_dict()),
+        "model": _saved_state(network.state_dict()),
         "inner_params": list(settings.inner_params),
         "model_name": model_name,
         "train_facts": facts,
@@ -146,7 +150,7 @@ def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_na
         torch.save(archive, path)
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+def _saved_state(state: Mapping[str, object]) -> dict[str, object]:
     """The network's tensors on the CPU; the model's config, which EasyEdit only compares, as text."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else str(value) for name, value in state.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_model,
@@ -14,10 +14,14 @@ from nse_plugin.cli.options import (
     say_at_once,
 )
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
+
+
 LOG_WIDTH = 240  # columns of a table where there is no terminal
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("ability", help="what else a model can do, before it was edited and after")
     add_model(command)
@@ -26,7 +30,7 @@ def add(commands: Any) -> None:
     command.add_argument("--tasks", default="", help=tasks)
     form = "JSON lists of question, subject, choices (four) and answer (0 to 3); no network is needed"
     command.add_argument("--questions", nargs="+", default=[], metavar="FILE", help=form)
-    command.add_argument("--limit", type=int, help="so many items of each, evenly spread; default: all")
+    command.add_argument("--limit", type=int, help="at most N items of each, evenly spaced; default: all", metavar="N")
     command.add_argument(
         "--out", type=Path, default=Path("results/ability"), help="folder for the tables (%(default)s)"
     )
@@ -47,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     edited = edited_folders(arguments.edited)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     ability_tasks = AbilityTasks.of(tasks, arguments.questions, arguments.limit)
-    frame = ability(model, edited, ability_tasks, arguments.out, tell=say_at_once)
+    frame = ability(model, edited, ability_tasks, arguments.out, report_progress=say_at_once)
     # A log is as wide as it must be.
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(ability_table(frame))
     print(arguments.out / "ability.csv")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
     command.add_argument("--skip-bad", action="store_true")  # for data.skip_bad=true

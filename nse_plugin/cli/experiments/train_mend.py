@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_skip_bad,
     check_counts,
 )
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
     command.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
@@ -27,7 +30,7 @@ def add(commands: Any) -> None:
         "--skip", type=int, default=2000, help="first facts left out, to be edited later (%(default)s)"
     )
     command.add_argument("--train", type=int, default=500, help="facts to learn from (%(default)s)")
-    command.add_argument("--val", type=int, default=20, help="facts that say which step was best (%(default)s)")
+    command.add_argument("--val", type=int, default=20, help="facts to choose the best step by (%(default)s)")
     command.add_argument("--steps", type=int, help="default: max_iters of the hyperparameters")
     command.add_argument("--out", type=Path, help="the archive; default: where MEND's hyperparameters look for it")
     command.set_defaults(run=run)

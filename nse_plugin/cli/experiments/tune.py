@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import (
     add_model,
@@ -16,8 +16,11 @@ from nse_plugin.cli.options import (
     say_at_once,
 )
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "tune",
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         round_size=arguments.round,
         skip_bad=arguments.skip_bad,
         chat=arguments.chat,
-        tell=say_at_once,
+        report_progress=say_at_once,
     )
     print(written)
 

@@ -1,17 +1,20 @@
-"""`nse ask`: what a model says before and after the edits of a session."""
+"""`nse ask`: what a model writes before and after the edits of a session."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json, add_model, add_session, check_counts
 from nse_plugin.cli.sessions.opening import opened
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
-    command = commands.add_parser("ask", help="how a model goes on with a prompt, before and after the edits")
+    command = commands.add_parser("ask", help="how a model continues a prompt, before and after the edits")
     add_model(command)
     add_session(command)
     command.add_argument("prompts", nargs="+", metavar="PROMPT", help="as it is; nothing is added")

@@ -10,6 +10,7 @@ from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session
 from nse_plugin.cli.sessions.opening import opened
 
 if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
     from nse_plugin.session import RoundRecord
 
@@ -19,7 +20,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "check",
@@ -68,23 +69,23 @@ def _here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _served(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _served(arguments: argparse.Namespace) -> list[dict[str, object]]:
     from nse_plugin.patch.served.check import check_served
     from nse_plugin.session.folder.opening import read_rounds
 
-    standing = {fact.question: fact for _, fact in _written(read_rounds(arguments.session))}
+    standing = {fact.question: fact for _, fact in _written_facts(read_rounds(arguments.session))}
     found: list[dict[str, Any]] = check_served(arguments.served, list(standing.values()), arguments.adapter)
     return found
 
 
 def _replaced(rounds: Sequence[RoundRecord]) -> set[tuple[int, str, str]]:
     """The round, prompt and target of facts that a later round gave another target."""
-    written = list(_written(rounds))
+    written = list(_written_facts(rounds))
     last = {fact.question: fact.target_new for _, fact in written}
     return {(number, fact.text, fact.target_new) for number, fact in written if last[fact.question] != fact.target_new}
 
 
-def _written(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, Fact]]:
+def _written_facts(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, Fact]]:
     """The facts that rounds wrote, in order, each with its round's number: not those kept out, or not finite."""
     for one in rounds:
         for fact, status in zip(one.facts, one.statuses, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -43,11 +43,11 @@ def show(session: EditSession, facts: Sequence[Fact], arguments: argparse.Namesp
     print(f"{number_of(len(facts), 'fact')}, {conflicts}; about {duration(seconds)}. Nothing was written.")
 
 
-def _tokens(session: EditSession, fact: Fact) -> dict[str, Any]:
+def _tokens(session: EditSession, fact: Fact) -> dict[str, object]:
     row = encode_fact(session.tokenizer, fact, ["{}"]).rewrites[0]
 
     def words(ids: Sequence[int]) -> str:
-        return "|".join(session.tokenizer.decode([token]) for token in ids)
+        return "|".join(session.tokenizer.batch_decode([[token] for token in ids]))
 
     subject = session.tokenizer(fact.subject, add_special_tokens=False).input_ids
     return {

@@ -12,7 +12,9 @@ from nse_plugin.cli.sessions.opening import opened, row_of
 from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
+    from nse_plugin.hparams import NSEHyperParams
     from nse_plugin.session import EditSession
     from nse_plugin.session.report import RoundReport
 
@@ -22,7 +24,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "edit",
@@ -43,8 +45,8 @@ def add(commands: Any) -> None:
         help="one fact; PROMPT has {} where the subject goes; may be given several times",
     )
     add_skip_bad(command)
-    command.add_argument("--limit", type=int, help="the first so many facts of the file; default: all")
-    command.add_argument("--skip", type=int, default=0, help="leave so many facts of the file out before them")
+    command.add_argument("--limit", type=int, help="the first N facts of the file; default: all", metavar="N")
+    command.add_argument("--skip", type=int, default=0, help="leave out the first N facts of the file", metavar="N")
     command.add_argument("--round", type=int, help="facts written at a time; default: all in one round")
     command.add_argument(
         "--hparams", help="of a new session: a preset's name or a YAML/JSON file; default: the preset for the model"
@@ -66,7 +68,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; `NOT_ALL` where the model does not say every fact. Raises FactError, DatasetError, SessionError."""
+    """Run it; `NOT_ALL` where the model does not predict every target. Raises FactError, DatasetError, SessionError."""
     from nse_plugin.cli.tables import print_json
 
     facts, hparams = _facts(arguments), _hparams(arguments)
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _print(session, own, report)
         if arguments.json:
             made = session.rounds[-len(reports) :]
-            print_json([{**row_of(one), "facts": _rows(one.facts, one.report)} for one in made])
+            print_json([{**row_of(one), "facts": _fact_rows(one.facts, one.report)} for one in made])
     return 0 if all(report.frame["is_said"].all() for report in reports) else NOT_ALL
 
 
@@ -118,7 +120,7 @@ def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
     ]
 
 
-def _hparams(arguments: argparse.Namespace) -> Any:
+def _hparams(arguments: argparse.Namespace) -> NSEHyperParams | None:
     """Those of --hparams, or of the model for a new session; None: the session's own."""
     from pathlib import Path
     from types import SimpleNamespace
@@ -139,14 +141,14 @@ def _print(session: EditSession, facts: Sequence[Fact], report: RoundReport) -> 
 
     last = session.rounds[-1:]
     name = f"round {last[0].number} ({last[0].id[:8]})" if last else "no round"
-    print_table(_rows(facts, report), COLUMNS, title=name)
+    print_table(_fact_rows(facts, report), COLUMNS, title=name)
     frame = report.frame
     statuses = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     again = f"; {number_of(len(report.again), 'fact')} of earlier rounds written again" if len(report.again) else ""
     print(f"{number_of(len(frame), 'fact')}: {int(frame['is_said'].sum())} said, {statuses}{again}.")
 
 
-def _rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
+def _fact_rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
     from nse_plugin.cli.tables import records
 
     rows = records(report.frame)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json, add_session
 from nse_plugin.cli.sessions.opening import ROUND_COLUMNS, row_of
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("log", help="the rounds of a session: when, who, why, and which facts")
     add_session(command)

@@ -1,21 +1,24 @@
-"""`nse view`: a session as one HTML page; without the model, or with what it says now."""
+"""`nse view`: a session as one HTML page; without the model, or with its present answers."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_model
 from nse_plugin.cli.sessions.opening import opened
 
+if TYPE_CHECKING:
+    from nse_plugin.cli.options import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """The command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "view",
         help="a session as one HTML page: rounds, facts, what replaced what, size of the changes",
-        epilog="With --model the page says whether each fact holds on the model now, and what the model writes after "
+        epilog="With --model the page shows whether each fact holds on the model now, and what the model writes after "
         "its prompt before and after the edits; without, how each fact was after its round.",
     )
     command.add_argument("session", metavar="DIR", help="the session's folder")

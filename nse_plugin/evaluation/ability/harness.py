@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -24,6 +24,10 @@ from nse_plugin.evaluation.ability.multiple_choice import ALL
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.support.suggestions import did_you_mean
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
 # What the authors of NSE measure, 100 items each. Their "nli" is MNLI in the paper's words; the file of their code
 # holds pairs of RTE's training split.
 PAPER = ("sst2", "mrpc", "mmlu", "rte", "cola", "mnli")
@@ -31,7 +35,7 @@ PAPER_ITEMS = 100
 STDERR_RESAMPLES = 1000  # in the harness' own bootstrap, for the standard error of a metric that is no mean
 FEWSHOT_SEED = 1234  # the harness' own
 COLUMNS = ["task", "subject", "metric", "n", "value", "stderr"]
-_TALKATIVE = ("lm_eval", "huggingface_hub", "datasets", "httpx")
+_NOISY_LOGGERS = ("lm_eval", "huggingface_hub", "datasets", "httpx")
 
 
 class TaskError(ValueError):
@@ -54,8 +58,8 @@ class HarnessTask:
 def load_tasks(names: Sequence[str], limit: int | None = None) -> list[HarnessTask]:
     """Find tasks, groups or tags by name, or a task's YAML file, and load their data (from the hub, or its cache).
 
-    limit: so many items of each name, evenly spread over all it holds, and one of each subject at least (the harness'
-    own `limit` takes so many of each subject, its first); None: all.
+    limit: at most this many items of each name, evenly spaced over all it holds, and one of each subject at least (the
+    harness' own `limit` takes the first of each subject); None: all.
     Raises TaskError when the harness is not installed, a task is not known, or its data cannot be had.
     """
     if not names:
@@ -106,7 +110,9 @@ def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> Harnes
     return HarnessTask(own_name, found, places)
 
 
-def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], batch_size: int = 8) -> pd.DataFrame:
+def evaluate_tasks(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[HarnessTask], batch_size: int = 8
+) -> pd.DataFrame:
     """Run tasks as they are configured, without examples where they ask for none. Probabilities are computed in float32
     whatever the model's precision: in bfloat16 choices would tie.
 
@@ -120,7 +126,9 @@ def evaluate_tasks(model: Any, tokenizer: Any, tasks: Sequence[HarnessTask], bat
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -> pd.DataFrame:
+def _evaluated(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: HarnessTask, batch_size: int
+) -> pd.DataFrame:
     from lm_eval import evaluate  # `simple_evaluate` seeds every generator, and asks git and pip after each task
     from lm_eval.models.huggingface import HFLM
 
@@ -135,7 +143,7 @@ def _evaluated(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -
             log_samples=False,
             bootstrap_iters=STDERR_RESAMPLES,
         )
-    frame = pd.DataFrame(_rows(task, results), columns=COLUMNS)
+    frame = pd.DataFrame(_score_rows(task, results), columns=COLUMNS)
     return frame.assign(value=math.nan, stderr=math.nan) if any(map(math.isnan, likelihoods)) else frame
 
 
@@ -144,7 +152,7 @@ def _noted(lm: Any) -> list[float]:
     likelihoods: list[float] = []
     own = lm.loglikelihood
 
-    def loglikelihood(*arguments: Any, **named: Any) -> Any:
+    def loglikelihood(*arguments: object, **named: object) -> Any:
         answers = own(*arguments, **named)
         likelihoods.extend(score for score, _ in answers)
         return answers
@@ -153,7 +161,7 @@ def _noted(lm: Any) -> list[float]:
     return likelihoods
 
 
-def _rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:
+def _score_rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:
     """The task's own numbers, then its subjects'; those of groups within it are left out."""
     together = {**results["results"], **results.get("groups", {})}
     alone = len(task.places) == 1
@@ -173,7 +181,7 @@ def _rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the harness and what it loads data with: what goes wrong is raised, the rest is news, line by line."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

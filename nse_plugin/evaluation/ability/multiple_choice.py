@@ -1,7 +1,7 @@
 """Multiple-choice questions: which of four answers a model holds most likely, and how often it is the right one.
 
 The questions are put as MMLU's are (Hendrycks et al. 2021, arXiv 2009.03300), without examples, in the form of
-lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices behind their
+lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices after their
 letters, and "Answer:". The letter that the model holds most likely to follow is its answer.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,10 @@ from nse_plugin.facts.records import misspelt_field
 from nse_plugin.facts.texts import is_unicode
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import split_target
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 LETTERS = ("A", "B", "C", "D")
 LOG_PROBABILITIES = [f"log_probability_{letter}" for letter in LETTERS]
@@ -72,7 +76,7 @@ def read_questions(path: str | Path) -> list[Question]:
     return [_question(entry, f"{path}, entry {number} (counted from 0)") for number, entry in enumerate(entries)]
 
 
-def _question(entry: Any, where: str) -> Question:
+def _question(entry: object, where: str) -> Question:
     if not isinstance(entry, Mapping):
         raise QuestionError(f"{where}: {entry!r:.60} is no question: give question, subject, choices and answer.")
     for field in FIELDS:
@@ -98,7 +102,7 @@ def _question(entry: Any, where: str) -> Question:
 
 
 def answer_questions(
-    model: Any, tokenizer: Any, questions: Sequence[Question], tokens_per_batch: int = 1024
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], tokens_per_batch: int = 1024
 ) -> pd.DataFrame:
     """Have the model answer. A row per question, in their order: subject, answer, chosen (0 to 3), correct (bool), and
     log_probability_A to _D, the natural logarithm of the probability of " A" to " D" after the prompt.

@@ -1,6 +1,6 @@
 """Drift of the hidden states: where known facts lie inside the model, before and after editing.
 
-A state is the output of one decoder layer at the last token of a prompt, where the answer is about to be said. The
+A state is the output of one decoder layer at the last token of a prompt, where the answer is about to be predicted. The
 same prompts are asked before and after, so the states come in pairs.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,16 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.positions import check_room
 from nse_plugin.models.prompts import pad_right, without_end
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 METRICS = ("hidden_mean_shift", "hidden_covariance_shift", "hidden_cosine", "hidden_hausdorff")
 _ROWS = 64  # rows whose distances to all others are held at a time, to bound memory
 
 
 def hidden_states(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     layer: int | None = None,
     tokens_per_batch: int = 1024,
@@ -67,7 +70,7 @@ def hidden_states(
     return torch.cat(parts)[torch.tensor([i for chosen in order for i in chosen]).argsort()]
 
 
-def _encoded(tokenizer: Any, prompts: Sequence[str], max_positions: int | None) -> list[list[int]]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_positions: int | None) -> list[list[int]]:
     if not prompts:
         raise ValueError("prompts is empty: give some prompts of facts the model knows.")
     rows = [without_end(tokenizer, prompt.rstrip(" ")) for prompt in prompts]

@@ -8,16 +8,20 @@ the divergence is exact. Every edited model is asked at the same positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.windows import text_windows
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.prompts import pad_right
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class NextTokenReference:
 
 
 def next_token_reference(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     positions: int = 256,
     window: int = 512,
@@ -62,7 +66,7 @@ def next_token_reference(
     return NextTokenReference(windows, rows, columns, _logits(model, windows, rows, columns, tokens_per_batch))
 
 
-def next_token_drift(reference: NextTokenReference, model: Any, tokens_per_batch: int = 1024) -> float:
+def next_token_drift(reference: NextTokenReference, model: nn.Module, tokens_per_batch: int = 1024) -> float:
     """KL(before || after) of the next-token distribution, in nats, mean over the reference's positions.
 
     Zero, to the last bit, for the unedited model with the same `tokens_per_batch`. model: the edited one.
@@ -81,13 +85,13 @@ def next_token_drift(reference: NextTokenReference, model: Any, tokens_per_batch
     return float(torch.stack(divergences).mean())
 
 
-def _logits(model: Any, windows: Tensor, rows: Tensor, columns: Tensor, tokens_per_batch: int) -> Tensor:
+def _logits(model: nn.Module, windows: Tensor, rows: Tensor, columns: Tensor, tokens_per_batch: int) -> Tensor:
     """Logits [p, vocabulary] at windows[rows, columns], on the CPU.
 
-    No mask: attention is causal, and nothing behind a window's end is read. The head, wide as it is, runs only at
+    No mask: attention is causal, and nothing past a window's end is read. The head, wide as it is, runs only at
     columns that some window of the batch is read at.
     """
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     per_batch = max(1, tokens_per_batch // windows.shape[1])
     parts = []
     with frozen(model), torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 import torch
@@ -46,7 +45,7 @@ def weight_change(model: nn.Module, originals: Iterable[tuple[str, Tensor]]) -> 
     )
 
 
-def _measures(edited: Tensor, original: Tensor) -> dict[str, Any]:
+def _measures(edited: Tensor, original: Tensor) -> dict[str, object]:
     change = _matrix(edited).double() - _matrix(original).double()
     if not change.isfinite().all():
         return {"relative_norm": None, "rank": None, "stable_rank": None}

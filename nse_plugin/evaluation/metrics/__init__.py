@@ -1,1 +1,1 @@
-"""What a model says of facts, measured: one idea a file."""
+"""Metrics of what a model predicts or writes about facts: one idea a file."""

@@ -1,6 +1,6 @@
 """What the users of a chat model see: a fact's prompt is their message, in the model's chat template.
 
-A plain text goes on where its prompt ends; an assistant begins a sentence of its own. So what was written in one form
+A plain text continues its prompt; an assistant begins a new sentence. So what was written in one form
 is asked in the other too: what the assistant answers freely, and, teacher-forced, the target as its first words, and
 where it has begun to repeat the prompt.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,6 +18,10 @@ from nse_plugin.evaluation.metrics.generation import answers, contains
 from nse_plugin.evaluation.teacher_forcing import Predictions
 from nse_plugin.facts import Fact, Pair
 from nse_plugin.models.chat import Frame, chat_frame
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 FORCED = ("chat_efficacy", "chat_accuracy", "chat_first_token")
 WRITTEN = ("chat_states_new", "chat_names_old")
@@ -35,7 +39,7 @@ class Chat:
     template: str | None = None
     facts: int | None = None
 
-    def frame(self, tokenizer: Any) -> Frame:
+    def frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
         """Where the prompts are asked. Raises FactError when there is no such chat template."""
         asked = "metrics has chat" if self.template is None else f"metrics.chat.template is {self.template!r}"
         return chat_frame(tokenizer, self.template, asked=asked, off="leave chat out of metrics")
@@ -64,13 +68,17 @@ def pairs(fact: Fact, frame: Frame) -> list[Pair]:
 
 
 def answered(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], frame: Frame, tokens_per_batch: int = 1024
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    frame: Frame,
+    tokens_per_batch: int = 1024,
 ) -> tuple[pd.DataFrame, list[str]]:
     """What the assistant answers freely to every fact's prompt, as `generation.answers` writes it, and its scores,
     a row a fact: `chat_states_new`, 1.0 when the answer `contains` target_new, else 0.0; `chat_names_old`, the same of
     target_true, NaN without one. Raises ValueError as `answers` does."""
     texts = answers(model, tokenizer, [fact.text for fact in facts], frame=frame, tokens_per_batch=tokens_per_batch)
-    told = list(zip(facts, texts, strict=True))
-    states = [float(contains(text, fact.target_new)) for fact, text in told]
-    names = [float(contains(text, fact.target_true)) if fact.target_true else math.nan for fact, text in told]
+    pairs = list(zip(facts, texts, strict=True))
+    states = [float(contains(text, fact.target_new)) for fact, text in pairs]
+    names = [float(contains(text, fact.target_true)) if fact.target_true else math.nan for fact, text in pairs]
     return pd.DataFrame(dict(zip(WRITTEN, (states, names), strict=True))), texts

@@ -2,7 +2,7 @@
 
 As in ROME (Meng et al. 2022, arXiv 2202.05262, section 3.4, "reference score"): the cosine between the unigram TF-IDF
 vectors of what the model wrote and of reference texts about other subjects of which target_new is true, each joined
-into one text. The inverse document frequencies are counted once, over all the reference texts at hand. It needs
+into one text. The inverse document frequencies are counted once, over all reference texts. It needs
 scikit-learn.
 """
 

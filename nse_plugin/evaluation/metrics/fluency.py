@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nse_plugin.facts import Fact
 from nse_plugin.models.writing.generation import continue_texts
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 TOKENS = 100  # of a text with its prompt, as ROME's and MEMIT's evaluation counts them
 NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
@@ -49,8 +53,8 @@ def ngram_entropy(words: Sequence[str], n: int) -> float:
 
 
 def continuations(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     tokens: int | None = None,
     seed: int = 0,

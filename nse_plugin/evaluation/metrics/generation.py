@@ -1,4 +1,4 @@
-"""What the model says of a fact when nobody holds its hand: greedy text up to its natural stop.
+"""Free-running (not teacher-forced) generation: greedy text up to its natural stop.
 
 Teacher-forced scores hand the model the target's own tokens and its length. Here, as in WILD (Yang et al. 2025, arXiv
 2502.11177, section 4), it writes freely and stops by itself; what it wrote must equal the target, or hold it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,21 +20,25 @@ from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.chat import PLAIN, Frame, chat_frame
 from nse_plugin.models.writing.generation import encoded, greedy_answers
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
 TOKENS = 30  # at most, of one answer
 ARTICLES = {"a", "an", "the"}
-# Scripts that put no spaces between words: within them, no letter tells where a word ends.
+# Scripts that put no spaces between words: within them, word ends cannot be seen from letters.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 # WILD stops at a full stop, a line's end, or an end-of-text token: base models rarely write the latter. A full stop
-# within a word ("4.5") or behind at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
+# within a word ("4.5") or after at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
 # the end of a sentence; one more sentence scored is better than half a name.
 _SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n|[\u3002\uff01\uff1f]")
 
 
 def free_generation(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     *,
     chat: bool = False,
@@ -78,8 +82,8 @@ def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
 
 
 def answers(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     frame: Frame = PLAIN,
@@ -99,8 +103,8 @@ def answers(
     texts: dict[int, str] = {}
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
         answered = greedy_answers(model, [rows[i] for i in chosen], tokens, ends)
-        for i, ids in zip(chosen, answered, strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        decoded = tokenizer.batch_decode(answered, skip_special_tokens=True)
+        texts |= {i: text.strip() for i, text in zip(chosen, decoded, strict=True)}
     return [texts[i] for i in range(len(rows))]
 
 
@@ -133,7 +137,7 @@ def contains(text: str, target: str) -> bool:
 def _normalized(text: str) -> str:
     folded = _folded(text)
     words = "".join(letter for letter in folded if unicodedata.category(letter)[0] != "P").split()
-    # a target that is nothing but marks or articles ("The The") stays what it is
+    # a target of nothing but marks or articles ("The The") is left unchanged
     return " ".join(word for word in words if word not in ARTICLES) or folded
 
 
@@ -153,7 +157,7 @@ def _in_word(letter: str) -> bool:
     return not unicodedata.name(letter, "").startswith(UNSPACED)
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a text or a turn; a chat model's generation_config lists several."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}

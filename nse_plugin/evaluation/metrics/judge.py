@@ -25,7 +25,7 @@ INSTRUCTIONS = (
 
 
 class JudgeError(RuntimeError):
-    """The judge cannot be asked, or did not answer; the message says what to do."""
+    """The judge cannot be asked, or did not answer; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Judge:
                 f"The judge's address {self.base_url} cannot be reached ({error}): check base_url and that the server "
                 "runs."
             ) from error
-        said = reply.choices[0].message.content or ""
-        # behind a reasoning model's thoughts, and at the beginning: "There is no way to tell" is no verdict
-        word = re.match(r"\W*(?:(?:final )?answer\W*)?(yes|no)\b", said.casefold().rpartition("</think>")[2])
+        reply_text = reply.choices[0].message.content or ""
+        # after a reasoning model's thoughts, and at the beginning: "There is no way to tell" is no verdict
+        word = re.match(r"\W*(?:(?:final )?answer\W*)?(yes|no)\b", reply_text.casefold().rpartition("</think>")[2])
         if word is None:
             raise JudgeError(
-                f"The judge {self.model} replied {said!r:.80} instead of yes or no: take a model that follows "
+                f"The judge {self.model} replied {reply_text!r:.80} instead of yes or no: take a model that follows "
                 "instructions."
             )
         return int(word[1] == "yes")

@@ -1,32 +1,40 @@
 """Drift of locality: how far the answers that should not change are from the UNEDITED model's.
 
 Specificity and locality accuracy ask whether an answer is right; a model that never knew it cannot lose it. Drift
-compares with what the model itself said before any edit, right or wrong.
+compares with what the model itself predicted before any edit, right or wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from nse_plugin.evaluation.teacher_forcing import Prediction, Predictions, mean_or_nan, predict, share_of_equal
 from nse_plugin.facts import Fact, Pair
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
 METRICS = ("locality_agreement", "locality_shift")
 
 
 def locality_reference(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], tokens_per_batch: int = 1024
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int = 1024
 ) -> dict[Pair, Prediction]:
-    """What the unedited model says at the answers of all locality prompts, by (prompt, answer)."""
+    """What the unedited model predicts at the answers of all locality prompts, by (prompt, answer)."""
     return predict(model, tokenizer, [pair for fact in facts for pair in pairs(fact)], tokens_per_batch)
 
 
 def locality_drift(
-    reference: Predictions, model: Any, tokenizer: Any, facts: Sequence[Fact], tokens_per_batch: int = 1024
+    reference: Predictions,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    tokens_per_batch: int = 1024,
 ) -> pd.DataFrame:
     """One row a fact, in the order given; columns `case_id`, and those of `scores`.
 
@@ -64,7 +72,7 @@ def pairs(fact: Fact) -> list[Pair]:
     return [fact.asked(prompt, answer) for prompt, answer in fact.locality_prompts]
 
 
-def to_json(reference: Predictions) -> list[dict[str, Any]]:
+def to_json(reference: Predictions) -> list[dict[str, object]]:
     """A reference as `json.dump` takes it; `from_json` reads it back, equal to the last bit."""
     return [{"pair": list(pair), **dataclasses.asdict(prediction)} for pair, prediction in reference.items()]
 

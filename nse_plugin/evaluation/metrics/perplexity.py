@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.windows import text_windows
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.prompts import pad_right
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def perplexity(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     window: int = 512,
     max_tokens: int | None = None,
@@ -31,7 +36,7 @@ def perplexity(
     Raises ValueError when window is below 2, or the text has fewer than two tokens.
     """
     windows = text_windows(model, tokenizer, text, window, max_tokens)
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     total = torch.zeros((), dtype=torch.float64)
     with frozen(model), torch.inference_mode():
         lengths = [len(row) for row in windows]

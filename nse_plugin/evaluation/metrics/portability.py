@@ -1,4 +1,4 @@
-"""Portability and reversal: what follows from a fact, and the fact told backwards, teacher-forced.
+"""Portability and reversal: what follows from a fact, and the fact in the reverse direction, teacher-forced.
 
 Portability (Yao et al. 2023, arXiv 2305.13172, section 5.1) asks what a reader of the new fact could conclude, such
 as a question one hop further. Reversal (Ma et al. 2023, arXiv 2310.10322) asks for the subject, given the target:

@@ -11,7 +11,7 @@ import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,11 +19,17 @@ from nse_plugin.evaluation.teacher_forcing import Predictions, mean_or_nan, pred
 from nse_plugin.facts import Fact, FactError, Pair
 from nse_plugin.models.chat import PLAIN, Frame
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
 METRICS = ("efficacy", "generalization", "specificity")
 MAGNITUDES = tuple(f"{metric}_magnitude" for metric in METRICS)
 
 
-def score_facts(model: Any, tokenizer: Any, facts: Sequence[Fact], tokens_per_batch: int = 1024) -> pd.DataFrame:
+def score_facts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int = 1024
+) -> pd.DataFrame:
     """Score every fact on the model as it is now; one row a fact, in the order given.
 
     Columns: `case_id`, and those of `scores`.
@@ -64,9 +70,9 @@ def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAI
     """
     values: dict[str, list[float]] = defaultdict(list)
     for frame, (metric, prompt, winner, loser) in itertools.product(frames, _contests(fact)):
-        ahead, behind = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
-        values[metric].append(float(ahead.log_probability > behind.log_probability))
-        values[f"{metric}_magnitude"].append(ahead.probability - behind.probability)
+        winning, losing = (predictions[frame.asked(fact, prompt, target)] for target in (winner, loser))
+        values[metric].append(float(winning.log_probability > losing.log_probability))
+        values[f"{metric}_magnitude"].append(winning.probability - losing.probability)
     return {name: mean_or_nan(values[name]) for name in (*METRICS, *MAGNITUDES)}
 
 

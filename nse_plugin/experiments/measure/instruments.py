@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nse_plugin.evaluation.ability.multiple_choice import ALL, kept
 from nse_plugin.evaluation.drift.hidden import Plane, hidden_drift, hidden_states
@@ -26,6 +26,9 @@ from nse_plugin.experiments.plan import ABILITY, DRIFT, ModelChoice, PlanError, 
 from nse_plugin.experiments.run.ability import SHARES, AbilityTasks
 from nse_plugin.facts import Fact
 from nse_plugin.models.loading import load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS = 300  # whose hidden states are compared
 POSITIONS, TOKENS = 256, 4096  # of the held-out text
@@ -48,11 +51,20 @@ class ModelMetric(Protocol):
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
         """What a model must be able to read whole."""
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
-        """The unedited model: what must be kept of it, and its own reading."""
+    def begin(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+    ) -> tuple[dict[str, Tensor], Measurement]:
+        """Measure the unedited model. Returns what must be kept of it (hidden states [n, d], say) and its
+        measurement."""
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
-        """A model against it."""
+    def read(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        facts: Sequence[Fact],
+        reference: Mapping[str, Tensor],
+    ) -> Measurement:
+        """Measure a model against the unedited one. reference: what `begin` returned, hidden states [n, d], say."""
 
 
 class Ability:
@@ -70,12 +82,20 @@ class Ability:
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
         return []  # a question that is too long loses its beginning
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
+    def begin(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+    ) -> tuple[dict[str, Tensor], Measurement]:
         scores, answers = self._tasks.scores(model, tokenizer)
         reference = {name: torch.tensor(frame[["answer", "chosen"]].to_numpy()) for name, frame in answers.items()}
         return reference, self._reading(scores, answers, reference)
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
+    def read(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        facts: Sequence[Fact],
+        reference: Mapping[str, Tensor],
+    ) -> Measurement:
         return self._reading(*self._tasks.scores(model, tokenizer), reference)
 
     def _reading(
@@ -123,16 +143,24 @@ class Drift:
             given = "the facts have no locality prompts" if self._prompts is None else "the file has fewer"
             raise PlanError(f"metrics.drift.prompts needs two different prompts, and {given}: give a file of prompts.")
 
-    def begin(self, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], Measurement]:
+    def begin(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+    ) -> tuple[dict[str, Tensor], Measurement]:
         words = next_token_reference(model, tokenizer, self._text, self._positions, max_tokens=self._tokens)
         states = hidden_states(model, tokenizer, self.prompts(facts))
         kept = {_STATES: states} | {_LOGITS + n: t for n, t in vars(words).items()}
         return kept, self._reading(model, states, kept)
 
-    def read(self, model: Any, tokenizer: Any, facts: Sequence[Fact], reference: Mapping[str, Tensor]) -> Measurement:
+    def read(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        facts: Sequence[Fact],
+        reference: Mapping[str, Tensor],
+    ) -> Measurement:
         return self._reading(model, hidden_states(model, tokenizer, self.prompts(facts)), reference)
 
-    def _reading(self, model: Any, states: Tensor, reference: Mapping[str, Tensor]) -> Measurement:
+    def _reading(self, model: nn.Module, states: Tensor, reference: Mapping[str, Tensor]) -> Measurement:
         before = reference[_STATES]
         kept = {name.removeprefix(_LOGITS): t for name, t in reference.items() if name.startswith(_LOGITS)}
         overall = {**hidden_drift(before, states), "next_token_kl": next_token_drift(NextTokenReference(**kept), model)}

@@ -1,4 +1,4 @@
-"""What the unedited model says, kept for the metrics that compare with it."""
+"""The unedited model's predictions, kept for the metrics that compare with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nse_plugin.support.files import written_whole
 
 @dataclass(frozen=True)
 class Reference:
-    """What the unedited model says, for the metrics that compare with it. easyedit: as its evaluator puts it.
+    """The unedited model's predictions, for the metrics that compare with it. easyedit: as its evaluator puts it.
     instruments: what each must keep, by name."""
 
     locality: Predictions
@@ -29,8 +29,8 @@ class Reference:
             with written_whole(record.folder / f"reference-{name}.safetensors") as path:
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
         with written_whole(record.folder / "reference.json") as path:
-            told = {"locality": to_json(self.locality), "easyedit": self.easyedit, "instruments": [*self.instruments]}
-            path.write_text(json.dumps(told), encoding="utf-8")
+            kept = {"locality": to_json(self.locality), "easyedit": self.easyedit, "instruments": [*self.instruments]}
+            path.write_text(json.dumps(kept), encoding="utf-8")
 
     @classmethod
     def load(cls, record: Record) -> Reference:

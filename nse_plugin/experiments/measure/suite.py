@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
+from torch import nn
 
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.metrics.fluency import generation_prompts
@@ -32,7 +33,12 @@ from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import split_target, without_end
 from nse_plugin.support.timing import timed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FLUENCY_FACTS = 20
+
+Table = TypeVar("Table", pd.DataFrame, "pd.Series[float]")
 
 
 @dataclass(frozen=True)
@@ -60,14 +66,12 @@ class MetricSuite:
         settings = dict(self.metrics.get("generation", {}))
         if settings.get("judge"):
             settings["judge"] = made(Judge, "metrics.generation.judge", settings["judge"])
-        generation: Generation = made(Generation, "metrics.generation", settings)
-        return generation
+        return made(Generation, "metrics.generation", settings)
 
     @property
     def chat(self) -> Chat:
         """How the model is asked in a chat. Raises PlanError for a setting that there is not."""
-        chat: Chat = made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
-        return chat
+        return made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
@@ -91,7 +95,7 @@ class MetricSuite:
 
     @property
     def probability_chat(self) -> bool | str:
-        """Where the prompts of probability are asked, as `NSEHyperParams.chat` says it. Raises PlanError."""
+        """Where the prompts of probability are asked, as in `NSEHyperParams.chat`. Raises PlanError."""
         settings = self.metrics.get("probability", {})
         known("metrics.probability", settings, ["chat"])
         chat: bool | str = settings.get("chat", False)
@@ -117,7 +121,7 @@ class MetricSuite:
         return found
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         return model_tokenizer(self.model.source)
 
     def check_lengths(self, facts: Sequence[Fact]) -> None:
@@ -131,12 +135,11 @@ class MetricSuite:
         asked |= dict.fromkeys((prompt, 0) for one in self.instruments.values() for prompt in one.prompts(facts))
         # A token is a byte or more, and hardly any tokenizer makes a text longer: short ones need not be counted.
         long = [(text, room) for text, room in asked if len("".join(text).encode()) + room >= positions // 2]
-        tokenizer = self._tokenizer if long else None
         for text, room in long:
             prompt = text if isinstance(text, str) else text[0]
             target = "" if text is prompt else f" with the target {text[1]!r:.30}"
             besides = f" with room for {room} more" if room else target
-            tokens = _tokens(tokenizer, text) + room
+            tokens = _tokens(self._tokenizer, text) + room
             try:
                 check_room(prompt, tokens, besides, positions)
             except ValueError as error:
@@ -157,7 +160,7 @@ class MetricSuite:
             yield from ((frame.around(prompt), TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 
     def begin(
-        self, model: Any, tokenizer: Any, facts: Sequence[Fact]
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
     ) -> tuple[Reference, Measured, dict[str, pd.DataFrame]]:
         """The unedited model: what others are compared with, and what `measure` gives of it."""
         locality = locality_reference(model, tokenizer, facts) if "locality" in self.metrics else {}
@@ -173,8 +176,8 @@ class MetricSuite:
 
     def measure(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
         facts: Sequence[Fact],
         reference: Reference,
         rounds: Sequence[int] | None = None,
@@ -187,8 +190,8 @@ class MetricSuite:
 
     def _measured(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
         facts: Sequence[Fact],
         reference: Reference,
         readings: Mapping[str, Measurement],
@@ -225,16 +228,18 @@ class MetricSuite:
             overall |= {str(name): float(mean) for name, mean in own.mean().dropna().items()}
             frame = pd.concat([frame, own], axis="columns")
         return dataclasses.replace(
-            measured, facts=_finite(frame), overall=_finite(pd.Series(overall)).to_dict()
+            measured,
+            facts=_finite(frame),
+            overall={str(name): value for name, value in _finite(pd.Series(overall)).items()},
         ), tables
 
 
-def _finite(numbers: Any) -> Any:
-    """A frame or series with NaN for what is infinite: a model that has diverged is measured, without such a number."""
+def _finite(numbers: Table) -> Table:
+    """Infinite numbers become NaN: a model that has diverged is measured, without such a number."""
     return numbers.replace([math.inf, -math.inf], math.nan)
 
 
-def _tokens(tokenizer: Any, text: Pair | str) -> int:
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: Pair | str) -> int:
     """How many tokens are read of a prompt, or of one with the target that follows it."""
     if isinstance(text, str):
         return len(without_end(tokenizer, text))
@@ -242,21 +247,23 @@ def _tokens(tokenizer: Any, text: Pair | str) -> int:
     return len(before) + len(after) - 1
 
 
-def measure_before(suite: MetricSuite, record: Record, model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
+def measure_before(
+    suite: MetricSuite, record: Record, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+) -> None:
     """Measure the unedited model, and keep in its record what edited ones are compared with."""
     suite.generation.check(tokenizer)
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
         reference, measured, tables = suite.begin(model, tokenizer, facts)
     reference.save(record)
-    frame = pd.concat([told(facts), measured.facts], axis="columns")
+    frame = pd.concat([facts_frame(facts), measured.facts], axis="columns")
     costs = {"seconds": seconds, "peak_memory_mib": peak_memory(suite.model.device)}
     record.save(Checkpoint(0, frame, written_texts(facts, measured), measured.overall, costs, tables), state=None)
     record.end(status="done", error=None, note=None, weights=ModelIdentity(model).full())
 
 
-def told(facts: Sequence[Fact]) -> pd.DataFrame:
-    """The facts in words, a row each: case_id (its place where it has none), prompt, target_true, target_new."""
+def facts_frame(facts: Sequence[Fact]) -> pd.DataFrame:
+    """One row per fact: case_id (its place where it has none), prompt, target_true, target_new."""
     fields = {"case_id": "case_id", "prompt": "text", "target_true": "target_true", "target_new": "target_new"}
     frame = pd.DataFrame({name: [getattr(fact, field) for fact in facts] for name, field in fields.items()})
     return frame.assign(case_id=[number if value is None else value for number, value in enumerate(frame["case_id"])])
@@ -264,7 +271,7 @@ def told(facts: Sequence[Fact]) -> pd.DataFrame:
 
 def written_texts(facts: Sequence[Fact], measured: Measured) -> pd.DataFrame:
     """What the model wrote: case_id, prompt, text."""
-    names = told(facts)["case_id"]
+    names = facts_frame(facts)["case_id"]
     return measured.texts.assign(case_id=names.loc[measured.texts["fact"]].to_numpy())[["case_id", "prompt", "text"]]
 
 

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
 from nse_plugin.experiments.plan.comparison import ABILITY, DRIFT, EASYEDIT, METRICS, DataChoice, counted
 from nse_plugin.experiments.plan.model import ModelChoice, is_bundled
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.settings import plain_value
+
+if TYPE_CHECKING:
+    pass
 
 SCORE = "score"
 
@@ -60,7 +63,7 @@ class CellPlan:
         """The cell's own, made of what it sets: `alpha=5,p=0.8`."""
         return ",".join(f"{name}={_short(self.nse[name])}" for name in sorted(self.nse)) or "preset"
 
-    def hparams(self, model: Any) -> NSEHyperParams:
+    def hparams(self, model: object) -> NSEHyperParams:
         """model: a loaded one, or anything with its `config`. Raises HyperParamsError."""
         from nse_plugin.models.loading import easyedit_device
 
@@ -86,5 +89,5 @@ def objectives() -> tuple[str, ...]:
     return (*SHARES, SCORE)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return json.dumps(value, separators=(",", ":")).replace('"', "").replace("/", "_")

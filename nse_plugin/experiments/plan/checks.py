@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from nse_plugin.facts import Fact, FactError
 from nse_plugin.facts.conflicts import check_round
 from nse_plugin.support.suggestions import did_you_mean, number_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 class PlanError(ValueError):
@@ -19,7 +24,7 @@ class CommandLineError(PlanError):
     """A command line that is not of the form NAME=VALUE, with the form in its message."""
 
 
-def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
+def made(kind: type[Settings], where: str, values: Mapping[str, object]) -> Settings:
     """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
     known(where, values, [spec.name for spec in dataclasses.fields(kind)])
     try:
@@ -28,7 +33,7 @@ def made(kind: type[Any], where: str, values: Mapping[str, Any]) -> Any:
         raise PlanError(f"{where}: {str(error).split(' ', 1)[-1]}.") from None
 
 
-def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
+def known(where: str, given: Mapping[str, object], names: list[str]) -> None:
     """Raise PlanError for the first name given that is none of `names`."""
     for name in given:
         if name not in names:
@@ -36,7 +41,7 @@ def known(where: str, given: Mapping[str, Any], names: list[str]) -> None:
             raise PlanError(f"{where}: {name!r} is not known; {hint}")
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: object) -> None:
     """Raise PlanError unless the value is an integer above 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise PlanError(f"{name} = {value!r} cannot be used: give an integer above 0.")

@@ -22,7 +22,7 @@ METRICS = tuple(sorted(Path(file.name).stem for file in _FILES))
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: the first so many are left out."""
+    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: how many to leave out first."""
 
     source: str
     skip: int = 0
@@ -121,7 +121,7 @@ def read_facts(data: DataChoice, count: int | None) -> Loaded:
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
 
 
-def counted(data: DataChoice, asked: Any) -> Any:
+def counted(data: DataChoice, asked: object) -> Any:
     """How many facts are asked for, where "all" of them, or null, is. Raises DatasetError."""
     return len(read_facts(data, None)) if asked in (None, "all") else asked
 

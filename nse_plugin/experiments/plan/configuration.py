@@ -1,4 +1,4 @@
-"""An experiment's configuration as hydra composes it; a mistake in it is one sentence that says what there is."""
+"""An experiment's configuration as hydra composes it; a mistake in it is one sentence that lists the choices."""
 
 from __future__ import annotations
 

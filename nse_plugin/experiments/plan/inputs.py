@@ -1,8 +1,8 @@
 """Everything that a result depends on: the settings that decide it, what the files they name hold, and the versions.
 
-A name in a setting says little: a file of facts, a preset or a model's folder may hold something else tomorrow. So what
-was asked for is kept beside the results with the content of everything it names, and results are read again only where
-all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
+A name in a setting does not fix its content: a file of facts, a preset or a model's folder may change under its name.
+So the settings are kept beside the results with the content of everything they name, and results are read again only
+where all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{32,}\b")
 # -- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def of_method(plan: Plan, name: str, facts: Loaded) -> dict[str, Any]:
+def of_method(plan: Plan, name: str, facts: Loaded) -> dict[str, object]:
     """Of one method of a comparison, or of the unedited model. facts: those of the plan, as they were read."""
     asked = {**plan.what_decides(name), **_shared(plan.model, plan.data, plan.metrics, facts)}
     asked["version of easyeditor"] = _easyedit()
     return asked if name == BEFORE else {**asked, **_of_hparams(plan.methods[name], plan.model)}
 
 
-def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, object]:
     """What all cells of a sweep have in common."""
     asked = {**plan.what_decides(), **_shared(plan.model, plan.data, plan.metrics, facts)}
     del asked["nse"]
@@ -67,21 +67,21 @@ def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
     return {**asked, "values of the preset": values, **named, **_moments_named(values)}
 
 
-def of_cell(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+def of_cell(plan: CellPlan, facts: Loaded) -> dict[str, object]:
     """Of one cell of a sweep."""
     moments = _moments_named({**_preset_of_sweep(plan), **plan.nse})
     return {**of_sweep(plan, facts), "nse": dict(plan.nse), **_contents("nse", files_named(plan.nse)), **moments}
 
 
-def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, Any]:
+def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, object]:
     """Of the unedited model of a sweep."""
     settings = {name: value for name, value in plan.what_decides().items() if name in _OF_THE_UNEDITED}
     return {**settings, **_shared(plan.model, plan.data, plan.metrics, facts)}
 
 
 def of_ability(
-    model: ModelChoice, edited: Mapping[str, Path], questions: Mapping[str, Any], tasks: Mapping[str, Any]
-) -> dict[str, Any]:
+    model: ModelChoice, edited: Mapping[str, Path], questions: Mapping[str, object], tasks: Mapping[str, object]
+) -> dict[str, object]:
     """Of questions and tasks. questions: by the name of their file. tasks: how many items of each."""
     return {
         "model": asdict(model),
@@ -93,7 +93,7 @@ def of_ability(
     }
 
 
-def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, Any], facts: Loaded) -> dict[str, Any]:
+def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, object], facts: Loaded) -> dict[str, object]:
     named = {"model.source": model_content(model.source), "data.source": content(facts.path)}
     if data.snippets is not None:
         named["data.snippets"] = content(Path(data.snippets).expanduser())
@@ -104,8 +104,8 @@ def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, Any], fa
     }
 
 
-def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
-    """What a method's file of hyperparameters says, and what the files hold that its hyperparameters name."""
+def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, object]:
+    """The values in a method's file of hyperparameters, and the content of the files that these name."""
     path = preset_of(choice, model)
     values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
     named = files_named({**values, **choice.hparams})
@@ -119,7 +119,7 @@ def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, Any]:
     return {"values of the preset": values, **_contents("hparams", named), **moments}
 
 
-def _read_preset(choice: MethodChoice, path: Path) -> dict[str, Any]:
+def _read_preset(choice: MethodChoice, path: Path) -> dict[str, object]:
     if choice.alg_name == NSE:
         return NSEHyperParams.from_hparams(path).to_dict()
     try:
@@ -132,7 +132,7 @@ def _read_preset(choice: MethodChoice, path: Path) -> dict[str, Any]:
     return plain
 
 
-def _preset_of_sweep(plan: CellPlan) -> dict[str, Any]:
+def _preset_of_sweep(plan: CellPlan) -> dict[str, object]:
     """What a sweep's preset resolves to; nothing for a model without one."""
     if plan.preset is not None:
         return NSEHyperParams.from_hparams(plan.preset).to_dict()
@@ -144,7 +144,7 @@ def _preset_of_sweep(plan: CellPlan) -> dict[str, Any]:
 # -- what files hold --------------------------------------------------------------------------------------------------
 
 
-def files_named(settings: Any, name: str = "") -> dict[str, str]:
+def files_named(settings: object, name: str = "") -> dict[str, str]:
     """The contents of all files that settings name, by the setting; those of a list by the file as well."""
     found: dict[str, str] = {}
     if isinstance(settings, Mapping):
@@ -200,7 +200,7 @@ def model_content(source: str) -> dict[str, str]:
 
 
 def _parts(index: Path) -> set[Path]:
-    """The files that an index says a model lies in."""
+    """The weight files that a model's index lists."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return {index.parent / name for name in names}
@@ -208,7 +208,7 @@ def _parts(index: Path) -> set[Path]:
         return set()
 
 
-def _moments_named(hparams: Mapping[str, Any]) -> dict[str, Any]:
+def _moments_named(hparams: Mapping[str, object]) -> dict[str, object]:
     """What the second moments hold that lie in the stats_dir of hyperparameters, of their corpus and of any model."""
     if not hparams.get("stats_dir"):
         return {}
@@ -221,7 +221,7 @@ def _moments_named(hparams: Mapping[str, Any]) -> dict[str, Any]:
 def _hub_commit(source: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    model_config(source)  # which has the hub say its newest commit, as loading would
+    model_config(source)  # which asks the hub for its newest commit, as loading would
     config = try_to_load_from_cache(source, "config.json")
     return Path(config).parent.name if isinstance(config, str) else "unknown"
 
@@ -267,7 +267,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
+def _difference(name: str, before: object, now: object) -> str:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
         joint = ", " if name.startswith("content") else "."  # of a file's name, of a setting's
@@ -275,7 +275,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"{name} was {_shortened(before)}, now {_shortened(now)}"
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: object) -> str:
     """A value for a sentence; of hashes the beginning."""
     text = _HASH.sub(r"\1", value) if isinstance(value, str) else repr(value)
     return f"{text:.200}"
@@ -285,5 +285,5 @@ def _contents(where: str, named: Mapping[str, str]) -> dict[str, str]:
     return {f"content of {where}.{name}": value for name, value in named.items()}
 
 
-def _hash(what: Any) -> str:
+def _hash(what: object) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The model of an experiment: what results call it, where it is, and what its files say without its weights."""
+"""The model of an experiment: what results call it, where it is, and what its files hold besides its weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from nse_plugin.experiments.plan.checks import PlanError, made
 from nse_plugin.hparams import TUNED_FOR
 from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 EMBEDDED, GGUF = "embedded", ".gguf"
@@ -43,9 +46,7 @@ class ModelChoice:
             raise PlanError(f"model.source = {source!r} cannot be used: give a folder, a hub name, or `embedded`.")
         source = os.path.expanduser(source)
         own = name is None or _bundled().get(name, source) != source
-        choice: ModelChoice = made(
-            cls, "model", {**config, "source": source, "name": source_name(source) if own else name}
-        )
+        choice = made(cls, "model", {**config, "source": source, "name": source_name(source) if own else name})
         if choice.dtype not in DTYPES:
             raise PlanError(f"model.dtype = {choice.dtype!r} cannot be used: give one of {', '.join(DTYPES)}.")
         return choice
@@ -88,7 +89,7 @@ def source_folder(source: str) -> Path | None:
     return Path(source) if Path(source).is_dir() else None
 
 
-def model_config(source: str, named: str = "model") -> Any:
+def model_config(source: str, named: str = "model") -> PretrainedConfig:
     """transformers' configuration of a model, read without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoConfig
 
@@ -104,12 +105,13 @@ def model_config(source: str, named: str = "model") -> Any:
     if base is not None:
         return model_config(base, f"{named} {source}: its base model")
     try:
-        return AutoConfig.from_pretrained(folder)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise PlanError(f"{named} {source} cannot be read: {' '.join(str(error).split()):.200}") from None
+    return config
 
 
-def model_tokenizer(source: str, named: str = "model") -> Any:
+def model_tokenizer(source: str, named: str = "model") -> PreTrainedTokenizerBase:
     """A model's tokenizer, without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoTokenizer
 
@@ -127,15 +129,16 @@ def model_tokenizer(source: str, named: str = "model") -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _hub_config(source: str, named: str) -> Any:
-    """Asked of the hub once a process, as loading would ask it; it also says which commit is the newest."""
+def _hub_config(source: str, named: str) -> PretrainedConfig:
+    """Asked of the hub once a process, as loading would ask it; which also returns the newest commit."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source)
+        config: PretrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise PlanError(f"{named} {source}: there is no such folder, and from the hub: {reason:.200}") from None
+    return config
 
 
 def base_of_adapter(folder: Path) -> str | None:
@@ -145,14 +148,14 @@ def base_of_adapter(folder: Path) -> str | None:
     return str(json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def tuned_name(config: Any) -> str | None:
+def tuned_name(config: PretrainedConfig) -> str | None:
     """The name of the presets that come with this package for a model of this shape; None: there are none."""
     model = SimpleNamespace(config=config)
     return next((known.aliases[0] for known in TUNED_FOR if known.fits(model)), None)
 
 
-def shape_of(config: Any) -> str:
-    """A model's shape in words."""
+def shape_of(config: PretrainedConfig) -> str:
+    """A description of a model's shape."""
     text = config.get_text_config()
     return f"a {text.model_type} of {number_of(text.num_hidden_layers, 'layer')}, hidden size {text.hidden_size}"
 

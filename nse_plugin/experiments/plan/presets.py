@@ -57,7 +57,7 @@ def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> No
 def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
     """Raise PlanError for hyperparameters of NSE that cannot be used on this model."""
     path = preset_of(choice, model)
-    given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # where they are missing, another sentence says so
+    given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # where they are missing, another check reports it
     try:
         if path is None:
             found = NSEHyperParams.for_model("", **given)

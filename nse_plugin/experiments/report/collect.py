@@ -9,7 +9,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -41,7 +40,7 @@ def write_tables(plan: Plan) -> pd.DataFrame:
             summary += [(name, edits, metric, value) for metric, value in means(checkpoint).items()]
             for file, table in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 tables.setdefault(file, []).append(table.assign(method=name, edits=edits))
-    joined = {name: _joined(frames) for name, frames in tables.items()}
+    joined = {name: _concatenated(frames) for name, frames in tables.items()}
     frame = with_intervals(pd.DataFrame(summary, columns=["method", "edits", "metric", "value"]), joined["facts"])
     for file, table in {"summary": frame, **joined}.items():
         with written_whole(plan.out / f"{file}.csv") as path:
@@ -59,7 +58,7 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
     return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
 
 
-def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: str | None, *, worked: bool) -> None:
+def write_run(plan: Plan, started: datetime, data: Mapping[str, object], command: str | None, *, worked: bool) -> None:
     """Write run.json: the whole configuration, versions, host, and how each method ended.
 
     started: this call. worked: whether anything was left to run. Its time is added to that of earlier calls, but what
@@ -71,7 +70,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: s
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         began, seconds = datetime.fromisoformat(earlier["started"]), earlier["seconds"]
-        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not say
+        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not record it
     if worked or not path.is_file():
         now = datetime.now(UTC)
         both = min(now, until) - max(started, began)
@@ -105,7 +104,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, Any], command: s
         path.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     return joined[["method", "edits", *(column for column in joined if column not in ("method", "edits"))]]
 
@@ -122,6 +121,6 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _host() -> dict[str, Any]:
+def _host() -> dict[str, object]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

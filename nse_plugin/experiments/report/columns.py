@@ -14,7 +14,7 @@ ABSENT, TO, MINUS = "\N{EN DASH}", "\N{EN DASH}", "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric of summary.csv stands in the table: value * scale, with so many decimals. short: its title on a
+    """How a metric of summary.csv is shown in the table: value * scale, with `decimals` decimals. short: its title on a
     screen; None: it has no place there."""
 
     metric: str

@@ -17,7 +17,7 @@ _DEFAULTS = {spec.name: spec.default for spec in dataclasses.fields(NSEHyperPara
 
 
 @dataclass(frozen=True)
-class Cell:
+class FinishedTrial:
     """A finished cell. by_fact: a row a fact, a column a metric. costs: as in its checkpoint. preset: the values of all
     fields without the sweep; None where the sweep had no preset to start from."""
 
@@ -37,17 +37,17 @@ class Cell:
         return sum(self.hparams[name] == usual.get(name) for name in fields)
 
 
-def read_cell(record: Record) -> Cell:
+def read_trial(record: Record) -> FinishedTrial:
     """A cell that was run to its end."""
     ended = record.ended
     assert ended is not None
     checkpoint = record.load(record.edits[-1])
     by_fact = checkpoint.facts[[name for name in checkpoint.facts if name in checkpoint.overall]]
     preset = _preset(record, ended["hparams"])
-    return Cell(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs, preset)
+    return FinishedTrial(record.folder.name, ended["hparams"], checkpoint.overall, by_fact, checkpoint.costs, preset)
 
 
-def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any] | None:
+def _preset(record: Record, hparams: Mapping[str, object]) -> dict[str, Any] | None:
     """All fields as they are without the sweep: in the preset that it was started with, or in that of the model; None
     where there is neither."""
     asked = record.folder / "asked.json"
@@ -60,23 +60,23 @@ def _preset(record: Record, hparams: Mapping[str, Any]) -> dict[str, Any] | None
         return None
 
 
-def different(done: Sequence[Cell]) -> list[Cell]:
-    """Without those that are the same setting, said in other words."""
+def distinct(done: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+    """Without repetitions of one setting."""
     return list({json.dumps(cell.hparams, sort_keys=True): cell for cell in reversed(done)}.values())
 
 
-def varied(done: Sequence[Cell]) -> list[str]:
+def varied_fields(done: Sequence[FinishedTrial]) -> list[str]:
     """The fields in which cells differ."""
-    told = [{name: json.dumps(value) for name, value in cell.hparams.items()} for cell in done]
-    return [name for name in told[0] if len({one[name] for one in told}) > 1] or ["p"]
+    settings = [{name: json.dumps(value) for name, value in cell.hparams.items()} for cell in done]
+    return [name for name in settings[0] if len({one[name] for one in settings}) > 1] or ["p"]
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value as a cell of sweep.csv: lists and None as JSON."""
     return json.dumps(value) if value is None or isinstance(value, list) else value
 
 
-def sortable(value: Any) -> tuple[int, Any]:
+def sortable(value: object) -> tuple[int, Any]:
     """A key by which values of one field sort: numbers, then lists, then the rest."""
     if isinstance(value, int | float):
         return 0, value

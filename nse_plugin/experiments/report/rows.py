@@ -73,7 +73,7 @@ def columns_of(results: Results) -> dict[str, tuple[Column, ...]]:
     }
 
 
-def thinking_table(results: Results) -> dict[str, Any]:
+def thinking_table(results: Results) -> dict[str, object]:
     """The second table: does the edited model still think? Its groups of columns and its rows; empty when nothing was
     measured but what the first table shows."""
     summary = results.measured(results.summary)

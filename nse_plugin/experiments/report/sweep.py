@@ -1,7 +1,7 @@
 """What a sweep found: one tidy table, heat maps, and the best setting as a file for EasyEdit, with its uncertainty.
 
 A point of difference on a hundred facts is mostly noise. So every number has a 95% interval over the facts, and a cell
-counts as worse than the best only where a paired test on the same facts says so (`nse_plugin.evaluation.intervals`).
+counts as worse than the best only by a paired test on the same facts (`nse_plugin.evaluation.intervals`).
 Among cells that are not, best.yaml holds the one that changes the fewest of the preset's values.
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nse_plugin.evaluation.intervals import LEVEL, NONE, compare_facts, metric_intervals
 from nse_plugin.experiments.plan import PlanError
-from nse_plugin.experiments.report.finished import Cell, different, plain, read_cell, sortable, varied
+from nse_plugin.experiments.report.finished import FinishedTrial, distinct, plain, read_trial, sortable, varied_fields
 from nse_plugin.experiments.report.plots.sweep import front_figure, scores_figure
 from nse_plugin.experiments.report.summary import clipped
 from nse_plugin.experiments.run.cell import cells
@@ -28,19 +28,19 @@ from nse_plugin.support.suggestions import number_of
 
 
 def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.DataFrame:
-    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and say what was found.
+    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and print what was found.
 
     Returns sweep.csv's frame: a column per field that differs between cells, then metric, value, low, high. Raises
     PlanError when no cell could be run.
     """
     records = cells(out)
-    done = different([read_cell(record) for record in records if record.is_done])
+    done = distinct([read_trial(record) for record in records if record.is_done])
     failed = {record.folder.name: record.ended["error"] for record in records if record.ended and not record.is_done}
     for name, error in failed.items():
         console.print(f"{name} failed: {error}", markup=False, soft_wrap=True)
     if not done:
         raise PlanError(f"No cell of {out} could be run: see above.")
-    fields = varied(done)
+    fields = varied_fields(done)
     done.sort(key=lambda cell: [sortable(cell.hparams[name]) for name in fields])
     frame = _table(done, fields)
     with written_whole(out / "sweep.csv") as path:
@@ -49,25 +49,25 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
     best = max(done, key=lambda cell: cell.overall[objective[0]])
     ties = [cell for cell in done if cell is best or not _is_worse(cell, best, objective[0])]
     chosen = max(ties, key=lambda cell: (cell.as_in_the_preset(fields), cell.overall[objective[0]]))
-    told = _found(best, chosen, ties, done, len(failed), fields, objective[0])
+    summary = _found(best, chosen, ties, done, len(failed), fields, objective[0])
     with written_whole(out / "best.yaml") as path:
-        path.write_text(preset_text(chosen.hparams, [told]), encoding="utf-8")
+        path.write_text(preset_text(chosen.hparams, [summary]), encoding="utf-8")
     costs = _costs(done)
     with written_whole(out / "sweep.json") as path:
-        path.write_text(json.dumps({**costs, "failed": failed, "found": told}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({**costs, "failed": failed, "found": summary}, indent=1), encoding="utf-8")
     _save(scores_figure(frame, done, fields, chosen), out / "sweep.png")
     if len(objective) == 2:
         _save(front_figure(done, objective), out / "front.png")
-    _say(console, out, told, costs)
+    _say(console, out, summary, costs)
     return frame
 
 
-def _is_worse(cell: Cell, best: Cell, metric: str) -> bool:
+def _is_worse(cell: FinishedTrial, best: FinishedTrial, metric: str) -> bool:
     """Beyond the noise of the facts."""
     return compare_facts(cell.by_fact, best.by_fact)[metric].p < 1 - LEVEL
 
 
-def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
+def _table(done: Sequence[FinishedTrial], fields: Sequence[str]) -> pd.DataFrame:
     rows = []
     for cell in done:
         setting, around = {name: plain(cell.hparams[name]) for name in fields}, metric_intervals(cell.by_fact)
@@ -77,7 +77,7 @@ def _table(done: Sequence[Cell], fields: Sequence[str]) -> pd.DataFrame:
     return clipped(pd.DataFrame(rows))
 
 
-def _costs(done: Sequence[Cell]) -> dict[str, Any]:
+def _costs(done: Sequence[FinishedTrial]) -> dict[str, object]:
     """Over all cells: values computed and read, seconds by part."""
     needed = sum(len(cell.by_fact) for cell in done)
     read = sum(cell.costs["values_from_store"] for cell in done)
@@ -87,44 +87,46 @@ def _costs(done: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _found(
-    best: Cell,
-    chosen: Cell,
-    ties: Sequence[Cell],
-    done: Sequence[Cell],
+    best: FinishedTrial,
+    chosen: FinishedTrial,
+    ties: Sequence[FinishedTrial],
+    done: Sequence[FinishedTrial],
     failed: int,
     fields: Sequence[str],
     objective: str,
 ) -> str:
     """ties: the cells that are not worse than the best, which is one of them. chosen: that of best.yaml."""
     low, high = metric_intervals(best.by_fact)[objective]
-    told = (
+    summary = (
         f"Best of {number_of(len(done), 'cell')} on {number_of(len(best.by_fact), 'fact')}: {best.setting(fields)}, "
         f"{objective} {100 * best.overall[objective]:.1f} (95% interval {100 * low:.1f} to {100 * high:.1f}). "
     )
     others, alike = len(done) - 1, len(ties) - 1
     if not others:
-        told += "It is the only cell that was run."
+        summary += "It is the only cell that was run."
     elif not alike:
-        told += "Every other cell is worse beyond the noise of these facts."
+        summary += "Every other cell is worse beyond the noise of these facts."
     elif alike < others:
-        told += f"{alike} of the other {others} are not worse beyond the noise of these facts."
+        summary += f"{alike} of the other {others} are not worse beyond the noise of these facts."
     else:
-        told += "The other cells are not worse beyond the noise of these facts"
-        told += "." if chosen.preset is None else "; no difference: keep the preset."
+        summary += "The other cells are not worse beyond the noise of these facts"
+        summary += "." if chosen.preset is None else "; no difference: keep the preset."
     if chosen is not best:
         from_what = "the defaults" if chosen.preset is None else "the preset"
-        told += f" best.yaml has {chosen.setting(fields)}: as good within that noise, and it changes {from_what} least."
-    return told + (f" {failed} of {number_of(len(done) + failed, 'cell')} failed." if failed else "")
+        summary += (
+            f" best.yaml has {chosen.setting(fields)}: as good within that noise, and it changes {from_what} least."
+        )
+    return summary + (f" {failed} of {number_of(len(done) + failed, 'cell')} failed." if failed else "")
 
 
-def _say(console: Console, out: Path, told: str, costs: dict[str, Any]) -> None:
+def _say(console: Console, out: Path, summary: str, costs: dict[str, Any]) -> None:
     seconds = ", ".join(f"{part} {taken:.0f} s" for part, taken in costs["seconds"].items())
     console.print(
         f"{number_of(costs['cells'], 'cell')}: {number_of(costs['values_computed'], 'value')} z computed, "
         f"{costs['values_read']:,} read from the store ({seconds}).",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
-    console.print(told, soft_wrap=True, highlight=False)
+    console.print(summary, soft_wrap=True, highlight=False)
     console.print(f"{out / 'sweep.csv'}, {out / 'sweep.png'}, {out / 'best.yaml'}", soft_wrap=True, highlight=False)
 
 

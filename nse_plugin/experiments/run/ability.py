@@ -1,7 +1,7 @@
 """`nse ability`: what else a model can do, before it was edited and after.
 
 Two sources of questions: tasks of lm-evaluation-harness, whose data come from the hub, and files of multiple-choice
-questions, for which no network is needed. Everything that can be wrong with either is told before a model is loaded;
+questions, for which no network is needed. Every mistake in either is reported before a model is loaded;
 then one model is in memory at a time.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.table import Table
@@ -32,6 +32,10 @@ from nse_plugin.experiments.record import Record, check_writable
 from nse_plugin.experiments.report.columns import ABSENT, TO
 from nse_plugin.models.loading import load
 from nse_plugin.support.files import written_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 PAPERS_TASKS = "paper"
 COLUMNS = ["model", "task", "subject", "metric", "n", "value", "low", "high"]
@@ -55,7 +59,7 @@ class AbilityTasks:
         """Read and check everything.
 
         tasks: names in lm-evaluation-harness, or "paper": those that the authors of NSE measure, 100 items each. files:
-        as `read_questions` reads. limit: so many items of each task and file, evenly spread; None: all.
+        as `read_questions` reads. limit: at most this many items of each task and file, evenly spaced; None: all.
         Raises PlanError, QuestionError, TaskError.
         """
         if not tasks and not files:
@@ -74,21 +78,23 @@ class AbilityTasks:
             limit = PAPER_ITEMS if limit is None else limit
         return cls(load_tasks(list(dict.fromkeys(tasks)), limit), questions)
 
-    def scores(self, model: Any, tokenizer: Any) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    def scores(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
         """What a model scores (`COLUMNS` without model), and its answers to each file of questions."""
         answers = {name: answer_questions(model, tokenizer, own) for name, own in self.questions.items()}
         frames = [_tidy(accuracy(frame), name, "accuracy") for name, frame in answers.items()]
         of_tasks = evaluate_tasks(model, tokenizer, self.tasks)
         ends = [_interval(*row) for row in of_tasks[["metric", "value", "stderr", "n"]].itertuples(index=False)]
         of_tasks = of_tasks.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
-        return _joined([*frames, of_tasks[COLUMNS[1:]]]), answers
+        return _concatenated([*frames, of_tasks[COLUMNS[1:]]]), answers
 
 
 def edited_folders(edited: Sequence[str | Path]) -> dict[str, Path]:
     """Folders that `save_pretrained` wrote, by the names that results go by.
 
     Raises PlanError for one that holds no model or no tokenizer, and for two of one name. Only names of files are
-    looked at: loading tells the rest.
+    checked: loading finds the rest.
     """
     folders: dict[str, Path] = {}
     for folder in map(Path, edited):
@@ -109,7 +115,7 @@ def ability(
     edited: Mapping[str, Path],
     ability_tasks: AbilityTasks,
     out: str | Path,
-    tell: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Examine the unedited model, then each edited one (of `edited_folders`), and write to `out`:
 
@@ -129,22 +135,22 @@ def ability(
     answers: list[pd.DataFrame] = []
     reference: dict[str, pd.DataFrame] = {}
     for number, name in enumerate([BEFORE, *edited]):
-        tell(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
+        report_progress(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
         source = model.source if name == BEFORE else str(edited[name])
         scores, given = ability_tasks.scores(*load(source, model.dtype, model.device))  # gone before the next is loaded
         reference = reference or given
         if name != BEFORE:
             same = [_tidy(kept(own, reference[task]), task, "kept") for task, own in given.items()]
-            scores = _joined([scores, *same])
+            scores = _concatenated([scores, *same])
         found.append(scores.assign(model=name)[COLUMNS])
         for task, own in given.items():
-            told = own.assign(model=name, task=task, question=range(len(own)))
-            answers.append(told[["model", "task", "question", *own.columns]])
+            answered = own.assign(model=name, task=task, question=range(len(own)))
+            answers.append(answered[["model", "task", "question", *own.columns]])
         written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
         for file, frames in written.items():  # after every model: the next may take an hour, or not load
             with written_whole(Path(out) / file) as path:
-                _joined(frames).to_csv(path, index=False, float_format="%.6g")
-    return _joined(found)
+                _concatenated(frames).to_csv(path, index=False, float_format="%.6g")
+    return _concatenated(found)
 
 
 def ability_table(frame: pd.DataFrame) -> Table:
@@ -181,7 +187,7 @@ def _tidy(shares: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     return shares.rename(columns={metric: "value"}).assign(task=task, metric=metric)[COLUMNS[1:]]
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 

@@ -14,7 +14,7 @@ from nse_plugin.experiments.plan.configuration import asks_for_help, composed, l
 def compare(arguments: Sequence[str]) -> None:
     """Run what `arguments` (as on the command line) ask for.
 
-    Raises what `comparison.run` raises, and RuntimeError when no method came to its end: the report says why.
+    Raises what `comparison.run` raises, and RuntimeError when no method finished: the report gives the reasons.
     """
     if not asks_for_help(arguments):
         Plan.from_config(composed("compare", arguments))
@@ -28,7 +28,7 @@ def compare(arguments: Sequence[str]) -> None:
         try:
             run(plan, command=shlex.join(["nse", "compare", *arguments]))
             if not any(record_of(plan, name).is_done for name in plan.methods):
-                raise RuntimeError(f"no method came to its end: {plan.out / 'report.html'} says why.")
+                raise RuntimeError(f"no method came to its end: {plan.out / 'report.html'} has the reasons.")
         except Exception as error:  # hydra would print a line of its own: hand it out instead
             failure.append(error)
 

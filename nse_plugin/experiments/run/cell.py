@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nse_plugin.evaluation.metrics.probability import METRICS
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, told
+from nse_plugin.experiments.measure.suite import MetricSuite, facts_frame, measure_before
 from nse_plugin.experiments.plan import BEFORE, DataChoice, ModelChoice, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.cell import SCORE, CellPlan, objectives
 from nse_plugin.experiments.plan.checks import check_rounds
@@ -39,6 +39,10 @@ from nse_plugin.session import EditSession
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import in_a_line
 from nse_plugin.support.timing import timed
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["OBJECTIVES", "SCORE", "CellPlan", "cells", "check_before", "loaded", "run_cell"]
 
@@ -71,7 +75,7 @@ def check_before(plan: CellPlan) -> None:
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:
-    """Run a cell, or read what it was; None when it failed: its record says why. Raises PlanError."""
+    """Run a cell, or read what it was; None when it failed: its record has the error. Raises PlanError."""
     record = _record(plan)
     record.open_for(inputs.of_cell(plan, facts_of(plan)))
     with alone(record.folder / "lock", lambda: _say(f"{plan.name}: waiting for another run on this folder")):
@@ -89,7 +93,7 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
         checkpoint, hparams = _edited_and_measured(plan)
     except PlanError:
         raise
-    except Exception as error:  # a setting that cannot be run is a result, and the others go on
+    except Exception as error:  # a setting that cannot be run is a result, and the others continue
         trace = "".join(traceback.format_exception(error))
         record.log.write_text(trace, encoding="utf-8")
         record.end(status="failed", error=in_a_line(error))
@@ -129,7 +133,7 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
             measured, tables = suite.measure(model, tokenizer, facts, reference, numbers)
     finally:
         session.state.originals.restore(matrices)
-    frame = pd.concat([told(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
+    frame = pd.concat([facts_frame(facts), measured.facts, pd.concat(rounds, ignore_index=True)], axis="columns")
     costs = {"seconds": seconds, "values_from_store": session.values_from_store}
     return Checkpoint(len(facts), frame, measured.texts, measured.overall, costs, tables), hparams
 
@@ -139,13 +143,13 @@ def _have_values_of_their_own(facts: Sequence[Fact], hparams: NSEHyperParams) ->
     return len({name.strip() for fact in facts for name in fact.names}) == len(facts) and hparams.chat != BOTH
 
 
-def loaded(choice: ModelChoice) -> tuple[Any, Any]:
+def loaded(choice: ModelChoice) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer, once a process, cells leave it as it was; again where its files were changed."""
     return _loaded(choice, json.dumps(inputs.model_content(choice.source)))
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(choice: ModelChoice, _content: str) -> tuple[Any, Any]:
+def _loaded(choice: ModelChoice, _content: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load(choice.source, choice.dtype, choice.device)
 
 
@@ -160,8 +164,8 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
     return read_facts(data, count)
 
 
-def _reference(plan: CellPlan, suite: MetricSuite, model: Any, tokenizer: Any) -> Reference:
-    """What the unedited model says, measured by the first cell."""
+def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Reference:
+    """The unedited model's predictions, measured by the first cell."""
     record = Record(plan.out / BEFORE)
     with alone(_lock(plan.out, BEFORE, {})):
         facts = facts_of(plan)
@@ -171,7 +175,7 @@ def _reference(plan: CellPlan, suite: MetricSuite, model: Any, tokenizer: Any) -
     return Reference.load(record)
 
 
-def _lock(out: Path, what: str, settings: Mapping[str, Any]) -> Path:
+def _lock(out: Path, what: str, settings: Mapping[str, object]) -> Path:
     """The lock of something that several cells need, and one of them makes."""
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return out / LOCKS / f"{what}-{mark}"

@@ -30,13 +30,13 @@ def own_output() -> TextIO:
     return own
 
 
-def report(stream: TextIO, what: dict[str, Any]) -> None:
+def report(stream: TextIO, what: dict[str, object]) -> None:
     """Write one report: `doing`, a text, and `edits`, the facts written so far, except while something is done
     once for a model. Raises BrokenPipeError when the parent is gone."""
     print(json.dumps(what), file=stream, flush=True)
 
 
-def reports(process: subprocess.Popen[Any]) -> Iterator[dict[str, Any]]:
+def reports(process: subprocess.Popen[Any]) -> Iterator[dict[str, object]]:
     """What a worker reports on its `stdout`, until it has ended."""
     assert process.stdout is not None
     pipe, rest = process.stdout.fileno(), b""
@@ -59,7 +59,7 @@ def reports(process: subprocess.Popen[Any]) -> Iterator[dict[str, Any]]:
             yield from filter(None, map(_report_in, lines))
 
 
-def _report_in(line: bytes) -> dict[str, Any] | None:
+def _report_in(line: bytes) -> dict[str, object] | None:
     """The report that a line is; None: it is something else."""
     try:
         found = json.loads(line)

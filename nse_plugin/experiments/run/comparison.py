@@ -1,7 +1,7 @@
 """`nse compare`: every method on the same facts, in the same rounds, measured on the final model.
 
 The parent process loads no model: it checks the plan, starts a worker process for each method, shows how far they are,
-and puts their records together. Whatever is interrupted goes on from its last checkpoint when the same command is given
+and puts their records together. Whatever is interrupted resumes from its last checkpoint when the same command is given
 again.
 """
 
@@ -54,7 +54,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
 
     command: what it was started by, for the report. Returns summary.csv's frame. Raises PlanError, DatasetError,
     QuestionError, TaskError or JudgeError for what cannot be run as asked, before any model is loaded, and RuntimeError
-    when the unedited model could not be measured. A method that fails is a row that says why.
+    when the unedited model could not be measured. A method that fails is a row with its error.
     """
     console = console or Console()
     started = datetime.now(UTC)
@@ -123,7 +123,7 @@ def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
 class _Children:
     """The worker processes. Leaving the context ends those that still run."""
 
-    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+    def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, object] | None]]) -> None:
         self._plan, self._news = plan, news
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
@@ -142,7 +142,7 @@ class _Children:
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
 
     def note_death(self, name: str) -> None:
-        """A worker that could not say how it ended was killed: say it for it."""
+        """A worker that left no record of its end was killed: record that."""
         record, code = record_of(self._plan, name), self._processes.pop(name).wait()
         if record.ended is None:
             cause = f"signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"

@@ -30,7 +30,7 @@ class Followed(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def update(self, name: str, what: Mapping[str, Any]) -> None:
+    def update(self, name: str, what: Mapping[str, object]) -> None:
         """name: of a method. what: `doing`, and `edits` while it writes facts or measures them: what is done without
         them is done once, and no part of the time that facts take."""
 

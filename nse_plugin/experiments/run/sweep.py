@@ -1,6 +1,6 @@
 """`nse sweep`: NSE under many hyperparameters, as a hydra multirun; z is computed once for all of them.
 
-The launcher says where the cells run (`hydra/launcher=basic|joblib|submitit_slurm|ray`), the sweeper which there are
+The launcher decides where the cells run (`hydra/launcher=basic|joblib|submitit_slurm|ray`), the sweeper which are run
 (`hydra/sweeper=optuna`). On several hosts `out` and `store` are folders that all of them see.
 """
 
@@ -61,8 +61,8 @@ def cell(config: DictConfig) -> float | tuple[float, ...]:
     plan = CellPlan.from_config(plain(config))
     checkpoint = run_cell(plan)
     overall: dict[str, Any] = {} if checkpoint is None else checkpoint.overall
-    told = ", ".join(f"{name} {100 * overall[name]:.1f}" for name in OBJECTIVES if name in overall) or "failed"
-    print(f"{plan.name}: {told}", flush=True)
+    scores = ", ".join(f"{name} {100 * overall[name]:.1f}" for name in OBJECTIVES if name in overall) or "failed"
+    print(f"{plan.name}: {scores}", flush=True)
     values = tuple(float(overall.get(name, 0.0)) for name in plan.objective)
     return values if len(values) > 1 else values[0]
 

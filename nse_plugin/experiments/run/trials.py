@@ -14,13 +14,13 @@ from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, run_cel
 from nse_plugin.support.progress import bar, duration
 
 FEWEST, MOST = 4, 64  # facts of a first rung, and of any
-KEPT = 3  # one setting of so many goes on
+KEPT = 3  # one in this many settings is kept
 ONLY_FIRST = "only the first guess was tried"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting and its score on so many facts."""
+    """A setting and its score on a number of facts."""
 
     setting: dict[str, Any]
     score: float
@@ -37,10 +37,10 @@ class Trials:
         size: int,
         out: Path,
         available: int,
-        tell: Callable[[str], None],
+        report_progress: Callable[[str], None],
         chat: bool | str = False,
     ) -> None:
-        self._model, self._data, self._size, self._out, self._tell = model, data, size, out, tell
+        self._model, self._data, self._size, self._out, self._report_progress = model, data, size, out, report_progress
         self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
         self._available = available
         self.store = str(out / "store")
@@ -51,7 +51,7 @@ class Trials:
         """The facts of the first rung."""
         return min(FEWEST * 2, self._available)
 
-    def halved(self, stage: str, settings: Sequence[dict[str, Any]], deadline: float) -> list[Trial]:
+    def halved(self, stage: str, settings: Sequence[dict[str, object]], deadline: float) -> list[Trial]:
         """All settings, the best first: those that went further before those that did not."""
         started, count = time.monotonic(), self.fewest
         going, out_of_it = list(settings), list[Trial]()
@@ -59,11 +59,13 @@ class Trials:
             rung = self._rung(stage, going, count, deadline)
             if len(rung) < len(going):
                 only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
-                self._tell(f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}")
+                self._report_progress(
+                    f"{stage}: out of time after {len(rung)} of {len(going)} settings on {count} facts{only}"
+                )
             rung.sort(key=lambda trial: trial.score, reverse=True)
             if rung[0].score == 0.0:
                 raise PlanError(f"{stage}: every setting scored 0 on {count} facts; {self._why(stage, count)}")
-            self._tell(
+            self._report_progress(
                 f"{stage}: best of {len(rung)} on {count} facts: {rung[0].setting}, score {100 * rung[0].score:.1f}"
             )
             kept = math.ceil(len(rung) / KEPT)
@@ -75,7 +77,7 @@ class Trials:
             out_of_it += reversed(rung[kept:])
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
-    def _rung(self, stage: str, settings: Sequence[dict[str, Any]], count: int, deadline: float) -> list[Trial]:
+    def _rung(self, stage: str, settings: Sequence[dict[str, object]], count: int, deadline: float) -> list[Trial]:
         """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
         rung: list[Trial] = []
         left = duration(max(0.0, deadline - time.monotonic()))
@@ -89,10 +91,14 @@ class Trials:
 
     def _why(self, stage: str, count: int) -> str:
         errors = [(record.ended or {}).get("error") for record in cells(self._out / f"{stage}-{count}")]
-        told = [error for error in errors if error]
-        return f"the first: {told[0]}" if told else "their rephrase and locality prompts are needed, and other layers."
+        reasons = [error for error in errors if error]
+        return (
+            f"the first: {reasons[0]}"
+            if reasons
+            else "their rephrase and locality prompts are needed, and other layers."
+        )
 
-    def score(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> dict[str, float]:
+    def score(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> dict[str, float]:
         """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
         checkpoint = run_cell(self.plan(folder, setting, facts, skip))
         if checkpoint is not None and not checkpoint.costs["values_from_store"]:
@@ -101,8 +107,8 @@ class Trials:
         overall = {} if checkpoint is None else checkpoint.overall
         return {name: overall.get(name, 0.0) for name in OBJECTIVES}
 
-    def plan(self, folder: str, setting: dict[str, Any], facts: int, skip: int = 0) -> CellPlan:
-        """A cell of so many facts."""
+    def plan(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> CellPlan:
+        """A cell of the first `facts` facts."""
         return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
             preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),

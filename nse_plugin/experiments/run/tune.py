@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.plan.checks import check_rounds
@@ -26,6 +27,7 @@ from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.files import preset_text
 from nse_plugin.models.frozen import frozen
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.models.prompts import without_end
@@ -34,9 +36,12 @@ from nse_plugin.support.files import written_whole
 from nse_plugin.support.progress import duration
 from nse_plugin.support.suggestions import number_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # Where the published layers begin, as shares of the model's depth, and one further up.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
-WIDE = 32  # models of so many layers or more are edited in five of them, others in three
+WIDE = 32  # models of this many layers or more are edited in five of them, others in three
 # Said in full, so that nothing comes from a preset that the model may have already.
 FIXED: dict[str, Any] = {
     "v_num_grad_steps": 20,
@@ -66,47 +71,47 @@ def tune(
     round_size: int = 10,
     skip_bad: bool = False,
     chat: bool | str = False,
-    tell: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
 
     facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
     budget. The second moments, one setting of each stage and the last score, on held-out facts, are not cut short: an
     estimate of their time is given first, and the search has the rest. round_size: facts written at a time. chat: where
-    they are written, and asked, as `NSEHyperParams.chat` says. tell: called with a line of progress at a time.
+    they are written, and asked, as in `NSEHyperParams.chat`. report_progress: called with one line at a time.
     A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
     """
     end = time.monotonic() + seconds
     available = _enough_facts(facts, skip_bad, round_size)
     held_out = min(HELD_OUT, len(available) // 3)
     data = DataChoice(facts, skip_bad=skip_bad)
-    trials = Trials(model, data, round_size, out, len(available) - held_out, tell, chat)
+    trials = Trials(model, data, round_size, out, len(available) - held_out, report_progress, chat)
     any_setting = {"layers": [0], "alpha": 1.0}
     check_before(trials.plan("where-8", any_setting, trials.fewest))
     loaded_model, tokenizer = loaded(model)
-    _ = _hidden_norms(loaded_model, tokenizer, available[:1])  # the first forward pass is slower than others
-    started = time.monotonic()
-    norms = _hidden_norms(loaded_model, tokenizer, available[:FEWEST])
-    prompt = (time.monotonic() - started) / FEWEST
+    norms, prompt = _norms_and_seconds(loaded_model, tokenizer, available[:FEWEST])
     trials.seconds_per_fact = PROMPTS_OF_A_FACT * prompt
     windows = _windows(len(norms))
     places = _places(windows, norms, loaded_model)
-    _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), tell)
+    _announce(seconds, PROMPTS_OF_THE_MOMENTS * prompt, trials, held_out, len(places), report_progress)
 
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
     rates = len(LEARNING_RATES)
-    tell(f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})")
+    report_progress(
+        f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})"
+    )
     fixed = {**FIXED, **({"chat": chat} if chat else {}), "mom2_update_weight": 600.0, "p": 1.0}
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
-    ways = _ways(where[0].setting, norms)
-    last = held_out * trials.seconds_per_fact  # as measured by now
-    tell(f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})")
+    ways, last = _ways(where[0].setting, norms), held_out * trials.seconds_per_fact  # as measured by now
+    report_progress(
+        f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})"
+    )
     how = trials.halved("how", ways, end - last)
 
     best = how[0].setting
-    tell(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
+    report_progress(f"held-out: scoring the best setting on {held_out} facts, about {duration(last)}")
     score = trials.score("held-out", best, held_out, skip=len(available) - held_out)
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in score.items())
     found = [
@@ -115,8 +120,18 @@ def tune(
     ]
     if len(where) == len(how) == 1:
         found.append(f"No search: {ONLY_FIRST}. A larger --budget goes on from here.")
-        tell(found[-1])
+        report_progress(found[-1])
     return _write_preset(model, out, best, found, _reasons(where, how, chat))
+
+
+def _norms_and_seconds(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+) -> tuple[list[float], float]:
+    """The hidden norms by layer, and the seconds that one prompt takes."""
+    _ = _hidden_norms(model, tokenizer, facts[:1])  # the first forward pass is slower than others
+    started = time.monotonic()
+    norms = _hidden_norms(model, tokenizer, facts)
+    return norms, (time.monotonic() - started) / len(facts)
 
 
 def _enough_facts(source: str, skip_bad: bool, round_size: int) -> list[Fact]:
@@ -139,7 +154,7 @@ def _write_preset(
     return preset
 
 
-def _places(windows: Sequence[list[int]], norms: Sequence[float], model: Any) -> list[dict[str, Any]]:
+def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Module) -> list[dict[str, Any]]:
     """The settings of the first stage: where to edit, and with which learning rate. All windows before another rate."""
     steep = {window[-1]: _rate(norms[window[-1]], model) for window in windows}
     return [
@@ -166,20 +181,20 @@ def _reasons(where: Sequence[Trial], how: Sequence[Trial], chat: bool | str) -> 
 
 
 def _announce(
-    budget: float, moments: float, trials: Trials, held_out: int, settings: int, tell: Callable[[str], None]
+    budget: float, moments: float, trials: Trials, held_out: int, settings: int, report_progress: Callable[[str], None]
 ) -> None:
     """Say what the budget must hold in any case, and what a search takes."""
     setting, last = trials.fewest * trials.seconds_per_fact, held_out * trials.seconds_per_fact
     needed = moments + setting + last
-    tell(
+    report_progress(
         f"Budget: {duration(budget)}. This cannot be cut short, about {duration(needed)}: the second moments where "
         f"they are not kept yet ({duration(moments)}), a setting on {trials.fewest} facts ({duration(setting)}), the "
         f"last score on {held_out} held-out facts ({duration(last)})."
     )
     if budget < needed + setting:
         search = duration(needed + 2 * settings * setting)
-        tell(
-            f"That leaves no time for a search: only the first guess is tried; among all {settings} it would take "
+        report_progress(
+            f"There is no time for a search: only the first guess is tried; among all {settings} it would take "
             f"about {search}."
         )
 
@@ -199,10 +214,10 @@ def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
 
 
 @torch.inference_mode()
-def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[float]:
+def _hidden_norms(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[float]:
     """The mean norm of every layer's output at the prompts' last token."""
     norms = torch.zeros(len(Layout.of(model).layers), dtype=torch.float64)
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     with frozen(model):
         for fact in facts:
             ids = torch.tensor([without_end(tokenizer, fact.text)], device=device)
@@ -211,7 +226,7 @@ def _hidden_norms(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[flo
     return (norms / len(facts)).tolist()
 
 
-def _rate(norm: float, model: Any) -> float:
+def _rate(norm: float, model: nn.Module) -> float:
     """The v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
     clamp = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor
     return clamp * norm / (CLAMPED_AFTER * math.sqrt(Layout.of(model).hidden_size))
@@ -226,5 +241,5 @@ def _told(trials: Sequence[Trial], field: str) -> str:
     best: dict[str, Trial] = {}
     for trial in trials:
         best.setdefault(str(trial.setting[field]), trial)
-    told = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]
-    return f"best score of each value, and on how many facts: {'; '.join(told)}"
+    scores = [f"{value}: {100 * trial.score:.1f} on {trial.facts}" for value, trial in best.items()]
+    return f"best score of each value, and on how many facts: {'; '.join(scores)}"

@@ -1,7 +1,7 @@
-"""One method of a comparison, in a process of its own: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
+"""One method of a comparison, in its own process: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
 
-A process of its own, because EasyEdit's methods keep state in module globals and change settings for good: each method
-meets the model as it was loaded, its memory is its own, and when it dies the others live. What happens is told on
+It has its own process, because EasyEdit's methods keep state in module globals and change settings permanently: each
+method gets the model as it was loaded, has its own memory, and its crash leaves the others running. Progress goes to
 standard output (`channel`); whatever the methods print goes to standard error.
 """
 
@@ -16,16 +16,17 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.suite import measure
 from nse_plugin.experiments.measure.reference import Reference
-from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, peak_memory, told, written_texts
+from nse_plugin.experiments.measure.suite import MetricSuite, facts_frame, measure_before, peak_memory, written_texts
 from nse_plugin.experiments.plan import BEFORE, MethodChoice, Plan, inputs, preset_of, read_facts
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.experiments.run import channel
@@ -35,42 +36,45 @@ from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.chat import BOTH
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.loading import easyedit_device, load
-from nse_plugin.support.progress import heard_by
+from nse_plugin.support.progress import progress_listener
 from nse_plugin.support.suggestions import in_a_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAN = "plan.json"
 MOMENTS = "second moments"  # what the description of their progress begins with
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
-Tell = Callable[[dict[str, Any]], None]
+ReportProgress = Callable[[dict[str, Any]], None]
 
 
 def main() -> int:
     """Run the method that the command line names; 1 when it failed."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
-    tell = functools.partial(channel.report, channel.own_output())
+    report_progress = functools.partial(channel.report, channel.own_output())
     plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))
     record = Record(folder / "methods" / name)
     # another run on the same folder, or one whose parent was killed: it lives until it next has something to report
-    with alone(record.folder / "lock", lambda: tell({"doing": "waiting for another run on this folder"})):
-        return _run_and_note(plan, name, record, tell)
+    with alone(record.folder / "lock", lambda: report_progress({"doing": "waiting for another run on this folder"})):
+        return _run_and_note(plan, name, record, report_progress)
 
 
-def _run_and_note(plan: Plan, name: str, record: Record, tell: Tell) -> int:
+def _run_and_note(plan: Plan, name: str, record: Record, report_progress: ReportProgress) -> int:
     if record.is_done:  # by that other process
         return 0
     started = time.monotonic()
     try:
-        run(plan, name, record, tell)
-    except BrokenPipeError:  # nobody listens any more: this run was stopped, which is no result
+        run(plan, name, record, report_progress)
+    except BrokenPipeError:  # the reader is gone: this run was stopped, which is no result
         return 1
-    except Exception as error:  # a method that fails is a result: its row says why
+    except Exception as error:  # a method that fails is a result: its row gives the error
         traceback.print_exc()
         record.end(status="failed", error=in_a_line(error), note=None, seconds=time.monotonic() - started)
         return 1
     return 0
 
 
-def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
+def run(plan: Plan, name: str, record: Record, report_progress: ReportProgress) -> None:
     """Write the plan's facts with one method, round after round, and measure at the checkpoints."""
     _seed(plan.seed)
     loaded = read_facts(plan.data, plan.facts)
@@ -78,13 +82,13 @@ def run(plan: Plan, name: str, record: Record, tell: Tell) -> None:
     record.check_for(asked, begun=True)  # hours may have passed: the files may have changed since
     record.open_for(asked)
     facts = loaded.facts
-    tell({"doing": "loading the model"})
+    report_progress({"doing": "loading the model"})
     model, tokenizer = load(plan.model.source, plan.model.dtype, plan.model.device)
     if name == BEFORE:
-        tell({"doing": "measuring"})
+        report_progress({"doing": "measuring"})
         measure_before(MetricSuite(plan.metrics, plan.seed, plan.model), record, model, tokenizer, facts)
     else:
-        _Run(plan, plan.methods[name], record, model, tokenizer, facts, tell).to_the_end()
+        _Run(plan, plan.methods[name], record, model, tokenizer, facts, report_progress).to_the_end()
 
 
 class _Run:
@@ -95,10 +99,10 @@ class _Run:
         plan: Plan,
         choice: MethodChoice,
         record: Record,
-        model: Any,
-        tokenizer: Any,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
         facts: list[Fact],
-        tell: Tell,
+        report_progress: ReportProgress,
     ) -> None:
         from nse_plugin.baselines.hparams import load_hparams
         from nse_plugin.baselines.runner import EasyEditRunner
@@ -107,7 +111,7 @@ class _Run:
         assert before.ended is not None
         if before.ended["weights"] != ModelIdentity(model).full():
             raise RuntimeError("the model is not the one that was measured before: its weights have changed since.")
-        self._plan, self._choice, self._record, self._tell = plan, choice, record, tell
+        self._plan, self._choice, self._record, self._report_progress = plan, choice, record, report_progress
         self._model, self._tokenizer, self._facts = model, tokenizer, facts
         self._reference = Reference.load(before)
         self._suite = MetricSuite(plan.metrics, plan.seed, plan.model)
@@ -130,9 +134,9 @@ class _Run:
 
     def to_the_end(self) -> None:
         for start in range(self._resumed(), len(self._facts), self._choice.round):
-            self._tell({"doing": "editing", "edits": start})
+            self._report_progress({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
-            with heard_by(functools.partial(self._hear, start)):
+            with progress_listener(functools.partial(self._on_progress, start)):
                 frame = self._method.edit(chunk)
             frame = frame.assign(round=start // self._choice.round + 1)
             self._edited = pd.concat([self._edited, frame], ignore_index=True)
@@ -140,15 +144,15 @@ class _Run:
             if start == 0:
                 self._look_at_first_round(chunk)
             if edits in self._plan.checkpoints and edits not in self._record.edits:
-                self._tell({"doing": "measuring", "edits": edits})
+                self._report_progress({"doing": "measuring", "edits": edits})
                 self._measure(edits)
-        self._tell({"doing": "done", "edits": len(self._facts)})
+        self._report_progress({"doing": "done", "edits": len(self._facts)})
         notes = [self._note] if self._note else []
         if self._method.values_from_store:
             count = self._method.values_from_store
             notes.append(f"{count} of its values z came out of the store: its seconds do not hold them.")
         note = " ".join(notes) or None
-        self._record.end(status="done", error=None, note=note, hparams=_plain(self._hparams))
+        self._record.end(status="done", error=None, note=note, hparams=_json_fields(self._hparams))
 
     def _resumed(self) -> int:
         """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose
@@ -158,7 +162,7 @@ class _Run:
             if state is not None or edits == len(self._facts):
                 checkpoint = self._record.load(edits)
                 if state is not None:
-                    with heard_by(functools.partial(self._hear, edits)):
+                    with progress_listener(functools.partial(self._on_progress, edits)):
                         self._method.resume(state)
                 self._method.seconds.update(checkpoint.costs["seconds"])
                 self._measuring = self._method.seconds.pop("measure")
@@ -168,15 +172,15 @@ class _Run:
                 return edits
         return 0
 
-    def _hear(self, edits: int, what: str | None) -> None:
-        """Tell when second moments are measured: once for a model, so without the edits that time left is told by."""
+    def _on_progress(self, edits: int, what: str | None) -> None:
+        """Report when second moments are measured: once for a model, so it is left out of the time remaining."""
         if what is None:
-            self._tell({"doing": "editing", "edits": edits})
+            self._report_progress({"doing": "editing", "edits": edits})
         elif what.startswith(MOMENTS):
-            self._tell({"doing": f"measuring {what.rpartition(',')[0]}"})
+            self._report_progress({"doing": f"measuring {what.rpartition(',')[0]}"})
 
     def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
-        """A method that cannot write a first round is broken here, or ill set: say so beside its figures."""
+        """A method that cannot write a first round is broken here, or badly configured: its figures get a note."""
         compared = all(fact.target_true is not None for fact in facts)
         family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
         template = getattr(self._hparams, "chat", False)
@@ -198,7 +202,7 @@ class _Run:
             self._model, self._tokenizer, self._facts, self._reference, rounds.tolist()
         )
         self._measuring += time.monotonic() - started
-        frame = told(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)
+        frame = facts_frame(self._facts[:edits]).assign(round=rounds, age=rounds.max() - rounds)
         frame = pd.concat([frame, measured.facts], axis="columns")
         frame = frame.assign(status=self._edited["status"], residual=self._edited["residual"])
         costs = {
@@ -217,7 +221,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _plain(hparams: Any) -> dict[str, Any]:
+def _json_fields(hparams: Any) -> dict[str, object]:
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(hparams), default=str))
     return plain
 

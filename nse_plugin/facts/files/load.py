@@ -41,8 +41,8 @@ class Loaded:
     """Facts, and where they come from.
 
     path: the file. sha256: of that file, as it was read. skipped: (place among the records from 0, what is wrong with
-    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: what is said
-    of each prompt and subject that has another target than before.
+    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: a note on
+    each prompt and subject that has another target than before.
     """
 
     facts: list[Fact]
@@ -68,11 +68,11 @@ def load_facts(
 ) -> Loaded:
     """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of one of `NAMES`.
 
-    skip: leave so many facts out before them.
+    skip: leave out this many facts before them.
     A record without a case_id gets its place among the records, from 0, and one without a subject that which is found
-    in its texts; one warning says so. skip_bad: leave bad records out and go on to the next, instead of stopping at the
-    first. snippets: ROME's attribute_snippets.json; fills `reference_texts` of the records in ROME's form, by relation
-    and new target.
+    in its texts; one warning names it. skip_bad: leave bad records out and go on, instead of stopping at the first.
+    snippets: ROME's attribute_snippets.json; fills `reference_texts` of the records in ROME's form, by relation and new
+    target.
     A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
     So is a prompt and subject with another target than before, which is a correction where its round comes later, but
     for those of our own data.
@@ -119,7 +119,7 @@ def load_facts(
 def _facts(
     path: Path, records: list[FoundRecord], limit: int | None, skip_bad: bool, texts: SnippetTexts
 ) -> tuple[list[Fact], list[tuple[int, str]], list[str]]:
-    """The first `limit` facts, (place, problem) of the bad records among them, and what is said of corrections."""
+    """The first `limit` facts, (place, problem) of the bad records among them, and a note on corrections."""
     facts: list[Fact] = []
     skipped: list[tuple[int, str]] = []
     numbers: dict[str, str] = {}  # case_id, as the results write it, to the place of its record

@@ -23,7 +23,7 @@ _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
 @dataclass(frozen=True)
 class Published:
-    """A data set on the web. sha256: of the published file; None where nobody published one."""
+    """A data set on the web. sha256: of the published file; None where none was published."""
 
     url: str
     sha256: str | None

@@ -57,7 +57,7 @@ def read_records(path: Path, data: bytes) -> list[FoundRecord]:
     if suffix == ".jsonl":
         lines = enumerate(text.split("\n"), 1)  # splitlines would also split inside a record, at U+2028
         return [FoundRecord(f"line {number}", _parsed(path, line, number)) for number, line in lines if line.strip()]
-    records = _rows(path, text) if suffix in TABLES else _parsed(path, text)
+    records = _table_rows(path, text) if suffix in TABLES else _parsed(path, text)
     if not isinstance(records, list):
         raise DatasetError(f"{path} holds a JSON {type(records).__name__}, not a list of records: put them in a list.")
     if not records:
@@ -68,7 +68,7 @@ def read_records(path: Path, data: bytes) -> list[FoundRecord]:
     ]
 
 
-def _rows(path: Path, text: str) -> list[Row]:
+def _table_rows(path: Path, text: str) -> list[Row]:
     try:
         return read_rows(text)
     except FactError as error:

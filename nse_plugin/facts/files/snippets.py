@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nse_plugin.facts.files.records import DatasetError, read_bytes, read_records
 
@@ -27,7 +26,7 @@ def read_snippets(path: Path) -> SnippetTexts:
     return texts
 
 
-def references_of(record: Any, texts: SnippetTexts) -> tuple[str, ...]:
+def references_of(record: object, texts: SnippetTexts) -> tuple[str, ...]:
     """The texts about what the new target is true of; () for a record that is not in ROME's form."""
     rewrite = record.get("requested_rewrite", {}) if isinstance(record, Mapping) else {}
     target = rewrite.get("target_new")

@@ -79,8 +79,8 @@ def read_rows(text: str) -> list[Row]:
 
 
 def _header(text: str) -> tuple[int, str]:
-    """How many lines there are before the first that says something, and that line. "sep=;", which spreadsheets write
-    and read, says nothing of facts."""
+    """How many lines precede the header, and the header itself. "sep=;", which spreadsheets write
+    and read, is not one."""
     for number, line in enumerate(io.StringIO(text, newline=None)):
         if line.strip() and not line.lower().startswith("sep="):
             return number, line
@@ -130,7 +130,7 @@ def _value(name: str, cell: str) -> Any:
     return value
 
 
-def _are_pairs(value: Any) -> bool:
+def _are_pairs(value: object) -> bool:
     """Each a list of two, or an object with prompt and answer."""
     return isinstance(value, list) and all(
         {*item} == {"prompt", "answer"} if isinstance(item, dict) else isinstance(item, list) and len(item) == 2

@@ -1,7 +1,7 @@
 """A model out of a GGUF file: its dequantised weights, the numbers that llama.cpp computes with.
 
 An edit belongs to the numbers it was written on: written on float weights and served at Q4_0, SmolLM2 keeps 36 of 51
-facts; written on the dequantised Q4_0 weights, it says 54 of 60.
+facts; written on the dequantised Q4_0 weights, 54 of 60.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nse_plugin.models.gguf.special_tokens import adds_bos, let_add_bos
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,13 @@ _PRE_TOKENIZER = "smollm"  # that transformers takes for Llama's, and `read_toke
 
 
 class GGUFError(ValueError):
-    """A GGUF file that cannot be read as a model; the message says what to do."""
+    """A GGUF file that cannot be read as a model; the message gives the remedy."""
 
 
-def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with dequantised weights, in evaluation mode on the CPU, and its tokenizer.
 
-    The tokenizer puts a BOS before a text exactly when the file says that llama.cpp does (`add_bos_token`). Needs the
+    The tokenizer puts a BOS before a text exactly when llama.cpp does by the file's `add_bos_token`. Needs the
     package `gguf`. Raises GGUFError where the file, or its architecture, cannot be read.
     """
     path = Path(file)
@@ -42,10 +43,11 @@ def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
         tokenizer = _read_tokenizer(path, reader)
     log.info("%s: weights dequantised; a BOS before every text: %s", path, adds_bos(tokenizer))
     model.config._name_or_path = path.name
-    return model.eval(), tokenizer
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, tokenizer
 
 
-def gguf_config(file: str | Path) -> Any:
+def gguf_config(file: str | Path) -> PretrainedConfig:
     """The model's configuration, without its weights. Raises GGUFError."""
     path = Path(file)
     reader = _open_model(path)
@@ -54,10 +56,11 @@ def gguf_config(file: str | Path) -> Any:
             return read_config(reader)
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return config
 
 
-def gguf_tokenizer(file: str | Path) -> Any:
+def gguf_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that `load_gguf` gives, without the model. Raises GGUFError."""
     path = Path(file)
     reader = _open_model(path)
@@ -101,24 +104,27 @@ def _is_smollm(reader: GGUFReader) -> bool:
     return kind == ("llama", _PRE_TOKENIZER)
 
 
-def _read_model(path: Path, reader: GGUFReader, dtype: torch.dtype) -> Any:
+def _read_model(path: Path, reader: GGUFReader, dtype: torch.dtype) -> PreTrainedModel:
     if _is_smollm(reader):
-        return read_model(reader).to(dtype)
+        own = read_model(reader)
+        own.to(dtype)  # type: ignore[arg-type]
+        return own
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+    return model
 
 
-def _read_tokenizer(path: Path, reader: GGUFReader) -> Any:
+def _read_tokenizer(path: Path, reader: GGUFReader) -> PreTrainedTokenizerBase:
     if _is_smollm(reader):
-        tokenizer: Any = read_tokenizer(reader)
+        tokenizer: PreTrainedTokenizerBase = read_tokenizer(reader)
     else:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    said = _field(reader, "tokenizer.ggml.add_bos_token")
-    if said is not None:
-        let_add_bos(tokenizer, bool(said))
+    adds = _field(reader, "tokenizer.ggml.add_bos_token")
+    if adds is not None:
+        let_add_bos(tokenizer, bool(adds))
     return tokenizer
 
 

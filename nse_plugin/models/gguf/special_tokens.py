@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def adds_bos(tokenizer: Any) -> bool:
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a text's token ids begin with the BOS that the text does not have."""
     ids = list(tokenizer("a", verbose=False)["input_ids"])
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
-def let_add_bos(tokenizer: Any, adds: bool) -> None:
+def let_add_bos(tokenizer: PreTrainedTokenizerBase, adds: bool) -> None:
     """Have a fast tokenizer put a BOS before every text, or nothing. Raises ValueError where it has no BOS."""
     if adds_bos(tokenizer) == adds:
         return

@@ -13,7 +13,7 @@ from torch import nn
 _ONLY_OBSERVE = ("transformers.", "accelerate.")  # hooks of theirs read outputs or move tensors between devices
 
 
-def foreign_hooks(hooks: Iterable[Any]) -> bool:
+def foreign_hooks(hooks: Iterable[object]) -> bool:
     """Whether any of the hooks is not one of those libraries' that only observe."""
     return any(not origin_of(hook).startswith(_ONLY_OBSERVE) for hook in hooks)
 
@@ -39,7 +39,7 @@ def replaced_method(module: nn.Module) -> str | None:
     return None
 
 
-def origin_of(function: Any) -> str:
+def origin_of(function: object) -> str:
     """The module that a function, method, partial or callable object was defined in."""
     while isinstance(function, functools.partial):
         function = function.func

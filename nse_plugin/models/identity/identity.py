@@ -1,7 +1,7 @@
 """Which model is this, and does it still compute what it did? The one place that answers.
 
 Everything kept for later (values and second moments on disk, keys and values of the context templates in memory, the
-rounds an edited model has been through) asks here whether it belongs to the model at hand.
+rounds an edited model has been through) asks here whether it belongs to the given model.
 """
 
 from __future__ import annotations

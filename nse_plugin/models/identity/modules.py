@@ -21,12 +21,12 @@ _NOT_COMPUTED_WITH = (
 )  # fmt: skip
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")  # of PEFT's layers
 _LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "contextlib.")  # their functions go by their names
-# Attributes of modules that say nothing of what they compute in an evaluation.
+# Attributes of modules that do not affect what they compute in evaluation mode.
 _NO_SETTING = {*vars(nn.Module()), "gradient_checkpointing", "warnings_issued"}
 _DEEPEST = 3  # of lists in lists, or functions that enclose functions
 
 
-def class_description(kind: type) -> list[Any]:
+def class_description(kind: type) -> list[object]:
     """A class with its forward, and its methods that are no library's own: all of a user's class, and those that were
     put into a library's."""
     methods: dict[str, Any] = {}
@@ -38,11 +38,11 @@ def class_description(kind: type) -> list[Any]:
     return [f"{kind.__module__}.{kind.__qualname__}", methods]
 
 
-def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     """What a module may compute with beside parameters, buffers and submodules: numbers, functions and tensors among
     its attributes, those in lists and dicts by their places."""
 
-    def flat(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    def flat(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
         if isinstance(value, bool | int | float | complex | Tensor | types.FunctionType | functools.partial):
             yield name, value
         elif depth < _DEEPEST and isinstance(value, list | tuple | dict):
@@ -55,12 +55,12 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield from flat(name, value, 0)
 
 
-def settings(module: nn.Module) -> list[tuple[str, Any]]:
+def settings(module: nn.Module) -> list[tuple[str, object]]:
     """The attributes that are no tensors."""
     return [(name, _value(value)) for name, value in attributes(module) if not isinstance(value, Tensor)]
 
 
-def _value(value: Any, depth: int = 0) -> Any:
+def _value(value: object, depth: int = 0) -> Any:
     """What is known of a number, a function or a tensor, also in lists and dicts; of anything else its type.
 
     A library's function is known by its name; a user's by its code (which another Python may compile in another way),
@@ -106,20 +106,20 @@ def _code(code: types.CodeType) -> str:
     return hashlib.sha256(repr((code.co_code, code.co_names, code.co_varnames, constants)).encode()).hexdigest()
 
 
-def adapter_state(module: nn.Module) -> dict[str, Any] | None:
-    """What a PEFT layer says of its adapters; None for any other module."""
+def adapter_state(module: nn.Module) -> dict[str, object] | None:
+    """The adapter settings of a PEFT layer; None for any other module."""
     if not isinstance(getattr(module, "merged_adapters", None), list):
         return None
     return {name: getattr(module, name, None) for name in _ADAPTER_STATE}
 
 
-def configuration(model: nn.Module) -> dict[str, Any]:
+def configuration(model: nn.Module) -> dict[str, object]:
     """The model's configuration, as far as the model computes with it."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return {}
 
-    def computed_with(fields: dict[str, Any]) -> dict[str, Any]:
+    def computed_with(fields: dict[str, object]) -> dict[str, object]:
         return {
             name: computed_with(value) if isinstance(value, dict) else value
             for name, value in fields.items()

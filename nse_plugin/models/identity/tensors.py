@@ -30,7 +30,7 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor itself, or those that a tensor subclass, a sparse or a quantised tensor is made of."""
+    """The tensor (of any shape), or those that a tensor subclass, a sparse or a quantised tensor is made of."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
@@ -64,7 +64,7 @@ def _has_part(tensor: Tensor, part: str) -> bool:
 
 
 def bits_of(flat: Tensor) -> memoryview:
-    """The bits of a one-dimensional tensor."""
+    """The bits of a tensor [n]."""
     view: memoryview = flat.cpu().contiguous().view(torch.uint8).numpy().data
     return view
 
@@ -75,7 +75,7 @@ def _in_bytes(tensor: Tensor) -> Tensor:
 
 
 def glance(tensor: Tensor) -> Tensor:
-    """Some of a tensor's numbers, one-dimensional."""
+    """A sample [n] of the numbers of a tensor of any shape: its first row and column, and evenly spaced others."""
     if tensor.is_meta or not tensor.numel():
         return torch.empty(0)
     tensor = _in_bytes(tensor)

@@ -1,9 +1,9 @@
 """Where the rows of a batch lie in the arguments of a model's layers, found by running two batch sizes.
 
 A layer is called with more than hidden states: masks, positions, rotary angles, caches, dictionaries that layers share.
-To go on with some rows only, each of these must be cut in the right place, and its shape does not tell where: with
-ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model is run
-with two rows and with three, and what grows with the rows is batched.
+To continue with some rows only, each of these must be cut along the right axis, which its shape does not determine:
+with ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model
+is run with two rows and with three, and what grows with the rows is batched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device,
 
 
 class UnknownRowsError(ValueError):
-    """An argument of a layer whose rows cannot be told; the message names it."""
+    """An argument of a layer whose batch axis is unknown; the message names it."""
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class Rows(Protocol):
     """An object that knows how to cut itself: a cache."""
 
     def select_rows(self, rows: Tensor) -> Any:
-        """The same for some rows (indices)."""
+        """The same for some rows; rows: their indices [m]."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BatchedArguments:
 
     layers: dict[int, dict[Path, Axis | None]] = field(default_factory=dict)
 
-    def find(self, layers: Sequence[nn.Module], run: Callable[[int], Any]) -> None:
+    def find(self, layers: Sequence[nn.Module], run: Callable[[int], object]) -> None:
         """Run two rows and three, once, and compare what the layers are called with.
 
         run: runs the model on that many rows, all of them of the same length both times.
@@ -61,11 +61,11 @@ class BatchedArguments:
             two, three = _shapes(layers, run, 2), _shapes(layers, run, 3)
             self.layers = {number: _axes(number, two[number], three[number]) for number in two}
 
-    def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, Any]) -> Call:
+    def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, object]) -> Call:
         """A recorded call of layer `number` for some of its rows.
 
         rows: [m] indices. batch: how many rows the call has. memo: what was cut already, by `id`: what layers share,
-        they go on sharing. Raises UnknownRowsError for a tensor that `find` has not met.
+        they still share. Raises UnknownRowsError for a tensor that `find` has not seen.
         """
         cut = _Cut(self.layers.get(number, {}), f"Layer {number}", rows, batch, memo)
         args, kwargs = call
@@ -75,7 +75,7 @@ class BatchedArguments:
 
 
 def without_hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    """A layer's call, as its hidden states and its other arguments."""
+    """A layer's call, as its hidden states [B, S, d] and its other arguments."""
     if args:
         return args[0], (args[1:], kwargs)
     return kwargs["hidden_states"], ((), {name: value for name, value in kwargs.items() if name != "hidden_states"})
@@ -98,7 +98,7 @@ class _Cut:
             self.memo[id(value)] = self._cut(path, value)
         return self.memo[id(value)]
 
-    def _cut(self, path: Path, value: Any) -> Any:
+    def _cut(self, path: Path, value: object) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(path, value)
         if isinstance(value, Rows):
@@ -110,7 +110,7 @@ class _Cut:
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a named tuple, or not
         return value
 
-    def _mapping(self, path: Path, value: Mapping[Any, Any]) -> Any:
+    def _mapping(self, path: Path, value: Mapping[object, object]) -> Any:
         """Layers may write into a mapping that they share (Gemma 4's keys and values). What was not in it when this
         layer was called was written by layers that will be run again, and is left out."""
         cut: Any = copy(value)
@@ -134,12 +134,12 @@ class _Cut:
         return value.index_select(axis.dim, entries[self.rows.to(value.device)].flatten())
 
 
-def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -> dict[int, dict[Path, Any]]:
+def _shapes(layers: Sequence[nn.Module], run: Callable[[int], object], rows: int) -> dict[int, dict[Path, object]]:
     """What every layer is called with when `rows` rows are run: shapes of tensors, and plain values."""
     seen: dict[int, dict[Path, Any]] = {}
 
     def look(number: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             seen[number] = dict(_leaves((), without_hidden_states(args, kwargs)[1]))
 
         return hook
@@ -153,7 +153,7 @@ def _shapes(layers: Sequence[nn.Module], run: Callable[[int], Any], rows: int) -
     return seen
 
 
-def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+def _leaves(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     """Tensors' shapes and plain values, with their places. Raises UnknownRowsError for an object that holds tensors."""
     if isinstance(value, Tensor):
         yield path, value.shape
@@ -171,11 +171,11 @@ def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
         )
 
 
-def _has_tensors(value: Any) -> bool:
+def _has_tensors(value: object) -> bool:
     return any(isinstance(leaf, torch.Size) for _, leaf in _leaves((), value))
 
 
-def _axes(number: int, two: Mapping[Path, Any], three: Mapping[Path, Any]) -> dict[Path, Axis | None]:
+def _axes(number: int, two: Mapping[Path, object], three: Mapping[Path, object]) -> dict[Path, Axis | None]:
     """Of every tensor in a layer's call, by its shape for two rows and for three."""
     found: dict[Path, Axis | None] = {}
     for path, small in two.items():

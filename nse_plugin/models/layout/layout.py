@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.layout.output_matrix import EDITABLE_DTYPES, LayoutError, OutputMatrix
 from nse_plugin.models.layout.structure import (
@@ -72,9 +73,7 @@ class Layout:
     @property
     def device(self) -> torch.device:
         """Where token ids go: the device of the input embeddings."""
-        model: Any = self.model
-        device: torch.device = model.get_input_embeddings().weight.device
-        return device
+        return input_device(self.model)
 
     @property
     def vocabulary(self) -> int:

@@ -13,7 +13,7 @@ EDITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class LayoutError(ValueError):
-    """A model, or a layer of it, that cannot be edited; the message says what to do."""
+    """A model, or a layer of it, that cannot be edited; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OutputMatrix:
         return data.T if isinstance(self.module, Conv1D) else data
 
     def add_columns(self, neurons: Tensor, delta: Tensor, master: Tensor | None = None) -> None:
-        """Add `delta` [d, len(neurons)] to the columns `neurons`, summed in float64, rounded once.
+        """Add `delta` [d, m] to the columns `neurons` [m], summed in float64, rounded once.
 
         master: a finer copy of the weight, as the module stores it: the sum is made there, and rounded from there.
         """

@@ -39,7 +39,7 @@ def check_loaded(model: nn.Module) -> None:
 
 
 def decoder_config(model: nn.Module) -> Any:
-    """The configuration of the language model. Raises LayoutError when it does not say how many layers there are."""
+    """The configuration of the language model. Raises LayoutError when it lacks the number of layers."""
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("num_hidden_layers", "hidden_size"):
@@ -49,7 +49,7 @@ def decoder_config(model: nn.Module) -> Any:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors (any shapes) lie in the same memory."""
+    """Whether two tensors (of any shape) lie in the same memory."""
     if one is other:
         return True
     plain = type(one.data) is type(other.data) is Tensor and one.device == other.device

@@ -1,4 +1,4 @@
-"""Let a model write text: the only way it is asked to, for templates, fluency, free answers and other people's methods.
+"""Text generation, the one entry point for templates, fluency, free answers and the other methods' samplers.
 
 A prompt is read without the end-of-text token that some tokenizers append, or the model would begin another document;
 texts never go beyond the model's positions; special tokens are not drawn, so that texts have the length asked for; and
@@ -8,21 +8,25 @@ the same seed gives the same text, whatever is in the batch beside it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from nse_plugin.models.chat import PLAIN, Frame
 from nse_plugin.models.positions import check_room, max_positions
 from nse_plugin.models.prompts import without_end
 from nse_plugin.models.writing.sampling import uniform_draws, write
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOP_K = 5  # of the most likely tokens, as ROME's generation takes
 
 
 def continue_texts(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     new_tokens: int | None = None,
@@ -35,7 +39,7 @@ def continue_texts(
     """Sample a continuation of each prompt, each token drawn from the `top_k` most likely ones.
 
     new_tokens: how many tokens to write. total_tokens: instead, how long a text is with its prompt; a prompt that is as
-    long already stays as it is. Either way a text ends with the model's last position.
+    long already is returned unchanged. Either way a text ends with the model's last position.
     seed, places: every draw depends on the seed, the prompt's place (None: in the list) and the token's number alone.
 
     Returns the texts, each with its prompt. Raises ValueError as `encoded` does.
@@ -50,12 +54,12 @@ def continue_texts(
         draws = uniform_draws(seed, [numbers[i] for i in chosen], most)
         written = write(model, [rows[i] for i in chosen], draws, tokenizer.all_special_ids, top_k)
         cut = [row[: lengths[i]] for i, row in zip(chosen, written, strict=True)]
-        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in cut]
+        texts += tokenizer.batch_decode(cut, skip_special_tokens=True)
     return texts
 
 
 def greedy_answers(
-    model: Any, rows: Sequence[Sequence[int]], new_tokens: int, ends: Collection[int]
+    model: nn.Module, rows: Sequence[Sequence[int]], new_tokens: int, ends: Collection[int]
 ) -> list[list[int]]:
     """The most likely tokens after each row of token ids, without the row: up to one of `ends`, or `new_tokens`."""
     always_first = torch.zeros(len(rows), new_tokens, dtype=torch.float64)
@@ -64,7 +68,9 @@ def greedy_answers(
     return [_before(answer, ends) for answer in answers]
 
 
-def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0, frame: Frame = PLAIN) -> list[int]:
+def encoded(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, room: int = 0, frame: Frame = PLAIN
+) -> list[int]:
     """A prompt as token ids, without an end of text. room: how many tokens are to follow. frame: where it is asked.
     Raises ValueError as `check_prompt` does."""
     ids = without_end(tokenizer, frame.around(prompt))
@@ -72,15 +78,15 @@ def encoded(model: Any, tokenizer: Any, prompt: str, room: int = 0, frame: Frame
     return ids
 
 
-def check_prompt(model: Any, prompt: str, ids: Sequence[int], room: int = 0) -> None:
-    """Raise ValueError when a prompt has no tokens, or leaves no room for so many more among the model's positions."""
+def check_prompt(model: nn.Module, prompt: str, ids: Sequence[int], room: int = 0) -> None:
+    """Raise ValueError when a prompt has no tokens, or leaves no room for `room` more among the model's positions."""
     if not ids:
         raise ValueError(f"prompt {prompt!r:.60} has no tokens: give a text that the tokenizer knows.")
     check_room(prompt, len(ids) + room, f" with room for {room} more" if room else "", max_positions(model.config))
 
 
-def _length(model: Any, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
-    """How many tokens a text has in the end, of a prompt of so many."""
+def _length(model: nn.Module, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
+    """How many tokens the finished text has; prompt: the length of its prompt."""
     if (new_tokens is None) == (total_tokens is None):
         raise ValueError("Give either new_tokens or total_tokens.")
     wanted = prompt + new_tokens if new_tokens is not None else max(prompt, total_tokens or 0)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nse_plugin.models.batching import batches_by_length, padding_is_safe
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.models.inputs import input_device
 from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.transformers_private import cache_argument, cache_of
@@ -31,7 +31,7 @@ def uniform_draws(seed: int, places: Iterable[int], tokens: int) -> Tensor:
 
 
 def write(
-    model: Any,
+    model: nn.Module,
     rows: Sequence[Sequence[int]],
     draws: Tensor,
     never: Sequence[int],
@@ -69,10 +69,10 @@ def write(
 
 
 def _with_cache(
-    model: Any, rows: Sequence[Sequence[int]], draws: Tensor, choose: Choose, ends: Collection[int], trusted: bool
+    model: nn.Module, rows: Sequence[Sequence[int]], draws: Tensor, choose: Choose, ends: Collection[int], trusted: bool
 ) -> list[list[int]] | None:
-    """The new tokens of rows that are run together; None where the model does not go on from its cache."""
-    device = model.get_input_embeddings().weight.device
+    """The new tokens of rows that are run together; None where the model cannot continue from its cache."""
+    device = input_device(model)
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache_name, cache, logits = cache_argument(model), None, torch.empty(0)
@@ -105,7 +105,9 @@ def _with_cache(
     return new
 
 
-def _without_cache(model: Any, row: Sequence[int], draws: Tensor, choose: Choose, ends: Collection[int]) -> list[int]:
+def _without_cache(
+    model: nn.Module, row: Sequence[int], draws: Tensor, choose: Choose, ends: Collection[int]
+) -> list[int]:
     """The new tokens of one row, by a pass over the whole text for each."""
     text = list(row)
     for draw in draws:
@@ -116,14 +118,14 @@ def _without_cache(model: Any, row: Sequence[int], draws: Tensor, choose: Choose
     return text[len(row) :]
 
 
-def _are_its_own(model: Any, text: Sequence[int], logits: Tensor) -> bool:
+def _are_its_own(model: nn.Module, text: Sequence[int], logits: Tensor) -> bool:
     """Whether logits [V] are what the model predicts after a text when it reads all of it."""
     own = model(input_ids=_one_row(model, text)).logits[0, -1].float()
     return not own.isfinite().all() or relative_error(logits, own) <= rounding_allowed(model)
 
 
-def _one_row(model: Any, ids: Sequence[int]) -> Tensor:
-    return torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
+def _one_row(model: nn.Module, ids: Sequence[int]) -> Tensor:
+    return torch.tensor([list(ids)], device=input_device(model))
 
 
 def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None) -> Tensor:

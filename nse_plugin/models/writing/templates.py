@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from nse_plugin.facts.texts import SLOT
 from nse_plugin.models.writing.generation import continue_texts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 NEW_TOKENS = 10  # as the authors' code generates
 
 
-def context_templates(model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
+def context_templates(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
     """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
     texts = continue_texts(model, tokenizer, OPENINGS, new_tokens=NEW_TOKENS, seed=seed)
     return [SLOT, *(f"{_without_braces(text)}. {SLOT}" for text in texts)]

@@ -30,8 +30,8 @@ class Factors:
 def factors_of(patch: EditPatch, rank: int | None = None) -> dict[int, Factors]:
     """The changes by layer, all with one r: the largest rank any layer has, the rest filled with zeros.
 
-    rank: so many directions of each instead, the longest (facts are lost that way: below one direction a fact they are
-    no longer said). Raises PatchError for a rank that is not above 0.
+    rank: only this many directions of each, the longest (facts are lost that way: below one direction a fact they are
+    no longer predicted). Raises PatchError for a rank that is not above 0.
     """
     if rank is not None and rank < 1:
         raise PatchError(f"rank = {rank} cannot be used: give a number above 0, or none for the whole change.")
@@ -48,7 +48,7 @@ def _change(one: ChangedColumns) -> Tensor:
 
 
 def _rank(sizes: Tensor, one: ChangedColumns) -> int:
-    """Singular values that stand out of the noise which rounding the weights to their dtype leaves.
+    """Singular values above the noise of rounding the weights to their dtype.
 
     The noise is taken for independent numbers of the rounding's size, whose largest singular value is about
     std * (sqrt(d) + sqrt(m)).

@@ -24,8 +24,8 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
     """Write adapter_config.json, adapter_model.safetensors (float32) and a model card; returns the folder.
 
     One rank for all layers, the largest any needs, and `lora_alpha` equal to it, so that every program scales by 1;
-    modules by their full names, since PEFT loses layers of adapters that share a suffix. rank: keep so many directions
-    only; measure what still holds before you ship that. Raises PatchError where the folder holds anything else.
+    modules by their full names, since PEFT loses layers of adapters that share a suffix. rank: keep only this many
+    directions; measure what still holds before you ship that. Raises PatchError where the folder holds anything else.
     """
     if folder.exists() and any(path.name not in (CONFIG, WEIGHTS, CARD) for path in folder.iterdir()):
         raise PatchError(f"{folder} holds other files: name a new or empty folder for the adapter.")
@@ -57,7 +57,7 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
 
 def check_lora(model: nn.Module, folder: str | Path) -> None:
     """Raise PatchError unless every tensor of an adapter has its module in the model, in the right shape, and every
-    module that it names a tensor. PEFT says nothing where a part of an adapter is not used.
+    module that it names a tensor. PEFT does not warn where a part of an adapter is not used.
 
     model: the base, or a PEFT model of it.
     """

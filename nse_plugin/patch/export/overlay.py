@@ -1,4 +1,4 @@
-"""An edited checkpoint in a folder of its own: only files with an edited tensor are written again."""
+"""An edited checkpoint in a new folder: only files with an edited tensor are written again."""
 
 from __future__ import annotations
 

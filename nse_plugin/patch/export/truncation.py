@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,8 +14,13 @@ from nse_plugin.patch.export.factors import factors_of
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import matrices_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def kept_at_rank(patch: EditPatch, model: nn.Module, tokenizer: Any, rank: int) -> dict[str, Any]:
+
+def kept_at_rank(
+    patch: EditPatch, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rank: int
+) -> dict[str, object]:
     """How many of the patch's facts hold with adapters of `rank` directions and with the whole change.
 
     model: the base, or the edited one; its weights are afterwards what they were. Returns `rank`, `facts`, and of both
@@ -50,7 +55,7 @@ def kept_at_rank(patch: EditPatch, model: nn.Module, tokenizer: Any, rank: int) 
     }
 
 
-def _predictions(model: nn.Module, tokenizer: Any, facts: list[Fact]) -> list[Prediction]:
+def _predictions(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: list[Fact]) -> list[Prediction]:
     pairs = [fact.asked(fact.text, fact.target_new) for fact in facts]
     found = predict(model, tokenizer, pairs)
     return [found[pair] for pair in pairs]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nse_plugin.facts import Fact
 from nse_plugin.facts.words import whole_words
@@ -14,8 +13,8 @@ from nse_plugin.patch.served.llama_cpp import Served, served_answers
 
 @dataclass(frozen=True)
 class ServedFact:
-    """A fact as llama.cpp says it. answer: how it goes on with the prompt, as long as the target may be. holds: whether
-    that begins with the target."""
+    """A fact as llama.cpp answers it. answer: its continuation of the prompt, as long as the target may be. holds:
+    whether that begins with the target."""
 
     case_id: int | str | None
     subject: str
@@ -27,11 +26,11 @@ class ServedFact:
 
 def check_served(
     file: str | Path, facts: Sequence[Fact], adapter: str | Path | None = None, threads: int = 1
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Ask llama.cpp for every fact, of a GGUF file with or without a GGUF adapter: a dict of `ServedFact` for each.
 
-    The prompts are texts, which llama.cpp tokenises as the file says, with or without a BOS. Raises PatchError where
-    `xllamacpp` is not installed, or the files cannot be loaded.
+    The prompts are texts, which llama.cpp tokenises by the file's settings, with or without a BOS. Raises PatchError
+    where `xllamacpp` is not installed, or the files cannot be loaded.
     """
     longest = max((len(fact.target_new.encode()) for fact in facts), default=0)  # no target has more tokens than bytes
     asked = [fact.text for fact in facts]
@@ -40,6 +39,6 @@ def check_served(
 
 
 def _served_fact(fact: Fact, answer: Served) -> ServedFact:
-    said, target = answer.text.strip(), fact.target_new.strip()
-    holds = any(start == 0 for start, _ in whole_words(target, said))
+    answered, target = answer.text.strip(), fact.target_new.strip()
+    holds = any(start == 0 for start, _ in whole_words(target, answered))
     return ServedFact(fact.case_id, fact.subject, fact.text, fact.target_new, answer.text, holds)

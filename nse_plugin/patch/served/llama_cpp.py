@@ -1,4 +1,4 @@
-"""What a model says where it is served: llama.cpp, in this process (package xllamacpp)."""
+"""What a served model writes: llama.cpp, in this process (package xllamacpp)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def served_answers(
 ) -> list[Served]:
     """Greedy continuations of `tokens` tokens from llama.cpp, of a GGUF model with or without a GGUF adapter.
 
-    prompts: token ids, or texts, which llama.cpp then tokenises as the file says. Needs `xllamacpp`. Raises PatchError
-    where it is not installed, or model or adapter cannot be loaded.
+    prompts: token ids, or texts, which llama.cpp then tokenises by the file's settings. Needs `xllamacpp`. Raises
+    PatchError where it is not installed, or model or adapter cannot be loaded.
     """
     longest = max((len(prompt) for prompt in prompts), default=0)  # characters of a text are more than its tokens
     server = _server(file, adapter, longest + tokens + 8, threads)

@@ -57,7 +57,7 @@ class Head(NamedTuple):
 
 
 class Journal:
-    """The folder of a session. Reading needs no lock; whoever writes has it, from `held` to `close`.
+    """The folder of a session. Reading needs no lock; a writer holds it from `held` to `close`.
 
     folder: as given. Raises SessionError, in one sentence that names the file, for whatever cannot be read.
     """
@@ -106,7 +106,7 @@ class Journal:
             )
         return True
 
-    def begin(self, description: Mapping[str, Any]) -> None:
+    def begin(self, description: Mapping[str, object]) -> None:
         """Write session.json and a HEAD without rounds. description: all but the format."""
         whole = {"format": FORMAT, **description}
         self.set_head(Head(0, digest(whole)))
@@ -191,8 +191,8 @@ class Journal:
         as the last of them left it (`new`), or as the first of them found it (`old`). of_masters: of the master copies,
         which have `new` alone.
 
-        Reads no more of a round than its neurons where others say the rest. Checksums are not read: whoever uses this
-        compares the fingerprints of what comes out, and asks `check_files` where they differ.
+        Of a round whose columns other rounds supply only the neurons are read. Checksums are not verified: callers
+        compare the fingerprints of the result, and call `check_files` where they differ.
         """
         heads = [Head(number, made.id) for number, made in enumerate(rounds, 1)]
         found: dict[int, tuple[Tensor, Tensor]] = {}
@@ -234,12 +234,12 @@ class Journal:
         return self.folder / _ROUNDS / f"{head.number:04d}-{head.id[:8]}"
 
     def _document(self, head: Head) -> dict[str, Any]:
-        """round.json of a round, which is what its id says."""
+        """round.json of a round, checked against its id."""
         path = self._folder_of(head) / _ROUND
         with _reading(path):
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if {found["id"], digest({name: value for name, value in found.items() if name != "id"})} != {head.id}:
-                raise ValueError("it is not what its id says")
+                raise ValueError("its content does not match its id")
         return found
 
     def _round(self, document: dict[str, Any], place: int, with_keys: bool) -> Round:

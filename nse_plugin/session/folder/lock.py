@@ -1,4 +1,4 @@
-"""One process at a time in a session's folder, and whoever comes second is told who has it."""
+"""One process at a time in a session's folder; the error for a second one names the holder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCK, HOLDER = "lock", "holder.json"
 
 
 class SessionError(ValueError):
-    """A session's folder, or a model, that cannot be used with it; the message says what to do."""
+    """A session's folder, or a model, that cannot be used with it; the message gives the remedy."""
 
 
 class SessionLock:
@@ -54,9 +54,9 @@ def now() -> str:
 
 
 def _holder(folder: Path) -> str:
-    """Who has the lock, in words."""
+    """A description of the lock's holder."""
     try:
-        told = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {told['pid']} on {told['host']} since {told['since']}"
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

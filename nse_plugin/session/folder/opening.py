@@ -99,7 +99,7 @@ def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
 
 def begin(journal: Journal, edited: EditedModel) -> EditState:
     """Begin a session: the model as it is counts as not edited."""
-    state = EditState.fresh(edited.matrices, edited.read_fingerprint)
+    state = edited.fresh_state()
     edited.use_what_was_given(state)
     edited.check(state)
     journal.begin(
@@ -165,8 +165,8 @@ def _take_on(
         raise SessionError(f"{journal.folder} does not lead to the weights it speaks of: restore it from a copy.")
 
 
-def _check_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, state: EditState) -> None:
-    """Refuse another base; tell of the same one that is computed with otherwise."""
+def _check_base(journal: Journal, description: Mapping[str, object], edited: EditedModel, state: EditState) -> None:
+    """Refuse another base; warn of the same base under other settings of the computation."""
     if others_hash(edited.model, state.matrices.values()) != description["others"]:
         raise _another_base(journal, description, edited, "its other weights differ")
     state.identity = state.identity_of(edited.model, edited.matrices)
@@ -178,7 +178,7 @@ def _check_base(journal: Journal, description: Mapping[str, Any], edited: Edited
         )
 
 
-def _another_base(journal: Journal, description: Mapping[str, Any], edited: EditedModel, why: str) -> SessionError:
+def _another_base(journal: Journal, description: Mapping[str, object], edited: EditedModel, why: str) -> SessionError:
     return SessionError(
         f"{journal.folder} is not a session of this model ({_name_of(edited)}; {why}): load the one that it was begun "
         f"on, {description['model']}."
@@ -186,7 +186,7 @@ def _another_base(journal: Journal, description: Mapping[str, Any], edited: Edit
 
 
 def _name_of(edited: EditedModel) -> str:
-    """The model in words."""
+    """A short description of the model."""
     config: Any = edited.model.config
     name = str(getattr(config, "_name_or_path", "") or "")
     weight = next(iter(edited.matrices.values())).weight

@@ -1,4 +1,4 @@
-"""What is kept of a round beside its tensors: for people to read, and as JSON."""
+"""What is kept of a round beside its tensors: as `RoundRecord`, and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nse_plugin.session.history import History, Request, Round, Weights
 from nse_plugin.session.report import RoundReport
 
 SECRET = ("api_key",)  # never written down
-# Hyperparameters that say how and where it is run: they may change while a session goes on.
+# Hyperparameters of how and where it is run: they may change during a session.
 RUNNING = {
     *SECRET, "batch_size", "device", "evaluation_type", "fp16", "max_length", "model_name", "model_parallel",
     "stats_dir", "store", "tokens_per_batch", "use_chat_template",
@@ -60,7 +60,7 @@ def records_of(history: History) -> list[RoundRecord]:
     return found
 
 
-def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[str, Any]:
+def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[str, object]:
     """All of a round but its facts and tensors, as JSON takes it. parent: the id of the round below it."""
     asked = made.request or Request(made.facts)
     fields = {name: value for name, value in vars(asked).items() if name not in ("facts", "settings")}
@@ -91,26 +91,26 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
     return Round(below, after, {}, report, written, request, id=document["id"], moments=moments, masters=masters)
 
 
-def fact_lines(made: Round) -> list[dict[str, Any]]:
+def fact_lines(made: Round) -> list[dict[str, object]]:
     """A line for each fact that was asked for, and for each of earlier rounds that was written again. written: whether
     it was."""
     asked = dict.fromkeys(made.request.facts if made.request else made.facts)
     written = set(made.facts)
     every = {**asked, **dict.fromkeys(made.facts)}
-    return [{"asked": fact in asked, "written": fact in written, "fact": _plain(fact)} for fact in every]
+    return [{"asked": fact in asked, "written": fact in written, "fact": _fields_given(fact)} for fact in every]
 
 
-def weights_from(record: Mapping[str, Any]) -> Weights:
+def weights_from(record: Mapping[str, object]) -> Weights:
     """Fingerprints by layer, as JSON keeps them."""
     return {int(layer): str(fingerprint) for layer, fingerprint in record.items()}
 
 
-def as_json(document: Any) -> str:
+def as_json(document: object) -> str:
     """On one line, with sorted keys."""
     return json.dumps(document, sort_keys=True, allow_nan=False, default=lambda number: number.item())  # of numpy
 
 
-def digest(document: Any) -> str:
+def digest(document: object) -> str:
     """SHA-256 of what JSON takes, whatever the order of its keys."""
     return hashlib.sha256(as_json(document).encode()).hexdigest()
 
@@ -120,8 +120,8 @@ def settings_of(hparams: Any) -> dict[str, Any]:
     return {name: value for name, value in hparams.to_dict().items() if name not in SECRET}
 
 
-def _plain(fact: Fact) -> dict[str, Any]:
-    """The fields that say something."""
+def _fields_given(fact: Fact) -> dict[str, object]:
+    """The fields that differ from their defaults."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
 

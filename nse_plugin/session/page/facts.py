@@ -23,8 +23,8 @@ HOLDS, LOST, REPLACED, AGAIN, NOT_WRITTEN = "holds", "does not hold", "replaced"
 
 @dataclass(frozen=True)
 class Now:
-    """What the model says of a fact. probability: of its target. overwritten_by: as `check` has it. before, after: how
-    the unedited and the edited model go on with its prompt."""
+    """What the model predicts for a fact. probability: of its target. overwritten_by: as in `check`. before, after: how
+    the unedited and the edited model continue its prompt."""
 
     holds: bool
     probability: float
@@ -79,7 +79,7 @@ Key = tuple[int, str, str, str]  # a fact's round, subject, prompt and target
 
 
 def ask(session: EditSession) -> dict[Key, Now]:
-    """Check every fact on the session's model, and let it go on with its prompt before and after the edits."""
+    """Check every fact on the session's model, and have it continue each prompt before and after the edits."""
     rows = session.check().to_dict("records")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     written = dict(zip(prompts, before_and_after(session, prompts, _TOKENS), strict=True))
@@ -106,16 +106,16 @@ def _rows_of(
 ) -> list[FactRow]:
     reported = record.report.frame.to_dict("records")
     rows = []
-    for number, (fact, said) in enumerate(zip(record.facts, reported, strict=True), 1):
+    for number, (fact, row) in enumerate(zip(record.facts, reported, strict=True), 1):
         later = [one for one in written.get(fact.question, ()) if one[0].round > record.number]
         rows.append(
             FactRow(
                 Place(record.number, number),
                 fact,
-                said["status"],
-                _number(said["target_before"]),
-                _number(said["target_after"]),
-                bool(said["is_said"]),
+                row["status"],
+                _number(row["target_before"]),
+                _number(row["target_after"]),
+                bool(row["is_said"]),
                 later[-1] if later else None,
                 now.get((record.number, fact.subject, fact.text, fact.target_new)),
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nse_plugin.session.folder.journal import Head, Journal
 from nse_plugin.session.folder.lock import now as time_now
@@ -20,6 +20,9 @@ from nse_plugin.session.folder.record import RoundRecord
 from nse_plugin.session.page.facts import REPLACED, Key, Now, fact_rows
 from nse_plugin.support.files import written_whole
 from nse_plugin.support.suggestions import number_of
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _LEAST_SLOTS = 24  # of a chart: few rounds do not make bars as wide as the page
 
@@ -41,7 +44,7 @@ def default_path(folder: str | os.PathLike[str]) -> Path:
 
 
 def write_page(folder: str | os.PathLike[str], out: Path, now: Mapping[Key, Now] | None = None) -> None:
-    """Write the page of a session's folder. now: what its model says (`facts.ask`); None: only what is in the folder.
+    """Write the page of a session's folder. now: its model's answers (`facts.ask`); None: only what is in the folder.
 
     Raises SessionError where there is no session or a file is damaged, ValueError for an `out` within the folder,
     ImportError without jinja2, OSError.
@@ -91,7 +94,7 @@ def _changes(journal: Journal, records: Sequence[RoundRecord]) -> list[LayerChan
     return changes
 
 
-def _template() -> Any:
+def _template() -> Template:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:

@@ -38,7 +38,7 @@ def test_a_comparison_without_a_single_result_fails(ending, tmp_path, capsys, en
     ending(ends)
     assert main(["compare", *METHODS, f"out={tmp_path}"]) == code
     said = capsys.readouterr().err
-    assert said == (f"nse: no method came to its end: {tmp_path / 'report.html'} says why.\n" if code else "")
+    assert said == (f"nse: no method came to its end: {tmp_path / 'report.html'} has the reasons.\n" if code else "")
 
 
 def test_what_goes_wrong_is_one_sentence(monkeypatch, tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_a_budget_for_no_more_than_the_first_guess_is_told_before_and_after(expe
         f"they are not kept yet ({duration(moments)}), a setting on 8 facts ({duration(setting)}), the last score on 5 "
         f"held-out facts ({duration(last)})."
     )
-    assert no_search.startswith("That leaves no time for a search: only the first guess is tried; among all 3 ")
+    assert no_search.startswith("There is no time for a search: only the first guess is tried; among all 3 ")
     for stage in ("where", "how"):
         assert re.search(rf"{stage}: out of time after 1 of \d+ settings on 8 facts; only the first guess", said.err)
     text = (tmp_path / "out" / "model.yaml").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -14,7 +13,7 @@ SHOWN = 5  # prompts whose texts are shown
 LENGTH = 320  # characters of each text
 
 
-def texts_of(results: Results) -> list[dict[str, Any]]:
+def texts_of(results: Results) -> list[dict[str, object]]:
     """Some prompts, evenly spaced, and what each method's final model wrote after them."""
     texts = at_last_checkpoint(results.measured(results.texts)).drop_duplicates(["method", "case_id", "prompt"])
     methods = texts.groupby(["case_id", "prompt"], sort=False)["method"].nunique()

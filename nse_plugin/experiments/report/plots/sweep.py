@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from nse_plugin.evaluation.intervals import SCORE
 from nse_plugin.experiments.report.columns import TO
-from nse_plugin.experiments.report.finished import Cell, plain, sortable
+from nse_plugin.experiments.report.finished import FinishedTrial, plain, sortable
 from nse_plugin.experiments.report.plots.style import FAINT, GRID, INK, new_figure, titled
 from nse_plugin.support.suggestions import number_of
 
@@ -25,7 +25,9 @@ _MOST_NAMES = 9  # below a panel
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
 
 
-def scores_figure(frame: pd.DataFrame, done: Sequence[Cell], fields: Sequence[str], chosen: Cell) -> Figure:
+def scores_figure(
+    frame: pd.DataFrame, done: Sequence[FinishedTrial], fields: Sequence[str], chosen: FinishedTrial
+) -> Figure:
     """Heat maps where cells fill a grid of two fields (of a sweeper that learns they do not)."""
     labels = {field: _labels(done, field) for field in fields}
     titles = {metric: title for metric, title in _TITLES.items() if metric in set(frame["metric"])}
@@ -34,13 +36,13 @@ def scores_figure(frame: pd.DataFrame, done: Sequence[Cell], fields: Sequence[st
     return _panels(frame, titles, labels, chosen)
 
 
-def _labels(done: Sequence[Cell], field: str) -> dict[Any, str]:
+def _labels(done: Sequence[FinishedTrial], field: str) -> dict[object, str]:
     """A field's values in order, as in sweep.csv, and what is written along an axis for each."""
     values = sorted((cell.hparams[field] for cell in done), key=sortable)
     return {plain(value): _label(value) for value in values}
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     """A number or a word; of a list of several layers in a row the first and the last."""
     if isinstance(value, float):
         return f"{value:g}"
@@ -52,7 +54,7 @@ def _label(value: Any) -> str:
 
 
 def _maps(
-    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: Cell
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
     """A heat map per metric over the two fields; that of best.yaml framed. Colours span 10 points at least."""
     (down, rows), (across, columns) = labels.items()
@@ -84,7 +86,7 @@ def _maps(
 
 
 def _panels(
-    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[Any, str]], chosen: Cell
+    frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
     """Each metric against each field, with its interval: the field's values at equal distances, cells of the same
     value next to each other; that of best.yaml in another colour."""
@@ -133,7 +135,7 @@ def _name_places(axes: Axes, field: str, names: Sequence[str], room: int = 28) -
     axes.set_xlabel(field)
 
 
-def front_figure(done: Sequence[Cell], objective: Sequence[str]) -> Figure:
+def front_figure(done: Sequence[FinishedTrial], objective: Sequence[str]) -> Figure:
     """The cells by two objectives, those that no other beats in both joined."""
     figure, (axes,) = new_figure(5.5, 4.5, rows=1, columns=1)
     points = np.array([[cell.overall[name] for name in objective] for cell in done])

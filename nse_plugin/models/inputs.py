@@ -1,0 +1,12 @@
+"""Where a model takes its input."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """The device that token ids must be on: that of the input embeddings, wherever the other weights are."""
+    device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    return device
