@@ -8,29 +8,17 @@ an object is built and again before every round.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from nse_plugin.hparams.errors import HyperParamsError
 from nse_plugin.hparams.files import find_file, read_mapping
+from nse_plugin.hparams.names import known_fields
 from nse_plugin.hparams.values import is_int, is_number, plain_python, require
-from nse_plugin.support.suggestions import did_you_mean
 
-log = logging.getLogger(__name__)
-
-# What MEMIT's and the authors' files also carry and NSE needs nobody to say: it finds the model's parts by
-# structure, and always optimises at the last layer. Such a key may stand in a file, with the one value that is
-# right (None: any).
-_FOUND_BY_STRUCTURE: dict[str, Any] = {
-    "layer_module_tmp": None, "mlp_module_tmp": None, "attn_module_tmp": None, "ln_f_module": None,
-    "lm_head_module": None, "v_loss_layer": None, "layer_selection": "all", "mom2_adjustment": True,
-}  # fmt: skip
-_ALIASES = {"neuron_threshold": "p", "alg": "alg_name", "L2": "ridge"}
 PRESETS = ("paper", "released")
 SUBSPACES = ("neurons", "null_space")
 SOLVERS = ("exact", "fast")
@@ -200,7 +188,7 @@ class NSEHyperParams:
         path = find_file(str(hparams_name_or_path))
         config = read_mapping(path)
         try:
-            settings = known_fields(cls, config)
+            settings = known_fields(_FIELD_TYPES, config)
             for spec in dataclasses.fields(cls):
                 optional = spec.default is not MISSING or spec.default_factory is not MISSING
                 if not optional and spec.name not in settings:
@@ -223,7 +211,7 @@ class NSEHyperParams:
         from nse_plugin.hparams.tuned import TUNED_FOR  # subclasses of this class
 
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
-        settings = known_fields(cls, overrides)
+        settings = known_fields(_FIELD_TYPES, overrides)
         if isinstance(model_or_name, str | os.PathLike):
             settings.setdefault("model_name", os.fspath(model_or_name))
         if chosen is None:
@@ -238,7 +226,7 @@ class NSEHyperParams:
 
     def with_overrides(self, **overrides: Any) -> NSEHyperParams:
         """A copy with other values of some fields, by any of their names. Raises HyperParamsError."""
-        return dataclasses.replace(self, **known_fields(type(self), overrides))
+        return dataclasses.replace(self, **known_fields(_FIELD_TYPES, overrides))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain Python values."""
@@ -270,32 +258,6 @@ def plain_value(name: str, value: Any) -> Any:
     if name not in _FIELD_TYPES:
         raise HyperParamsError(f"Unknown hyperparameter {name!r}: the fields are {', '.join(sorted(_FIELD_TYPES))}.")
     return plain_python(_FIELD_TYPES[name], value)
-
-
-def known_fields(cls: type[NSEHyperParams], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name.
-    Raises HyperParamsError for an unknown name, and for two names of one field."""
-    names = {spec.name for spec in dataclasses.fields(cls)}
-    known: dict[str, Any] = {}
-    spelt: dict[str, str] = {}
-    given = list(config.items())
-    if isinstance(config.get("values"), Mapping):  # the value step's own may stand under one heading
-        given = [(key, value) for key, value in given if key != "values"] + list(config["values"].items())
-    for key, value in given:
-        name = _ALIASES.get(key, key)
-        if name in _FOUND_BY_STRUCTURE:
-            right = _FOUND_BY_STRUCTURE[name]
-            require(right is None or value == right, name, value, f"NSE supports {right!r} only")
-            log.debug("%s is not needed: found by structure", name)
-        elif name not in names:
-            hint = did_you_mean(key, [*names, *_ALIASES], f"the fields are {', '.join(sorted(names))}.", cutoff=0.4)
-            raise HyperParamsError(f"Unknown hyperparameter {key!r}: {hint}")
-        elif name in known:
-            raise HyperParamsError(f"{spelt[name]!r} and {key!r} are the same hyperparameter: give one of them.")
-        else:
-            known[name] = value
-            spelt[name] = key
-    return known
 
 
 def _plain(name: str) -> str:

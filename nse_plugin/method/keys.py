@@ -36,7 +36,7 @@ class FactSpan:
         return self._means(keys, {} if self._behind is None else self._behind.keys()), h
 
     def outputs(self) -> Tensor:
-        """h alone."""
+        """h [n, d] alone."""
         return self._bare.run()[1]
 
     def after(self, layer: int) -> tuple[Tensor | None, Tensor]:

@@ -85,7 +85,7 @@ class ProtectedKeys:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, by names that `from_tensors` reads."""
+        """By the names that `from_tensors` reads: keys.N [m, f], count.N [] and square.N [f, f] of each layer N."""
         tensors: dict[str, Tensor] = {}
         for layer, protected in self.layers.items():
             tensors[f"keys.{layer}"] = protected.keys
@@ -96,7 +96,7 @@ class ProtectedKeys:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ProtectedKeys:
-        """What `tensors` gave."""
+        """From what `tensors` returned: keys.N [m, f], count.N [] and square.N [f, f] of each layer N."""
         layers: dict[int, LayerKeys] = {}
         for name, keys in tensors.items():
             kind, _, layer = name.partition(".")

@@ -54,7 +54,7 @@ class LayerSystem:
         return subspace.system(self.second_moment, self.protected, self.weight, self.ridge)
 
     def factor(self, subspace: Subspace) -> Tensor | None:
-        """A's Cholesky factor; None where A is not positive definite within rounding."""
+        """The Cholesky factor of U^T A U, [s, s]; None where that is not positive definite within rounding."""
         if self._factored is not None and self._factored[0].equals(subspace):
             return self._factored[1]
         self._factored = None  # its memory serves the next one

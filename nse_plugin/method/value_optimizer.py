@@ -49,7 +49,7 @@ class DeltaOptimizer:
         self._adam = torch.optim.Adam([self.delta], lr=rate, betas=BETAS[hparams.solver])
 
     def step(self, facts: Sequence[int], gradient: Tensor) -> None:
-        """Update these facts (indices) only. gradient: [len(facts), d], of their losses."""
+        """Update these facts (indices) only. gradient: [m, d], of their losses."""
         before = self.delta.clone()
         self.delta.grad = torch.zeros_like(self.delta)
         self.delta.grad[facts] = gradient

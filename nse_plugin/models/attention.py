@@ -35,3 +35,6 @@ def native_grouped_query_attention() -> Iterator[None]:
     finally:
         sdpa_attention.use_gqa_in_sdpa = own
         _replacing.release()
+
+
+shared_heads = native_grouped_query_attention  # the former name
