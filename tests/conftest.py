@@ -16,6 +16,8 @@ import torch
 from tiny import ARCHITECTURES, CHAT, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +92,24 @@ def hparams():
 @pytest.fixture
 def moments(model):
     return tiny_moments(model, [1, 2])
+
+
+@pytest.fixture
+def seen():
+    """A tiny Llama's layout, and how many tokens each layer has been given."""
+    layout = Layout.of(tiny_model("llama"))
+    tokens = [0] * len(layout.layers)
+
+    def count(number):
+        def hook(_, args, __):
+            tokens[number] += args[0].shape[0] * args[0].shape[1]
+
+        return hook
+
+    for number, layer in enumerate(layout.layers):
+        layer.mlp.down_proj.register_forward_hook(count(number))  # of what a layer does, not of its calls
+    with frozen(layout.model):
+        yield layout, tokens
 
 
 @pytest.fixture

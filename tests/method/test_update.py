@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import relative
 
 from nse_plugin.method.neurons import select_neurons
 from nse_plugin.method.protected_keys import LayerKeys
@@ -29,10 +30,6 @@ def problem(n, d, f, m, seed=0, dtype=torch.float64):
         (sample.T @ sample / len(sample)).to(dtype),
         randn(m, f).to(dtype),
     )
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 @settings(max_examples=60, deadline=None)
