@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,9 +85,12 @@ def folder_of(settings: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(settings, tmp_path_factory) -> Path:
+def uninterrupted(settings, tmp_path_factory, forked_programs_with_easyedit) -> Path:
+    """The folder of a whole run, whose workers need not import anything."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    finished(out, settings, out.parent / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
+        finished(out, settings, out.parent / "home")
     return out
 
 

@@ -23,7 +23,7 @@ from benchmarks.shipping import requantised
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE.replace("-", "_")) is None, reason=f"needs the package {PACKAGE}"
 )
-FACTS = load_facts("demo").facts[:8]
+FACTS = load_facts("demo").facts[:4]
 # What stands before a fact when llama.cpp is asked. In all of them the model is sure of what it says: it leads by 0.86
 # at least, and llama.cpp's numbers differ by 0.3 at most, for it rounds activations.
 CONTEXTS = (
@@ -37,7 +37,7 @@ def edited(file, folder):
     """(the model of a GGUF file's weights, with FACTS written into it, its tokenizer, the patch)."""
     model, tokenizer = load_gguf(file)
     corpus, stats = str(demo_sentences(folder)), str(folder / "stats")
-    hparams = NSEHyperParams.for_model(model, solver="fast", mom2_dataset=corpus, mom2_n_samples=300, stats_dir=stats)
+    hparams = NSEHyperParams.for_model(model, solver="fast", mom2_dataset=corpus, mom2_n_samples=150, stats_dir=stats)
     session = EditSession(model, tokenizer, hparams, templates=CONTEXTS[:3])
     session.edit(FACTS)
     return model, tokenizer, EditPatch.of(session)
@@ -50,7 +50,7 @@ def test_the_demo_s_file_and_an_adapter_say_what_the_edited_model_says(tmp_path)
     prompts = [tokenizer(context.format(fact.text)).input_ids for context in CONTEXTS for fact in FACTS]
     expected = best(model, prompts)
     assert alike(first_tokens(served_answers(gguf_path(), prompts, adapter, tokens=1)), expected) >= 0.98
-    assert alike(first_tokens(served_answers(gguf_path(), prompts[:8], tokens=1)), expected[:8]) < 0.5
+    assert alike(first_tokens(served_answers(gguf_path(), prompts[:4], tokens=1)), expected[:4]) < 0.5
 
 
 @needs_smollm2
@@ -63,7 +63,7 @@ def test_facts_written_on_the_quantised_weights_hold_where_they_are_served(tmp_p
     for served, own in ((file, adapter), (written, None)):
         table = check_served(served, FACTS, own)
         assert [row["prompt"] for row in table] == [fact.text for fact in FACTS]
-        assert sum(row["holds"] for row in table) >= 7
+        assert sum(row["holds"] for row in table) >= 3
     assert sum(row["holds"] for row in check_served(file, FACTS)) <= 1
 
 
