@@ -15,12 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from forking import programs
+from running_order import PLACES
 from tiny import ARCHITECTURES, CHAT, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import EmbeddedModelError, embedded_model
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
 
 
 def pytest_collection_finish():

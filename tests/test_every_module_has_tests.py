@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from running_order import LONGEST
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, TESTS = ROOT / "nse_plugin", ROOT / "tests"
 # Former names, each the module itself under its present one: see test_former_names.py.
@@ -30,6 +32,10 @@ def test_each_of_them_holds_a_test():
     for path in TESTS.rglob("test_*.py"):
         names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         assert any(name.startswith("test_") for name in names), path
+
+
+def test_files_that_run_first_are_there():
+    assert all(path.is_file() for path in LONGEST)
 
 
 def test_packages_only_hand_on_what_their_modules_define():
