@@ -78,10 +78,10 @@ def test_batches_are_bounded_by_what_gradients_take(tokenizer, facts, templates)
 
 
 def test_templates_are_run_once_for_all_batches(llama, tokenizer, facts, templates, hparams, monkeypatch):
-    run, own = [], prefix_cache.grown
+    run, own = [], prefix_cache.extended
     for module in (context_states, suffix):
         monkeypatch.setattr(
-            module, "grown", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows)
+            module, "extended", lambda layout, past, rows: run.append(list(rows)) or own(layout, past, rows)
         )
     prompts = [encode_fact(tokenizer, fact, templates) for fact in facts]
     layout = Layout.of(llama)

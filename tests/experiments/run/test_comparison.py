@@ -164,11 +164,11 @@ def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path)
     ):
         process = run(out, settings, home)
         checkpoint = out / "methods" / "NSE" / f"checkpoint-{edits:06}"
-        give_up = time.monotonic() + 200
+        give_up = time.monotonic() + 500
         while not checkpoint.is_dir() and time.monotonic() < give_up:
             time.sleep(0.02)
         stop(process.pid, number)
-        said, _ = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=300)
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert "nse: stopped; the same command goes on from there." in said
