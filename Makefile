@@ -20,9 +20,10 @@ mend: .venv/installed
 bench: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks
 
+# The files that take longest run first (tests/running_order.py); xdist would put them last, for they have few tests.
 # Ray's tests by themselves: it wants both cores, and gives up where others take them.
 test: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/cluster
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/cluster
 	.venv/bin/python -m pytest tests/cluster
 
 # The core on the older transformers.

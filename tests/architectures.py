@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import transformers
 from packaging.version import Version
+from tiny import TEMPLATES, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from nse_plugin import EditSession
+from nse_plugin.models.layout import Layout
+
+LAYERS = [1, 2]  # edited
 _SAME = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
@@ -112,3 +119,15 @@ def random_model(kind: str, dtype: torch.dtype = torch.float64, **changes):
 
 def name_of_w_out(kind: str) -> str | None:
     return (EXACT | REFUSED)[kind][1]
+
+
+def session_on(model, hparams, name=None, **settings):
+    """A session on one of these models. name: of W_out, where it must be named."""
+    layout = Layout.of(model, name)
+    moments = {}
+    for layer in LAYERS:
+        size = layout.output_matrix(layer).matrix.shape[1]
+        k = torch.randn(200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(layer))
+        moments[layer] = (k.T @ k / 200).to(model.dtype)
+    chosen = dataclasses.replace(hparams, rewrite_module_tmp=name, **settings)
+    return EditSession(model, tiny_tokenizer(), chosen, moments, list(TEMPLATES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -13,9 +14,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from forking import programs
+from running_order import PLACES
 from tiny import ARCHITECTURES, CHAT, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.embedded import EmbeddedModelError, embedded_model
+from nse_plugin.models.frozen import frozen
+from nse_plugin.models.layout import Layout
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
+
+
+def pytest_collection_finish():
+    """What is imported and collected by now stays: a search for garbage need not look at its millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +109,24 @@ def moments(model):
 
 
 @pytest.fixture
+def seen():
+    """A tiny Llama's layout, and how many tokens each layer has been given."""
+    layout = Layout.of(tiny_model("llama"))
+    tokens = [0] * len(layout.layers)
+
+    def count(number):
+        def hook(_, args, __):
+            tokens[number] += args[0].shape[0] * args[0].shape[1]
+
+        return hook
+
+    for number, layer in enumerate(layout.layers):
+        layer.mlp.down_proj.register_forward_hook(count(number))  # of what a layer does, not of its calls
+    with frozen(layout.model):
+        yield layout, tokens
+
+
+@pytest.fixture
 def weights_of():
     """A function: all parameters of a model, copied."""
     return lambda model: {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -102,6 +136,48 @@ def weights_of():
 def same_weights():
     """A function: whether two such copies are equal to the bit."""
     return lambda a, b: a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# -- what is made once ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def smollm2_cache(tmp_path_factory) -> Path:
+    """A cache with SmolLM2-135M in it, converted once for all workers: for reading."""
+    from filelock import FileLock
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(folder / "smollm2.lock"):
+        try:
+            embedded_model(folder / "smollm2")
+        except EmbeddedModelError as error:
+            pytest.skip(str(error))
+    return folder / "smollm2"
+
+
+def _import_commands() -> None:
+    for name in ("cli", "session.session", "patch.rounds", "experiments.run.sweep", "experiments.run.worker"):
+        importlib.import_module(f"nse_plugin.{name}")
+
+
+def _import_easyedit() -> None:
+    _import_commands()
+    importlib.import_module("nse_plugin.baselines.registry").all_algorithms()
+
+
+@pytest.fixture(scope="session")
+def forked_programs(tmp_path_factory):
+    """The folder of an `nse` and a `python` that need no time to import anything: see `forking`."""
+    with programs(tmp_path_factory.mktemp("bin"), _import_commands) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def forked_programs_with_easyedit(tmp_path_factory):
+    """The same, with EasyEdit imported."""
+    with programs(tmp_path_factory.mktemp("bin"), _import_easyedit) as folder:
+        yield folder
 
 
 # -- an experiment ------------------------------------------------------------------------------------------------

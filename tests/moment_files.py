@@ -30,10 +30,6 @@ def brute_force(model, tokenizer, texts, layer):
     return sum(torch.outer(k, k) for k in seen) / len(seen)
 
 
-def relative(a, b):
-    return float((a.double() - b.double()).norm() / b.double().norm())
-
-
 def named(model, name):
     model.config._name_or_path = name
     return Layout.of(model)

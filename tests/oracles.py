@@ -11,6 +11,12 @@ import torch
 from nse_plugin.models.layout import Layout
 
 
+def relative(found, expected):
+    """Norm of the difference over that of what is expected."""
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
 def ids_of(tokenizer, text):
     return tokenizer(text, return_tensors="pt")["input_ids"]
 

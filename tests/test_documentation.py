@@ -30,7 +30,6 @@ from nse_plugin.experiments.plan.cell import CellPlan
 from nse_plugin.experiments.plan.configuration import composed
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.models.embedded import EmbeddedModelError, embedded_model, gguf_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -98,19 +97,15 @@ def with_names(name: str, values: list) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(smollm2_cache, tmp_path_factory) -> Path:
     """A cache with the embedded model, for all pages."""
-    try:
-        gguf_path()
-    except EmbeddedModelError as error:
-        pytest.skip(str(error))
     home = tmp_path_factory.mktemp("home")
-    embedded_model(home)
+    (home / "models").symlink_to(smollm2_cache / "models")
     return home
 
 
 @pytest.fixture
-def page_folder(home, tmp_path, monkeypatch) -> Path:
+def page_folder(home, tmp_path, monkeypatch, forked_programs) -> Path:
     """Where a page's blocks run: like a clone, but for what they write. Presets are cheaper."""
     for name in ("docs", "examples", "hparams"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -129,7 +124,7 @@ def page_folder(home, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(sys, "argv", ["nse"])  # hydra's applications write it
     monkeypatch.setenv("NSE_HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{forked_programs}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,10 +9,10 @@ import multiprocessing
 
 import pytest
 import torch
+from sentences import demo_sentences
 
 from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
-from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.embedded import PACKAGE, embedded_model
 from nse_plugin.session import EditSession
@@ -36,21 +36,15 @@ ALL = [fact for facts in ROUNDS for fact in facts]
 NEIGHBOURS = [("The capital of Italy is", "Rome"), ("The official language of Germany is", "German")]
 
 
-def _sentences(fact):
-    prompts = (fact.text, *fact.rephrase_prompts)
-    return [*((prompt, fact.target_true) for prompt in prompts), *fact.locality_prompts]
-
-
 @pytest.fixture(scope="module")
-def edited(tmp_path_factory):
+def edited(smollm2_cache, tmp_path_factory):
     """(model, tokenizer, session, z of a later fact before any edit, scores before), after two rounds."""
-    model, tokenizer = embedded_model(tmp_path_factory.mktemp("cache"))
-    # sentences of the demo's facts are enough for four others, and sooner read than the model's own written
-    corpus = tmp_path_factory.mktemp("corpus") / "sentences.txt"
-    asked = [pair for fact in load_facts("demo").facts for pair in _sentences(fact)]
-    corpus.write_text("\n\n".join(f"{prompt} {answer}." for prompt, answer in asked))
-    hparams = dataclasses.replace(NSEHyperParams.for_model(model), mom2_dataset=str(corpus), mom2_n_samples=1000)
-    hparams.stats_dir = str(tmp_path_factory.mktemp("stats"))
+    model, tokenizer = embedded_model(smollm2_cache)
+    folder = tmp_path_factory.mktemp("kept")
+    hparams = dataclasses.replace(
+        NSEHyperParams.for_model(model), mom2_dataset=str(demo_sentences(folder)), mom2_n_samples=1000,
+        store=str(folder / "store"),
+    )  # fmt: skip
     session = EditSession(model, tokenizer, hparams)
     later = [Fact("The mother tongue of {} is", "Danielle Darrieux", "English")]
     before = session.values(later)
@@ -79,12 +73,16 @@ def test_neighbours_stay_as_they_were(edited):
 
 
 def test_values_are_those_of_the_unedited_model_to_the_bit(edited):
-    _, _, session, (later, before), _ = edited
-    assert torch.equal(session.values(later), before)
+    model, tokenizer, session, (later, before), _ = edited
+    without_store = dataclasses.replace(session.hparams, store=None)
+    again = EditSession(model, tokenizer, without_store, state=session.state)
+    assert torch.equal(again.values(later), before)
+    assert again.values_from_store == 0
 
 
 def test_a_session_in_a_folder_goes_on_in_another_process(edited, tmp_path):
-    """A round a process: the weights are those of the session that never stopped."""
+    """A round a process, each with the values that the store has: the weights are those of the session that never
+    stopped."""
     model, tokenizer, session, *_ = edited
     base = copy.deepcopy(model)
     session.state.originals.restore(session._edited.layout.of(base).output_matrices(session.state.layers))
@@ -95,6 +93,7 @@ def test_a_session_in_a_folder_goes_on_in_another_process(edited, tmp_path):
         ) as own:
             assert len(own.rounds) == number
             own.edit(ROUNDS[number])
+            assert own.values_from_store == len(ROUNDS[number])
 
     for number in range(len(ROUNDS)):
         process = multiprocessing.get_context("fork").Process(target=write, args=(number,))

@@ -17,12 +17,10 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import store as store_module
 from nse_plugin.cli import main
-from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.prompts import encode_fact
 from nse_plugin.moments import provider as moments_module
-from nse_plugin.session import EditSession, value_source
+from nse_plugin.session import EditSession
 from nse_plugin.store import MOMENT, VALUE, Store, StoreError
 
 Z = torch.arange(5.0)
@@ -33,12 +31,6 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-def address(hparams, model=None, fact=None, tokenizer=None, templates=TEMPLATES) -> str:
-    model, fact = model or tiny_model("llama"), fact or tiny_facts()[0]
-    rows = [encode_fact(tokenizer or tiny_tokenizer(), fact, list(templates))]
-    return value_cache_keys(ModelIdentity(model).full(), rows, hparams)[0]
-
-
 def test_a_value_comes_back_to_the_bit(store):
     for value in (Z, Z.double() / 3, Z.bfloat16() / 3):
         store.put("ab" * 32, value, VALUE, "The capital of France is Lyon")
@@ -47,44 +39,6 @@ def test_a_value_comes_back_to_the_bit(store):
     [entry] = store.entries()
     assert (entry.kind, entry.about) == (VALUE, "The capital of France is Lyon")
     assert store.get("cd" * 32) is None
-
-
-def test_what_z_does_not_depend_on_does_not_matter(hparams):
-    others = {
-        "p": 0.5, "alpha": 3.0, "mom2_update_weight": 7.0, "max_iterations": 1, "accumulate": False, "layers": [0, 2],
-    }  # fmt: skip
-    assert address(dataclasses.replace(hparams, **others)) == address(hparams)
-    assert address(hparams, tokenizer=tiny_tokenizer(padding_side="left")) == address(hparams)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"layers": [1, 3]}, {"v_lr": 0.2}, {"v_num_grad_steps": 7}, {"v_weight_decay": 0.1}, {"kl_factor": 0.5},
-        {"clamp_norm_factor": 4.0}, {"solver": "fast"},
-    ],
-)  # fmt: skip
-def test_every_setting_of_the_value_step_is_another_address(hparams, change):
-    assert address(dataclasses.replace(hparams, **change)) != address(hparams)
-
-
-def test_model_fact_template_and_tokenizer_are_part_of_the_address(hparams):
-    model, fact = tiny_model("llama"), tiny_facts()[0]
-    found = {
-        address(hparams),
-        address(hparams, model=tiny_model("llama", seed=1)),
-        address(hparams, fact=dataclasses.replace(fact, target_new="Berlin")),
-        address(hparams, fact=dataclasses.replace(fact, prompt="The old capital of {} is")),
-        address(hparams, templates=TEMPLATES[:2]),
-        address(hparams, tokenizer=tiny_tokenizer(bos=True)),
-    }
-    with torch.no_grad():
-        model.model.norm.weight[0] += 1e-6  # one bit or two, far from any edited layer
-    found.add(address(hparams, model=model))
-    model = tiny_model("llama")
-    model.config.rms_norm_eps *= 2
-    found.add(address(hparams, model=model))
-    assert len(found) == 8
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "other"])
@@ -139,36 +93,6 @@ def session(hparams, **changes) -> EditSession:
         model, tiny_tokenizer(), dataclasses.replace(hparams, **changes), moments=tiny_moments(model, [1, 2]),
         templates=TEMPLATES,
     )  # fmt: skip
-
-
-def test_a_session_computes_each_value_once(store, hparams, monkeypatch):
-    folder = str(store.folder)
-    plain, first = session(hparams), session(hparams, store=folder)
-    facts = tiny_facts()
-    for one in (plain, first):
-        one.edit(facts[:2])
-        one.edit(facts[2:])
-    assert len(store.entries()) == len(facts)
-    computed = []
-    real = value_source.optimize_values
-    monkeypatch.setattr(value_source, "optimize_values", lambda *a: computed.append(len(a[1])) or real(*a))
-    again = session(hparams, store=folder, p=0.5, alpha=3.0)
-    assert torch.equal(again.values(facts), first.values(facts))
-    assert computed == []
-    more = [*facts, dataclasses.replace(facts[0], subject="Italy")]
-    again.values(more)
-    assert computed == [1]
-    assert torch.allclose(plain.values(facts), first.values(facts), rtol=1e-5, atol=1e-5)  # float32, in other batches
-    for layer in (1, 2):
-        name = f"model.layers.{layer}.mlp.down_proj.weight"
-        found, expected = (one.model.get_parameter(name) for one in (first, plain))
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_without_rewinding_values_are_of_this_moment_and_not_kept(store, hparams):
-    one = session(hparams, store=str(store.folder), rewind=False)
-    one.edit(tiny_facts()[:1])
-    assert store.entries() == []
 
 
 def test_sessions_that_share_a_state_share_what_they_know_of_the_templates(store, hparams):

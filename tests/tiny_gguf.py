@@ -85,3 +85,17 @@ def _add_tokenizer(writer, pre, adds_bos):
     writer.add_chat_template("{{ messages[0]['content'] }}")
     if adds_bos is not None:
         writer.add_add_bos_token(adds_bos)
+
+
+def best(model, prompts):
+    """The token that each prompt, given as ids, most likely goes on with."""
+    with torch.no_grad():
+        return [int(model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax()) for prompt in prompts]
+
+
+def first_tokens(answers):
+    return [answer.tokens[0] for answer in answers]
+
+
+def alike(one, other):
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)

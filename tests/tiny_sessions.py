@@ -14,6 +14,10 @@ SUBJECTS = [
     f"{first} {second}" for second in ("France", "Rome", "Lyon", "Japan") for first in ("old", "cold", "He", "the")
 ]
 TARGETS = ("Lyon", "Rome", "an old town", "Japan", "French")
+# The second replaces the first.
+COLD = Fact("{} is", "Rome", "cold", case_id="cold")
+WET = Fact("{} is", "Rome", "wet", case_id="wet")
+OTHER = Fact("{} is a town of", "Lyon", "Japan", case_id="other")
 
 
 def hparams(**changes):
@@ -68,3 +72,24 @@ def go_on(folder, kind, dtype, count):
     with opened(folder, base(kind, getattr(torch, dtype))) as session:
         for facts in rounds_of(count)[len(session.rounds) :]:
             session.edit(facts, author="somebody", reason="a test")
+
+
+def begun(where, model, tmp_path, **changes):
+    """A session in memory or in a folder."""
+    return in_memory(model, **changes) if where == "memory" else opened(tmp_path / "session", model, **changes)
+
+
+def of_rounds(rounds, kind="llama", dtype=torch.float32, **changes):
+    """A session in memory that has made these rounds."""
+    session = in_memory(base(kind, dtype), **changes)
+    for facts in rounds:
+        session.edit(facts)
+    return session
+
+
+def other_attention(model):
+    model.model.layers[3].self_attn.o_proj.weight.data[0, 0] += 1
+
+
+def other_matrix(model):
+    model.model.layers[1].mlp.down_proj.weight.data[0, 0] += 1

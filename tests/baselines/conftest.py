@@ -25,6 +25,9 @@ from easyedit_fixtures import (
 )
 from method_files import FAMILIES, SETTINGS
 
+from nse_plugin.baselines.hparams import load_hparams
+from nse_plugin.baselines.runner import EasyEditRunner
+
 __all__ = [
     "capitals",
     "easyeditor",
@@ -66,3 +69,12 @@ def settings_file(tmp_path: Path, stats_dir: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def method_on(family: str, tiny_tokenizer: Any, settings_file: Callable[..., Path]) -> Callable[..., EasyEditRunner]:
+    def make(model: Any, alg_name: str, **changes: Any) -> EasyEditRunner:
+        hparams = load_hparams(alg_name, settings_file(family, alg_name), changes, model)
+        return EasyEditRunner(model, tiny_tokenizer, alg_name, hparams)
+
+    return make

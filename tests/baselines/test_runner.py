@@ -17,10 +17,7 @@ from method_files import FAMILIES, SETTINGS
 
 from nse_plugin import Fact
 from nse_plugin.baselines.hparams import load_hparams
-from nse_plugin.baselines.registry import available_algorithms, is_available
 from nse_plugin.baselines.runner import EasyEditRunner, MethodError
-from nse_plugin.easyedit import wheel
-from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import FactError
 from nse_plugin.store import StoreError
 
@@ -31,15 +28,6 @@ FACTS = [
     Fact("The capital of {} is", "Japan", "Osaka"),
 ]
 EDITED = {"FT": (2,), "ROME": (1,), "MEMIT": (1, 2), "NSE": (1, 2)}
-
-
-@pytest.fixture
-def method_on(family: str, tiny_tokenizer: Any, settings_file: Callable[..., Path]) -> Callable[..., EasyEditRunner]:
-    def make(model: Any, alg_name: str, **changes: Any) -> EasyEditRunner:
-        hparams = load_hparams(alg_name, settings_file(family, alg_name), changes, model)
-        return EasyEditRunner(model, tiny_tokenizer, alg_name, hparams)
-
-    return make
 
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
@@ -64,16 +52,6 @@ def test_a_round_changes_the_method_s_own_matrices_only(
     else:
         assert frame["status"].tolist() == ["done", "done"]
         assert frame["residual"].isna().all()
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_nse_is_given_the_whole_fact(new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]) -> None:
-    fact = Fact("Where is {}?", "Rome", "Peru", separator="\n", aliases=("Roma",), case_id=3)
-    method = method_on(new_model(), "NSE")
-    assert method.edit([fact])["case_id"].tolist() == [3]
-    [written] = nse.state_of(method.model).history.written
-    assert (written.text, written.target_new) == (fact.text, fact.target_new)
-    assert (written.separator, written.aliases) == (fact.separator, fact.aliases)
 
 
 @pytest.mark.parametrize("alg_name", sorted(SETTINGS))
@@ -287,29 +265,3 @@ def test_what_a_state_does_not_fit(new_model: Callable[[], Any], method_on: Call
         method.resume(state)
     with pytest.raises(MethodError, match="this model has not"):
         method_on(new_model(), "FT").resume({"weights.no.such.weight": torch.zeros(2, 2)})
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_method_that_easyedit_has_not(new_model: Callable[[], Any], tiny_tokenizer: Any) -> None:
-    with pytest.raises(MethodError, match="did you mean 'MEMIT'"):
-        EasyEditRunner(new_model(), tiny_tokenizer, "MEMITT", None)
-    assert is_available("NSE")
-    assert not is_available("MEMITT")
-    assert {"NSE", "FT", "ROME", "MEMIT", "GRACE", "MEND"} <= set(available_algorithms())
-
-
-def test_trace_shows_decoder_layers_in_tuples(tiny_llama: Any, on_main: bool) -> None:
-    if on_main:
-        pytest.skip("a shim of the wheel")
-    nethook = importlib.import_module("easyeditor.util.nethook")
-    own, ids = nethook.Trace, torch.tensor([[1, 2, 3]])
-    plain = tiny_llama(ids).logits
-    with wheel.layers_in_tuples(tiny_llama.model.layers):
-        layers = ["model.layers.1", "model.layers.2.mlp"]
-        with nethook.TraceDict(tiny_llama, layers, edit_output=lambda output, layer: output) as seen:
-            assert torch.equal(tiny_llama(ids).logits, plain)
-        assert seen["model.layers.1"].output[0].shape == (1, 3, 32)
-        assert seen["model.layers.2.mlp"].output.shape == (1, 3, 32)
-        with nethook.Trace(tiny_llama, "model.layers.1", edit_output=lambda output: (output[0] + 1,)):
-            assert not torch.equal(tiny_llama(ids).logits, plain)
-    assert nethook.Trace is own

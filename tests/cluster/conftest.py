@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+SETTINGS = "layers: [1, 2]\nalpha: 1.0\nv_num_grad_steps: 4\nmom2_n_samples: 20\n"
+
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
@@ -13,3 +15,11 @@ def saved(tmp_path_factory):
     tiny_model("gpt2").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def hparams_file(tmp_path):
+    """Hyperparameters of the model, as a file."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(SETTINGS)
+    return str(path)

@@ -14,7 +14,6 @@ from nse_plugin.evaluation.metrics.judge import Judge, JudgeError
 from nse_plugin.evaluation.metrics.locality import locality_drift, locality_reference
 from nse_plugin.evaluation.metrics.perplexity import perplexity
 from nse_plugin.evaluation.metrics.probability import harmonic_mean, score_facts
-from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.suite import FAMILIES, Generation, measure
 from nse_plugin.facts import Fact, FactError
 
@@ -165,14 +164,6 @@ def test_generation_is_checked_before_anything_is_measured(
 def test_the_seed_decides_the_texts(model: Any, tokenizer: Any) -> None:
     one, other = (measure(model, tokenizer, FACTS, ["fluency"], seed=seed).texts["text"] for seed in (0, 1))
     assert (one != other).any()
-
-
-def test_evenly_spaced() -> None:
-    assert evenly_spaced(10, 5) == [0, 2, 4, 6, 8]
-    assert evenly_spaced(10, 3) == [0, 3, 6]
-    assert evenly_spaced(3, 20) == [0, 1, 2]
-    assert evenly_spaced(3, 0) == []
-    assert evenly_spaced(3, None) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

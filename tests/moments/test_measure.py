@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from moment_files import DOCUMENTS, brute_force, relative
+from moment_files import DOCUMENTS, brute_force
+from oracles import relative
 from tiny import F, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 

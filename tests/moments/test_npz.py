@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moment_files import DOCUMENTS, brute_force, named, relative, spd
+from moment_files import DOCUMENTS, brute_force, named, spd
+from oracles import relative
 from tiny import F, tiny_model
 
 from nse_plugin.models.layout import Layout

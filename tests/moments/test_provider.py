@@ -9,15 +9,13 @@ import time
 
 import pytest
 import torch
-from moment_files import DOCUMENTS, brute_force, named, relative
+from moment_files import DOCUMENTS, brute_force, named
+from oracles import relative
 from tiny import tiny_model
 
 from nse_plugin.models.layout import Layout
 from nse_plugin.moments import provider as module
-from nse_plugin.moments.corpora import corpus_identity
 from nse_plugin.moments.provider import moments_are_kept, moments_file, second_moments
-from nse_plugin.moments.storage import moments_folder
-from nse_plugin.store import Store
 from nse_plugin.support.files import cache_home, written_whole
 
 
@@ -40,27 +38,6 @@ def test_only_missing_layers_are_measured(llama, tokenizer, settings, monkeypatc
     again = second_moments(layout, tokenizer, settings)
     assert asked == [[2]]
     assert all(torch.equal(both[layer], again[layer]) for layer in (1, 2))
-
-
-def test_without_a_folder_they_are_found_in_the_users_cache_whatever_the_model_is_called(
-    tokenizer, settings, monkeypatch
-):
-    settings = dataclasses.replace(settings, stats_dir=None)
-    first = second_moments(named(tiny_model("llama"), "./my-model"), tokenizer, settings)
-    assert moments_folder(settings) == cache_home() / "moments"
-    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
-    layout = named(tiny_model("llama"), "org/the-same")
-    assert moments_are_kept(layout, tokenizer, settings)
-    again = second_moments(layout, tokenizer, settings)
-    assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
-    assert not moments_are_kept(Layout.of(tiny_model("llama", seed=1)), tokenizer, settings)
-
-
-def test_another_seed_writes_another_text(tokenizer, settings):
-    layout = named(tiny_model("llama"), "town-model")
-    own = dataclasses.replace(settings, mom2_dataset="self", mom2_n_samples=4)
-    first = second_moments(layout, tokenizer, own)
-    assert not torch.equal(second_moments(layout, tokenizer, dataclasses.replace(own, seed=1))[1], first[1])
 
 
 @pytest.mark.parametrize("kept_in", ["files", "store"])
@@ -131,40 +108,12 @@ def test_a_model_with_hooks_neither_reads_nor_keeps_any(change, kept_in, tokeniz
     assert not moments_are_kept(named(changed, "town-model"), tokenizer, settings)
 
 
-@pytest.mark.parametrize("asked_with", ["store", "neither"])
-@pytest.mark.parametrize("measured_with", ["store", "neither"])
-def test_moments_are_found_wherever_they_were_kept(
-    asked_with, measured_with, tokenizer, settings, tmp_path, monkeypatch
-):
-    def kept(name, place):
-        folders = {"stats_dir": None, "store": None}
-        return dataclasses.replace(settings, **folders | ({} if name == "neither" else {name: str(tmp_path / place)}))
-
-    first = second_moments(Layout.of(tiny_model("llama")), tokenizer, kept(measured_with, "one"))
-    monkeypatch.setattr(module, "measure_moments", lambda *_: pytest.fail("measured again"))
-    again = second_moments(Layout.of(tiny_model("llama")), tokenizer, kept(asked_with, "other"))
-    assert all(torch.equal(again[layer], first[layer]) for layer in (1, 2))
-    assert len(Store(moments_folder(kept(asked_with, "other"))).entries()) == 2  # where it was asked for, too
-
-
 def test_a_cache_that_is_a_file_loses_no_measurement(llama, tokenizer, settings, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NSE_HOME", str(tmp_path / "file"))
     settings = dataclasses.replace(settings, stats_dir=None)
     found = second_moments(Layout.of(llama), tokenizer, settings)
     assert relative(found[1], brute_force(llama, tokenizer, DOCUMENTS, 1)) <= 1e-6
-
-
-def test_a_corpus_that_changed_anywhere_is_another(tokenizer, settings, text, tmp_path):
-    """Also after its first MiB, and at the same size."""
-    long = tmp_path / "long.txt"
-    settings = dataclasses.replace(settings, mom2_dataset=str(long), mom2_n_samples=2)
-    start = "The river.\n" * (2**20 // 11 + 1)
-    texts = set()
-    for end in ("old", "new"):
-        long.write_text(start + end)
-        texts.add(corpus_identity(settings))
-    assert len(texts) == 2
 
 
 def test_two_processes_that_want_the_same_measure_once(tokenizer, settings, monkeypatch):

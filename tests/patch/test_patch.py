@@ -13,12 +13,11 @@ import pytest
 import torch
 from rounds import ROUNDS, same, weights_of
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
-from torch import nn
+from safetensors.torch import save_file
+from tiny import tiny_model
 
 import nse_plugin
-from nse_plugin import EditPatch, EditSession, Fact
+from nse_plugin import EditPatch, Fact
 from nse_plugin.models.gguf.special_tokens import let_add_bos
 from nse_plugin.patch.columns import PatchError
 
@@ -49,82 +48,12 @@ def test_what_it_says(patch):
         assert norm > 0
 
 
-def test_rounds_make_up_the_whole(edited, tmp_path):
-    session = edited()
-    whole, first, rest = EditPatch.of(session), EditPatch.of(session, 1, 1), EditPatch.of(session, 2)
-    assert (first.before, first.after, rest.after) == (whole.before, rest.before, whole.after)
-    both = first.compose(rest)
-    for part in ("before", "after", "others", "facts", "rounds"):
-        assert getattr(both, part) == getattr(whole, part)
-    model = tiny_model("llama", torch.float32)
-    for one in (first, rest):
-        one.apply(model)
-    assert both.verify(model) == "applied"
-    both.revert(model)
-    assert first.verify(model) == "base"
-    with pytest.raises(PatchError, match="in the order they were made"):
-        rest.compose(first)
-
-
-def test_of_a_folder_without_the_model(hparams, tmp_path):
-    model = tiny_model("llama", torch.float32)
-    settings = (tiny_moments(model, [1, 2]), TEMPLATES)
-    with EditSession.open(tmp_path / "session", model, tiny_tokenizer(), hparams, *settings) as session:
-        for facts in ROUNDS:
-            session.edit(facts)
-        held = [EditPatch.of(session), EditPatch.of(session, 2, 2)]
-    found = [EditPatch.of(tmp_path / "session"), EditPatch.of(tmp_path / "session", 2, 2)]
-    for one, other in zip(found, held, strict=True):
-        one.save(tmp_path / "one")
-        other.save(tmp_path / "other")
-        assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-    assert found[0].verify(model) == "applied"
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])  # whose head is the embedding
-def test_tied_weights_may_be_there_once_as_in_a_checkpoint_s_file(kind, edited, tmp_path):
-    patch = EditPatch.of(edited(kind))
-    tiny_model(kind, torch.float32).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    assert "lm_head.weight" not in tensors
-    prefix = "transformer." if kind == "gpt2" and "wte.weight" in tensors else ""
-    model = nn.Module()
-    for name, weight in tensors.items():
-        *path, last = f"{prefix}{name}".split(".")
-        owner = model
-        for part in path:
-            if part not in dict(owner.named_children()):
-                owner.add_module(part, nn.Module())
-            owner = getattr(owner, part)
-        owner.register_parameter(last, nn.Parameter(weight))
-    assert patch.verify(model) == "base"
-    patch.apply(model)
-    assert patch.verify(model) == "applied"
-
-
 def test_whether_a_bos_stood_before_prompts_is_noted(edited, tmp_path):
     session = edited()
     assert EditPatch.of(session).adds_bos is False
     let_add_bos(session.tokenizer, True)
     EditPatch.of(session).save(tmp_path / "x")
     assert EditPatch.load(tmp_path / "x").adds_bos is True
-
-
-def test_any_other_model_is_refused_untouched(patch, edited):
-    other = tiny_model("llama", torch.float32)
-    other.model.layers[3].mlp.up_proj.weight.data[0, 0] += 1
-    before = weights_of(other)
-    for use, model, said in (
-        (patch.apply, other, "other weights of the model are not"),
-        (patch.verify, other, "other weights of the model are not"),
-        (patch.revert, tiny_model("llama", torch.float32), "not as they were after the edit"),
-        (patch.apply, edited().model, "not as they were before the edit"),
-        (patch.apply, tiny_model("llama", torch.bfloat16), "load the model it was made for, in that dtype"),
-        (patch.apply, tiny_model("gpt2", torch.float32), "has no parameter model.layers.1"),
-    ):
-        with pytest.raises(PatchError, match=said):
-            use(model)
-    assert same(other, before)
 
 
 def test_without_its_facts(patch, tmp_path):
@@ -247,18 +176,3 @@ def with_format(path, patch, number):
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     text = json.dumps({**about, "format": number})
     save_file(tensors, path, {"nse_patch": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
-
-
-def test_others_may_read_it(patch, tmp_path):
-    before = os.umask(0o022)
-    try:
-        assert patch.save(tmp_path / "x").stat().st_mode & 0o777 == 0o644
-    finally:
-        os.umask(before)
-
-
-def test_no_rounds_no_patch(hparams):
-    model = tiny_model("llama")
-    session = EditSession(model, tiny_tokenizer(), hparams, tiny_moments(model, [1, 2]), TEMPLATES)
-    with pytest.raises((PatchError, ValueError), match="round"):
-        EditPatch.of(session)

@@ -9,7 +9,8 @@ import peft
 import pytest
 import torch
 import transformers
-from architectures import EXACT, REFUSED, name_of_w_out, random_model
+from architectures import EXACT, LAYERS, REFUSED, name_of_w_out, random_model, session_on
+from oracles import relative
 from packaging.version import Version
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 from torch import nn
@@ -25,30 +26,14 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.method.values import _rows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
-from nse_plugin.models.prompts import EncodedPrompt, encode_fact
+from nse_plugin.models.prompts import encode_fact
 from nse_plugin.replay import check, prefix_cache
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.support.rounding import relative_error
 
-LAYERS = [1, 2]
 COARSE = 2e-5  # some steps of transformers go through float32 whatever the model's dtype
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-def session_on(model, hparams, name=None, **settings):
-    layout = Layout.of(model, name)
-    moments = {}
-    for layer in LAYERS:
-        size = layout.output_matrix(layer).matrix.shape[1]
-        k = torch.randn(200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(layer))
-        moments[layer] = (k.T @ k / 200).to(model.dtype)
-    chosen = dataclasses.replace(hparams, rewrite_module_tmp=name, **settings)
-    return EditSession(model, tiny_tokenizer(), chosen, moments, list(TEMPLATES))
 
 
 # -- exact -------------------------------------------------------------------------------------------------------
@@ -266,41 +251,6 @@ def test_whoever_replays_the_layers_is_told(replay, facts):
 # -- when it is asked --------------------------------------------------------------------------------------------
 
 
-def count_checks(monkeypatch):
-    checks = []
-    own = check._errors
-    monkeypatch.setattr(check, "_errors", lambda *args: checks.append(args[1]) or own(*args))
-    return checks
-
-
-def test_a_model_is_checked_once(llama, hparams, facts, monkeypatch):
-    checks = count_checks(monkeypatch)
-    session = session_on(llama, hparams)
-    assert checks == []  # making a session costs nothing
-    session.values(facts[:1])
-    session.edit(facts[:2])
-    EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state).edit(facts[2:])
-    assert checks == [LAYERS]
-
-
-def test_it_is_checked_again_before_longer_rows_are_run(llama, hparams, facts, monkeypatch):
-    checks = count_checks(monkeypatch)
-    monkeypatch.setattr(check, "_USUAL", 8)
-    session = session_on(llama, hparams)
-    _ = session.templates
-    assert checks == [LAYERS]
-    session.values(facts)
-    assert checks == [LAYERS, LAYERS]
-    session.values(facts[:1])
-    EditSession(llama, tiny_tokenizer(), session.hparams, state=session.state).edit(facts)
-    assert checks == [LAYERS, LAYERS]
-    layout = Layout.of(llama)
-    rows = [encode_fact(tiny_tokenizer(), fact, TEMPLATES).rewrites[0] for fact in facts]
-    for longest in (6, 6, max(len(row.ids) for row in rows)):
-        SuffixReplay(layout, 2, [EncodedPrompt(row.ids[:longest], 2) for row in rows], ContextStates())
-    assert len(checks) == 4
-
-
 STRETCHED = {
     "rotary frequencies": (
         "phi3", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [3.0, 5.0],
@@ -339,16 +289,6 @@ def test_what_long_rows_alone_change_is_refused(kind, hparams, facts):
     with pytest.raises(LayoutError, match=r"off in rows of 128 tokens"):
         session.edit([short, Fact(words + "{} is in", "Lyon", "Italy")])
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-
-
-def test_it_is_checked_again_when_it_gets_hooks(llama, hparams, facts, monkeypatch):
-    checks = count_checks(monkeypatch)
-    session = session_on(llama, hparams)
-    session.edit(facts[:1])
-    llama.model.layers[3].mlp.register_forward_hook(lambda _, __, output: output.cumsum(dim=1))
-    with pytest.raises(LayoutError, match="hook that mixes tokens"):
-        session.edit(facts[1:])
-    assert len(checks) == 2
 
 
 def test_given_values_moments_and_templates_are_no_way_around_it(hparams, facts):

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import dataclasses
 import logging
 
 import pytest
 import torch
-from interrupting import interrupted_at_every_line
 from peft import LoraConfig, get_peft_model
+from session_cases import LAYERS, ROUNDS, Boom, edited_weights, failing, put_back, session_on
 from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
-from nse_plugin.easyedit import algorithm
 from nse_plugin.easyedit.algorithm import NSE
 from nse_plugin.method.protected_keys import ProtectedKeys
-from nse_plugin.models.identity import fingerprint
-from nse_plugin.models.layout import Layout
-from nse_plugin.session import edited as edited_module
-from nse_plugin.session import round as round_module
-from nse_plugin.session import session as session_module
-from nse_plugin.session import transaction
 from nse_plugin.session.history import History
 from nse_plugin.session.report import RoundReport
-from nse_plugin.session.state import EditState, StateError
-from nse_plugin.support import restoring
-
-LAYERS = [1, 2]
-ROUNDS = [
-    [Fact("The capital of {} is", "France", "Lyon")],
-    [Fact("{} was born in", "Marie Curie", "Rome"), Fact("{} stands in", "Mount Fuji", "Germany")],
-    [Fact("The capital of {} is", "Germany", "Rome")],
-    [Fact("He plays the violin in {}", "Lyon", "Japan")],
-]
-
-
-def session_on(model, hparams, state=None, **settings):
-    return EditSession(
-        model, tiny_tokenizer(), dataclasses.replace(hparams, **settings), tiny_moments(model, LAYERS), TEMPLATES, state
-    )
-
-
-def edited_weights(model):
-    return [model.model.layers[layer].mlp.down_proj.weight.detach().clone() for layer in LAYERS]
-
-
-def put_back(model, weights):
-    with torch.no_grad():
-        for layer, weight in zip(LAYERS, weights, strict=True):
-            model.model.layers[layer].mlp.down_proj.weight.copy_(weight)
-
 
 # -- which rounds stand ------------------------------------------------------------------------------------------
 
@@ -241,43 +206,6 @@ def test_what_was_measured_itself_is_measured_again_on_new_original_weights(llam
 # -- a state that is handed over ---------------------------------------------------------------------------------
 
 
-def test_a_state_that_does_not_belong_to_the_weights_is_refused(hparams):
-    edited = tiny_model("llama")
-    session = session_on(edited, hparams)
-    session.edit(ROUNDS[0])
-    with pytest.raises(StateError, match="state does not belong to this model's weights"):
-        session_on(tiny_model("llama", seed=1), hparams, session.state)
-    one_element_through_data(edited)
-    with pytest.raises(StateError, match="state does not belong to this model's weights"):
-        session_on(edited, hparams, session.state)
-
-
-def test_a_state_of_other_matrices_is_refused(llama, hparams):
-    session = session_on(llama, hparams)
-    session.edit(ROUNDS[0])
-    with pytest.raises(
-        StateError, match=r"edited in model\.layers\.1.*and these hyperparameters edit model\.layers\.0"
-    ):
-        EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, layers=[0, 1]), state=session.state)
-
-
-@pytest.mark.parametrize("stand", [0, 1, 2])
-def test_a_state_fits_any_of_its_rounds(stand, hparams):
-    model, twin = tiny_model("llama"), tiny_model("llama")
-    session = session_on(model, hparams)
-    weights = [edited_weights(model)]
-    for facts in ROUNDS[:2]:
-        session.edit(facts)
-        weights.append(edited_weights(model))
-    loaded = tiny_model("llama")  # as from a checkpoint of that round
-    put_back(loaded, weights[stand])
-    session_on(loaded, hparams, session.state).edit(ROUNDS[2])
-    plain = session_on(twin, hparams)
-    for facts in [*ROUNDS[:stand], ROUNDS[2]]:
-        plain.edit(facts)
-    assert all(map(torch.equal, edited_weights(loaded), edited_weights(twin)))
-
-
 def with_two_adapters():
     wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     wrapped.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
@@ -385,194 +313,6 @@ def test_sessions_that_begin_with_one_state_go_on_separately(hparams):
 # -- whole or not at all -----------------------------------------------------------------------------------------
 
 
-class Boom(BaseException):
-    """As abrupt as an interrupt."""
-
-
-def failing_import(monkeypatch, name):
-    own = builtins.__import__
-
-    def stopped(module, *rest, **more):
-        if module == name:
-            raise Boom
-        return own(module, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", stopped)
-
-
-def failing(monkeypatch, owner, name, call=1):
-    own, calls = getattr(owner, name), []
-
-    def fail(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Boom
-        return own(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, fail)
-
-
-LATE = {
-    "pandas is imported": lambda patch: failing_import(patch, "pandas"),
-    "the report is made": lambda patch: failing(patch, RoundReport, "of"),
-    "the history grows": lambda patch: failing(patch, History, "extended"),
-    "keys are protected": lambda patch: failing(patch, ProtectedKeys, "extended"),
-    "weights are read": lambda patch: failing(patch, edited_module, "weights_of", 2),
-}
-
-
-@pytest.mark.parametrize("moment", LATE)
-def test_a_round_that_stops_late_was_not_made(moment, llama, hparams, monkeypatch):
-    session = session_on(llama, hparams)
-    session.edit(ROUNDS[0])
-    before, history = edited_weights(llama), session.state.history
-    with monkeypatch.context() as patch:
-        LATE[moment](patch)
-        with pytest.raises(Boom):
-            session.edit(ROUNDS[1])
-    assert all(map(torch.equal, edited_weights(llama), before))
-    assert session.state.history is history
-    session.edit(ROUNDS[2])
-    twin = session_on(tiny_model("llama"), hparams)
-    twin.edit(ROUNDS[0])
-    twin.edit(ROUNDS[2])
-    assert all(map(torch.equal, edited_weights(llama), edited_weights(twin.model)))
-
-
-def test_a_round_that_is_stopped_after_its_commit_was_made(llama, hparams, monkeypatch):
-    """There is no moment at which weights and history disagree."""
-    session = session_on(llama, hparams)
-    with monkeypatch.context() as patch:
-        failing(patch, session_module, "trim_heap")
-        with pytest.raises(Boom):
-            session.edit(ROUNDS[0])
-    assert len(session.state.reports) == 1
-    session.edit(ROUNDS[1])
-    assert session.state.knowledge.count == 3
-
-
-@pytest.mark.parametrize("earlier", [0, 1])
-def test_easyedit_remembers_a_round_that_is_stopped_after_its_commit(earlier, hparams, monkeypatch):
-    model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, mom2_n_samples=2)
-    original = edited_weights(model)
-
-    def edit(subject, target):
-        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
-        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
-
-    for _ in range(earlier):
-        edit("France", "Lyon")
-    with monkeypatch.context() as patch:
-        failing(patch, session_module, "trim_heap")
-        with pytest.raises(Boom):
-            edit("Germany", "Rome")
-    assert nse.state_of(model).knowledge.count == earlier + 1
-    edit("Rome", "Italy")
-    assert nse.state_of(model).knowledge.count == earlier + 2
-    assert torch.equal(nse.state_of(model).originals.tensors[1], original[0])
-
-
-def test_easyedit_knows_the_rounds_of_each_choice_of_layers(hparams, caplog):
-    """Rounds in other layers are no others' changes, unless they stand in a matrix of these."""
-    model, nse = tiny_model("llama"), NSE()
-    original = edited_weights(model)
-    subjects = iter(["France", "Germany", "Italy", "Japan", "Rome", "Lyon"])
-
-    def edit(*layers):
-        settings = dataclasses.replace(hparams, layers=list(layers), mom2_n_samples=2)
-        request = {"prompt": "The capital of {} is", "subject": next(subjects), "target_new": "Berlin"}
-        caplog.clear()
-        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
-        return nse.state_of(model)
-
-    edit(1, 2)
-    edit(1, 2)
-    assert edit(0).knowledge.count == 1
-    assert "the edited matrices changed from model.layers.1" in caplog.text
-    state = edit(1, 2)
-    assert state.knowledge.count == 3
-    assert torch.equal(state.originals.tensors[1], original[0])
-    after = {name: weight.clone() for name, weight in model.state_dict().items()}
-    edit(0, 1)
-    model.load_state_dict(after)
-    state = edit(1, 2)
-    assert "afresh" not in caplog.text
-    assert state.knowledge.count == 4
-    assert torch.equal(state.originals.tensors[1], original[0])
-
-
-def test_easyedit_starts_afresh_where_a_round_in_other_layers_stands(hparams, caplog):
-    model, nse = tiny_model("llama"), NSE()
-    for layers, subject in (([1, 2], "France"), ([0, 1], "Germany"), ([1, 2], "Italy")):
-        settings = dataclasses.replace(hparams, layers=layers, mom2_n_samples=2)
-        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": "Berlin"}
-        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
-    assert "changed by someone else since the last round in these layers, or by rounds in others" in caplog.text
-    assert nse.state_of(model).knowledge.count == 1
-
-
-@pytest.mark.parametrize("earlier", [0, 1])
-@pytest.mark.parametrize("through", ["session", "EasyEdit"])
-def test_weights_and_history_agree_after_an_interrupt_at_any_line(through, earlier, hparams):
-    model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, v_num_grad_steps=1, max_iterations=1, mom2_n_samples=2)
-    session = EditSession(model, tiny_tokenizer(), settings)
-    request = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
-
-    def edit():
-        if through == "session":
-            session.edit(request)
-        else:
-            nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
-
-    def rounds():
-        if through == "session":
-            assert session.state.history.standing(session._edited.weights()) is session.state.history
-            return len(session.state.reports)
-        state = nse.state_of(model)
-        return 0 if state is None else len(state.reports)
-
-    original = edited_weights(model)
-    for _ in range(earlier):
-        edit()
-    before, made = edited_weights(model), earlier
-    modules = (session_module, round_module, transaction, restoring) if through == "session" else (algorithm,)
-    for where in interrupted_at_every_line(edit, *modules):
-        changed = not all(map(torch.equal, edited_weights(model), before))
-        now = rounds()
-        assert now == made + 1 or (now == made and not changed), where
-        before, made = edited_weights(model), now
-    assert made > earlier  # the last lines are those after a commit
-    state = session.state if through == "session" else nse.state_of(model)
-    assert torch.equal(state.originals.tensors[1], original[0])
-
-
-@pytest.mark.parametrize("call", range(1, 7))
-def test_easyedits_state_and_weights_agree_wherever_a_call_fails(call, hparams, monkeypatch):
-    """As when memory runs out while the weights are read: two matrices when the state is looked up, two before the
-    round, two after it."""
-    model, nse = tiny_model("llama"), NSE()
-    settings = dataclasses.replace(hparams, mom2_n_samples=2)
-
-    def edit(subject, target):
-        request = {"prompt": "The capital of {} is", "subject": subject, "target_new": target}
-        nse.apply_to_model(model, tiny_tokenizer(), [request], settings)
-
-    original = edited_weights(model)
-    edit("France", "Lyon")
-    between = edited_weights(model)
-    with monkeypatch.context() as patch:
-        failing(patch, algorithm, "fingerprint", call)
-        with pytest.raises(Boom):
-            edit("Germany", "Rome")
-    assert all(map(torch.equal, edited_weights(model), between))
-    edit("Rome", "Italy")
-    state = nse.state_of(model)
-    assert torch.equal(state.originals.tensors[1], original[0])
-    assert state.knowledge.count == 2
-
-
 def test_a_failed_call_on_changed_weights_forgets_nothing(hparams):
     """Weights are changed, a call fails, and they are put back: the earlier rounds are still protected."""
     model, nse = tiny_model("llama"), NSE()
@@ -627,11 +367,3 @@ def test_moments_and_templates_of_a_session_in_inference_mode_serve_outside(llam
     model, request = tiny_model("llama"), {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
     with torch.inference_mode():
         NSE().apply_to_model(model, tiny_tokenizer(), [request], settings)
-
-
-def test_a_fresh_state_reads_every_matrix_once(llama):
-    read = []
-    matrices = Layout.of(llama).output_matrices(LAYERS)
-    state = EditState.fresh(matrices, lambda tensor: read.append(tensor) or fingerprint(tensor))
-    assert len(read) == 2
-    assert state.history.start == {layer: fingerprint(matrix.weight) for layer, matrix in matrices.items()}

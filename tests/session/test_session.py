@@ -6,21 +6,14 @@ import copy
 import dataclasses
 import itertools
 import logging
-import os
 import random
-import re
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
 
 import numpy as np
 import oracles
-import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from session_cases import LAYERS, NEW, ROUNDS, session_on
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -33,27 +26,8 @@ from nse_plugin import EditSession, Fact
 from nse_plugin.facts import FactError
 from nse_plugin.method.update import UpdateError
 from nse_plugin.models.layout import LayoutError, OutputMatrix
-from nse_plugin.moments.measure import MomentsError
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
-from nse_plugin.session.report import RoundReport
-
-LAYERS = [1, 2]
-NEW = Fact("The river of {} is", "Rome", "cold")
-ROUNDS = [
-    [Fact("The capital of {} is", "France", "Lyon")],
-    [Fact("{} was born in", "Marie Curie", "Rome"), Fact("{} stands in", "Mount Fuji", "Germany")],
-    [Fact("The capital of {} is", "Germany", "Rome")],
-    [Fact("He plays the violin in {}", "Lyon", "Japan")],
-    [Fact("{} is a town of", "Rome", "France")],
-]
-
-
-def session_on(model, hparams, **settings):
-    return EditSession(
-        model, tiny_tokenizer(), dataclasses.replace(hparams, **settings), tiny_moments(model, LAYERS), TEMPLATES
-    )
-
 
 # -- rewinding ---------------------------------------------------------------------------------------------------
 
@@ -127,32 +101,6 @@ def test_only_the_edited_matrices_change(llama, hparams, weights_of):
     session_on(llama, hparams).edit(tiny_facts())
     changed = {name for name, weight in weights_of(llama).items() if not torch.equal(weight, before[name])}
     assert changed == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in LAYERS}
-
-
-def test_templates_and_moments_are_those_of_the_original_model(hparams, tmp_path):
-    """First asked for after an edit, they are what they would have been before it."""
-    settings = dataclasses.replace(hparams, mom2_n_samples=2)
-
-    def stored_apart(name):
-        return dataclasses.replace(settings, stats_dir=str(tmp_path / name))
-
-    untouched = EditSession(tiny_model("llama"), tiny_tokenizer(), stored_apart("a"))
-    session = session_on(tiny_model("llama"), stored_apart("b"))
-    session.edit(tiny_facts())
-    session.state.templates = session.state.moments = None
-    assert session.templates == untouched.templates
-    assert all(torch.equal(session.moments[layer], untouched.moments[layer]) for layer in LAYERS)
-    edited = EditSession(session.model, tiny_tokenizer(), stored_apart("c"))
-    assert not torch.equal(session.moments[2], edited.moments[2])
-
-
-def test_a_session_keeps_its_layers(llama, hparams, weights_of, same_weights):
-    session = session_on(llama, hparams)
-    before = weights_of(llama)
-    session.hparams.layers = [0, 1]
-    with pytest.raises(ValueError, match=r"layers = \[0, 1\].*\[1, 2\]"):
-        session.edit(tiny_facts())
-    assert same_weights(weights_of(llama), before)
 
 
 # -- accumulation ------------------------------------------------------------------------------------------------
@@ -347,14 +295,6 @@ def test_a_round_gives_its_memory_back_when_all_is_done(llama, hparams, monkeypa
     assert rounds == [1, 2]
 
 
-def test_given_values_are_the_computed_ones(hparams, weights_of, same_weights):
-    computed, given = session_on(tiny_model("llama"), hparams), session_on(tiny_model("llama"), hparams)
-    values = given.values(tiny_facts())
-    computed.edit(tiny_facts())
-    given.edit_with_values(tiny_facts(), values)
-    assert same_weights(weights_of(computed.model), weights_of(given.model))
-
-
 @pytest.mark.parametrize("as_given", [lambda fact: fact, dataclasses.asdict, lambda fact: iter([fact])])
 def test_facts_as_people_have_them(as_given, hparams, weights_of, same_weights):
     """One fact, a record, or anything that yields some."""
@@ -375,38 +315,6 @@ def test_what_is_no_fact_is_refused(llama, hparams, weights_of, same_weights):
     assert same_weights(weights_of(llama), before)
 
 
-def test_values_of_the_wrong_shape_are_refused(llama, hparams, weights_of, same_weights):
-    session = session_on(llama, hparams)
-    before = weights_of(llama)
-    with pytest.raises(ValueError, match=r"values has shape \(3, 16\).*\(4, 16\)"):
-        session.edit_with_values(tiny_facts(), torch.zeros(3, 16))
-    for values in ([[0.0] * 16] * 4, np.zeros((4, 16))):
-        with pytest.raises(ValueError, match=r"values is a (list|ndarray), and these facts need a tensor \(4, 16\)"):
-            session.edit_with_values(tiny_facts(), values)
-    assert same_weights(weights_of(llama), before)
-
-
-def test_moments_that_are_not_by_layer_are_refused(llama, hparams):
-    with pytest.raises(MomentsError, match=r"moments is a list: give \{layer: tensor \[f, f\]\}"):
-        EditSession(llama, tiny_tokenizer(), hparams, list(tiny_moments(llama, LAYERS).values()))
-
-
-@pytest.mark.parametrize("templates", [[], ["The. {}"], ["{}", "no slot"], ["{}", "{} {}"]])
-def test_templates_that_cannot_be_used(llama, hparams, templates):
-    with pytest.raises(ValueError, match="cannot be used"):
-        EditSession(llama, tiny_tokenizer(), hparams, templates=templates)
-
-
-def test_templates_are_seeded_and_free_of_braces(llama, hparams):
-    first = EditSession(llama, tiny_tokenizer(), hparams).templates
-    assert first == EditSession(llama, tiny_tokenizer(), hparams).templates
-    assert first != EditSession(llama, tiny_tokenizer(), dataclasses.replace(hparams, seed=1)).templates
-    assert first[0] == "{}"
-    assert len(first) == 6
-    assert all(template.count("{") == template.count("}") == 1 for template in first)
-    assert all(template.endswith(". {}") for template in first[1:])
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_models_in_their_own_precision(dtype, hparams, tokenizer):
     model = tiny_model("llama", dtype)
@@ -425,82 +333,7 @@ def test_a_name_that_is_left_out_is_told_once_a_round(llama, hparams, caplog):
     assert told.startswith("2 facts")
 
 
-def test_the_report_has_a_row_a_fact(llama, hparams):
-    facts = [*tiny_facts()[:2], NEW]
-    frame = session_on(llama, hparams).edit(facts).frame
-    assert list(frame.columns) == [
-        "case_id", "subject", "status", "residual_before", "residual", "passes", "target_before", "target_under_z",
-        "target_after", "is_said", "same_subject", "replaces", "seconds",
-    ]  # fmt: skip
-    assert frame["subject"].tolist() == [fact.subject for fact in facts]
-    assert frame["case_id"].tolist() == [10, 11, 2]
-    assert (frame["seconds"] > 0).all()
-
-
 # -- the process -------------------------------------------------------------------------------------------------
-
-
-def run_python(code, tmp_path):
-    """Run code in a new process, in an empty folder with an empty home; returns what it printed."""
-    paths = [str(Path(nse_plugin.__file__).parents[1]), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "HOME": str(tmp_path), "NSE_HOME": str(tmp_path / "nse"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-def test_importing_is_light_and_leaves_no_trace(tmp_path):
-    """The package itself needs nothing; a session nothing heavy beyond torch and transformers."""
-    run_python(
-        """
-        import sys
-        import nse_plugin
-        assert set(nse_plugin.__all__) <= set(dir(nse_plugin))
-        heavy = {"torch", "transformers", "easyeditor", "pandas", "numpy", "rich", "matplotlib", "datasets", "hydra"}
-        assert not heavy & set(sys.modules), heavy & set(sys.modules)
-
-        import logging, os, random
-        import numpy, torch, transformers.cache_utils, transformers.pytorch_utils
-        def process():
-            random_states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-            return random_states, list(logging.getLogger().handlers), dict(os.environ)
-        modules, before = set(sys.modules), process()
-        from nse_plugin import EditSession, Fact, NSEHyperParams, RoundReport
-        assert not heavy & (set(sys.modules) - modules), heavy & (set(sys.modules) - modules)
-        assert process() == before
-        """,
-        tmp_path,
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_session_needs_no_easyedit(tmp_path):
-    printed = run_python(
-        """
-        import sys
-        class Blocked:
-            def find_spec(self, name, *_):
-                if name.split(".")[0] in ("easyeditor", "hydra", "omegaconf"):
-                    raise ImportError(f"{name} is blocked")
-        sys.meta_path.insert(0, Blocked())
-        from nse_plugin import EditSession, NSEHyperParams
-        from tiny import tiny_facts, tiny_model, tiny_tokenizer
-        hparams = NSEHyperParams(layers=[1, 2], alpha=5, v_num_grad_steps=3, mom2_n_samples=2)
-        report = EditSession(tiny_model("llama"), tiny_tokenizer(), hparams).edit(tiny_facts())
-        print(len(report.frame), "easyeditor" in sys.modules)
-        """,
-        tmp_path,
-    )
-    assert printed.split() == ["4", "False"]
-
-
-def test_an_unknown_public_name():
-    with pytest.raises(AttributeError, match="no attribute 'Edit'"):
-        nse_plugin.Edit  # noqa: B018
 
 
 def test_forgetting_forgets_what_was_protected_before(llama, tokenizer, facts, hparams, templates):
@@ -625,32 +458,3 @@ def test_a_module_put_in_the_place_of_another_is_the_one_that_is_edited(hparams,
     for layer in LAYERS:
         changed, other = (one.model.layers[layer].mlp.down_proj.weight for one in (model, plain))
         assert torch.equal(changed, other)
-
-
-def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
-    slept = []
-
-    def slow(*_):
-        """As long as ten minutes would be: what the clock shows, without waiting."""
-        slept.append(600.0)
-        return tiny_moments(llama, LAYERS)
-
-    own = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: own() + sum(slept))
-
-    monkeypatch.setattr(nse_plugin.session.edited, "second_moments", slow)
-    session = EditSession(llama, tiny_tokenizer(), hparams, templates=TEMPLATES)
-    report = session.edit(tiny_facts())
-    assert report.seconds["moments"] >= 600
-    parts = report.seconds["values"] + report.seconds["update"]
-    assert parts <= report.frame["seconds"].sum() < parts + 300
-    assert re.search(r"facts: .*; \d+\.\d s, and 60\d\.\d s for second moments, once for this model$", str(report))
-    assert "second moments" not in str(session.edit(ROUNDS[0]))
-
-
-def test_a_report_of_one_fact_is_of_one_fact() -> None:
-    frame = pd.DataFrame({"status": ["done"], "seconds": [1.5]})
-    assert str(RoundReport(frame, frame.iloc[:0])) == "1 fact: 1 done; 1.5 s"
-    assert str(RoundReport(pd.concat([frame, frame]), frame)) == (
-        "2 facts: 2 done; of earlier rounds again: 1 done; 3.0 s"
-    )

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
-from tiny import tiny_tokenizer
-from tiny_sessions import SUBJECTS, base, edited, equal, hparams, in_memory, opened, rounds_of
+from tiny_sessions import base, begun, edited, equal, hparams, in_memory, of_rounds, opened, rounds_of
 
 from nse_plugin import EditSession, Fact, FactError
-from nse_plugin.evaluation.teacher_forcing import predict
-from nse_plugin.session import SessionError, check, read_rounds
+from nse_plugin.session import SessionError, read_rounds
 
 ROUNDS = rounds_of(5)
 NEXT = rounds_of(6)[5]
 
 
-def begun(where, model, tmp_path, **changes):
-    return in_memory(model, **changes) if where == "memory" else opened(tmp_path / "session", model, **changes)
-
-
 def without(case_ids):
     left = [[fact for fact in facts if fact.case_id not in case_ids] for facts in ROUNDS]
     return [facts for facts in left if facts]
-
-
-def of_rounds(rounds, kind="llama", dtype=torch.float32, **changes):
-    session = in_memory(base(kind, dtype), **changes)
-    for facts in rounds:
-        session.edit(facts)
-    return session
 
 
 def protected(session):
@@ -186,83 +171,5 @@ def test_what_cannot_be_retired():
 
 # -- conflicts ---------------------------------------------------------------------------------------------------
 
-COLD = Fact("{} is", "Rome", "cold", case_id="cold")
-WET = Fact("{} is", "Rome", "wet", case_id="wet")
-OTHER = Fact("{} is a town of", "Lyon", "Japan", case_id="other")
-
-
-def test_conflicts_are_found_before_anything_is_written():
-    session = of_rounds([[COLD]])
-    assert session.conflicts([OTHER, WET]) == [(WET, COLD)]
-    assert session.conflicts([OTHER, COLD]) == []
-
-
-@pytest.mark.parametrize("where", ["memory", "folder"])
-def test_what_becomes_of_a_conflict(where, tmp_path):
-    session = begun(where, base(), tmp_path)
-    session.edit(COLD)
-    before = edited(session.model)
-    with pytest.raises(FactError, match=r"1 fact of this round would replace .* would be 'wet' where 'cold' stands"):
-        session.edit([OTHER, WET], on_conflict="error")
-    with pytest.raises(ValueError, match="on_conflict = 'ask' cannot be used: use one of replace, keep, error"):
-        session.edit(WET, on_conflict="ask")
-    assert session.edit([WET], on_conflict="keep").frame["status"].tolist() == ["kept"]
-    assert equal(edited(session.model), before)
-    assert len(session.rounds) == 1
-    report = session.edit([WET, OTHER], on_conflict="keep")
-    assert report.frame["case_id"].tolist() == ["wet", "other"]
-    assert report.frame["status"].tolist()[0] == "kept" != report.frame["status"].tolist()[1]
-    assert equal(edited(session.model), edited(of_rounds([[COLD], [OTHER]]).model))
-    assert session.edit(WET).frame["replaces"].tolist() == ["cold"]
-
 
 # -- do facts hold? ----------------------------------------------------------------------------------------------
-
-
-def said_by(model, prompt):
-    """A fact that the model says already: of the first subject whose next token is one that text gives again."""
-    tokenizer = tiny_tokenizer()
-    for subject in SUBJECTS:
-        with torch.no_grad():
-            token = model(**tokenizer(prompt.format(subject), return_tensors="pt")).logits[0, -1].argmax()
-        fact = Fact(prompt, subject, tokenizer.decode(token), case_id="said", separator="")
-        if predict(model, tokenizer, [fact.asked(fact.text, fact.target_new)]).popitem()[1].is_said:
-            return fact
-    raise AssertionError
-
-
-@pytest.mark.parametrize("where", ["memory", "folder"])
-def test_check_says_which_facts_hold_and_what_took_the_place_of_the_others(where, tmp_path):
-    model = base()
-    said = said_by(model, "The wind of {} is")
-    session = begun(where, model, tmp_path, mom2_update_weight=1e6)  # hardly changes the model
-    session.edit([said, COLD, OTHER])
-    session.edit(WET)
-    frame = session.check()
-    facts = [said, COLD, OTHER, WET]
-    expected = predict(model, session.tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
-    assert frame["case_id"].tolist() == ["said", "cold", "other", "wet"]
-    assert frame["prompt"].tolist() == [fact.text for fact in facts]
-    assert frame["target"].tolist() == [fact.target_new for fact in facts]
-    assert frame["holds"].tolist() == [True, False, False, False] == [one.is_said for one in expected.values()]
-    assert frame["probability"].tolist() == pytest.approx([one.probability for one in expected.values()], rel=1e-4)
-    assert frame["round"].tolist() == [1, 1, 1, 2]
-    after = [*session.rounds[0].report.frame["target_after"], *session.rounds[1].report.frame["target_after"]]
-    assert frame["probability_after_round"].tolist() == after
-    assert frame["overwritten_by"].tolist() == [[], ["wet"], [], []]
-    again = dataclasses.replace(said, case_id="again")
-    session.edit(again)
-    assert session.check()["case_id"].tolist() == ["cold", "other", "wet", "again"]
-
-
-def test_check_names_later_facts_about_the_subject_of_one_that_no_longer_holds(monkeypatch):
-    session = of_rounds([[OTHER], [Fact("The wind of {} is", "Lyon", "cold")]])
-    own = check.predictions
-    monkeypatch.setattr(
-        check, "predictions", lambda *args: [type(p)(p.log_probability, p.target, ()) for p in own(*args)]
-    )
-    assert session.check()["overwritten_by"].tolist() == [["The wind of Lyon is"], []]
-
-
-def test_check_of_a_session_without_rounds_is_empty():
-    assert list(in_memory(base()).check().columns)[:5] == ["case_id", "subject", "prompt", "target", "holds"]

@@ -1,50 +1,27 @@
-"""GRACE's codebook by its definition, and what a wrapped model says."""
+"""What a model says that GRACE has wrapped."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tiny import tiny_model
 
 from nse_plugin.baselines.grace import (
-    Codebook,
-    GRACEHyperParams,
-    GRACELayer,
     apply_grace_to_model,
     codebook_of,
     resume,
     unwrap,
 )
-from nse_plugin.baselines.registry import register_missing
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.prompts import split_target
 
-PRESETS = sorted((Path(__file__).parents[3] / "hparams" / "GRACE").glob("*.yaml"))
 REQUEST = {"prompt": "The capital of France is", "subject": "France", "target_new": "town"}
 OTHER = {"prompt": "Marie Curie was born in", "subject": "Marie Curie", "target_new": "Paris"}
 MATRIX = {"llama": "model.layers[2].mlp.down_proj.weight", "gpt2": "transformer.h[2].mlp.c_proj.weight"}
-
-
-@pytest.fixture
-def hparams():
-    return GRACEHyperParams(inner_params=[MATRIX["llama"]], eps=0.05, n_iter=60, edit_lr=1.0)
-
-
-@pytest.fixture
-def book():
-    """Two entries in the plane: at the origin with radius 1, and at (4, 0) with radius 2."""
-    return Codebook(
-        keys=torch.tensor([[0.0, 0.0], [4.0, 0.0]]),
-        values=torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]),
-        radii=torch.tensor([1.0, 2.0]),
-        labels=((7,), (8, 9)),
-    )
 
 
 def logits(model, ids, **inputs):
@@ -56,92 +33,6 @@ def says(model, tokenizer, request):
     """Whether the target is the model's first choice at every token, all in one row."""
     prompt, target = split_target(tokenizer, request["prompt"], request["target_new"])
     return logits(model, [prompt + target])[0, len(prompt) - 1 : -1].argmax(-1).tolist() == target
-
-
-# -- the codebook --------------------------------------------------------------------------------------------------
-
-
-def test_the_nearest_key_answers_for_every_position(book):
-    distance, entry = book.nearest(torch.tensor([[[0.6, 0.8], [3.0, 0.0]], [[9.0, 0.0], [1.5, 0.0]]]))
-    assert distance.tolist() == pytest.approx(torch.tensor([[1.0, 1.0], [5.0, 1.5]]))
-    assert entry.tolist() == [[0, 1], [1, 0]]
-
-
-def test_the_layer_answers_outside_the_radii_and_the_codebook_within(book):
-    layer = torch.nn.Linear(2, 3)
-    activations = torch.tensor([[[0.0, 1.0], [0.0, 1.01]], [[2.5, 0.0], [4.0, 2.01]]])
-    own = layer(activations)
-    wrapped = GRACELayer(layer, book)
-    answers = layer(activations)
-    assert answers[0, 0].tolist() == [1.0, 1.0, 1.0]  # on the edge counts as within
-    assert torch.equal(answers[0, 1], own[0, 1])
-    assert answers[1, 0].tolist() == [2.0, 2.0, 2.0]
-    assert torch.equal(answers[1, 1], own[1, 1])
-    wrapped.unwrap()
-    assert torch.equal(layer(activations), own)
-
-
-def test_distances_near_a_key_are_exact():
-    """A radius is small beside a key; the usual shortcut through a matrix product would drown it."""
-    keys = 30 * torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
-    near = keys.clone()
-    near[:, 0] += 0.01
-    distance, entry = Codebook(keys, torch.zeros(40, 1), torch.ones(40), ((1,),) * 40).nearest(near)
-    assert entry.tolist() == list(range(40))
-    assert distance.tolist() == pytest.approx([0.01] * 40, rel=1e-3)
-
-
-def test_a_far_edit_gets_its_own_entry(book):
-    after, entry = book.placed(torch.tensor([0.0, 2.1]), torch.tensor([5.0, 5.0, 5.0]), (7,), eps=1.0)
-    assert entry == 2
-    assert after.keys[2].tolist() == pytest.approx([0.0, 2.1])
-    assert after.values[2].tolist() == [5.0, 5.0, 5.0]
-    assert after.radii.tolist() == [1.0, 2.0, 1.0]
-    assert after.labels == ((7,), (8, 9), (7,))
-
-
-def test_an_edit_of_the_same_label_nearby_expands_the_radius(book):
-    after, entry = book.placed(torch.tensor([0.0, 1.9]), torch.zeros(3), (7,), eps=1.0)
-    assert entry == 0
-    assert after.radii.tolist() == pytest.approx([1.9, 2.0])
-    assert torch.equal(after.keys, book.keys)
-    assert torch.equal(after.values, book.values)
-
-
-def test_an_edit_inside_the_radius_leaves_it(book):
-    after, entry = book.placed(torch.tensor([4.0, 1.5]), torch.zeros(3), (8, 9), eps=1.0)
-    assert entry == 1
-    assert after.radii.tolist() == [1.0, 2.0]
-
-
-def test_an_edit_of_another_label_nearby_splits_the_radii(book):
-    after, entry = book.placed(torch.tensor([0.0, 1.2]), torch.zeros(3), (5,), eps=1.0)
-    assert entry == 2
-    assert after.radii.tolist() == pytest.approx([0.6, 2.0, 0.6])
-    assert after.labels[2] == (5,)
-
-
-def test_a_split_never_widens_a_radius(book):
-    narrow = replace(book, radii=torch.tensor([0.1, 2.0]))
-    after, _ = narrow.placed(torch.tensor([0.0, 1.0]), torch.zeros(3), (5,), eps=1.0)
-    assert after.radii.tolist() == pytest.approx([0.1, 2.0, 0.5])
-
-
-def test_the_same_prompt_with_a_new_target_takes_the_entry_over(book):
-    after, entry = book.placed(torch.tensor([0.0, 0.001]), torch.full((3,), 6.0), (5,), eps=1.0)
-    assert entry == 0
-    assert after.labels == ((5,), (8, 9))
-    assert after.values[0].tolist() == [6.0, 6.0, 6.0]
-    assert torch.equal(after.radii, book.radii)
-
-
-def test_tensors_hold_everything(book):
-    again = Codebook.from_tensors(book.tensors())
-    assert again.labels == book.labels
-    assert all(torch.equal(getattr(again, name), getattr(book, name)) for name in ("keys", "values", "radii"))
-
-
-# -- the wrapped model ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -296,44 +187,6 @@ def test_a_failed_edit_leaves_the_codebook(llama, tokenizer, hparams):
     with pytest.raises(ArithmeticError, match="not finite"):
         apply_grace_to_model(llama, tokenizer, [OTHER], hparams)
     assert codebook_of(llama) is before
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("eps", 0), ("edit_lr", "fast"), ("dist_fn", "cos"), ("replacement", "replace_all"), ("inner_params", [])],
-)
-def test_a_hyperparameter_that_cannot_be_used_is_named(hparams, field, value):
-    with pytest.raises(HyperParamsError, match=f"{field} = "):
-        replace(hparams, **{field: value})
-
-
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_presets_are_read(path):
-    hparams = GRACEHyperParams.from_hparams(path.with_suffix(""))
-    assert hparams.eps > 0
-    easyedit_main = {"val_reg", "reg", "num_pert", "dropout", "val_train", "eps_expand", "replacement", "device"}
-    assert easyedit_main < yaml.safe_load(path.read_text()).keys()
-
-
-def test_all_presets_are_there():
-    assert [path.stem for path in PRESETS] == ["gpt-j-6B", "gpt2-xl", "llama3-8b", "smollm2-135m"]
-
-
-def test_a_misspelt_key_is_named(tmp_path):
-    path = tmp_path / "grace.yaml"
-    path.write_text("inner_params: [a.weight]\nepsilon: 1.0\n")
-    with pytest.raises(HyperParamsError, match="epsilon"):
-        GRACEHyperParams.from_hparams(path)
-
-
-def test_easyedits_own_grace_stays():
-    own = object()
-    algorithms = {"GRACE": own}
-    register_missing(algorithms)
-    assert algorithms["GRACE"] is own
-    missing = {}
-    register_missing(missing)
-    assert missing["GRACE"] is apply_grace_to_model
 
 
 def test_deepcopied_hooks_are_the_copys_own(llama, tokenizer, hparams):

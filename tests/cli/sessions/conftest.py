@@ -1,12 +1,16 @@
-"""A session of a tiny saved model, made by `nse edit`."""
+"""A session of a tiny saved model, made by `nse edit`: once, and copied for each test."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
+from nse_plugin.cli.options import NOT_ALL
 
 YAML = """
 alg_name: NSE
@@ -27,12 +31,32 @@ FACTS = [
 ]
 
 
+def write_files(folder):
+    (folder / "nse.yaml").write_text(YAML)
+    (folder / "facts.json").write_text(json.dumps(FACTS))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The folder of a session with a round of one fact and one of two, and of the cache that they filled."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny_model("llama", torch.float32).save_pretrained(folder / "town-model")
+    tiny_tokenizer().save_pretrained(folder / "town-model")
+    write_files(folder)
+    first = ["--hparams", "nse.yaml", "--facts", "facts.json", "--limit", "1", "--author", "ann", "--reason", "first"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NSE_HOME", str(folder / "nse-home"))
+        patch.chdir(folder)
+        for rest in (first, ["--facts", "facts.json", "--skip", "1", "--limit", "2", "--author", "bob"]):
+            assert main(["edit", "--model", "town-model", "--session", "session", *rest]) in (0, NOT_ALL)
+    return folder
+
+
 @pytest.fixture
 def run(saved, tmp_path, capsys, monkeypatch):
     """run("edit", ...) -> (exit code, what was printed), with --model and --session of the test's own."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nse.yaml").write_text(YAML)
-    (tmp_path / "facts.json").write_text(json.dumps(FACTS))
+    write_files(tmp_path)
 
     def call(command, *rest, model=True):
         code = main([command, *(["--model", saved] if model else []), "--session", "session", *map(str, rest)])
@@ -42,8 +66,8 @@ def run(saved, tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture
-def edited(run):
+def edited(made, run, tmp_path):
     """The same, after a round of one fact and one of two."""
-    run("edit", "--hparams", "nse.yaml", "--facts", "facts.json", "--limit", 1, "--author", "ann", "--reason", "first")
-    run("edit", "--facts", "facts.json", "--skip", 1, "--limit", 2, "--author", "bob")
+    for name in ("session", "nse-home"):
+        shutil.copytree(made / name, tmp_path / name)
     return run

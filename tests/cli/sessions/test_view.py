@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from html import unescape
@@ -13,17 +14,30 @@ import pytest
 from browser import CHROMIUM, Browser
 
 from nse_plugin.cli import main
+from nse_plugin.cli.options import NOT_ALL
 from nse_plugin.session.folder.opening import read_columns, read_rounds
 
 EVIL = "<script>top.evil = 1</script>\"'&<b>"
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
+@pytest.fixture(scope="module")
+def third_round(made, tmp_path_factory):
+    """A copy of what was made, and a round in which Rome replaces Lyon."""
+    folder = tmp_path_factory.mktemp("third")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    rome = ["--fact", "The capital of {} is", "France", "Rome", "--author", EVIL, "--reason", EVIL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NSE_HOME", str(folder / "nse-home"))
+        patch.chdir(folder)
+        assert main(["edit", "--model", "town-model", "--session", "session", *rome]) in (0, NOT_ALL)
+    return folder
+
+
 @pytest.fixture
-def view(edited, capsys, saved):
+def view(edited, third_round, tmp_path, capsys, saved):
     """view(model=False, ...) -> the page of a session with three rounds, in which Rome replaces Lyon."""
-    rome = ("--fact", "The capital of {} is", "France", "Rome", "--author", EVIL, "--reason", EVIL)
-    edited("edit", *rome)
+    shutil.copytree(third_round / "session", tmp_path / "session", dirs_exist_ok=True)
 
     def call(*rest: str, model: bool = False) -> str:
         capsys.readouterr()

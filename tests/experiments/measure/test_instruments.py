@@ -8,13 +8,13 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import CHAT, tiny_model, tiny_tokenizer
+from measured import FACTS, QUESTIONS
+from tiny import CHAT, tiny_tokenizer
 
 from nse_plugin.evaluation.ability import multiple_choice
 from nse_plugin.evaluation.ability.multiple_choice import QuestionError
@@ -25,43 +25,6 @@ from nse_plugin.experiments.measure.suite import MetricSuite, measure_before, wr
 from nse_plugin.experiments.plan import ModelChoice, PlanError
 from nse_plugin.experiments.record import Checkpoint, Record
 from nse_plugin.facts import Fact
-
-QUESTIONS = [
-    {"question": f"What is {n} and one?", "subject": subject, "choices": ["a", "b", "c", "d"], "answer": n % 4}
-    for n, subject in enumerate(["sums", "sums", "letters", "letters", "letters", "sums"])
-]
-FACTS = [
-    Fact("The capital of {} is", "France", "Rome", "Paris", (), (("Peru is", "Lima"), ("Italy is in", "Rome"))),
-    Fact("{} is in", "Lima", "Italy", "Peru", (), (("Peru is", "Lima"), ("we saw Paris in", "France"))),
-]
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> str:
-    path = tmp_path / "quiz_sample.json"
-    path.write_text(json.dumps(QUESTIONS))
-    return str(path)
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Any:
-    model = tiny_model("llama", torch.float32)
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    return model
-
-
-@pytest.fixture
-def suite(questions: str, saved: Any, tmp_path: Path) -> MetricSuite:
-    metrics = {"probability": {}, "ability": {"questions": [questions], "limit": None}, "drift": {"positions": 16}}
-    return MetricSuite(metrics, 0, ModelChoice("m", str(tmp_path / "model")))
-
-
-@pytest.fixture
-def record(suite: MetricSuite, saved: Any, tmp_path: Path) -> Record:
-    record = Record(tmp_path / "before")
-    measure_before(suite, record, saved, tiny_tokenizer(), FACTS)
-    return record
 
 
 def test_the_unedited_model_has_not_moved(record):
@@ -148,14 +111,6 @@ def test_a_model_that_has_diverged_is_measured(record, questions, saved, tmp_pat
     assert whole.load(2).overall.keys() == found.keys()
 
 
-def test_what_was_kept_is_read_back(record, suite, saved):
-    kept = Reference.load(record)
-    fresh, *_ = suite.begin(saved, tiny_tokenizer(), FACTS)
-    assert kept.instruments.keys() == fresh.instruments.keys() == {"ability", "drift"}
-    for name, tensors in fresh.instruments.items():
-        assert all(torch.equal(kept.instruments[name][key], tensor) for key, tensor in tensors.items())
-
-
 def test_prompts_of_ones_own(tmp_path, saved):
     (tmp_path / "known.json").write_text(json.dumps([{"prompt": "Lima is in"}, "we saw France", "Paris is in"]))
     settings = {"drift": {"prompts": str(tmp_path / "known.json"), "limit": 2, "positions": 4}}
@@ -214,14 +169,6 @@ def test_other_questions_than_the_reference_s_are_refused(record, suite, saved, 
     Path(questions).write_text(json.dumps(other))
     with pytest.raises(QuestionError, match="put the same to both"):
         replace(suite).measure(saved, tiny_tokenizer(), FACTS, Reference.load(record))
-
-
-def test_a_reference_of_an_earlier_version(record):
-    path = record.folder / "reference.json"
-    kept = json.loads(path.read_text())
-    del kept["instruments"]
-    path.write_text(json.dumps(kept))
-    assert Reference.load(record).instruments == {}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from report_pages import report_of
 from nse_plugin.experiments.report.page import html as page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder with its report: read only."""
     folder = results_folder(tmp_path_factory.mktemp("results") / "run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -72,17 +71,6 @@ def test_before_and_after(base, tmp_path, capsys):
     assert of_all["other", "kept"] == pytest.approx(same_answers, abs=1e-5)
     assert same_answers < 1
     assert of_all["other", "accuracy"] == pytest.approx(expected[7]["correct"].mean(), abs=1e-5)
-
-
-def test_a_log_is_as_wide_as_its_table(base, tmp_path, capsys):
-    edited = saved(tmp_path / "a_folder_with_a_name_that_is_longer_than_a_narrow_column", 7)
-    file = tmp_path / "questions_about_everything_that_a_model_may_know.json"
-    file.write_bytes(questions_file(tmp_path).read_bytes())
-    arguments = ["--model", base, "--edited", edited, "--questions", str(file), "--out", str(tmp_path / "out")]
-    assert main(["ability", *arguments]) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line and "all" not in line]
-    assert file.stem in row
-    assert Path(edited).name in row
 
 
 def test_the_unedited_model_alone_and_a_limit(base, tmp_path, capsys):

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,9 +85,12 @@ def folder_of(settings: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(settings, tmp_path_factory) -> Path:
+def uninterrupted(settings, tmp_path_factory, forked_programs_with_easyedit) -> Path:
+    """The folder of a whole run, whose workers need not import anything."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    finished(out, settings, out.parent / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
+        finished(out, settings, out.parent / "home")
     return out
 
 
@@ -160,11 +164,11 @@ def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path)
     ):
         process = run(out, settings, home)
         checkpoint = out / "methods" / "NSE" / f"checkpoint-{edits:06}"
-        give_up = time.monotonic() + 200
+        give_up = time.monotonic() + 500
         while not checkpoint.is_dir() and time.monotonic() < give_up:
             time.sleep(0.02)
         stop(process.pid, number)
-        said, _ = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=300)
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert "nse: stopped; the same command goes on from there." in said

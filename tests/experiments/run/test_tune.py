@@ -17,7 +17,7 @@ from tiny import CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.cli import main
 from nse_plugin.evaluation.metrics.probability import METRICS
-from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
+from nse_plugin.experiments.plan import ModelChoice, PlanError
 from nse_plugin.experiments.run import trials as trials_module
 from nse_plugin.experiments.run import tune as module
 from nse_plugin.hparams import NSEHyperParams
@@ -34,63 +34,6 @@ RECORDS = [
     for subjects, new, true in ((("France", "Lyon"), "Rome", "Paris"), (("Berlin", "Japan"), "Paris", "Rome"))
     for subject in subjects
 ]  # fmt: skip
-
-
-class Known(trials_module.Trials):
-    """Scores that are known: the better the nearer to 7, with a little noise on few facts."""
-
-    def __init__(self, available: int = 64, seconds: float = 0.0) -> None:
-        self.lines: list[str] = []
-        super().__init__(ModelChoice("m", "m"), DataChoice("d"), 10, Path(), available, self.lines.append)
-        self.asked: list[tuple[int, int]] = []
-        self.now, self.seconds = 0.0, seconds
-
-    def score(self, folder, setting, facts, skip=0):
-        self.asked.append((facts, setting["p"]))
-        self.now += self.seconds
-        return {"score": 1 / (1 + abs(setting["p"] - 7)) + (0.01 * (setting["p"] % 3) if facts < 16 else 0.0)}
-
-
-def settings(count: int) -> list[dict]:
-    return [{"p": number} for number in range(count)]
-
-
-@pytest.fixture
-def known(monkeypatch):
-    """Makes trials, and a clock that only they move."""
-
-    def make(**how) -> Known:
-        trials = Known(**how)
-        monkeypatch.setattr(trials_module, "time", SimpleNamespace(monotonic=lambda: trials.now))
-        return trials
-
-    return make
-
-
-def test_a_third_goes_on_to_twice_the_facts(known):
-    trials = known()
-    found = trials.halved("where", settings(12), 60.0)
-    assert [trial.setting["p"] for trial in found[:3]] == [7, 8, 6]
-    assert [sum(facts == count for facts, _ in trials.asked) for count in (8, 16, 32, 64)] == [12, 4, 2, 1]
-    assert (found[0].facts, found[-1].facts) == (64, 8)
-    assert sorted(trial.setting["p"] for trial in found) == list(range(12))
-
-
-def test_no_more_facts_than_there_are(known):
-    trials = known(available=12)
-    assert trials.halved("where", settings(12), 60.0)[0].setting["p"] == 7
-    assert {facts for facts, _ in trials.asked} == {8, 12}
-
-
-def test_time_that_is_up_ends_it_with_the_best_so_far(known):
-    trials = known(seconds=5.0)
-    found = trials.halved("where", settings(12), 22.0)
-    assert len(trials.asked) == 5
-    assert found[0].setting["p"] == max(asked for _, asked in trials.asked)  # 7 is not reached
-    assert any("out of time after" in line for line in trials.lines)
-    hurried = known(seconds=5.0)
-    assert hurried.halved("where", settings(3), -1.0)[0].setting["p"] == 0  # one at least
-    assert hurried.lines[0] == "where: out of time after 1 of 3 settings on 8 facts; only the first guess was tried"
 
 
 @pytest.mark.parametrize("layers", [4, 6, 12, 28, 30, 32, 48, 80])
@@ -218,20 +161,6 @@ def test_the_last_score_has_its_share_of_the_budget(experiment, tmp_path, monkey
     asked = [(plan.nse["chat"], plan.metrics) for plan in plans]
     assert asked == [("both", {"probability": {"chat": "both"}})] * 2
     assert "# chat: as given; the facts were asked likewise\nchat: both\n" in (tmp_path / "out/model.yaml").read_text()
-
-
-def test_help_says_what_is_needed_and_how_to_go_on(capsys):
-    with pytest.raises(SystemExit):
-        main(["tune", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    for words in ("16 facts or more", "is held out", "The same command goes on", "with a larger --budget"):
-        assert words in said
-
-
-@pytest.mark.parametrize("budget", ["30", "m", "0s", "infh", "3d"])
-def test_a_budget_that_is_none(budget, capsys):
-    assert main(["tune", "--model", "/nowhere", "--facts", "demo", "--budget", budget]) == 1
-    assert f"--budget {budget}: write a number above 0 and its unit" in capsys.readouterr().err
 
 
 def test_too_few_facts(tmp_path):

@@ -8,7 +8,7 @@ from tiny_gguf import tiny_llama, write_gguf
 
 from nse_plugin.experiments.plan.model import model_config, model_tokenizer
 from nse_plugin.models.gguf.file import GGUFError, load_gguf
-from nse_plugin.models.gguf.special_tokens import adds_bos, let_add_bos
+from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.models.loading import load
 
 gguf = pytest.importorskip("gguf")
@@ -73,17 +73,3 @@ def test_what_is_no_model_is_refused(tmp_path):
     writer.close()
     with pytest.raises(GGUFError, match=r"adapter\.gguf holds no language model \(general\.type: adapter\)"):
         load_gguf(tmp_path / "adapter.gguf")
-
-
-def test_bos_put_and_left_out(tokenizer):
-    import copy
-
-    one = copy.deepcopy(tokenizer)
-    for adds in (True, False, False, True):
-        let_add_bos(one, adds)
-        assert adds_bos(one) is adds
-    assert one("a", "b")["input_ids"][0] == 0
-    let_add_bos(one, False)
-    one.bos_token = None
-    with pytest.raises(ValueError, match=r"set tokenizer\.bos_token"):
-        let_add_bos(one, True)

@@ -11,7 +11,6 @@ from tiny import LAYERS, D, F, tiny_model
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from nse_plugin.models.layout import Layout, LayoutError
 
@@ -45,30 +44,6 @@ def test_a_name_gives_the_same_matrix(architecture):
     assert named == Layout.of(model).output_matrix(2)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("llama", nn.Linear), ("gpt2", Conv1D)])
-def test_columns_are_neurons_in_linear_and_conv1d(architecture, kind):
-    """Adding to neuron j changes the module's output by its activity times the vector added."""
-    matrix = Layout.of(tiny_model(architecture)).output_matrix(1)
-    assert isinstance(matrix.module, kind)
-    keys = torch.randn(3, F, dtype=torch.float64)
-    neurons, delta = torch.tensor([4, 17]), torch.randn(D, 2, dtype=torch.float64)
-    with torch.no_grad():
-        before = matrix.module(keys)
-        parameter = matrix.weight
-        matrix.add_columns(neurons, delta)
-        change = matrix.module(keys) - before
-    assert matrix.weight is parameter
-    assert torch.allclose(change, keys[:, neurons] @ delta.T)
-
-
-def test_columns_are_summed_in_float64_and_rounded_once():
-    matrix = Layout.of(tiny_model("llama", torch.bfloat16)).output_matrix(1)
-    before = matrix.matrix.clone()
-    delta = torch.randn(D, F, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    matrix.add_columns(torch.arange(F), delta)
-    assert torch.equal(matrix.matrix, (before.double() + delta).to(torch.bfloat16))
-
-
 @pytest.mark.parametrize("layer", [-1, LAYERS, 99])
 def test_a_layer_out_of_range(llama, layer):
     with pytest.raises(LayoutError, match=rf"layers.*{layer}.*out of range.*0 to {LAYERS - 1}"):
@@ -78,12 +53,6 @@ def test_a_layer_out_of_range(llama, layer):
 def test_a_model_without_decoder_layers(llama):
     llama.model.layers = nn.ModuleList()
     with pytest.raises(LayoutError, match="LlamaForCausalLM has no list of 4 decoder layers"):
-        Layout.of(llama)
-
-
-def test_weights_on_the_meta_device(llama):
-    llama.lm_head.to("meta")
-    with pytest.raises(LayoutError, match="meta device.*load it whole"):
         Layout.of(llama)
 
 
@@ -196,25 +165,6 @@ def test_a_tensor_subclass_that_calls_itself_float32(llama):
         Layout.of(llama).output_matrix(1)
 
 
-def test_weights_made_in_inference_mode():
-    with torch.inference_mode():
-        model = tiny_model("llama")
-    with pytest.raises(LayoutError, match="torch.inference_mode.*load it outside"):
-        Layout.of(model)
-
-
-@pytest.mark.parametrize("wrapper", [nn.Sequential, nn.DataParallel])
-def test_a_wrapper_is_no_model(llama, wrapper):
-    with pytest.raises(LayoutError, match=f"{wrapper.__name__} is not a transformers model: give"):
-        Layout.of(wrapper(llama))
-
-
-def test_outputs_without_names(llama):
-    llama.config.return_dict = False
-    with pytest.raises(LayoutError, match="config.return_dict is False: set it to True"):
-        Layout.of(llama)
-
-
 def test_candidates_are_named_as_they_must_be_written():
     wrapped = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["down_proj"]))
     with pytest.raises(LayoutError, match="base_layer is the model's own") as caught:
@@ -235,12 +185,3 @@ def test_fused_experts_have_no_matrix_to_name():
     if hasattr(experts, "down_proj"):  # stacked from 5.x on
         assert "rewrite_module_tmp" not in str(caught.value)
         assert "keeps its experts in one stacked tensor" in str(caught.value)
-
-
-def test_keys_are_told_apart_by_token_or_refused(llama):
-    matrix = Layout.of(llama).output_matrix(1)
-    keys = torch.randn(2, 3, F)
-    assert torch.equal(matrix.keys(keys, 2, 3), keys)
-    assert torch.equal(matrix.keys(keys.flatten(0, 1), 2, 3), keys)
-    with pytest.raises(LayoutError, match=r"is given 4 tokens where the model is given 6"):
-        matrix.keys(keys.flatten(0, 1)[:4], 2, 3)

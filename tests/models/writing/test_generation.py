@@ -8,14 +8,12 @@ import transformers
 from packaging.version import Version
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nse_plugin.baselines.lifelong.wise import _short_texts
 from nse_plugin.baselines.scopes import text_writer
 from nse_plugin.evaluation.metrics.fluency import continuations
 from nse_plugin.evaluation.metrics.generation import answers
-from nse_plugin.evaluation.teacher_forcing import predict
-from nse_plugin.models.positions import max_positions
 from nse_plugin.models.prompts import without_end
 from nse_plugin.models.writing import uniform_draws, write
 from nse_plugin.models.writing.generation import continue_texts, encoded, greedy_answers
@@ -133,48 +131,6 @@ def test_padding_does_not_spread_in_float64_with_eager_attention():
     assert write(model, rows, draws, never=[0]) == [
         write(model, [r], draws[n : n + 1], [0])[0] for n, r in enumerate(rows)
     ]
-
-
-def test_where_configurations_say_how_many_positions_there_are():
-    for kind, names in {"llama": "max_position_embeddings", "gpt2": "n_positions", "mpt": "max_seq_len"}.items():
-        assert max_positions(AutoConfig.for_model(kind, **{names: 77})) == 77
-    assert max_positions(AutoConfig.for_model("bloom")) is None
-    assert max_positions(AutoConfig.for_model("llava", text_config={"max_position_embeddings": 77})) == 77
-
-
-def stretched(rope: str) -> PreTrainedModel:
-    """Rotary frequencies that depend on how long the longest row of a batch is, from 10 tokens on."""
-    factors = {"short_factor": [1.0, 1.0], "long_factor": [3.0, 5.0]} if rope == "longrope" else {}
-    parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 8.0, **factors}
-    config = AutoConfig.for_model(
-        "llama", vocab_size=320, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=10 if rope == "dynamic" else 80, original_max_position_embeddings=10,
-        pad_token_id=0, rope_scaling=parameters | {"original_max_position_embeddings": 10},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
-    model.config.max_position_embeddings = 80
-    return model
-
-
-@pytest.mark.parametrize("rope", ["longrope", "dynamic"])
-def test_rows_do_not_change_the_rotary_frequencies_of_others(rope):
-    prompts = ["The river", "She was born in the old town by the river because of rain and wind"]
-    together = continue_texts(stretched(rope), tiny_tokenizer(), prompts, new_tokens=8)
-    alone = [
-        continue_texts(stretched(rope), tiny_tokenizer(), [prompt], new_tokens=8, places=[place])[0]
-        for place, prompt in enumerate(prompts)
-    ]
-    assert together == alone
-    asked = [(prompt, "Rome") for prompt in prompts]
-    scores = predict(stretched(rope), tiny_tokenizer(), asked)
-    for one in asked:
-        own = predict(stretched(rope), tiny_tokenizer(), [one])[one]
-        assert scores[one].log_probability == pytest.approx(own.log_probability, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bart", "roformer"])  # positions that the model counts, from the cache or never

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from tiny import tiny_model, tiny_tokenizer
 
 from nse_plugin import EditPatch
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.export.factors import factors_of
 from nse_plugin.patch.export.lora import check_lora
 
 TOKENS = torch.arange(3, 40)[None]
@@ -52,62 +50,6 @@ def test_adapters_of_two_rounds_take_turns(edited, tmp_path):
     model = tiny_model("llama", torch.float32)
     whole.apply(model)
     assert (logits(wrapped) - logits(model)).abs().max() < 1e-5
-
-
-def test_factors_are_the_change_at_its_own_rank(patch):
-    """Four facts: four directions a pass at most, in float32 with the rounding of the weights about them."""
-    factors = factors_of(patch)
-    largest = max(one.rank for one in factors.values())
-    for layer, one in factors.items():
-        exact = patch.change(layer)
-        assert one.rank <= 12 < min(exact.shape)
-        assert float((one.b.double() @ one.a.double() - exact).norm() / exact.norm()) < 1e-5
-        assert one.a.shape[0] == one.b.shape[1] == largest
-
-
-def test_fewer_directions_are_the_longest(patch):
-    for layer, one in factors_of(patch, 2).items():
-        sizes = torch.linalg.svdvals(patch.change(layer))
-        error = (one.b.double() @ one.a.double() - patch.change(layer)).norm()
-        assert float(error) == pytest.approx(float(sizes[2:].norm()), rel=1e-4)
-    with pytest.raises(PatchError, match="rank = 0 cannot be used"):
-        factors_of(patch, 0)
-
-
-def test_a_rank_that_pays_no_longer_is_said(patch, caplog, monkeypatch):
-    with caplog.at_level(logging.WARNING):
-        factors_of(patch)
-    assert not caplog.text
-    for one in patch.columns.values():
-        one.new.add_(torch.randn(one.new.shape))  # a change of full rank
-    factors_of(patch)
-    assert "more numbers than the matrices themselves" in caplog.text
-    assert "vLLM" not in caplog.text
-    monkeypatch.setattr("nse_plugin.patch.export.factors.VLLM_RANKS", (1, 8))
-    factors_of(patch)
-    assert "vLLM takes no adapter above rank 8" in caplog.text
-
-
-def test_the_card_and_the_configuration(patch, tmp_path):
-    folder = patch.to_lora(tmp_path / "adapter", rank=2)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["fan_in_fan_out"]) == (2, 2, False)
-    assert config["target_modules"] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
-    card = (folder / "README.md").read_text()
-    assert card.startswith("---\n")
-    for word in (
-        "base_model_relation: adapter",
-        "4 edited facts",
-        patch.others,
-        "--max-lora-rank 8",
-        "Truncated to 2",
-    ):
-        assert word in card
-    patch.to_lora(folder)  # written again in its place
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(PatchError, match="holds other files"):
-        patch.to_lora(folder)
-    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_what_peft_would_drop_is_refused(patch, tmp_path):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
 from sentences import demo_sentences
+from tiny_gguf import alike, best, first_tokens
 
 from nse_plugin import EditPatch, EditSession, Fact, NSEHyperParams
 from nse_plugin.facts.files import load_facts
 from nse_plugin.models.embedded import PACKAGE, gguf_path
 from nse_plugin.models.gguf.file import load_gguf
-from nse_plugin.patch.columns import PatchError
 from nse_plugin.patch.served import check as served_check
 from nse_plugin.patch.served.check import check_served
 from nse_plugin.patch.served.llama_cpp import Served, served_answers
@@ -24,7 +23,7 @@ from benchmarks.shipping import requantised
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE.replace("-", "_")) is None, reason=f"needs the package {PACKAGE}"
 )
-FACTS = load_facts("demo").facts[:8]
+FACTS = load_facts("demo").facts[:4]
 # What stands before a fact when llama.cpp is asked. In all of them the model is sure of what it says: it leads by 0.86
 # at least, and llama.cpp's numbers differ by 0.3 at most, for it rounds activations.
 CONTEXTS = (
@@ -38,40 +37,10 @@ def edited(file, folder):
     """(the model of a GGUF file's weights, with FACTS written into it, its tokenizer, the patch)."""
     model, tokenizer = load_gguf(file)
     corpus, stats = str(demo_sentences(folder)), str(folder / "stats")
-    hparams = NSEHyperParams.for_model(model, solver="fast", mom2_dataset=corpus, mom2_n_samples=300, stats_dir=stats)
+    hparams = NSEHyperParams.for_model(model, solver="fast", mom2_dataset=corpus, mom2_n_samples=150, stats_dir=stats)
     session = EditSession(model, tokenizer, hparams, templates=CONTEXTS[:3])
     session.edit(FACTS)
     return model, tokenizer, EditPatch.of(session)
-
-
-def best(model, prompts):
-    """The token that each prompt, given as ids, most likely goes on with."""
-    with torch.no_grad():
-        return [int(model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax()) for prompt in prompts]
-
-
-def first_tokens(answers):
-    return [answer.tokens[0] for answer in answers]
-
-
-def alike(one, other):
-    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
-
-
-def test_llama_cpp_computes_what_we_do(gguf_edited, tmp_path):
-    """60 prompts of random tokens: the file by itself, with its adapter, and with the edited matrices in it. llama.cpp
-    rounds activations where weights are quantised, so a near tie may fall otherwise."""
-    file, model, patch = gguf_edited
-    prompts = torch.randint(3, 300, (60, 9), generator=torch.Generator().manual_seed(0)).tolist()
-    edited = best(model, prompts)
-    patch.revert(model)
-    base = best(model, prompts)
-    assert alike(base, edited) < 50 / 60
-    adapter = patch.to_gguf_lora(tmp_path / "adapter.gguf", file)
-    written = patch.to_gguf(tmp_path / "model.gguf", file)
-    assert alike(first_tokens(served_answers(file, prompts, tokens=1)), base) >= 54 / 60
-    assert alike(first_tokens(served_answers(file, prompts, adapter, tokens=1)), edited) >= 54 / 60
-    assert alike(first_tokens(served_answers(written, prompts, tokens=1)), edited) >= 54 / 60
 
 
 @needs_smollm2
@@ -81,7 +50,7 @@ def test_the_demo_s_file_and_an_adapter_say_what_the_edited_model_says(tmp_path)
     prompts = [tokenizer(context.format(fact.text)).input_ids for context in CONTEXTS for fact in FACTS]
     expected = best(model, prompts)
     assert alike(first_tokens(served_answers(gguf_path(), prompts, adapter, tokens=1)), expected) >= 0.98
-    assert alike(first_tokens(served_answers(gguf_path(), prompts[:8], tokens=1)), expected[:8]) < 0.5
+    assert alike(first_tokens(served_answers(gguf_path(), prompts[:4], tokens=1)), expected[:4]) < 0.5
 
 
 @needs_smollm2
@@ -94,7 +63,7 @@ def test_facts_written_on_the_quantised_weights_hold_where_they_are_served(tmp_p
     for served, own in ((file, adapter), (written, None)):
         table = check_served(served, FACTS, own)
         assert [row["prompt"] for row in table] == [fact.text for fact in FACTS]
-        assert sum(row["holds"] for row in table) >= 7
+        assert sum(row["holds"] for row in table) >= 3
     assert sum(row["holds"] for row in check_served(file, FACTS)) <= 1
 
 
@@ -103,11 +72,3 @@ def test_a_target_is_a_whole_word(monkeypatch):
     monkeypatch.setattr(served_check, "served_answers", lambda *_: [Served(text, ()) for text in texts])
     table = check_served("x.gguf", [Fact("{} is in", str(number), "Rome") for number in range(len(texts))])
     assert [row["holds"] for row in table] == list(texts.values())
-
-
-def test_what_cannot_be_served_is_refused(tmp_path):
-    with pytest.raises(PatchError, match="there is no such file"):
-        served_answers(tmp_path / "nowhere.gguf", ["a"])
-    (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    with pytest.raises(PatchError, match="llama.cpp cannot load"):
-        served_answers(tmp_path / "x.gguf", ["a"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_sessions import base, edited, equal, go_on, in_memory, opened, rounds_of
 
-COUNT = 20
+COUNT = 8
 KILLS = int(os.environ.get("NSE_KILLS", "24"))
 KINDS = [("llama", "float32"), ("gpt2", "float32"), ("llama", "bfloat16"), ("gpt2", "bfloat16")]
 FORK = multiprocessing.get_context("fork")  # torch is imported already

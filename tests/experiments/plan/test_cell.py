@@ -1,0 +1,16 @@
+"""What a cell of a sweep is asked."""
+
+from __future__ import annotations
+
+from model_folders import shaped
+
+from nse_plugin.experiments.plan.cell import CellPlan
+from nse_plugin.experiments.plan.configuration import composed
+from nse_plugin.experiments.plan.model import model_config
+
+
+def test_what_the_best_setting_is_loaded_by_is_the_users_folder(tmp_path):
+    model = type("Model", (), {"config": model_config(str(shaped(tmp_path / "mine")))})
+    own = CellPlan.from_config(composed("sweep", [f"model={tmp_path / 'mine'}"])).hparams(model)
+    assert (own.model_name, own.layers) == (str(tmp_path / "mine"), [4, 5, 6])
+    assert CellPlan.from_config(composed("sweep", [])).hparams(model).model_name == "smollm2-135m"
