@@ -66,3 +66,26 @@ def test_rounds_equal_the_oracle(architecture, tokenizer, facts, templates, hpar
         assert expected.norm() > 0
         assert relative(change, expected) <= 1e-7
     assert session.state.knowledge.count == len(facts)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"p": 1.0}, {"subspace": "null_space", "nullspace_threshold": 0.5, "ridge": 3.0, "mom2_update_weight": 0.0}],
+    ids=["all neurons", "null space"],
+)
+def test_rounds_one_after_another_equal_one_round_of_everything(tokenizer, facts, hparams, settings):
+    """One layer, values given, bare prompts: every earlier key is in the system (arXiv 2605.26670)."""
+    one_layer = dataclasses.replace(hparams, layers=[2], max_iterations=1, **settings)
+    matrices = []
+    for rounds in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[2, 0], [3, 1]]):
+        model = tiny_model("llama")
+        moments = tiny_moments(model, [2])
+        session = EditSession(model, tokenizer, one_layer, moments, ["{}"])
+        values = session.values(facts)
+        before = Layout.of(model).output_matrix(2).matrix.clone()
+        for chosen in rounds:
+            session.edit_with_values([facts[i] for i in chosen], values[chosen])
+        matrices.append(Layout.of(model).output_matrix(2).matrix - before)
+    assert matrices[0].norm() > 0
+    for other in matrices[1:]:
+        assert relative(other, matrices[0]) <= 1e-8
