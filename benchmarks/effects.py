@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -25,7 +26,6 @@ from torch.nn.functional import linear
 from benchmarks import show
 from benchmarks.clock import cpu_seconds
 from benchmarks.setting import Setting
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
 from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts
@@ -54,13 +54,13 @@ class Way:
 
 def all_contexts(stack: ExitStack) -> None:
     """`fast` in the contexts of `exact`."""
-    stack.enter_context(replaced(value_optimizer, "CONTEXTS", 10**6))
+    stack.enter_context(patch.object(value_optimizer, "CONTEXTS", 10**6))
 
 
 def all_steps(stack: ExitStack) -> None:
     """`fast` with the steps of `exact`."""
     for name, value in (("SHARE", 1.0), ("LONGER", 1.0), ("BETAS", {"fast": value_optimizer.BETAS["exact"]})):
-        stack.enter_context(replaced(value_optimizer, name, value))
+        stack.enter_context(patch.object(value_optimizer, name, value))
 
 
 def stop_on_probability(stack: ExitStack) -> None:
@@ -72,7 +72,7 @@ def stop_on_probability(stack: ExitStack) -> None:
         nll, kl = own(batch, delta)
         return torch.where(nll < -math.log(ENOUGH), nll + DONE, nll), kl
 
-    stack.enter_context(replaced(values._Batch, "nll_and_kl", nll_and_kl))
+    stack.enter_context(patch.object(values._Batch, "nll_and_kl", nll_and_kl))
 
 
 def warm_start(stack: ExitStack) -> None:
@@ -104,8 +104,8 @@ def warm_start(stack: ExitStack) -> None:
                 ended.setdefault(relation(fact), []).append(found - start)
         return z
 
-    stack.enter_context(replaced(values, "DeltaOptimizer", Warm))
-    stack.enter_context(replaced(values, "_optimize", optimize))
+    stack.enter_context(patch.object(values, "DeltaOptimizer", Warm))
+    stack.enter_context(patch.object(values, "_optimize", optimize))
 
 
 WAYS: Mapping[str, Way] = {
@@ -148,7 +148,7 @@ def counted() -> Iterator[list[int]]:
             tokens[0] += pack.start.shape[0] * pack.start.shape[1]
             return super()._run(pack, *rest)
 
-    with replaced(values, "SuffixReplay", Counted):
+    with patch.object(values, "SuffixReplay", Counted):
         yield tokens
 
 

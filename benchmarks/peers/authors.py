@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.peers import NotHere
 from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit.wheel import DeviceName, layers_in_tuples
 from nse_plugin.facts import Fact
 from nse_plugin.facts.texts import continuation
@@ -102,7 +102,7 @@ class AuthorsNSE:
         known = torch.zeros(len(self._hparams.layers), size, size, dtype=values.dtype)
         with (
             self._at_work(),
-            replaced(self._main, "compute_z", lambda _, __, request, *___: values[request["case_id"]]),
+            patch.object(self._main, "compute_z", lambda _, __, request, *___: values[request["case_id"]]),
         ):
             self._main.apply_nse_to_model(
                 self._setting.model, self._setting.tokenizer, requests, self._hparams, cache_c=known
@@ -116,9 +116,9 @@ class AuthorsNSE:
             stack.enter_context(frozen(self._setting.model))
             stack.enter_context(layers_in_tuples(self._setting.layout.layers, NETHOOK))
             stack.enter_context(
-                replaced(self._main, "get_cov", lambda _, __, name, *___, **____: moments[layer_in(name)])
+                patch.object(self._main, "get_cov", lambda _, __, name, *___, **____: moments[layer_in(name)])
             )
-            stack.enter_context(replaced(self._main, "get_context_templates", lambda *_: contexts))
+            stack.enter_context(patch.object(self._main, "get_context_templates", lambda *_: contexts))
             stack.enter_context(_CudaMeansCpu())
             yield
 

@@ -12,11 +12,11 @@ import io
 import os
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.peers import NotHere
 from benchmarks.peers.names import layer_in, memit_fields
 from benchmarks.setting import Setting
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.facts import Fact
 
 AS_MEMIT: dict[str, Any] = {
@@ -60,7 +60,7 @@ class EasyEditMemit:
                 ("get_cov", lambda model, tok, name, *_, **__: moments[layer_in(name)]),
                 ("get_context_templates", lambda *_: [contexts[:1], contexts[1:]]),
             ):
-                stack.enter_context(replaced(self._memit, name, given))
+                stack.enter_context(patch.object(self._memit, name, given))
             self._memit.apply_memit_to_model(setting.model, setting.tokenizer, requests, self._hparams, copy=False)
 
     def _as_memit(self) -> Any:

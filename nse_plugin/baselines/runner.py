@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from nse_plugin.baselines.lifelong.memory import StatefulMethod
 from nse_plugin.baselines.mend import ArchiveError
 from nse_plugin.baselines.moments import asks_for_moments, moments_for
 from nse_plugin.baselines.registry import all_algorithms, modules_of
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.baselines.requests import padded_tokenizer, request_of
 from nse_plugin.baselines.saved_state import facts_as_tensor, facts_of_tensor, under_prefix, weight_fingerprints
 from nse_plugin.baselines.scopes import ToLog, own_memories, seeded, text_writer, undisturbed
@@ -243,11 +243,11 @@ class EasyEditRunner:
             for module in self._modules:
                 for name, ours in (("layer_stats", self._layer_stats), ("generate_fast", text_writer(self._seed))):
                     if hasattr(module, name):
-                        stack.enter_context(replaced(module, name, ours))
+                        stack.enter_context(patch.object(module, name, ours))
                 for name in _VALUE_STEPS:
                     step = getattr(module, name, None)
                     if callable(step) and module.__name__ == inspect.unwrap(self._apply).__module__:
-                        stack.enter_context(replaced(module, name, self._timed(step, "values")))
+                        stack.enter_context(patch.object(module, name, self._timed(step, "values")))
             stack.enter_context(torch.enable_grad())
             yield
 

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit import wheel
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.inputs import input_device
@@ -68,7 +68,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
         # the lowest hooked matrix has nothing below it that asks for gradients; its own is what is wanted
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         if on_wheel():
-            stack.enter_context(replaced(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
+            stack.enter_context(patch.object(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_(False)

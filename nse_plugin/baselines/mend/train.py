@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ from nse_plugin.baselines.hparams import load_hparams
 from nse_plugin.baselines.mend.archive import archive_path
 from nse_plugin.baselines.mend.data import Examples
 from nse_plugin.baselines.mend.scope import at_work, device_named, settings_for
-from nse_plugin.baselines.replaced import replaced
 from nse_plugin.easyedit.locate import import_easyedit
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError
@@ -105,7 +105,7 @@ def _trainer(model: nn.Module, settings: Any, training: Examples, validation: Ex
     """EasyEdit's, for a model that is loaded already."""
     base = importlib.import_module("easyeditor.trainer.BaseTrainer")
     new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
-    with replaced(base, "get_model", lambda _: model), device_named(settings):
+    with patch.object(base, "get_model", lambda _: model), device_named(settings):
         return new_trainer(settings, training, validation)
 
 

@@ -5,19 +5,15 @@ They are downloaded once, kept in `cache_home()/data`, and compared with the pub
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import logging
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from nse_plugin.facts.files.records import DatasetError, read_bytes, read_records
-from nse_plugin.support.files import cache_home, written_whole
+from nse_plugin.support.files import cache_home
 from nse_plugin.support.progress import bar
 
 log = logging.getLogger(__name__)
-_CHUNK = 1 << 18  # bytes
 _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
 
@@ -45,37 +41,28 @@ PUBLISHED = {
 
 def download(name: str, published: Published) -> None:
     """Fetch the file; it takes its name only when it is whole and what was published. Raises DatasetError."""
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    file, known_hash = published.file, published.sha256 and f"sha256:{published.sha256}"
+    fetch = pooch.HTTPDownloader(timeout=_SILENCE)
     try:
-        with written_whole(published.file) as temporary:
-            _fetch(name, published.url, temporary)
-            _check(read_bytes(temporary), published)
-    except (OSError, http.client.HTTPException, DatasetError) as error:
+        with bar(f"downloading {name}", None):
+            pooch.retrieve(published.url, known_hash, file.name, file.parent, processor=_check, downloader=fetch)
+    except (OSError, ValueError, DatasetError) as error:
         raise DatasetError(
             f"{name} cannot be downloaded from {published.url} ({error}): try again when online, or put the file at "
-            f"{published.file} by hand."
+            f"{file} by hand."
         ) from error
-    log.info("%s downloaded into %s.", name, published.file)
+    log.info("%s downloaded into %s.", name, file)
 
 
-def _check(data: bytes, published: Published) -> None:
-    """Where no hash was published, what came must at least be records, not a login page."""
-    if published.sha256 is None:
-        try:
-            read_records(published.file, data)
-        except DatasetError as error:
-            raise DatasetError("what came is no list of records") from error
-    elif (sha256 := hashlib.sha256(data).hexdigest()) != published.sha256:
-        raise DatasetError(f"what came has the SHA-256 {sha256}, and the published file has {published.sha256}")
-
-
-def _fetch(name: str, url: str, file: Path) -> None:
-    with urllib.request.urlopen(url, timeout=_SILENCE) as response, file.open("wb") as stream:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        with bar(f"downloading {name}, bytes", total) as advance:
-            while chunk := response.read(_CHUNK):
-                stream.write(chunk)
-                advance(len(chunk))
-        received = stream.tell()
-    if received != (total or received):  # urllib takes a broken connection for the end
-        raise OSError(f"the connection broke after {received} of {total} bytes")
+def _check(path: str, action: str, _: object) -> str:
+    """Where no hash was published, what came must at least be records, not a login page. As pooch calls a processor."""
+    file = Path(path)
+    try:
+        read_records(file, read_bytes(file))
+    except DatasetError as error:
+        file.unlink()
+        raise DatasetError("what came is no list of records") from error
+    return path

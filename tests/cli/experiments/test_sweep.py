@@ -16,7 +16,7 @@ def test_help_for_a_sweep_loads_nothing_and_says_what_there_is(flag, tmp_path, c
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nse_plugin.facts.files.load_facts", refuse)
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", refuse)
     monkeypatch.setattr("nse_plugin.models.loading.load", refuse)
     with pytest.raises(SystemExit) as caught:
         main(["sweep", *flag])
