@@ -56,6 +56,8 @@ def test_from_make_to_revert(session, capsys):
 
     patch("apply", "whole.patch", "--model", session, "--out", "edited")
     assert whole.verify(model_of("edited")) == "applied"
+    ours = Path("edited/config.json").stat().st_mode
+    assert {path.stat().st_mode for path in Path("edited").iterdir()} == {ours}  # others may read all of it
     patch("revert", "whole.patch", "--model", "edited", "--out", "again")
     assert whole.verify(model_of("again")) == "base"
     for step in ("overlay", "merge"):

@@ -59,11 +59,12 @@ class Head(NamedTuple):
 class Journal:
     """The folder of a session. Reading needs no lock; whoever writes has it, from `held` to `close`.
 
-    folder: as given. Raises SessionError, in one sentence that names the file, for whatever cannot be read.
+    folder: made absolute, so that it is the same wherever the process goes. Raises SessionError, in one sentence that
+    names the file, for whatever cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self._lock: SessionLock | None = None
 
     @classmethod
