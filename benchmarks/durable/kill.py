@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> bool:
         while kills < options.kills:
             sessions += 1
             folder = Path(name) / str(sessions)
-            while _is_killed(folder, base, rounds, generator.random() * seconds):
+            while _is_killed(folder, base, rounds, generator.random() * seconds if kills < options.kills else None):
                 kills += 1
                 sound &= _found(folder, base, expected, f"kill {kills}")
             sound &= _found(folder, base, expected[-1:] * len(expected), f"session {sessions} finished")
@@ -66,8 +66,8 @@ def _seconds(folder: Path, base: Base, rounds: Rounds) -> float:
     return time.monotonic() - started
 
 
-def _is_killed(folder: Path, base: Base, rounds: Rounds, after: float) -> bool:
-    """Go on with a session and kill it after so many seconds; False: it came to its end before."""
+def _is_killed(folder: Path, base: Base, rounds: Rounds, after: float | None) -> bool:
+    """Go on with a session and kill it after so many seconds (None: never); False: it came to its end before."""
     begun = FORK.Event()
     process = FORK.Process(target=go_on, args=(folder, base, rounds, begun))
     process.start()

@@ -113,8 +113,11 @@ class EditPatch:
         """Write it to one safetensors file, whole or not at all; returns the path.
 
         include_facts: False leaves the facts out. That is for size and tidiness and hides nothing: what was edited can
-        be recovered from an update of weights (arXiv 2602.10134).
+        be recovered from an update of weights (arXiv 2602.10134). Raises PatchError for a folder, OSError.
         """
+        path = Path(file)
+        if path.is_dir():
+            raise PatchError(f"{path} is a folder: name a file for the patch.")
         tensors, layers = tensors_of(self.columns)
         about = {
             "format": FORMAT,
@@ -129,7 +132,7 @@ class EditPatch:
             "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
         }
         text = json.dumps(about, sort_keys=True)  # in ASCII: an author may be what a shell could not decode
-        path = Path(file)  # one entry: several would stand in another order each time
+        # one entry: several would stand in another order each time
         write_tensors(path, tensors, {_ENTRY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
         return path
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_facts, tiny_model, tiny_tokenizer
 
 from benchmarks.durable import kill, reopen
 from benchmarks.durable.__main__ import main
@@ -22,9 +24,12 @@ def run(tmp_path, monkeypatch, capsys):
     tiny_model("llama", torch.float32).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     (tmp_path / "nse.yaml").write_text(YAML)
+    facts = [dataclasses.asdict(fact) for fact in tiny_facts()]
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
 
     def call(name, *rest):
-        given = [name, str(model), "--hparams", str(tmp_path / "nse.yaml"), *map(str, rest)]
+        files = ["--hparams", str(tmp_path / "nse.yaml"), "--facts", str(tmp_path / "facts.json")]
+        given = [name, str(model), *files, *map(str, rest)]
         monkeypatch.setattr(sys, "argv", ["durable", *given])
         return main(), capsys.readouterr().out
 
@@ -32,7 +37,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_kills(run):
-    code, said = run("kill", "--rounds", 3, "--kills", 3)
+    code, said = run("kill", "--rounds", 3, "--size", 1, "--kills", 3)
     assert code == 0
     assert "DIFFERENT" not in said
     assert said.splitlines()[-1].endswith("sessions of 3 rounds: as promised")

@@ -77,6 +77,8 @@ class Journal:
         journal = cls(folder)
         if not (may_be_new or (journal.folder / _DESCRIPTION).exists()):
             raise SessionError(f"{journal.folder} holds no session: name another folder, or give hparams to begin one.")
+        if journal.folder.is_dir():
+            _ = journal.is_new  # which refuses a folder of other files, before there is a lock in it
         journal._lock = SessionLock(journal.folder)
         return journal
 

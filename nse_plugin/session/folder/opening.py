@@ -72,6 +72,8 @@ def together(
     rounds: Sequence[Round], first: int, last: int | None, columns_of: Callable[[Round, int], Columns]
 ) -> Columns:
     """What the rounds from number `first` to `last` (None: the last) changed together. columns_of: what one did."""
+    if not rounds:
+        raise ValueError("The session has no round that stands: make one first.")
     last = len(rounds) if last is None else last
     if not 1 <= first <= last <= len(rounds):
         raise ValueError(f"There are no rounds {first} to {last}: the session has {len(rounds)}.")

@@ -97,15 +97,6 @@ def test_size_of_the_changes_of_a_session_that_an_earlier_version_began(tmp_path
     assert LayerChange(4, 2.0, [0.5], [3]).share(0.5) == " (25%)"
 
 
-def test_a_prompt_that_leaves_little_room(view, edited):
-    """The model has 64 positions, and the page writes up to 20 tokens."""
-    edited("edit", "--fact", "the town " * 14 + "{} is", "France", "Lyon", "--on-conflict", "replace")
-    edited("edit", "--fact", "{} is", "Rome", "Lyon")
-    facts = listed(view(model=True))
-    assert "unedited" in facts["fact-4-1"]
-    assert "unedited" in facts["fact-5-1"]
-
-
 def test_what_the_model_says_now(view, edited):
     page = view(model=True)
     facts = listed(page)

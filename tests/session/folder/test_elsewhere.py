@@ -46,6 +46,13 @@ def test_rounds_that_another_process_made_are_not_overwritten(action, tmp_path):
     assert [one.id for one in read_rounds(tmp_path)] == [kept[0].id]
 
 
+def test_nothing_is_left_in_a_folder_of_other_files(tmp_path):
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(SessionError, match=r"has no session\.json and holds letter\.txt"):
+        opened(tmp_path, base())
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
 @pytest.mark.parametrize("notes", [{"author": 17}, {"reason": object()}])
 def test_authors_and_reasons_are_text(notes, tmp_path):
     model = base()
