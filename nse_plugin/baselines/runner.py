@@ -56,6 +56,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
+_EDITS_WEIGHTS = (*WEIGHTS_ALONE, NSE, "AlphaEdit", "ULTRAEDIT")  # what these remember beside them edits nothing
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
 _USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
@@ -125,6 +126,12 @@ class EasyEditRunner:
         names = [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)]
         return pandas.DataFrame({"case_id": names, "status": "done", "residual": float("nan")})
 
+    @property
+    def edits_weights(self) -> bool:
+        """Whether the edits are in the model's own parameters, and nowhere else."""
+        own = dict(self.model.named_parameters()).keys() == self._unedited.keys()
+        return own and self.alg_name in _EDITS_WEIGHTS
+
     def state(self) -> dict[str, Tensor] | None:
         """Everything besides the unedited model that `resume` needs: the changed parameters, each in its own shape, as
         "weights.<name>", and the algorithm's state under "nse.", "grace.", "alphaedit." or "ultraedit.".
@@ -164,7 +171,8 @@ class EasyEditRunner:
         if unedited is not None:
             own = under_prefix("nse.", state)
             facts = facts_of_tensor(own.pop("facts", torch.empty(0, dtype=torch.uint8)))
-            nse.adopt(self.model, unedited, ProtectedKeys.from_tensors(own), facts, self.hparams)
+            masters = {int(layer): copied for layer, copied in under_prefix("masters.", own).items()}
+            nse.adopt(self.model, unedited, ProtectedKeys.from_tensors(own), facts, self.hparams, masters)
         codebook = under_prefix("grace.", state)
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
@@ -275,7 +283,8 @@ class EasyEditRunner:
             state = nse.state_of(self.model)
             if state is None:
                 return {}
-            own = {**state.knowledge.tensors(), "facts": facts_as_tensor(state.history.written)}
+            masters = {f"masters.{layer}": copy for layer, copy in (state.history.masters or {}).items()}
+            own = {**state.knowledge.tensors(), **masters, "facts": facts_as_tensor(state.history.written)}
             return {f"nse.{name}": tensor.clone() for name, tensor in own.items()}
         if self._apply is grace.apply_grace_to_model:
             codebook = grace.codebook_of(self.model)

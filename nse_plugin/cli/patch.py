@@ -149,16 +149,23 @@ def _swapped(arguments: argparse.Namespace, step: str) -> None:
     from nse_plugin.cli.options import check_device
     from nse_plugin.models.loading import load
     from nse_plugin.patch.columns import PatchError
+    from nse_plugin.patch.file import make_readable
     from nse_plugin.patch.patch import EditPatch
+    from nse_plugin.support.files import file_in_the_way, folder_written_whole
 
     check_device(arguments)
     if arguments.out.exists():
         raise PatchError(f"--out {arguments.out} is there already: name a new folder.")
+    if file := file_in_the_way(arguments.out.absolute()):
+        raise PatchError(f"--out {arguments.out} cannot be made: {file} is a file; name another folder.")
     patch = EditPatch.load(arguments.file)
     model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
     getattr(patch, step)(model)
-    model.save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
+    with folder_written_whole(arguments.out) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        for file in aside.glob("*.safetensors"):
+            make_readable(file)
     _said(arguments.out)
 
 

@@ -39,6 +39,13 @@ ROUND = 10  # facts
 EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency
 # With these, NSE is MEMIT, round after round: targets on the edited model, all neurons, one pass, nothing protected.
 SEQUENTIAL_MEMIT: dict[str, Any] = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
+# The demo forgets its models; the README's section "Keep" goes on from here.
+NEXT = """
+Edits to keep, look at and undo, in the same model:
+  nse edit --model embedded --session corrections --solver fast --fact "The capital of {} is" Japan Kyoto
+  nse log --session corrections
+  nse check --model embedded --session corrections
+  nse rollback --session corrections"""
 
 
 def run_demo(out: str | Path = "results/demo", console: Console | None = None) -> pd.DataFrame:
@@ -73,6 +80,7 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
         summary = save_results(out, measurements, facts, relations)
     show_results(console, measurements, facts)
     console.print(f"\n{stages.total:.0f} s in all. Tables, plot and EasyEdit's own output: {shortened(out)}")
+    console.print(NEXT, soft_wrap=True, markup=False, highlight=False)
     return summary
 
 

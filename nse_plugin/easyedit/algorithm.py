@@ -119,15 +119,19 @@ class NSE:
         protected: ProtectedKeys,
         facts: Sequence[Fact],
         hparams: NSEHyperParams,
+        masters: Mapping[int, Tensor],
     ) -> None:
         """Remember a model that was edited in another process.
 
         state: with its original weights. protected, facts: the keys of the rounds that its present weights hold, and
-        what they wrote.
+        what they wrote. masters: its master copies, by layer, if it is in bfloat16 or float16; empty: not known.
         """
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         weights = weights_of(matrices, fingerprint)
-        history = History(weights, protected_before=protected, facts_before=tuple(facts), knowledge=protected)
+        copies = {layer: copied.to(matrices[layer].weight.device) for layer, copied in masters.items()}
+        history = History(
+            weights, protected_before=protected, facts_before=tuple(facts), knowledge=protected, masters=copies or None
+        )
         state = dataclasses.replace(state, history=history)
         self._models[model] = _with(self._models.get(model, {}), state, hparams)
 

@@ -3,6 +3,7 @@
     methods/<name>/asked.json               all that its results depend on
                    checkpoint-000050/       facts.csv, texts.csv and more, overall.json, state.safetensors
                    ended.json               how it ended, what it cost
+                   session/, edits.patch    with save_models: what it edited, one of the two
                    log.txt                  what the method itself printed
 
 A later run finds what is there and continues from it.
@@ -26,6 +27,7 @@ from nse_plugin.support.files import file_in_the_way, folder_written_whole, writ
 
 CELLS = "cells"  # a folder of each
 STATE = "state.safetensors"
+SESSION, PATCH = "session", "edits.patch"  # what `save_models` keeps of a method
 
 
 @dataclass(frozen=True)

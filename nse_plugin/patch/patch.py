@@ -40,12 +40,13 @@ _MARKS = ("matrices", "before", "after")  # of each layer
 class EditPatch:
     """The change that edits made to a model, exact to the bit.
 
-    columns: by layer, the columns of W_out that differ, before and after. matrices: the names of all matrices that the
-    session edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the
-    model. hparams: the hyperparameters of the edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and
-    how many `facts`. facts: records that `Fact(**record)` reads, in the order they were written; None: left out.
-    model_name: what the model was loaded as, as far as it is known. adds_bos: whether the tokenizer put a BOS before
-    prompts, as a server must do too; None: not known.
+    columns: by layer, the columns of W_out that differ, before and after; of `patch_between` by a number, where several
+    matrices of a layer differ. matrices: the names of all matrices that the session edits, by layer; before, after:
+    SHA-256 of each of them. others: SHA-256 over all other weights of the model. hparams: the hyperparameters of the
+    edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and how many `facts`. facts: records that
+    `Fact(**record)` reads, in the order they were written; None: left out. model_name: what the model was loaded as, as
+    far as it is known. adds_bos: whether the tokenizer put a BOS before prompts, as a server must do too; None: not
+    known.
 
     Applying and reverting need torch and safetensors alone.
     """
@@ -112,8 +113,11 @@ class EditPatch:
         """Write it to one safetensors file, whole or not at all; returns the path.
 
         include_facts: False leaves the facts out. That is for size and tidiness and hides nothing: what was edited can
-        be recovered from an update of weights (arXiv 2602.10134).
+        be recovered from an update of weights (arXiv 2602.10134). Raises PatchError for a folder, OSError.
         """
+        path = Path(file)
+        if path.is_dir():
+            raise PatchError(f"{path} is a folder: name a file for the patch.")
         tensors, layers = tensors_of(self.columns)
         about = {
             "format": FORMAT,
@@ -127,8 +131,8 @@ class EditPatch:
             "layers": layers,
             "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
         }
-        text = json.dumps(about, ensure_ascii=False, sort_keys=True)
-        path = Path(file)  # one entry: several would stand in another order each time
+        text = json.dumps(about, sort_keys=True)  # in ASCII: an author may be what a shell could not decode
+        # one entry: several would stand in another order each time
         write_tensors(path, tensors, {_ENTRY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
         return path
 
@@ -179,9 +183,12 @@ class EditPatch:
                 "the second patch was not made on the model edited by the first one: give them in the order they "
                 "were made, without a gap."
             )
+        columns = composed(self.columns, second.columns)
+        if not columns:
+            raise PatchError("the second patch undoes the first one: there is nothing to put into a patch.")
         return dataclasses.replace(
             self,
-            columns=composed(self.columns, second.columns),
+            columns=columns,
             after=second.after,
             hparams=second.hparams,
             rounds=[*self.rounds, *second.rounds],

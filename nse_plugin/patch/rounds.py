@@ -12,7 +12,7 @@ from nse_plugin.patch.columns import Columns, PatchError
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.patch.weights import others_hash
 from nse_plugin.session.folder.journal import Journal
-from nse_plugin.session.folder.opening import read_columns, read_rounds
+from nse_plugin.session.folder.opening import read_both
 
 if TYPE_CHECKING:
     from nse_plugin.facts import Fact
@@ -27,7 +27,7 @@ def patch_of_rounds(
     if isinstance(session, str | os.PathLike):
         about = Journal(session).description()
         names = {int(layer): str(name) for layer, name in about["matrices"].items()}
-        rounds, columns = read_rounds(session), read_columns(session, first, last)
+        rounds, columns = read_both(session, first, last)
         origin = _Origin(about["others"], about["source"], about["adds_bos"])
         return _patch(columns, names, origin, rounds[first - 1 : last])
     names = dict(session.state.matrices)

@@ -4,7 +4,7 @@ them. Needs torch alone."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,12 @@ def others_hash(model: nn.Module, edited: Iterable[str]) -> str:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     left_out = {id(parameters[name]) for name in edited}  # models tie parameters, which then have several names
     state = sorted(model.state_dict(keep_vars=True).items())
-    named = {tensor_hash(tensor): name for name, tensor in state if id(tensor) not in left_out}
+    return hash_of({name: tensor_hash(tensor) for name, tensor in state if id(tensor) not in left_out})
+
+
+def hash_of(hashes: Mapping[str, str]) -> str:
+    """SHA-256 over tensors' names and hashes, as `others_hash` takes it."""
+    named = {content: name for name, content in sorted(hashes.items())}
     text = "".join(f"{name} {content}\n" for content, name in sorted(named.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 

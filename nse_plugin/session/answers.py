@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nse_plugin.models.positions import max_positions
 from nse_plugin.models.writing.generation import encoded, greedy_answers
 from nse_plugin.session.session import EditSession
 
 _PROMPTS_AT_ONCE = 64
 
 
-def before_and_after(session: EditSession, prompts: Sequence[str], tokens: int) -> list[tuple[str, str]]:
+def before_and_after(
+    session: EditSession, prompts: Sequence[str], tokens: int, or_fewer: bool = False
+) -> list[tuple[str, str]]:
     """Greedy continuations of each prompt, without it: of the unedited model and of the edited one.
 
-    tokens: the most that are written; the end of the text ends a continuation earlier. Raises ValueError for a prompt
-    that has no tokens or leaves no room for that many.
+    tokens: the most that are written; the end of the text ends a continuation earlier. or_fewer: write fewer after a
+    prompt that leaves less room among the model's positions. Raises ValueError for such a prompt otherwise, and for one
+    that has no tokens.
     """
-    after = _answers(session, prompts, tokens)
+    room = 0 if or_fewer else tokens
+    rows = [encoded(session.model, session.tokenizer, prompt, room) for prompt in prompts]
+    after = _answers(session, rows, tokens)
     with session.unedited():
-        before = _answers(session, prompts, tokens)
+        before = _answers(session, rows, tokens)
     return list(zip(before, after, strict=True))
 
 
-def _answers(session: EditSession, prompts: Sequence[str], tokens: int) -> list[str]:
+def _answers(session: EditSession, rows: Sequence[Sequence[int]], tokens: int) -> list[str]:
+    """Rows that leave room for as many tokens are written together."""
     model, tokenizer = session.model, session.tokenizer
-    rows = [encoded(model, tokenizer, prompt, tokens) for prompt in prompts]
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    batches = (rows[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(rows), _PROMPTS_AT_ONCE))
-    return tokenizer.batch_decode([ids for batch in batches for ids in greedy_answers(model, batch, tokens, ends)])
+    most = max_positions(model.config)
+    rooms = [tokens if most is None else min(tokens, most - len(row)) for row in rows]
+    texts: dict[int, str] = {}
+    for room in sorted(set(rooms)):
+        places = [place for place, own in enumerate(rooms) if own == room]
+        for first in range(0, len(places), _PROMPTS_AT_ONCE):
+            some = places[first : first + _PROMPTS_AT_ONCE]
+            written = greedy_answers(model, [rows[place] for place in some], room, ends) if room else [[]] * len(some)
+            texts.update(zip(some, tokenizer.batch_decode(written), strict=True))
+    return [texts[place] for place in range(len(rows))]

@@ -23,7 +23,7 @@ from nse_plugin.session.edited import EditedModel, warn_of_adapters
 from nse_plugin.session.folder import opening
 from nse_plugin.session.folder.journal import Journal
 from nse_plugin.session.folder.lock import now
-from nse_plugin.session.folder.record import RUNNING, RoundRecord, records_of, settings_of
+from nse_plugin.session.folder.record import RUNNING, RoundRecord, check_text, records_of, settings_of
 from nse_plugin.session.history import History, Request
 from nse_plugin.session.report import RoundReport
 from nse_plugin.session.round import Plan, conflicts, plan_round
@@ -214,8 +214,9 @@ class EditSession:
         on_conflict: what becomes of facts that an earlier round wrote with another target: `replace` it, `keep` it (the
         new fact is left out, with status `kept`), or `error`: refuse the round. author, reason: noted with the round.
         It is made whole or not at all: whatever goes wrong, an interrupt included, weights, state and folder agree.
-        Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError, UpdateError, OSError.
+        Raises FactError, HyperParamsError, LayoutError, MomentsError, SessionError, UpdateError, ValueError, OSError.
         """
+        check_text(author=author, reason=reason)
         return self._edit(replace(self._request(facts), on_conflict=on_conflict, author=author, reason=reason), None)
 
     def edit_with_values(self, facts: Facts, values: Tensor | None) -> RoundReport:

@@ -142,9 +142,17 @@ class Rounds:
         return made.columns
 
     def check_open(self) -> None:
-        """Raise SessionError when the session was closed."""
-        if self.journal is not None and not self.journal.is_open:
+        """Raise SessionError when the session was closed, or its folder has other rounds than this process knows of: a
+        lock does not reach everywhere (a forked process, some network folders, a copy put in the folder's place)."""
+        if self.journal is None:
+            return
+        if not self.journal.is_open:
             raise SessionError(f"This session was closed: open {self.journal.folder} again.")
+        if self.journal.head() != self._head(self.state.history):
+            raise SessionError(
+                f"{self.journal.folder} has other rounds than when it was opened: another process has changed it; load "
+                "the base model again and open the session with it."
+            )
 
     def check_plan(self, history: History, plan: Plan, state: EditState) -> None:
         """Raise SessionError when a round in a folder would go on with another model or other second moments."""

@@ -77,6 +77,24 @@ def test_going_on_from_a_state_is_never_having_stopped(
 
 
 @pytest.mark.parametrize("family", ["llama"])
+def test_nse_goes_on_with_the_master_copies_of_a_bfloat16_model(
+    new_model: Callable[[], Any], method_on: Callable[..., EasyEditRunner]
+) -> None:
+    whole, resumed = new_model().bfloat16(), new_model().bfloat16()
+    method = method_on(whole, "NSE")
+    method.edit(FACTS[:2])
+    state = method.state()
+    assert state is not None
+    assert {name for name in state if name.startswith("nse.masters.")} == {"nse.masters.1", "nse.masters.2"}
+    method.edit(FACTS[2:])
+    method = method_on(resumed, "NSE")
+    method.resume(state)
+    method.edit(FACTS[2:])
+    for (name, weight), expected in zip(resumed.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(weight, expected), name
+
+
+@pytest.mark.parametrize("family", ["llama"])
 def test_grace_goes_on_with_its_codebook(new_model: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "GRACE.yaml"
     path.write_text("{alg_name: GRACE, inner_params: ['model.layers[2].mlp.down_proj.weight'], n_iter: 5}")

@@ -56,6 +56,8 @@ def test_from_make_to_revert(session, capsys):
 
     patch("apply", "whole.patch", "--model", session, "--out", "edited")
     assert whole.verify(model_of("edited")) == "applied"
+    ours = Path("edited/config.json").stat().st_mode
+    assert {path.stat().st_mode for path in Path("edited").iterdir()} == {ours}  # others may read all of it
     patch("revert", "whole.patch", "--model", "edited", "--out", "again")
     assert whole.verify(model_of("again")) == "base"
     for step in ("overlay", "merge"):
@@ -77,6 +79,8 @@ def test_from_make_to_revert(session, capsys):
         (["make", "--session", "session", "--rounds", "a", "--out", "x"], "--rounds a: give a number, or two"),
         (["make", "--session", "session", "--rounds", "3", "--out", "x"], "There are no rounds 3 to 3"),
         (["show", "nse.yaml"], "nse.yaml cannot be read"),
+        (["make", "--session", "session", "--out", "."], ". is a folder: name a file for the patch"),
+        (["apply", "nse.yaml", "--model", "x", "--out", "nse.yaml/x"], "nse.yaml is a file; name another folder"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, words, session, capsys):

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import io
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 from rich.console import Console
 from tiny import tiny_facts, tiny_model, tiny_tokenizer
 
+from nse_plugin.cli.main import _parser
 from nse_plugin.demo import run
 from nse_plugin.demo.report import Measurement
 from nse_plugin.demo.stages import Stages
@@ -136,7 +138,15 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     ]  # fmt: skip
     assert len(summary) == 3 * 4
     assert "Specificity" in screen.file.getvalue()
+    assert screen.file.getvalue().endswith(f"{run.NEXT}\n")
     assert capfd.readouterr().out == ""
+
+
+def test_what_it_says_may_come_next_parses() -> None:
+    commands = [line.split(maxsplit=1)[1] for line in run.NEXT.splitlines() if line.startswith("  nse ")]
+    assert len(commands) == 4
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
 
 
 def test_errors_are_not_hidden(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import subprocess
@@ -176,3 +177,19 @@ def with_format(path, patch, number):
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     text = json.dumps({**about, "format": number})
     save_file(tensors, path, {"nse_patch": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
+
+
+def test_an_author_whom_a_shell_could_not_decode(edited, tmp_path):
+    session = edited()
+    session.edit(Fact("The capital of {} is", "Perú", "Rome"), author="J\udcf6rg", reason="an Ümlaut")
+    patch = EditPatch.load(EditPatch.of(session).save(tmp_path / "x.patch"))
+    assert (patch.rounds[-1]["author"], patch.rounds[-1]["reason"]) == ("J\udcf6rg", "an Ümlaut")
+    assert patch.facts[-1]["subject"] == "Perú"
+
+
+def test_two_that_undo_each_other_make_none(edited):
+    patch = EditPatch.of(edited())
+    columns = {layer: dataclasses.replace(one, old=one.new, new=one.old) for layer, one in patch.columns.items()}
+    back = dataclasses.replace(patch, columns=columns, before=patch.after, after=patch.before)
+    with pytest.raises(PatchError, match="the second patch undoes the first one"):
+        patch.compose(back)

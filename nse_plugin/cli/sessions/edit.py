@@ -70,6 +70,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run it; `NOT_ALL` where the model does not predict every target. Raises FactError, DatasetError, SessionError."""
     from nse_plugin.cli.tables import print_json
+    from nse_plugin.facts.conflicts import check_round
 
     facts, hparams = _facts(arguments), _hparams(arguments)
     if arguments.dry_run:
@@ -78,8 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
         with opened(arguments, hparams, keep=False) as session:
             show(session, facts, arguments)
         return 0
+    size = arguments.round or len(facts)
+    for first in range(0, len(facts), size):
+        check_round(facts[first : first + size])  # before a session is begun
     with opened(arguments, hparams) as session:
-        size = arguments.round or len(facts)
         reports = []
         for first in range(0, len(facts), size):
             own = _numbered(session, facts[first : first + size])

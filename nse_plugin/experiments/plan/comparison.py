@@ -47,8 +47,8 @@ class MethodChoice:
 class Plan:
     """facts: how many of the data's. checkpoints: edits after which everything is measured, the end among them.
 
-    metrics: settings by family. store: where NSE's values are kept for other runs; None: nowhere. out: the
-    results folder.
+    metrics: settings by family. store: where NSE's values are kept for other runs; None: nowhere. save_models: keep
+    what each method edited, as a session or a patch. out: the results folder.
     """
 
     model: ModelChoice
@@ -61,6 +61,7 @@ class Plan:
     seed: int
     jobs: int
     store: str | None
+    save_models: bool
     out: Path
 
     @classmethod
@@ -74,6 +75,8 @@ class Plan:
             positive(name, config[name])
         if not isinstance(config["seed"], int) or config["seed"] < 0:
             raise PlanError(f"seed = {config['seed']!r} cannot be used: give an integer, 0 or more.")
+        if not isinstance(config["save_models"], bool):
+            raise PlanError(f"save_models = {config['save_models']!r} cannot be used: give true or false.")
         facts, size = config["facts"], config["round"]
         if not config.get("methods"):
             raise PlanError("methods is empty: give at least one, e.g. methods=[NSE,MEMIT].")
@@ -100,6 +103,7 @@ class Plan:
             seed=config["seed"],
             jobs=config["jobs"],
             store=config["store"],
+            save_models=config["save_models"],
             out=Path(config["out"]),
         )
 
@@ -109,8 +113,8 @@ class Plan:
         return {**config, "checkpoints": list(self.checkpoints), "out": str(self.out)}
 
     def what_decides(self, method: str) -> dict[str, Any]:
-        """The settings that a method's results depend on; the rest (jobs, out, the other methods) may change between
-        runs. With what the files hold that they name: `plan.inputs`."""
+        """The settings that a method's results depend on; the rest (jobs, save_models, out, the other methods) may
+        change between runs. With what the files hold that they name: `plan.inputs`."""
         config = self.as_config()
         chosen = {key: config[key] for key in ("model", "data", "metrics", "facts", "checkpoints", "seed")}
         return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}

@@ -82,7 +82,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, object], command
         ended = record.ended or {"status": "running", "error": None, "note": None}
         costs = record.load(record.edits[-1]).costs if record.edits else {"seconds": {}, "peak_memory_mib": None}
         methods[name] = {
-            **{key: ended.get(key) for key in ("status", "error", "note", "hparams")},
+            **{key: ended.get(key) for key in ("status", "error", "note", "hparams", "kept")},
             "alg_name": choice.alg_name,
             "seconds": costs["seconds"],
             "peak_memory_mib": costs["peak_memory_mib"],

@@ -20,12 +20,12 @@ import pandas as pd
 from rich.console import Console
 
 from nse_plugin.experiments.measure.suite import MetricSuite
-from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, inputs, read_facts
+from nse_plugin.experiments.plan import BEFORE, ModelChoice, Plan, PlanError, inputs, read_facts
 from nse_plugin.experiments.plan.checks import check_rounds
 from nse_plugin.experiments.plan.configuration import composed
 from nse_plugin.experiments.plan.model import model_config
 from nse_plugin.experiments.plan.presets import check_presets
-from nse_plugin.experiments.record import check_writable
+from nse_plugin.experiments.record import PATCH, SESSION, Record, check_writable
 from nse_plugin.experiments.report.collect import record_of, write_run, write_tables
 from nse_plugin.experiments.report.page.html import write_report
 from nse_plugin.experiments.report.screen import show_table
@@ -73,6 +73,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
     for name in asked:  # nothing is written before all of them fit
         record_of(plan, name).check_for(asked[name])
+    _check_kept(plan)
     check_writable(plan.out)
     if plan.store is not None:
         Store(plan.store).check_folder()
@@ -99,8 +100,28 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
     write_run(plan, started, data, command, worked=worked)
     report = write_report(plan.out)
     show_table(console, plan.out)
+    for name in plan.methods if plan.save_models else ():
+        _say_what_is_kept(console, name, record_of(plan, name))
     console.print(f"Report: {report}", soft_wrap=True)
     return summary
+
+
+def _check_kept(plan: Plan) -> None:
+    """Raise PlanError where a method has come to its end and its edits were not kept."""
+    for name in plan.methods if plan.save_models else ():
+        record = record_of(plan, name)
+        if record.is_done and (record.ended or {}).get("kept") is None:
+            raise PlanError(
+                f"save_models = true cannot be used: {record.folder} is of a run that is done and kept no edits; "
+                "choose another `out`, or delete that folder."
+            )
+
+
+def _say_what_is_kept(console: Console, name: str, record: Record) -> None:
+    kept = (record.ended or {}).get("kept")
+    if kept is not None:
+        text = f"{name}: {record.folder / kept if kept in (SESSION, PATCH) else kept}"
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:

@@ -106,6 +106,7 @@ class _Run:
     ) -> None:
         from nse_plugin.baselines.hparams import load_hparams
         from nse_plugin.baselines.runner import EasyEditRunner
+        from nse_plugin.experiments.run.keeping import KeptEdits
 
         before = Record(record.folder.parent / BEFORE)
         assert before.ended is not None
@@ -128,16 +129,22 @@ class _Run:
         else:
             self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
         self._method = EasyEditRunner(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
+        self._kept = KeptEdits(record.folder, self._method, tokenizer, plan.model) if plan.save_models else None
         self._edited = pd.DataFrame()  # a row per fact edited so far
         self._note: str | None = None
         self._measuring = 0.0  # seconds
 
     def to_the_end(self) -> None:
-        for start in range(self._resumed(), len(self._facts), self._choice.round):
+        resumed = self._resumed()
+        if self._kept is not None:
+            self._kept.begin(anew=resumed == 0)
+        for start in range(resumed, len(self._facts), self._choice.round):
             self._report_progress({"doing": "editing", "edits": start})
             chunk = self._facts[start : start + self._choice.round]
             with progress_listener(functools.partial(self._on_progress, start)):
                 frame = self._method.edit(chunk)
+            if self._kept is not None:
+                self._kept.add_round()
             frame = frame.assign(round=start // self._choice.round + 1)
             self._edited = pd.concat([self._edited, frame], ignore_index=True)
             edits = start + len(chunk)
@@ -151,14 +158,18 @@ class _Run:
         if self._method.values_from_store:
             count = self._method.values_from_store
             notes.append(f"{count} of its values z came out of the store: its seconds do not hold them.")
-        note = " ".join(notes) or None
-        self._record.end(status="done", error=None, note=note, hparams=_json_fields(self._hparams))
+        note, hparams = " ".join(notes) or None, _json_fields(self._hparams)
+        kept = None if self._kept is None else self._kept.finish(self._facts, hparams)
+        self._record.end(status="done", error=None, note=note, hparams=hparams, kept=kept)
 
     def _resumed(self) -> int:
         """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose
-        state cannot be kept begins anew, unless it was through."""
+        state cannot be kept begins anew, unless it was through, and so does one whose edits were to be kept (from now
+        on, say) and were not."""
         for edits in reversed(self._record.edits):
             state = self._record.state(edits)
+            if state is not None and self._kept is not None and not self._kept.leads_to(state):
+                continue
             if state is not None or edits == len(self._facts):
                 checkpoint = self._record.load(edits)
                 if state is not None:

@@ -13,6 +13,8 @@ _BOS = {
     None: "it is not known whether a BOS stood before prompts.",
 }
 
+_METHOD = "NSE, arXiv 2410.04045"
+
 
 def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | None) -> str:
     """README.md, with the metadata that the Hugging Face hub reads."""
@@ -21,6 +23,7 @@ def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | N
     base = patch.model_name or "the base model"
     serve = next((size for size in VLLM_RANKS if size >= r), None)
     named = [f"base_model: {patch.model_name}"] if patch.model_name else []
+    method = patch.hparams.get("alg_name", "NSE")
     scale = f"- Scale: `lora_alpha` is {r}, so that the update is added once."
     lines = [
         "---",
@@ -33,7 +36,7 @@ def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | N
         f"# {count} edited facts for {base}",
         "",
         f"A LoRA adapter of rank {r} for {len(factors)} matrices, made with nse-plugin from {len(patch.rounds)} rounds "
-        "of edits (NSE, arXiv 2410.04045).",
+        f"of edits ({_METHOD if method == 'NSE' else method}).",
         "",
         f"- Base: SHA-256 of its other weights `{patch.others}`. An edit belongs to the very numbers it was written "
         "on: on a base that is quantised or fine-tuned in another way many facts no longer hold.",

@@ -14,7 +14,7 @@ from nse_plugin.patch.export.card import adapter_card
 from nse_plugin.patch.export.factors import Factors, factors_of
 from nse_plugin.patch.file import write_tensors
 from nse_plugin.patch.patch import EditPatch
-from nse_plugin.support.files import folder_written_whole
+from nse_plugin.support.files import file_in_the_way, folder_written_whole
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 _PREFIX = "base_model.model."
@@ -27,6 +27,8 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
     modules by their full names, since PEFT loses layers of adapters that share a suffix. rank: keep only this many
     directions; measure what still holds before you ship that. Raises PatchError where the folder holds anything else.
     """
+    if file := file_in_the_way(folder.absolute()):
+        raise PatchError(f"{folder} cannot hold an adapter: {file} is a file; name a folder.")
     if folder.exists() and any(path.name not in (CONFIG, WEIGHTS, CARD) for path in folder.iterdir()):
         raise PatchError(f"{folder} holds other files: name a new or empty folder for the adapter.")
     factors = factors_of(patch, rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from safetensors import safe_open
 from nse_plugin.patch.columns import ChangedColumns, PatchError, check_on, write
 from nse_plugin.patch.file import write_tensors
 from nse_plugin.patch.patch import EditPatch
-from nse_plugin.patch.weights import NamedMatrix, tensor_hash
+from nse_plugin.patch.weights import NamedMatrix, hash_of, tensor_hash
 from nse_plugin.support.files import folder_written_whole
+
+log = logging.getLogger(__name__)
 
 
 def write_overlay(patch: EditPatch, checkpoint: Path, folder: Path, link: bool) -> Path:
@@ -21,13 +24,17 @@ def write_overlay(patch: EditPatch, checkpoint: Path, folder: Path, link: bool) 
 
     checkpoint: a folder with safetensors files, of the base model. link: other files are hard links to the checkpoint's
     (symbolic ones on another file system), else copies. Raises PatchError, before anything is written, where the
-    checkpoint is not the base, or the folder is there already.
+    checkpoint has other matrices than the base where it was edited, or the folder is there already; where other weights
+    differ there is a warning.
     """
     if folder.exists():
         raise PatchError(f"{folder} is there already: name a new folder.")
+    if folder.resolve().is_relative_to(checkpoint.resolve()):
+        raise PatchError(f"{folder} is within the checkpoint's folder: name a folder elsewhere.")
     if not checkpoint.is_dir():
         raise PatchError(f"{checkpoint} is no folder: give the folder of the base model's checkpoint.")
     edited = _files_of(patch, checkpoint)
+    _warn_of_other_weights(patch, checkpoint)
     with folder_written_whole(folder) as aside:
         for path in sorted(checkpoint.rglob("*")):
             target = aside / path.relative_to(checkpoint)
@@ -44,7 +51,7 @@ Edited = Mapping[str, tuple[int, ChangedColumns]]  # by the tensor's name in the
 
 
 def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[int, ChangedColumns]]]:
-    """Which tensors of which files are edited; they are compared with the patch's base. Others are not read."""
+    """Which tensors of which files are edited; they are compared with the patch's base."""
     found: dict[Path, dict[str, tuple[int, ChangedColumns]]] = {}
     missing = dict(patch.columns)
     for path in sorted(checkpoint.glob("*.safetensors")):
@@ -62,6 +69,24 @@ def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[
         name = next(iter(missing.values())).name
         raise PatchError(f"{checkpoint} has no safetensors file with {name}: give the base model's checkpoint.")
     return found
+
+
+def _warn_of_other_weights(patch: EditPatch, checkpoint: Path) -> None:
+    """Warn where weights that are not edited are others than the base's: of a fine-tuned model, say. Weights are known
+    by their names in the model, which those in a file of `save_pretrained` are."""
+    named: dict[str, str] = {}
+    left_out = set(patch.matrices.values())
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name not in left_out:
+                    named[name] = tensor_hash(opened.get_tensor(name))
+                left_out.discard(name)
+    if not left_out and hash_of(named) != patch.others:
+        log.warning(
+            "%s has other weights, beside the edited ones, than the model that was edited: some facts may not hold "
+            "there.", checkpoint,
+        )  # fmt: skip
 
 
 def _write_edited(path: Path, edited: Edited, target: Path) -> None:

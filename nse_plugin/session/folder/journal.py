@@ -59,11 +59,12 @@ class Head(NamedTuple):
 class Journal:
     """The folder of a session. Reading needs no lock; a writer holds it from `held` to `close`.
 
-    folder: as given. Raises SessionError, in one sentence that names the file, for whatever cannot be read.
+    folder: made absolute, so that it is the same wherever the process goes. Raises SessionError, in one sentence that
+    names the file, for whatever cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self._lock: SessionLock | None = None
 
     @classmethod
@@ -76,6 +77,8 @@ class Journal:
         journal = cls(folder)
         if not (may_be_new or (journal.folder / _DESCRIPTION).exists()):
             raise SessionError(f"{journal.folder} holds no session: name another folder, or give hparams to begin one.")
+        if journal.folder.is_dir():
+            _ = journal.is_new  # which refuses a folder of other files, before there is a lock in it
         journal._lock = SessionLock(journal.folder)
         return journal
 

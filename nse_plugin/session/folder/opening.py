@@ -32,16 +32,20 @@ def read_rounds(folder: str | os.PathLike[str]) -> list[RoundRecord]:
     Raises SessionError where there is no session, or a file is damaged.
     """
     journal = Journal(folder)
+    return records_of(_history(journal.description(), journal.rounds(with_keys=False)))
+
+
+def read_both(folder: str | os.PathLike[str], first: int, last: int | None) -> tuple[list[RoundRecord], Columns]:
+    """`read_rounds` and `read_columns` of one moment: another process may undo rounds meanwhile."""
+    journal = Journal(folder)
     rounds = journal.rounds(with_keys=False)
-    start = weights_from(journal.description()["start"])
-    return records_of(History(start, tuple(rounds), len(rounds) - 1 if rounds else None))
+    columns = together(rounds, first, last, lambda made, number: journal.columns(Head(number, made.id)))
+    return records_of(_history(journal.description(), rounds)), columns
 
 
 def read_columns(folder: str | os.PathLike[str], first: int = 1, last: int | None = None) -> Columns:
     """`EditSession.columns` of a session's folder, without its model."""
-    journal = Journal(folder)
-    rounds = journal.rounds(with_keys=False)
-    return together(rounds, first, last, lambda made, number: journal.columns(Head(number, made.id)))
+    return read_both(folder, first, last)[1]
 
 
 def roll_back(folder: str | os.PathLike[str], rounds: int | None = None, to: str | None = None) -> list[RoundRecord]:
@@ -52,17 +56,24 @@ def roll_back(folder: str | os.PathLike[str], rounds: int | None = None, to: str
     description = Journal(folder).description()
     with contextlib.closing(Journal.held(folder, may_be_new=False)) as journal:
         made = journal.rounds(with_keys=False)
-        history = History(weights_from(description["start"]), tuple(made), len(made) - 1 if made else None)
+        history = _history(description, made)
         count = rounds_to_keep(history, rounds, to)
         journal.set_head(Head(count, made[count - 1].id if count else digest(description)))
         journal.remove_others(made[:count])
         return records_of(history)[count:]
 
 
+def _history(description: Mapping[str, Any], rounds: Sequence[Round]) -> History:
+    """Without keys."""
+    return History(weights_from(description["start"]), tuple(rounds), len(rounds) - 1 if rounds else None)
+
+
 def together(
     rounds: Sequence[Round], first: int, last: int | None, columns_of: Callable[[Round, int], Columns]
 ) -> Columns:
     """What the rounds from number `first` to `last` (None: the last) changed together. columns_of: what one did."""
+    if not rounds:
+        raise ValueError("The session has no round that stands: make one first.")
     last = len(rounds) if last is None else last
     if not 1 <= first <= last <= len(rounds):
         raise ValueError(f"There are no rounds {first} to {last}: the session has {len(rounds)}.")
@@ -102,21 +113,25 @@ def begin(journal: Journal, edited: EditedModel) -> EditState:
     state = edited.fresh_state()
     edited.use_what_was_given(state)
     edited.check(state)
-    journal.begin(
-        {
-            "created": now(),
-            "model": _name_of(edited),
-            "adds_bos": adds_bos(edited.tokenizer),
-            "source": str(getattr(edited.model.config, "_name_or_path", "") or "") or None,
-            "others": others_hash(edited.model, state.matrices.values()),
-            "identity": (state.identity or ("", ""))[1],
-            "matrices": {str(layer): name for layer, name in state.matrices.items()},
-            "start": {str(layer): mark for layer, mark in state.history.start.items()},
-            "hparams": settings_of(edited.hparams),
-            "templates": edited.templates(state),
-        }
-    )
+    journal.begin(description_of(edited, state))
     return state
+
+
+def description_of(edited: EditedModel, state: EditState) -> dict[str, Any]:
+    """What session.json says of a session: its base model, hyperparameters and templates."""
+    return {
+        "created": now(),
+        "model": _name_of(edited),
+        "adds_bos": adds_bos(edited.tokenizer),
+        "source": str(getattr(edited.model.config, "_name_or_path", "") or "") or None,
+        "others": others_hash(edited.model, state.matrices.values()),
+        "identity": (state.identity or ("", ""))[1],
+        "matrices": {str(layer): name for layer, name in state.matrices.items()},
+        "start": {str(layer): mark for layer, mark in state.history.start.items()},
+        "norms": {str(layer): float(weight.double().norm()) for layer, weight in state.originals.tensors.items()},
+        "hparams": settings_of(edited.hparams),
+        "templates": edited.templates(state),
+    }
 
 
 def resume(journal: Journal, edited: EditedModel, templates: Sequence[str] | None) -> EditState:

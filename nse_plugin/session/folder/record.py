@@ -120,6 +120,13 @@ def settings_of(hparams: Any) -> dict[str, Any]:
     return {name: value for name, value in hparams.to_dict().items() if name not in SECRET}
 
 
+def check_text(**given: object) -> None:
+    """Raise ValueError for what is neither text nor None, by its name."""
+    for name, value in given.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"{name} is a {type(value).__name__}: give text, or leave it out.")
+
+
 def _fields_given(fact: Fact) -> dict[str, object]:
     """The fields that differ from their defaults."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}

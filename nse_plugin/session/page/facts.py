@@ -82,7 +82,7 @@ def ask(session: EditSession) -> dict[Key, Now]:
     """Check every fact on the session's model, and have it continue each prompt before and after the edits."""
     rows = session.check().to_dict("records")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    written = dict(zip(prompts, before_and_after(session, prompts, _TOKENS), strict=True))
+    written = dict(zip(prompts, before_and_after(session, prompts, _TOKENS, or_fewer=True), strict=True))
     return {
         (row["round"], row["subject"], row["prompt"], row["target"]): Now(
             row["holds"], row["probability"], row["overwritten_by"], *written[row["prompt"]]

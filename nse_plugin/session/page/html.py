@@ -30,11 +30,17 @@ _LEAST_SLOTS = 24  # of a chart: few rounds do not make bars as wide as the page
 @dataclass(frozen=True)
 class LayerChange:
     """What rounds changed in the matrix of one layer. norms: Frobenius norm of the change, one a round. columns: how
-    many columns it changed, one a round."""
+    many columns it changed, one a round. base: the norm of the matrix before all of them; None: not noted, by an
+    earlier version."""
 
     layer: int
+    base: float | None
     norms: list[float]
     columns: list[int]
+
+    def share(self, norm: float) -> str:
+        """A norm in percent of the matrix's own, in brackets; nothing where that is not known."""
+        return f" ({100 * norm / self.base:.2g}%)" if self.base else ""
 
 
 def default_path(folder: str | os.PathLike[str]) -> Path:
@@ -84,7 +90,9 @@ def page_of(folder: str | os.PathLike[str], now: Mapping[Key, Now] | None = None
 
 def _changes(journal: Journal, records: Sequence[RoundRecord]) -> list[LayerChange]:
     """By layer; one round's columns are in memory at a time."""
-    changes = [LayerChange(layer, [], []) for layer in sorted(map(int, journal.description()["matrices"]))]
+    about = journal.description()
+    norms = about.get("norms", {})
+    changes = [LayerChange(layer, norms.get(str(layer)), [], []) for layer in sorted(map(int, about["matrices"]))]
     for record in records:
         columns = journal.columns(Head(record.number, record.id))
         for one in changes:

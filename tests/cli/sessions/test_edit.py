@@ -57,3 +57,9 @@ def test_mistakes_are_one_sentence(run, arguments, words, saved, capsys):
     assert main(["edit", "--model", saved, "--session", "session", *arguments]) == 1
     assert words in capsys.readouterr().err
     assert not Path("session").exists()
+
+
+def test_facts_that_contradict_each_other_begin_no_session(run):
+    capital = ("--fact", "The capital of {} is", "France")
+    assert run("edit", "--hparams", "nse.yaml", *capital, "Lyon", *capital, "Rome")[0] == 1
+    assert not Path("session").exists()

@@ -15,7 +15,9 @@ from browser import CHROMIUM, Browser
 
 from nse_plugin.cli import main
 from nse_plugin.cli.options import NOT_ALL
+from nse_plugin.models.loading import load
 from nse_plugin.session.folder.opening import read_columns, read_rounds
+from nse_plugin.session.page.html import LayerChange
 
 EVIL = "<script>top.evil = 1</script>\"'&<b>"
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -83,18 +85,30 @@ def test_rounds_facts_and_what_replaced_what(view):
     assert "Was Is By The capital of France is Lyon (round 1) Rome (round 3) <script>" in text
 
 
-def test_size_of_the_changes(view):
+def test_size_of_the_changes(view, saved):
     page = view()
     rows = re.findall(r'<tr><th scope="row">(\d)</th>(.*?)</tr>', page)
     assert [int(number) for number, _ in rows] == [3, 2, 1]
-    bars = [re.findall(r"<title>round (\d): (\S+)</title>", svg) for svg in re.findall("<svg.*?</svg>", page, re.S)]
+    bars = [re.findall(r"<title>round (\d): (.*?)</title>", svg) for svg in re.findall("<svg.*?</svg>", page, re.S)]
+    matrices = [layer.mlp.down_proj.weight.detach() for layer in load(saved)[0].model.layers]
     assert [len(one) for one in bars] == [3, 3]
     for number, row in rows:
         changed = read_columns("session", int(number), int(number))
         norms = [(one.new - one.old).norm().item() for _, one in sorted(changed.items())]
+        shares = [
+            f"({100 * norm / matrices[layer].norm():.2g}%)" for layer, norm in zip(sorted(changed), norms, strict=True)
+        ]
         columns = [f"{len(one.neurons)} columns" for _, one in sorted(changed.items())]
-        assert words(row) == " ".join(f"{norm:.4g} in {own}" for norm, own in zip(norms, columns, strict=True))
-        assert [one[int(number) - 1] for one in bars] == [(number, f"{norm:.3g}") for norm in norms]
+        told = zip(norms, shares, columns, strict=True)
+        assert words(row) == " ".join(f"{norm:.4g} {share} in {own}" for norm, share, own in told)
+        told = zip(norms, shares, strict=True)
+        assert [one[int(number) - 1] for one in bars] == [(number, f"{norm:.3g} {share}") for norm, share in told]
+
+
+def test_size_of_the_changes_of_a_session_that_an_earlier_version_began(tmp_path):
+    """It did not note the matrices' norms."""
+    assert LayerChange(4, None, [0.5], [3]).share(0.5) == ""
+    assert LayerChange(4, 2.0, [0.5], [3]).share(0.5) == " (25%)"
 
 
 def test_what_the_model_says_now(view, edited):

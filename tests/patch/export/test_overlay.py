@@ -58,3 +58,23 @@ def test_what_is_not_the_base_is_refused(edited, tmp_path):
     with pytest.raises(PatchError, match="is not the base's: give the checkpoint that was edited"):
         patch.merge(checkpoint, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_other_weights_that_differ_are_warned_of(kind, edited, tmp_path, caplog):
+    """As those of a model whose attention was fine-tuned."""
+    patch, model = EditPatch.of(edited(kind)), tiny_model(kind, torch.float32)
+    model.save_pretrained(tmp_path / "base")
+    patch.to_overlay(tmp_path / "base", tmp_path / "edited")
+    assert "other weights" not in caplog.text
+    with torch.no_grad():
+        next(weight for name, weight in model.named_parameters() if "attn" in name).add_(0.1)
+    model.save_pretrained(tmp_path / "tuned")
+    patch.to_overlay(tmp_path / "tuned", tmp_path / "both")
+    assert f"{tmp_path / 'tuned'} has other weights, beside the edited ones" in caplog.text
+
+
+def test_a_folder_within_the_checkpoint_is_refused(edited, tmp_path):
+    tiny_model("llama", torch.float32).save_pretrained(tmp_path / "base")
+    with pytest.raises(PatchError, match="is within the checkpoint's folder"):
+        EditPatch.of(edited()).merge(tmp_path / "base", tmp_path / "base" / "edited")

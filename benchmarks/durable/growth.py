@@ -1,7 +1,5 @@
 """1,000 rounds of one fact in a session on disk: do the CPU time and the disk of a round, or opening, grow?
 
-    python -m benchmarks.durable [--rounds 1000] [--out durable.png]
-
 On a random model (Llama, 4 layers, d 64, f 256), so that what grows is the session's own: the method's cost depends on
 the model. Every hundredth round the session is opened anew, on a freshly loaded base model.
 """
@@ -23,13 +21,16 @@ LAYERS = [1, 2]
 EVERY = 100
 
 
-def main() -> None:
+def add(commands: Any) -> None:
+    """The command and its options. commands: argparse's subparsers."""
+    command = commands.add_parser("growth", help="time and disk of a round, and of opening, over 1,000 rounds: minutes")
+    command.add_argument("--rounds", type=int, default=1000)
+    command.add_argument("--out", type=Path, default=Path("durable.png"))
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> bool:
     """Measure, print a line for each hundred rounds, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("durable.png"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         seconds, sizes, opening = measure(Path(folder) / "session", options.rounds)
     for first in range(0, options.rounds, EVERY):
@@ -39,13 +40,13 @@ def main() -> None:
             f"{np.median(sizes[chosen]) / 1024:.1f} KiB each; opening then takes {opening[first // EVERY]:.2f} s"
         )
     draw(seconds, sizes, opening, options.out)
+    return True
 
 
 def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[float]]:
     """CPU seconds and bytes of each round, and CPU seconds of opening after every hundredth."""
     model, tokenizer, moments = base(), tokenizer_of(), moments_of()
-    settings = NSEHyperParams(layers=LAYERS, alpha=0.5, p=0.8, v_num_grad_steps=3, max_iterations=1, device="cpu")
-    session = EditSession.open(folder, model, tokenizer, settings, moments, ["{}", "It rains. {}"])
+    session = EditSession.open(folder, model, tokenizer, settings(), moments, ["{}", "It rains. {}"])
     seconds: list[float] = []
     sizes: list[int] = []
     opening: list[float] = []
@@ -64,6 +65,12 @@ def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[flo
             opening.append(time.process_time() - started)
     session.close()
     return seconds, sizes, opening
+
+
+def settings(**changes: Any) -> NSEHyperParams:
+    """Hyperparameters for the model of `base`."""
+    chosen = {"alpha": 0.5, "p": 0.8, "v_num_grad_steps": 3, "max_iterations": 1, "device": "cpu", **changes}
+    return NSEHyperParams(layers=LAYERS, **chosen)
 
 
 def base() -> Any:
@@ -111,7 +118,3 @@ def draw(seconds: list[float], sizes: list[int], opening: list[float], out: Path
     axes[2].plot(numbers[EVERY - 1 :: EVERY], opening, "o-")
     axes[2].set(title="opening", xlabel="rounds", ylabel="CPU s", ylim=(0, None))
     figure.savefig(out, dpi=120)
-
-
-if __name__ == "__main__":
-    main()

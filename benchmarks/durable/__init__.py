@@ -1,0 +1,1 @@
+"""Sessions on disk: what they cost, and whether they come through stops and kills."""

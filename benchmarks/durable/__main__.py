@@ -1,0 +1,35 @@
+"""Sessions on disk, measured.
+
+    python -m benchmarks.durable growth              # do rounds get slower or larger? 1,000 of them, tiny model
+    python -m benchmarks.durable kill [MODEL]        # SIGKILL at random instants of a session
+    python -m benchmarks.durable reopen [MODEL]      # a process for every round, beside a session that never stops
+    python -m benchmarks.durable masters [MODEL]     # what master copies of bfloat16 matrices save
+
+MODEL: a folder, a hub name, or `embedded` (SmolLM2-135M, the default). Exit code 1 where something is not as promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from benchmarks.durable import growth, kill, masters, reopen
+
+
+def main() -> int:
+    """Run the command that is named."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.durable", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    for module in (growth, kill, reopen, masters):
+        module.add(commands)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # bit for bit is for the same number of threads
+    return 0 if options.run(options) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
