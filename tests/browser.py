@@ -72,6 +72,11 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def settle(self) -> None:
+        """Returns when the events that the page has in hand are handled, such as `hashchange` after a click."""
+        wait = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+        self.send("Runtime.evaluate", expression=wait, awaitPromise=True)
+
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key, by its name and Windows code. text: that it writes."""
         for kind in ("keyDown", "keyUp"):

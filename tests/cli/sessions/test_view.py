@@ -229,6 +229,7 @@ def test_search_by_keyboard(browser):
     assert browser.value(SHOWN) == ["fact-1-1"]
     focus(browser, '[href="#fact-3-1"]')
     browser.press("Enter", 13, "\r")
+    browser.settle()
     assert browser.value("location.hash") == "#fact-3-1"
     assert browser.value(SHOWN) == every  # what a link leads to is not left hidden
 
