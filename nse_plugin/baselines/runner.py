@@ -34,7 +34,14 @@ from nse_plugin.baselines.mend import ArchiveError
 from nse_plugin.baselines.moments import asks_for_moments, moments_for
 from nse_plugin.baselines.registry import all_algorithms, modules_of
 from nse_plugin.baselines.requests import padded_tokenizer, request_of
-from nse_plugin.baselines.saved_state import facts_as_tensor, facts_of_tensor, under_prefix, weight_fingerprints
+from nse_plugin.baselines.saved_state import (
+    WEIGHTS_ALONE,
+    facts_of_tensor,
+    own_state,
+    prefix_of,
+    under_prefix,
+    weight_fingerprints,
+)
 from nse_plugin.baselines.scopes import ToLog, own_memories, seeded, text_writer, undisturbed
 from nse_plugin.easyedit import wheel
 from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
@@ -55,7 +62,6 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 _EDITS_WEIGHTS = (*WEIGHTS_ALONE, NSE, "AlphaEdit", "ULTRAEDIT")  # what these remember beside them edits nothing
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
 _USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
@@ -141,7 +147,7 @@ class EasyEditRunner:
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != self._unedited.keys():
             return None
-        own = self._own_state()
+        own = own_state(self.alg_name, self._apply, self.model)
         if own is None:
             return None
         now = weight_fingerprints(self.model)
@@ -177,7 +183,7 @@ class EasyEditRunner:
         if codebook:
             grace.resume(self.model, self.hparams, codebook)
         if isinstance(self._apply, StatefulMethod):
-            self._apply.resume(under_prefix(self._own_prefix, state))
+            self._apply.resume(under_prefix(prefix_of(self.alg_name), state))
 
     # -- one call ----------------------------------------------------------------------------------------------
 
@@ -275,30 +281,6 @@ class EasyEditRunner:
         return within
 
     # -- what a state holds beside the weights -----------------------------------------------------------------
-
-    def _own_state(self) -> dict[str, Tensor] | None:
-        if self.alg_name in WEIGHTS_ALONE:
-            return {}
-        if self.alg_name == NSE:
-            state = nse.state_of(self.model)
-            if state is None:
-                return {}
-            masters = {f"masters.{layer}": copy for layer, copy in (state.history.masters or {}).items()}
-            own = {**state.knowledge.tensors(), **masters, "facts": facts_as_tensor(state.history.written)}
-            return {f"nse.{name}": tensor.clone() for name, tensor in own.items()}
-        if self._apply is grace.apply_grace_to_model:
-            codebook = grace.codebook_of(self.model)
-            entries = {} if codebook is None else codebook.tensors()
-            return {f"grace.{name}": tensor.clone() for name, tensor in entries.items()}
-        if isinstance(self._apply, StatefulMethod):
-            tensors = self._apply.tensors()
-            if tensors is not None:
-                return {f"{self._own_prefix}{name}": tensor for name, tensor in tensors.items()}
-        return None
-
-    @property
-    def _own_prefix(self) -> str:
-        return f"{self.alg_name.lower()}."
 
     def _nse_state(self) -> EditState:
         state = nse.state_of(self.model)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.baselines import grace
+from nse_plugin.baselines.lifelong.memory import StatefulMethod
+from nse_plugin.easyedit.algorithm import ALG_NAME as NSE
+from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import Fact
 from nse_plugin.models.identity import fingerprint
+
+WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
 
 
 def weight_fingerprints(model: nn.Module) -> dict[str, str]:
@@ -33,3 +40,30 @@ def facts_of_tensor(tensor: Tensor) -> list[Fact]:
 def under_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors (of any shape) whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def prefix_of(alg_name: str) -> str:
+    """What the names of an algorithm's own tensors begin with."""
+    return f"{alg_name.lower()}."
+
+
+def own_state(alg_name: str, apply: Callable[..., Any], model: nn.Module) -> dict[str, Tensor] | None:
+    """What an algorithm remembers between rounds beside the weights: tensors of any shape, by prefixed names.
+
+    apply: the algorithm as it is called. model: the model that it edited. None: it has state that cannot be saved.
+    """
+    if alg_name in WEIGHTS_ALONE:
+        return {}
+    tensors: Mapping[str, Tensor] | None = None
+    if alg_name == NSE:
+        state = nse.state_of(model)
+        if state is None:
+            return {}
+        masters = {f"masters.{layer}": copy for layer, copy in (state.history.masters or {}).items()}
+        tensors = {**state.knowledge.tensors(), **masters, "facts": facts_as_tensor(state.history.written)}
+    elif apply is grace.apply_grace_to_model:
+        codebook = grace.codebook_of(model)
+        tensors = {} if codebook is None else codebook.tensors()
+    elif isinstance(apply, StatefulMethod):
+        tensors = apply.tensors()
+    return None if tensors is None else {f"{prefix_of(alg_name)}{name}": copy.clone() for name, copy in tensors.items()}

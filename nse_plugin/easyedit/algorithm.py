@@ -124,7 +124,7 @@ class NSE:
         """Remember a model that was edited in another process.
 
         state: with its original weights. protected, facts: the keys of the rounds that its present weights hold, and
-        what they wrote. masters: its master copies, by layer, if it is in bfloat16 or float16; empty: not known.
+        what they wrote. masters: its master copies {layer: [d, f]}, if it is in bfloat16 or float16; empty: not known.
         """
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         weights = weights_of(matrices, fingerprint)

@@ -220,7 +220,7 @@ class _Batch:
         return nll, kl
 
     def keep(self, facts: Tensor) -> None:
-        """Let all facts but these leave (indices into the present ones)."""
+        """Keep these facts [m] (indices into the present ones) and drop the others."""
         assert self._essence_before is not None
         stay = set(facts.tolist())
         self._replay.keep(torch.tensor([row for row, fact in enumerate(self._fact_of_row) if fact in stay]))

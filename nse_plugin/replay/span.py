@@ -160,7 +160,7 @@ class _Chunk:
         return record
 
     def part(self, rows: Tensor, batched: BatchedArguments) -> _Chunk:
-        """Some of the rows (indices)."""
+        """Some of the rows [b] (indices)."""
         part, batch = copy(self), len(self.lookup)
         memo: dict[int, Any] = {}
         part.lookup = self.lookup[rows.to(self.lookup.device)]
@@ -169,7 +169,7 @@ class _Chunk:
         return part
 
     def remember(self, layer: int, hidden: Tensor) -> None:
-        """Keep the input of `layer`, beside that of the first layer, and drop any other."""
+        """Keep the input [B, tokens, d] of `layer`, beside that of the first layer, and drop any other."""
         self.inputs = {self._first: self.inputs[self._first], layer: hidden}
 
 

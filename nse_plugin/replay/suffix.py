@@ -138,7 +138,7 @@ class _Pack:
     calls: list[Any]
 
     def select_rows(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
-        """What is left of it when only these rows of the replay stay, under their new numbers. first: the layer that
+        """Only these rows [b] of the replay, under their new numbers. first: the layer that
         the first of the calls belongs to."""
         number = {row: new for new, row in enumerate(rows.tolist())}
         held = torch.tensor([at for at, row in enumerate(self.rows.tolist()) if row in number], dtype=torch.long)

@@ -44,14 +44,14 @@ class EditSession:
     model: a transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any padding state.
     hparams: NSEHyperParams. moments: {layer: [f, f]}, E[k k^T] on the original weights; None: read or measured when
     first needed. templates: ["{}", "Some text. {}", ...]; None: written by the model, seeded. state: `session.state` of
-    an earlier session on this model, to continue from (as a branch: neither session sees the other's rounds);
-    None: the model counts as not edited yet. read_fingerprint: detects whether an edited matrix has changed.
-    undoable: keep in memory what each round changes, at most twice the edited matrices, so that it can be undone.
+    an earlier session on this model, to continue from (as a branch: neither session sees the other's rounds); None: the
+    model is taken as unedited. read_fingerprint: detects whether an edited matrix has changed. undoable: keep in memory
+    what each round changes, at most twice the edited matrices, so that it can be undone.
 
     The session follows the weights: rounds that were undone in the meantime (an old state_dict loaded, say) are no
-    longer protected, and are again when their weights come back; weights that no round left are taken for new original
-    ones by the next round, with a warning. Where something else of the model changes between rounds, layers that are
-    not edited or an adapter, what was measured of it is measured again; given moments and templates stay.
+    longer protected, and are again when their weights come back; weights that no round made are taken for new original
+    ones by the next round, with a warning. Where anything else of the model changes between rounds (other layers, an
+    adapter), what was measured of it is measured again, except given moments and templates.
 
     Raises HyperParamsError, LayoutError, MomentsError, StateError, StoreError or ValueError; the model is untouched.
     """
@@ -242,9 +242,8 @@ class EditSession:
     def retire(self, case_ids: Iterable[int | str] | int | str) -> list[RoundReport]:
         """Undo single facts: the rounds from the first that has one of them on are made again without them.
 
-        The model is then that of a session without those facts, bit for bit; all rounds are made again or none. Returns
-        their reports. Raises FactError for an unknown case_id, what `edit` raises, and SessionError for rounds with
-        given values, which cannot be made again.
+        The model is then that of a session without those facts, bit for bit; all rounds are made again or none. Raises
+        FactError for an unknown case_id, what `edit` raises, and SessionError for rounds with given values.
         """
         self._rounds.check_open()
         state, history = self._rounds.standing()

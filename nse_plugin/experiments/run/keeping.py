@@ -36,7 +36,7 @@ class KeptEdits:
         self._copy: SessionCopy | None = None
 
     def leads_to(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether the edits up to a saved state of the method were kept. It is asked of an unedited model."""
+        """Whether the edits up to a saved state (tensors of any shape) were kept. It is asked of an unedited model."""
         if self._runner.alg_name != NSE:
             return True
         edited = self._edited()
