@@ -2,7 +2,7 @@
 
 The teacher-forced families (probability, accuracy, locality, probes, subjects, and of chat what is teacher-forced)
 share one forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts
-the model writes; generation and chat have their own.
+the model writes; generation, answers and chat have their own.
 
 A fact that a later one has replaced has no metrics: what it asks for is no longer wanted.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from nse_plugin.evaluation.metrics import accuracy, locality, portability, probability, subjects
+from nse_plugin.evaluation.metrics import accuracy, answers, locality, portability, probability, subjects
 from nse_plugin.evaluation.metrics import chat as in_chat
 from nse_plugin.evaluation.metrics import generation as free_generation
 from nse_plugin.evaluation.metrics.chat import Chat
@@ -40,6 +40,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "subjects": subjects.METRICS,
     "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
+    "answers": answers.METRICS,
     "fluency": ("fluency",),
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
@@ -103,6 +104,7 @@ def measure(
     text: str | None = None,
     text_tokens: int | None = None,
     fluency_facts: int = 20,
+    answers_facts: int | None = None,
     probability_chat: bool | str = False,
     generation: Generation = Generation(),
     chat: Chat = CHAT,
@@ -117,7 +119,8 @@ def measure(
     whole comparison at every checkpoint.
     reference: for locality, `locality_reference` of all facts on the unedited model.
     text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
-    fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
+    fluency_facts, answers_facts: how many of all the facts write for fluency and consistency, and for answers, evenly
+    spaced; None: all.
     probability_chat: ask for probability in a chat too, as `NSEHyperParams.chat` says.
     generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
     anything is measured.
@@ -137,6 +140,12 @@ def measure(
     if "generation" in families:
         scores, own = _generated(model, tokenizer, facts, spaced(generation.facts), generation, tokens_per_batch)
         frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
+    if "answers" in families:
+        writers = spaced(answers_facts)
+        chosen = [facts[row] for row in writers]
+        scores, own = answers.whole_answers(model, tokenizer, chosen, tokens_per_batch=tokens_per_batch)
+        frame = frame.join(scores.set_axis(writers))
+        written = pd.concat([_after(own, writers), written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
         own = _written(model, tokenizer, facts, writers, seed)
@@ -226,9 +235,9 @@ def _answered(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
     chosen = [facts[row] for row in writers]
-    scores, answers = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
+    scores, replies = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
     prompts = [f"{fact.text} (in a chat)" for fact in chosen]
-    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, replies, strict=True)]
     return scores.set_axis(writers), pd.DataFrame({"fact": list(writers), "prompt": prompts, "text": texts})
 
 
@@ -241,16 +250,17 @@ def _generated(
     tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what is written freely, and the texts with their prompts."""
+    chosen = [facts[row] for row in writers]
     scores, texts = free_generation.free_generation(
-        model,
-        tokenizer,
-        [facts[row] for row in writers],
-        chat=generation.chat,
-        judge=generation.judge,
-        tokens_per_batch=tokens_per_batch,
+        model, tokenizer, chosen, chat=generation.chat, judge=generation.judge, tokens_per_batch=tokens_per_batch
     )
-    texts["text"] = texts["prompt"].str.rstrip() + " " + texts["text"]
-    return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
+    return scores.set_axis(writers), _after(texts, writers)
+
+
+def _after(texts: pd.DataFrame, writers: Sequence[int]) -> pd.DataFrame:
+    """Texts of some facts (rows), which hold the answer alone, with the prompt first and the rows among all facts."""
+    text = texts["prompt"].str.rstrip() + " " + texts["text"]
+    return texts.assign(text=text, fact=[writers[row] for row in texts["fact"]])
 
 
 def _written(model: Any, tokenizer: Any, facts: Sequence[Fact], writers: Sequence[int], seed: int) -> pd.DataFrame:

@@ -86,6 +86,20 @@ def answers(
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
+    """`greedy_texts` without the white space around them."""
+    texts = greedy_texts(model, tokenizer, prompts, frame=frame, tokens=tokens, tokens_per_batch=tokens_per_batch)
+    return [text.strip() for text in texts]
+
+
+def greedy_texts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    frame: Frame = PLAIN,
+    tokens: int = TOKENS,
+    tokens_per_batch: int = 1024,
+) -> list[str]:
     """What the model writes greedily after each prompt, without the prompt: up to an end-of-text or end-of-turn token,
     or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
 
@@ -100,7 +114,7 @@ def answers(
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
         answered = greedy_answers(model, [rows[i] for i in chosen], tokens, ends)
         for i, ids in zip(chosen, answered, strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
     return [texts[i] for i in range(len(rows))]
 
 
@@ -128,6 +142,13 @@ def contains(text: str, target: str) -> bool:
             return True
         start = where.find(what, start + 1)
     return equals(text, target)
+
+
+def begins(text: str, target: str) -> bool:
+    """Whether the text begins with the target's words, apart from case, punctuation and articles. A text that `equals`
+    the target begins with it."""
+    where, what = _normalized(text), _normalized(target)
+    return where.startswith(what) and _is_edge(where[len(what) : len(what) + 1], what[-1:])
 
 
 def _normalized(text: str) -> str:

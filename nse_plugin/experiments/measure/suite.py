@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from nse_plugin.evaluation.metrics.answers import TOKENS as ANSWER_TOKENS
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.metrics.fluency import generation_prompts
 from nse_plugin.evaluation.metrics.generation import TOKENS
@@ -80,7 +81,7 @@ class MetricSuite:
             except FactError as error:
                 besides = f" Or leave {family} out of metrics." if len(self.metrics) > 1 else ""
                 raise PlanError(f"{error}{besides}") from None
-        for family in ("generation", "fluency", "chat"):
+        for family in ("generation", "answers", "fluency", "chat"):
             count = self.metrics.get(family, {}).get("facts")
             if count is not None:
                 positive(f"metrics.{family}.facts", count)
@@ -155,6 +156,8 @@ class MetricSuite:
         if "generation" in self.metrics:
             [frame] = self.frames.get("generation", [PLAIN])
             yield from ((frame.around(prompt), TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
+        if "answers" in self.metrics:
+            yield from ((prompt, ANSWER_TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 
     def begin(
         self, model: Any, tokenizer: Any, facts: Sequence[Fact]
@@ -205,6 +208,7 @@ class MetricSuite:
             text=self.text,
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
+            answers_facts=self.metrics.get("answers", {}).get("facts"),
             probability_chat=self.probability_chat,
             generation=self.generation,
             chat=self.chat,
