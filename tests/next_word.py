@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,3 +37,20 @@ class NextWord(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, logits_to_keep: Any = slice(None), **_: Any) -> Any:
         return SimpleNamespace(logits=self.embedding(input_ids)[:, logits_to_keep])
+
+
+class Written(NextWord):
+    """`NextWord` as `write` calls it: it keeps the cache's place empty and knows what ends a text."""
+
+    def __init__(self, ids: dict[str, int], following: dict[str, dict[str, float]], end: Any = None) -> None:
+        super().__init__(ids, following)
+        self.generation_config = SimpleNamespace(eos_token_id=end)
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: Any = 0, **_: Any) -> Any:
+        return SimpleNamespace(logits=self.embedding(input_ids[:, -1:]), past_key_values=None)
+
+
+def chain(text: str) -> dict[str, dict[str, float]]:
+    """Each word of a text is followed by the next one."""
+    words = text.split()
+    return {one: {other: 0.9} for one, other in pairwise(words)}

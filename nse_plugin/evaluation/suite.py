@@ -2,7 +2,7 @@
 
 The teacher-forced families (probability, accuracy, locality, probes, subjects, and of chat what is teacher-forced)
 share one forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts
-the model writes; generation and chat have their own.
+the model writes; generation, answers and chat have their own.
 
 A fact that a later one has replaced has no metrics: what it asks for is no longer wanted.
 """
@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nse_plugin.evaluation.metrics import accuracy, locality, portability, probability, subjects
+from nse_plugin.evaluation.metrics import accuracy, answers, locality, portability, probability, subjects
 from nse_plugin.evaluation.metrics import chat as in_chat
 from nse_plugin.evaluation.metrics import generation as free_generation
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
 from nse_plugin.evaluation.metrics.fluency import continuations, fluency, generation_prompts
-from nse_plugin.evaluation.metrics.judge import Judge
+from nse_plugin.evaluation.metrics.generation import Generation
 from nse_plugin.evaluation.metrics.perplexity import perplexity
 from nse_plugin.evaluation.metrics.probability import mean_scores
 from nse_plugin.evaluation.sampling import evenly_spaced
 from nse_plugin.evaluation.teacher_forcing import Predictions, predict
 from nse_plugin.facts import Fact, FactError, Pair
-from nse_plugin.models.chat import PLAIN, Frame, chat_frame, frames
+from nse_plugin.models.chat import PLAIN, Frame, frames
 from nse_plugin.support.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "subjects": subjects.METRICS,
     "chat": in_chat.METRICS,
     "generation": free_generation.METRICS,
+    "answers": answers.METRICS,
     "fluency": ("fluency",),
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
@@ -57,26 +58,7 @@ PAIRS = {  # in plain text
 }
 WRITING = ("fluency", "consistency")
 CHAT = Chat()
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How the model is asked to write for `free_generation`.
-
-    chat: in its chat template. facts: how many of all the facts it writes of, evenly spaced; None: all. judge: reads
-    the answers too.
-    """
-
-    chat: bool = False
-    facts: int | None = None
-    judge: Judge | None = None
-
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
-        if self.chat:
-            chat_frame(tokenizer)
-        if self.judge is not None:
-            self.judge.check()
+WRITE_PLAINLY = Generation()
 
 
 @dataclass(frozen=True)
@@ -107,24 +89,23 @@ def measure(
     text: str | None = None,
     text_tokens: int | None = None,
     fluency_facts: int = 20,
+    answers_facts: int | None = None,
     probability_chat: bool | str = False,
-    generation: Generation = Generation(),
+    generation: Generation = WRITE_PLAINLY,
     chat: Chat = CHAT,
     seed: int = 0,
     tokens_per_batch: int = 1024,
 ) -> Measured:
     """Measure a model as it is now.
 
-    facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`.
-    rounds: in which each fact was written, of the first ones (a checkpoint), and only these are measured; None: nothing
-    was written, and all are. The facts that write, their random numbers and the words' TF-IDF weights are those of the
-    whole comparison at every checkpoint.
-    reference: for locality, `locality_reference` of all facts on the unedited model.
-    text, text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere).
-    fluency_facts: how many of all the facts write for fluency and consistency, evenly spaced.
-    probability_chat: ask for probability in a chat too, as in `NSEHyperParams.chat`.
-    generation, chat: the settings of those families; the judge is tried, and the chat template looked for, before
-    anything is measured.
+    facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`. rounds: in which
+    each fact was written, of the first ones (a checkpoint), and only these are measured; None: nothing was written, and
+    all are. The facts that write, their random numbers and the words' TF-IDF weights are those of the whole comparison
+    at every checkpoint. reference: for locality, `locality_reference` of all facts on the unedited model. text,
+    text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere). fluency_facts,
+    answers_facts: how many of all the facts write for fluency and consistency, and for answers, evenly spaced; None:
+    all. probability_chat: ask for probability in a chat too, as in `NSEHyperParams.chat`. generation, chat: the
+    settings of those families; the judge is tried, and the chat template looked for, before anything is measured.
 
     Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts, JudgeError.
     """
@@ -140,6 +121,9 @@ def measure(
         frame = frame.join(scores)
     if "generation" in families:
         scores, own = _generated(model, tokenizer, facts, spaced(generation.facts), generation, tokens_per_batch)
+        frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
+    if "answers" in families:
+        scores, own = _whole_answers(model, tokenizer, facts, spaced(answers_facts), tokens_per_batch)
         frame, written = frame.join(scores), pd.concat([own, written], ignore_index=True)
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
@@ -239,9 +223,9 @@ def _answered(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
     chosen = [facts[row] for row in writers]
-    scores, answers = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
+    scores, replies = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
     prompts = [f"{fact.text} (in a chat)" for fact in chosen]
-    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, replies, strict=True)]
     return scores.set_axis(writers), pd.DataFrame({"fact": list(writers), "prompt": prompts, "text": texts})
 
 
@@ -254,16 +238,30 @@ def _generated(
     tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of some facts (rows): the scores of what is written freely, and the texts with their prompts."""
+    chosen = [facts[row] for row in writers]
     scores, texts = free_generation.free_generation(
-        model,
-        tokenizer,
-        [facts[row] for row in writers],
-        chat=generation.chat,
-        judge=generation.judge,
-        tokens_per_batch=tokens_per_batch,
+        model, tokenizer, chosen, chat=generation.chat, judge=generation.judge, tokens_per_batch=tokens_per_batch
     )
-    texts["text"] = texts["prompt"].str.rstrip() + " " + texts["text"]
-    return scores.set_axis(writers), texts.assign(fact=[writers[row] for row in texts["fact"]])
+    return scores.set_axis(writers), _after(texts, writers)
+
+
+def _whole_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    writers: list[int],
+    tokens_per_batch: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of some facts (rows): whether the target is the whole answer, and the texts with their prompts."""
+    chosen = [facts[row] for row in writers]
+    scores, texts = answers.whole_answers(model, tokenizer, chosen, tokens_per_batch=tokens_per_batch)
+    return scores.set_axis(writers), _after(texts, writers)
+
+
+def _after(texts: pd.DataFrame, writers: Sequence[int]) -> pd.DataFrame:
+    """Texts of some facts (rows), which hold the answer alone, with the prompt first and the rows among all facts."""
+    text = texts["prompt"].str.rstrip() + " " + texts["text"]
+    return texts.assign(text=text, fact=[writers[row] for row in texts["fact"]])
 
 
 def _continuations(

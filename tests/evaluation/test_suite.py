@@ -6,15 +6,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from nse_plugin.evaluation.metrics.answers import whole_answers
 from nse_plugin.evaluation.metrics.chat import Chat, answered
 from nse_plugin.evaluation.metrics.consistency import consistency, tfidf
 from nse_plugin.evaluation.metrics.fluency import continuations, fluency
-from nse_plugin.evaluation.metrics.generation import free_generation
+from nse_plugin.evaluation.metrics.generation import Generation, free_generation
 from nse_plugin.evaluation.metrics.judge import Judge, JudgeError
 from nse_plugin.evaluation.metrics.locality import locality_drift, locality_reference
 from nse_plugin.evaluation.metrics.perplexity import perplexity
 from nse_plugin.evaluation.metrics.probability import harmonic_mean, score_facts
-from nse_plugin.evaluation.suite import FAMILIES, Generation, measure
+from nse_plugin.evaluation.suite import FAMILIES, measure
 from nse_plugin.facts import Fact, FactError
 
 TEXT = "The capital of Peru is Lima . we saw a red boat in Los Angeles ."
@@ -49,9 +50,16 @@ def test_each_family_is_what_it_is_alone(model: Any, tokenizer: Any, reference: 
 
     frame, freely = free_generation(model, tokenizer, FACTS)
     pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
-    written, answers, told = measured.texts[:5], measured.texts[5:-4], measured.texts[-4:]
+    written, whole, answers, told = (
+        measured.texts[first:last] for first, last in ((0, 5), (5, 11), (11, 17), (17, 21))
+    )
+    assert len(measured.texts) == 21
     assert answers["fact"].tolist() == freely["fact"].tolist()
     assert answers["text"].tolist() == list(freely["prompt"] + " " + freely["text"])
+    frame, own = whole_answers(model, tokenizer, FACTS)
+    pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
+    assert whole["fact"].tolist() == own["fact"].tolist()
+    assert whole["text"].tolist() == list(own["prompt"] + " " + own["text"])
     frame, replies = answered(model, tokenizer, FACTS, Chat().frame(tokenizer))
     pd.testing.assert_frame_equal(measured.facts[list(frame)], frame)
     prompts = [f"{fact.text} (in a chat)" for fact in FACTS]
@@ -113,7 +121,8 @@ def test_what_no_fact_has_is_absent(model: Any, tokenizer: Any) -> None:
 
 def test_a_checkpoint_is_the_first_rows_of_the_whole(model: Any, tokenizer: Any, reference: Any) -> None:
     whole = measure(model, tokenizer, FACTS, FAMILIES, reference=reference, text=TEXT, fluency_facts=2, seed=5)
-    assert whole.texts["fact"].tolist() == [0, 0, 2, *(0, 0, 1, 2, 2, 3), *(0, 1, 2, 3)]  # fluency, answers, a chat's
+    asked = [0, 0, 1, 2, 2, 3]  # by answers, and by generation; before them fluency, after them a chat
+    assert whole.texts["fact"].tolist() == [0, 0, 2, *asked, *asked, 0, 1, 2, 3]
     assert whole.facts["fluency"].isna().tolist() == [False, True, False, True]
     for edited in (1, 3):
         part = measure(
@@ -140,6 +149,8 @@ def test_some_of_the_facts_generate(model: Any, tokenizer: Any) -> None:
         assert measured.facts["generation_exact"].dropna().index.tolist() == rows
         pd.testing.assert_frame_equal(measured.facts.loc[rows].reset_index(drop=True), alone)
         assert sorted(set(measured.texts["fact"])) == rows
+        whole = measure(model, tokenizer, FACTS, ["answers"], rounds=rounds, answers_facts=2)
+        assert whole.facts["answer_exact"].dropna().index.tolist() == sorted(set(whole.texts["fact"])) == rows
         asked = measure(model, tokenizer, FACTS, ["chat"], rounds=rounds, chat=Chat(facts=2))
         assert asked.facts["chat_states_new"].dropna().index.tolist() == rows
         assert asked.facts["chat_first_token"].notna().all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -34,6 +35,26 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 # within a word ("4.5") or after at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
 # the end of a sentence; one more sentence scored is better than half a name.
 _SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n|[\u3002\uff01\uff1f]")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the model is asked to write for `free_generation`.
+
+    chat: in its chat template. facts: how many of all the facts it writes of, evenly spaced; None: all. judge: reads
+    the answers too.
+    """
+
+    chat: bool = False
+    facts: int | None = None
+    judge: Judge | None = None
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
+        if self.chat:
+            chat_frame(tokenizer)
+        if self.judge is not None:
+            self.judge.check()
 
 
 def free_generation(
@@ -90,6 +111,20 @@ def answers(
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
+    """`greedy_texts` without the white space around them."""
+    texts = greedy_texts(model, tokenizer, prompts, frame=frame, tokens=tokens, tokens_per_batch=tokens_per_batch)
+    return [text.strip() for text in texts]
+
+
+def greedy_texts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    frame: Frame = PLAIN,
+    tokens: int = TOKENS,
+    tokens_per_batch: int = 1024,
+) -> list[str]:
     """What the model writes greedily after each prompt, without the prompt: up to an end-of-text or end-of-turn token,
     or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
 
@@ -104,7 +139,7 @@ def answers(
     for chosen in batches_by_length([len(row) for row in rows], tokens_per_batch):
         answered = greedy_answers(model, [rows[i] for i in chosen], tokens, ends)
         decoded = tokenizer.batch_decode(answered, skip_special_tokens=True)
-        texts |= {i: text.strip() for i, text in zip(chosen, decoded, strict=True)}
+        texts |= dict(zip(chosen, decoded, strict=True))
     return [texts[i] for i in range(len(rows))]
 
 
@@ -132,6 +167,13 @@ def contains(text: str, target: str) -> bool:
             return True
         start = where.find(what, start + 1)
     return equals(text, target)
+
+
+def begins(text: str, target: str) -> bool:
+    """Whether the text begins with the target's words, apart from case, punctuation and articles. A text that `equals`
+    the target begins with it."""
+    where, what = _normalized(text), _normalized(target)
+    return where.startswith(what) and _is_edge(where[len(what) : len(what) + 1], what[-1:])
 
 
 def _normalized(text: str) -> str:

@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from torch import nn
 
+from nse_plugin.evaluation.metrics.answers import TOKENS as ANSWER_TOKENS
 from nse_plugin.evaluation.metrics.chat import Chat
 from nse_plugin.evaluation.metrics.fluency import generation_prompts
-from nse_plugin.evaluation.metrics.generation import TOKENS
+from nse_plugin.evaluation.metrics.generation import TOKENS, Generation
 from nse_plugin.evaluation.metrics.judge import Judge
 from nse_plugin.evaluation.metrics.locality import locality_reference
-from nse_plugin.evaluation.suite import FAMILIES, PAIRS, WRITING, Generation, Measured, forced_pairs, measure
+from nse_plugin.evaluation.suite import FAMILIES, PAIRS, WRITING, Measured, forced_pairs, measure
 from nse_plugin.experiments.measure.instruments import Measurement, ModelMetric, held_out_text, instruments
 from nse_plugin.experiments.measure.reference import Reference
 from nse_plugin.experiments.plan import EASYEDIT, ModelChoice, PlanError, known, made, positive
@@ -84,7 +85,7 @@ class MetricSuite:
             except FactError as error:
                 besides = f" Or leave {family} out of metrics." if len(self.metrics) > 1 else ""
                 raise PlanError(f"{error}{besides}") from None
-        for family in ("generation", "fluency", "chat"):
+        for family in ("generation", "answers", "fluency", "chat"):
             count = self.metrics.get(family, {}).get("facts")
             if count is not None:
                 positive(f"metrics.{family}.facts", count)
@@ -158,6 +159,8 @@ class MetricSuite:
         if "generation" in self.metrics:
             [frame] = self.frames.get("generation", [PLAIN])
             yield from ((frame.around(prompt), TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
+        if "answers" in self.metrics:
+            yield from ((prompt, ANSWER_TOKENS) for prompt in (fact.text, *fact.rephrase_prompts))
 
     def begin(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
@@ -208,6 +211,7 @@ class MetricSuite:
             text=self.text,
             text_tokens=settings.get("tokens"),
             fluency_facts=self.metrics.get("fluency", {}).get("facts", FLUENCY_FACTS),
+            answers_facts=self.metrics.get("answers", {}).get("facts"),
             probability_chat=self.probability_chat,
             generation=self.generation,
             chat=self.chat,

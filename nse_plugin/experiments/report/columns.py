@@ -48,6 +48,11 @@ BESIDE_IT = (
     Column("locality_agreement", "Locality", 100),
     Column("perplexity", "Perplexity", lower_is_better=True, short="PPL"),
 )
+ANSWERS = (
+    Column("answer_exact", "Exact", 100, short="Exact"),
+    Column("answer_rephrase_exact", "Exact, rephrased", 100, short="Reph."),
+    Column("answer_begins", "Begins with it", 100, short="Begins"),
+)
 SUBJECTS = (
     Column("retention_same_subject", "Same subject", 100, short="Subj."),
     Column("correction_ahead", "Corrected", 100, short="Corr."),
@@ -56,9 +61,9 @@ COST = (
     Column("seconds_per_fact", "Seconds a fact", lower_is_better=True, short="s/fact"),
     Column("peak_memory_mib", "Memory (MiB)", decimals=0, lower_is_better=True),
 )
-COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *SUBJECTS, *COST)
+COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *ANSWERS, *SUBJECTS, *COST)
 THREE_SCORES = AS_IN_THE_PAPER[:3]
-TESTED = (*THREE_SCORES, BESIDE_IT[0], *SUBJECTS)  # against NSE, in a table of its own
+TESTED = (*THREE_SCORES, BESIDE_IT[0], *ANSWERS, *SUBJECTS)  # against NSE, in a table of its own
 # The same facts asked in plain text and in a chat.
 ASKED_PLAINLY = (
     Column("efficacy", "Efficacy", 100, short="Eff."),

@@ -10,6 +10,7 @@ import numpy as np
 
 from nse_plugin.experiments.plan import BEFORE
 from nse_plugin.experiments.report.columns import (
+    ANSWERS,
     AS_IN_THE_PAPER,
     ASKED_IN_CHAT,
     ASKED_PLAINLY,
@@ -63,14 +64,12 @@ def chat_table(results: Results) -> dict[str, Any]:
 
 
 def columns_of(results: Results) -> dict[str, tuple[Column, ...]]:
-    """The first table's columns in groups; those of subjects where the data have several facts about one."""
-    groups = {"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT, "One subject": SUBJECTS, "Cost": COST}
+    """The first table's columns in groups; those of whole answers and of subjects where there are any."""
+    always = {"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT}
+    sometimes = {"Whole answer": ANSWERS, "One subject": SUBJECTS}
     metrics = set(results.measured(results.summary)["metric"])
-    return {
-        title: group
-        for title, group in groups.items()
-        if group is not SUBJECTS or any(column.metric in metrics for column in group)
-    }
+    there = {title: group for title, group in sometimes.items() if any(column.metric in metrics for column in group)}
+    return {**always, **there, "Cost": COST}
 
 
 def thinking_table(results: Results) -> dict[str, object]:

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from next_word import NextWord
+from next_word import Written, chain
 from tiny import ARCHITECTURES, CHAT, tiny_model, tiny_tokenizer
 
 from nse_plugin.evaluation.metrics.generation import answers, contains, equals, free_generation, natural_stop, scores
@@ -16,22 +14,6 @@ from nse_plugin.facts import Fact
 from nse_plugin.models.chat import chat_frame
 
 PROMPTS = ["The capital of France is ", "Marie Curie", "The Eiffel Tower stands in the old town of", "Rome"]
-
-
-class Written(NextWord):
-    """`NextWord` as `write` calls it: it keeps the cache's place empty and knows what ends a text."""
-
-    def __init__(self, ids: dict[str, int], following: dict[str, dict[str, float]], end: Any = None) -> None:
-        super().__init__(ids, following)
-        self.generation_config = SimpleNamespace(eos_token_id=end)
-
-    def forward(self, input_ids: torch.Tensor, logits_to_keep: Any = 0, **_: Any) -> Any:
-        return SimpleNamespace(logits=self.embedding(input_ids[:, -1:]), past_key_values=None)
-
-
-def chain(text: str) -> dict[str, dict[str, float]]:
-    words = text.split()
-    return {one: {other: 0.9} for one, other in pairwise(words)}
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -66,6 +66,7 @@ def refused(arguments: list[str], capsys) -> str:
         ({"portability_prompts": [[LONG, "Rome"]]}, ["metrics=[probability,probes]"], "cannot read the prompt"),
         ({"generation_prompts": [LONG]}, ["metrics=[probability,fluency]"], "cannot read the prompt"),
         ({"rephrase_prompts": [LONG[:140]]}, ["metrics=[probability,generation]"], "with room for 30 more is"),
+        ({"rephrase_prompts": [LONG[:140]]}, ["metrics=[probability,answers]"], "with room for 32 more is"),
         ({"target_true": None}, [], "target_true is None: scoring needs it, please give it."),
     ],
 )
@@ -129,7 +130,7 @@ def test_short_prompts_take_no_tokenizer(folder, monkeypatch):
         raise AssertionError("a tokenizer was loaded")
 
     monkeypatch.setattr("nse_plugin.experiments.measure.suite.model_tokenizer", refuse)
-    families = [family for family in FAMILIES if family not in ("generation", "chat")]
+    families = [family for family in FAMILIES if family not in ("generation", "answers", "chat")]
     suite = MetricSuite({family: {} for family in families}, 0, ModelChoice("m", str(folder / "model")))
     suite.check_lengths([Fact("{} is", "Rome", "a town", "a river", ("Is Rome",), (("Lyon is", "old"),))])
 

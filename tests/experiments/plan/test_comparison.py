@@ -51,6 +51,14 @@ def test_ablations_change_one_setting_each() -> None:
     assert (made.facts, made.round) == (500, 50)
 
 
+def test_whole_answers_are_asked_of_a_thousand_facts() -> None:
+    made = plan("experiment=generation", "data.source=facts.json", "methods.NSE.preset=mine.yaml")
+    assert list(made.methods) == ["NSE", "sequential-MEMIT"]
+    assert {choice.preset for choice in made.methods.values()} == {"mine.yaml"}
+    assert set(made.metrics) == {"answers", "accuracy", "perplexity"}
+    assert (made.facts, made.round, made.data.source) == (1000, 100, "facts.json")
+
+
 def test_round_sizes() -> None:
     made = plan("experiment=round_size")
     assert sorted({choice.round for choice in made.methods.values()}) == [1, 10, 100]

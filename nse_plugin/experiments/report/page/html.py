@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from nse_plugin.evaluation.intervals import Comparison
 from nse_plugin.experiments.plan import BEFORE
-from nse_plugin.experiments.report.columns import ABSENT, OURS, SUBJECTS, TESTED
+from nse_plugin.experiments.report.columns import ABSENT, ANSWERS, OURS, SUBJECTS, TESTED
 from nse_plugin.experiments.report.page import published
 from nse_plugin.experiments.report.page.figures import as_svg, css_variable, figures_of, inline_svg
 from nse_plugin.experiments.report.page.latex import latex_table
@@ -54,6 +54,7 @@ def write_report(folder: Path) -> Path:
         title=title_of(results),
         about=_about(results),
         columns=columns,
+        about_answers=ANSWERS in columns.values(),
         about_subjects=SUBJECTS in columns.values(),
         rows=rows,
         tested=[column for column in TESTED if any(column.metric in own for own in tests.values())],

@@ -15,7 +15,7 @@ from report_pages import changed, report_of, summary_of
 from rich.console import Console
 
 from nse_plugin.evaluation.intervals import wilson
-from nse_plugin.experiments.report.columns import COLUMNS, SUBJECTS, TO
+from nse_plugin.experiments.report.columns import ANSWERS, COLUMNS, SUBJECTS, TO
 from nse_plugin.experiments.report.page.published import PUBLISHED
 from nse_plugin.experiments.report.results import Results
 from nse_plugin.experiments.report.screen import show_table
@@ -121,34 +121,44 @@ def test_captions_wrap_and_wide_things_scroll_by_themselves(finished) -> None:
 def test_every_metric_of_the_first_table_is_defined(finished) -> None:
     html = (finished[0] / "report.html").read_text(encoding="utf-8")
     terms = re.search(r'<dl class="terms">(.*?)</dl>', html, re.DOTALL)[1]
-    shown = [column for column in COLUMNS if column not in SUBJECTS]  # CounterFact has a subject once
+    shown = [column for column in COLUMNS if column not in (*ANSWERS, *SUBJECTS)]  # nobody asked for them
     assert re.findall("<dt>(.*?)</dt>", terms) == [column.title.removesuffix(" (MiB)") for column in shown]
     assert "Fluency and Consistency are not, but times 100" in finished[1].text
 
 
-def test_facts_about_one_subject_have_their_columns(tmp_path, no_plots) -> None:
+@pytest.mark.parametrize(
+    ("metric", "group", "title", "term"),
+    [
+        (
+            "retention_same_subject", "One subject", "Same subject",
+            "of the facts whose subject was written again in a later round",
+        ),
+        ("answer_exact", "Whole answer", "Exact", "share of facts whose new answer is all that the model writes"),
+    ],
+)  # fmt: skip
+def test_what_not_all_comparisons_measure_has_its_columns(tmp_path, no_plots, metric, group, title, term) -> None:
     folder = results_folder(tmp_path / "run")
     held = {"NSE": [1.0] * 10, "ROME": [1.0] + [0.0] * 9}
-    last = {"method": [*held], "edits": 20, "metric": "retention_same_subject", "value": [1.0, 0.1]}
+    last = {"method": [*held], "edits": 20, "metric": metric, "value": [1.0, 0.1]}
 
-    def with_retention(facts: pd.DataFrame) -> pd.DataFrame:
+    def with_metric(facts: pd.DataFrame) -> pd.DataFrame:
         for method, values in held.items():
             rows = facts.index[(facts["method"] == method) & (facts["edits"] == 20)][:10]
-            facts.loc[rows, "retention_same_subject"] = values
+            facts.loc[rows, metric] = values
         return facts
 
-    changed(folder, "facts", with_retention)
+    changed(folder, "facts", with_metric)
     facts = pd.read_csv(folder / "facts.csv")
     changed(folder, "summary", lambda f: pd.concat([f, with_intervals(pd.DataFrame(last), facts)]))
     page = report_of(folder)
-    assert page.tables[0][0][3] == "One subject"
-    assert page.tables[0][1].index("Same subject\N{NO-BREAK SPACE}↑") == 10
+    assert page.tables[0][0][3] == group
+    assert page.tables[0][1].index(f"{title}\N{NO-BREAK SPACE}↑") == 10
     low, high = (f"{100 * end:.0f}" for end in wilson(0.1, 10))
     assert page.row("ROME")[9] == f"10.00{low}{TO}{high}"
-    assert "Same subject of the facts whose subject was written again in a later round" in page.text
+    assert f"{title} {term}" in page.text
     tests = pd.read_csv(folder / "tests.csv").set_index(["method", "metric"])
-    assert tests.loc[("ROME", "retention_same_subject"), "worse"] == 9
-    assert r"Same subject" in (folder / "table.tex").read_text(encoding="utf-8")
+    assert tests.loc[("ROME", metric), "worse"] == 9
+    assert title in (folder / "table.tex").read_text(encoding="utf-8")
 
 
 BROWSER = shutil.which("chromium")
