@@ -113,7 +113,6 @@ def measure(
     where = _frames(tokenizer, families, probability_chat, generation, chat)
     measured = facts if rounds is None else facts[: len(rounds)]
     frame = _teacher_forced(model, tokenizer, measured, families, where, rounds, reference, tokens_per_batch)
-
     spaced = functools.partial(_spaced, len(facts), len(measured))
     written = pd.DataFrame(columns=["fact", "prompt", "text"])
     if "chat" in families:
@@ -128,10 +127,9 @@ def measure(
     if any(family in families for family in WRITING):
         writers = spaced(fluency_facts)
         own = _continuations(model, tokenizer, facts, writers, seed)
-        written = pd.concat([own, written], ignore_index=True)
         texts = {row: list(own["text"][own["fact"] == row]) for row in writers}
+        written = pd.concat([own, written], ignore_index=True)
         frame = frame.assign(**_of_texts(facts, texts, families))
-
     replaced = pd.Series(subjects.replaced(measured)) & (rounds is not None)
     frame.loc[replaced] = math.nan
     overall = mean_scores(frame)
