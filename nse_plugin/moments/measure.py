@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, OutputMatrix
 from nse_plugin.models.prompts import pad_right
-from nse_plugin.support.forward import StopForward
+from nse_plugin.support.forward import StopForward, hooked
 from nse_plugin.support.gram import gram
 
 WINDOW = 1024
@@ -81,12 +81,7 @@ def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[S
         return hook
 
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
-    try:
+    with hooked(*handles):
         # no token attends to the padding after it, and a padded place that attends to nothing may become NaN
         layout.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    except StopForward:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return keys

@@ -26,6 +26,7 @@ from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.recording import output_of
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.forward import hooked
 from nse_plugin.support.rounding import relative_error, rounding_allowed
 
 if TYPE_CHECKING:
@@ -185,11 +186,8 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
     handles.append(layout.layers[layers[-1]].register_forward_hook(move))
-    try:
+    with hooked(*handles):
         output = layout.model(input_ids=torch.tensor([row.ids], device=layout.device))
-    finally:
-        for handle in handles:
-            handle.remove()
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.shape[:-1] != (1, len(row.ids)):
         raise LayoutError(

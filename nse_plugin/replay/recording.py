@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.layout.batched_arguments import Call, without_hidden_states
 from nse_plugin.models.transformers_private import ModelOutput
-from nse_plugin.support.forward import StopForward, forward_replaced
+from nse_plugin.support.forward import StopForward, forward_replaced, hooked
 
 
 class Record:
@@ -54,12 +54,8 @@ def recorded(layout: Layout, layer: int) -> Iterator[Record]:
     for child in layout.stack.children():
         if child is not layout.layers:
             handles.append(child.register_forward_pre_hook(keep_tail))
-    try:
-        with suppress(StopForward):
-            yield record
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(*handles):
+        yield record
 
 
 @contextmanager
@@ -73,13 +69,10 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handle = before.register_forward_hook(lambda _, __, output: returned.append(output))
-    try:
-        with ExitStack() as stack:
-            for layer in layers:
-                stack.enter_context(forward_replaced(layer, passed))
-            yield
-    finally:
-        handle.remove()
+    with hooked(handle), ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(forward_replaced(layer, passed))
+        yield
 
 
 def output_of(output: Any) -> Tensor:

@@ -22,7 +22,7 @@ from nse_plugin.replay.context_states import context_of, different_contexts
 from nse_plugin.replay.first_use import batched_arguments, check_once
 from nse_plugin.replay.prefix_cache import PrefixCache, RecordingCache, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over
-from nse_plugin.support.forward import StopForward
+from nse_plugin.support.forward import StopForward, hooked
 
 # A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
 # 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
@@ -109,19 +109,13 @@ class SpanReplay:
             )
             for layer in edited
         ]
-        try:
-            with torch.no_grad():
-                for layer in range(start, self._layers[-1] + 1):
-                    # The next update starts at the edited layer after `start`, from this input.
-                    if len(edited) > 1 and layer == edited[1]:
-                        chunk.remember(layer, hidden)
-                    args, kwargs = chunk.calls[layer]
-                    hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
-        except StopForward:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(*handles), torch.no_grad():
+            for layer in range(start, self._layers[-1] + 1):
+                # The next update starts at the edited layer after `start`, from this input.
+                if len(edited) > 1 and layer == edited[1]:
+                    chunk.remember(layer, hidden)
+                args, kwargs = chunk.calls[layer]
+                hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
         return keys, hidden[torch.arange(len(hidden), device=hidden.device), chunk.lookup.to(hidden.device)]
 
 
@@ -137,17 +131,11 @@ class _Chunk:
             layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
             for layer in span
         ]
-        try:
-            # in which form layers return their output is seen at the layer below; where there is none, at the first
-            first = max(span[0], 1)
-            over = [layout.layers[layer] for layer in range(first, span.stop)]
-            with torch.no_grad(), passed_over(over, layout.layers[first - 1]):
-                layout.model(**suffix_inputs(layout, prefix, rows))
-        except StopForward:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+        # in which form layers return their output is seen at the layer below; where there is none, at the first
+        first = max(span[0], 1)
+        over = [layout.layers[layer] for layer in range(first, span.stop)]
+        with hooked(*handles), torch.no_grad(), passed_over(over, layout.layers[first - 1]):
+            layout.model(**suffix_inputs(layout, prefix, rows))
 
     def _recorder(self, layer: int, span: range) -> Callable[..., None]:
         def record(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

@@ -7,10 +7,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 class StopForward(Exception):
-    """Raised by a hook once everything wanted was seen, and caught around the forward pass."""
+    """Raised by a hook once everything wanted was seen; `hooked` catches it."""
+
+
+@contextmanager
+def hooked(*handles: RemovableHandle) -> Iterator[None]:
+    """Within, the hooks of these handles run; a `StopForward` that one of them raises ends the block quietly."""
+    try:
+        yield
+    except StopForward:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nse_plugin.support.forward import forward_replaced
+from nse_plugin.support.forward import StopForward, forward_replaced, hooked
 
 X = torch.ones(2)
 
@@ -27,3 +27,28 @@ def test_a_forward_of_its_own_is_back_also_after_an_error():
     with pytest.raises(KeyError), forward_replaced(module, lambda x: x):
         raise KeyError
     assert torch.equal(module(X), 5 * X)
+
+
+def test_hooks_run_within_and_are_gone_afterwards():
+    module, seen = nn.Linear(2, 2), []
+    with hooked(module.register_forward_hook(lambda *_: seen.append(1))):
+        module(X)
+    handle = module.register_forward_pre_hook(lambda *_: seen.append(2))
+    with pytest.raises(RuntimeError), hooked(handle):
+        module(torch.ones(3))
+    module(X)
+    assert seen == [1, 2]
+
+
+def test_a_hook_may_stop_the_forward_pass():
+    first, second, seen = nn.Identity(), nn.Identity(), []
+
+    def stop(*_):
+        seen.append("first")
+        raise StopForward
+
+    handles = first.register_forward_hook(stop), second.register_forward_hook(lambda *_: seen.append("second"))
+    with hooked(*handles):
+        nn.Sequential(first, second)(X)
+    assert seen == ["first"]
+    assert torch.equal(nn.Sequential(first, second)(X), X)

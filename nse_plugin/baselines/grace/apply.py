@@ -21,6 +21,7 @@ from nse_plugin.hparams import HyperParamsError
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.inputs import input_device
 from nse_plugin.models.prompts import split_target
+from nse_plugin.support.forward import hooked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -158,11 +159,8 @@ def _activation(model: nn.Module, layer: nn.Module, ids: Tensor, position: int) 
     """What enters the layer at one position of the row ids [1, S]: [f]."""
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, position].detach()))
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
+    with hooked(handle), torch.no_grad():
+        model(input_ids=ids, use_cache=False)
     return seen[0]
 
 

@@ -19,6 +19,7 @@ from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.positions import check_room
 from nse_plugin.models.prompts import pad_right, without_end
+from nse_plugin.support.forward import hooked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,15 +59,11 @@ def hidden_states(
 
     lengths = [len(row) for row in rows]
     order = batches_by_length(lengths, tokens_per_batch, padding_is_safe(model, max(lengths)))
-    handle = layout.layers[layer].register_forward_hook(keep)
-    try:
-        with frozen(model), torch.no_grad():
-            for chosen in order:
-                ids, mask = pad_right([rows[i] for i in chosen], layout.device)
-                last = mask.sum(dim=1) - 1
-                model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    finally:
-        handle.remove()
+    with hooked(layout.layers[layer].register_forward_hook(keep)), frozen(model), torch.no_grad():
+        for chosen in order:
+            ids, mask = pad_right([rows[i] for i in chosen], layout.device)
+            last = mask.sum(dim=1) - 1
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     return torch.cat(parts)[torch.tensor([i for chosen in order for i in chosen]).argsort()]
 
 

@@ -16,6 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.support.forward import hooked
+
 Path = tuple[Any, ...]  # of a value in a call: 0 and a position, or 1 and a keyword, then indices and keys within
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a layer, without its hidden states
 _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
@@ -145,11 +147,8 @@ def _shapes(layers: Sequence[nn.Module], run: Callable[[int], object], rows: int
         return hook
 
     handles = [layer.register_forward_pre_hook(look(number), with_kwargs=True) for number, layer in enumerate(layers)]
-    try:
+    with hooked(*handles):
         run(rows)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
