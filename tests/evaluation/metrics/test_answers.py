@@ -71,14 +71,8 @@ def test_frames_by_hand(tokenizer: Any) -> None:
     assert frame["answer_begins"].tolist() == [1, 1, 1]
     assert texts["fact"].tolist() == [0, 0, 0, 1, 2]
     assert texts["prompt"].tolist() == ["France is", "Peru is", "France is in", "Rome is in", "Italy red"]
-    assert texts["text"][0].split()[:5] == [
-        "Los",
-        "Angeles",
-        ".",
-        "we",
-        "saw",
-    ]  # what follows the stop is there to be read
-    endless = " ".join(["boat", "red"] * (TOKENS // 2))
+    assert texts["text"][0].split()[:5] == ["Los", "Angeles", ".", "we", "saw"]  # and what follows the stop
+    endless = " ".join(["boat", "red"] * 16)
     assert texts["text"].map(stopped).tolist() == ["Los Angeles", "Los Angeles", "Lima Peru", "Lima Peru", endless]
 
 
