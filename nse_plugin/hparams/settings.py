@@ -135,11 +135,13 @@ class NSEHyperParams:
         for name in ("alpha", "nullspace_threshold", "v_lr", "clamp_norm_factor"):
             value = getattr(self, name)
             require(is_number(value) and value > 0, name, value, "use a number above 0")
-        for name in ("v_weight_decay", "kl_factor", "ridge", "mom2_update_weight"):
+        for name in ("v_weight_decay", "kl_factor", "ridge"):
             value = getattr(self, name)
             require(is_number(value) and value >= 0, name, value, "use 0 or a number above")
-        ok = self.mom2_update_weight > 0 or self.ridge > 0
-        require(ok, "mom2_update_weight", self.mom2_update_weight, "use a number above 0, or give a ridge")
+        ok = is_number(self.mom2_update_weight) and (
+            self.mom2_update_weight > 0 or self.mom2_update_weight == 0 < self.ridge
+        )
+        require(ok, "mom2_update_weight", self.mom2_update_weight, "use a number above 0 (0 with a ridge)")
         require(self.subspace in SUBSPACES, "subspace", self.subspace, f"use one of {', '.join(SUBSPACES)}")
         for name in ("max_iterations", "v_num_grad_steps", "batch_size", "mom2_n_samples", "tokens_per_batch"):
             value = getattr(self, name)

@@ -120,3 +120,17 @@ def test_upper_bound_holds_alpha_back_in_preset_released_only() -> None:
     assert NSEHyperParams.for_model("llama3-8b", alpha=60).upper_bound == 50
     with pytest.raises(HyperParamsError, match=r"upper_bound = 50.*above alpha = 60"):
         NSEHyperParams.for_model("llama3-8b", alpha=60, preset="released")
+
+
+def test_no_lambda_needs_a_ridge(hparams):
+    assert hparams.with_overrides(mom2_update_weight=0, ridge=10).mom2_update_weight == 0
+    with pytest.raises(HyperParamsError, match=r"mom2_update_weight = 0\.0 .*: use a number above 0 \(0 with"):
+        hparams.with_overrides(mom2_update_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("subspace", "all"), ("z_stop", "never"), ("nullspace_threshold", 0), ("ridge", -1)]
+)
+def test_settings_of_the_solver_that_cannot_be_used(hparams, name, value):
+    with pytest.raises(HyperParamsError, match=f"{name} = .* cannot be used: use "):
+        hparams.with_overrides(**{name: value})

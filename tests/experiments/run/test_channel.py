@@ -80,12 +80,12 @@ channel.report(own, {"doing": "editing"})
 
 
 def test_a_parent_that_is_gone_is_noticed():
-    program = "from nse_plugin.experiments.run import channel\nchannel.report(channel.own_output(), {'doing': 'x'})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    program = (
+        "from nse_plugin.experiments.run import channel\ninput()\nchannel.report(channel.own_output(), {'doing': 'x'})"
     )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert "BrokenPipeError" in process.stderr.read()
-    process.wait()
-    process.stderr.close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:
+        process.stdout.close()
+        process.stdin.write("it is closed\n")
+        process.stdin.close()
+        assert "BrokenPipeError" in process.stderr.read()
