@@ -40,7 +40,7 @@ def run(tmp_path, hparams, monkeypatch) -> _Run:
     run._plan = SimpleNamespace(checkpoints=(2, 4))
     run._choice = SimpleNamespace(round=2, alg_name="WISE")
     run._record, run._method, run._facts = Record(tmp_path / "methods" / "WISE"), Method(), tiny_facts()
-    run._hparams = hparams
+    run._hparams, run._kept = hparams, None
     run._news, run._note, run._edited, run._measuring = [], None, pd.DataFrame(), 0.0
     run._tell = run._news.append
     monkeypatch.setattr(_Run, "_look_at_first_round", lambda *_: None)
