@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers.models import Unigram
 
 from nse_plugin.models.embedded import read_config, read_model, read_tokenizer
+from nse_plugin.models.gguf.sentencepiece import bpe_of
 from nse_plugin.models.gguf.special_tokens import adds_bos, let_add_bos
 
 if TYPE_CHECKING:
@@ -122,6 +124,10 @@ def _read_tokenizer(path: Path, reader: GGUFReader) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        backend = tokenizer.backend_tokenizer
+        if _field(reader, "tokenizer.ggml.model") == "llama" and isinstance(backend.model, Unigram):
+            tokens, scores = (_field(reader, f"tokenizer.ggml.{name}") for name in ("tokens", "scores"))
+            backend.model = bpe_of(tokens, scores, tokenizer.unk_token)
     adds = _field(reader, "tokenizer.ggml.add_bos_token")
     if adds is not None:
         let_add_bos(tokenizer, bool(adds))

@@ -10,6 +10,7 @@ from tiny_sessions import base, edited, equal, opened, rounds_of
 from nse_plugin import EditPatch
 from nse_plugin.session import SessionError, read_rounds
 from nse_plugin.session.folder import opening
+from nse_plugin.session.folder.journal import Journal
 
 ROUNDS = rounds_of(3)
 
@@ -63,21 +64,22 @@ def test_authors_and_reasons_are_text(notes, tmp_path):
 
 
 def test_a_patch_is_of_one_moment(tmp_path, monkeypatch):
-    """Another process undoes a round between the reading of rounds and of columns."""
+    """Another process undoes a round as soon as HEAD has been read."""
     model = base()
     with opened(tmp_path, model) as session:
         for facts in ROUNDS:
             session.edit(facts)
-    together = opening.together
+    own, seen = Journal.head, []
 
-    def undone_first(*arguments):
-        opening.roll_back(tmp_path)
-        return together(*arguments)
+    def head(journal):
+        if len(seen) == 1:
+            seen.append("undone")
+            opening.roll_back(tmp_path)
+        elif not seen:
+            seen.append("read")
+        return own(journal)
 
-    monkeypatch.setattr(opening, "together", undone_first)
-    with pytest.raises(ValueError, match=r"columns\.safetensors is missing|round\.json is missing"):
-        EditPatch.of(tmp_path)
-    monkeypatch.setattr(opening, "together", together)
+    monkeypatch.setattr(Journal, "head", head)
     patch, model = EditPatch.of(tmp_path), base()
     patch.apply(model)
     assert patch.verify(model) == "applied"

@@ -1,0 +1,25 @@
+"""The vocabulary of a SentencePiece BPE tokenizer as a GGUF file has it: tokens with scores, and no merges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers.models import BPE
+
+
+def bpe_of(tokens: Sequence[str], scores: Sequence[float], unknown: str | None) -> Any:
+    """A `tokenizers` model that joins as SentencePiece and llama.cpp do: of all neighbours whose text together is a
+    token, those of the highest score first.
+
+    transformers 5.5.4 reads the scores of Gemma's files, which are ranks, as log-probabilities (Unigram): most words
+    then fall into pieces that the model has never seen in that order.
+    """
+    # these files write "▁" for a space, but for tokens of nothing else
+    vocabulary = {token.replace(" ", "▁") if token.isspace() else token: place for place, token in enumerate(tokens)}
+    merges: list[tuple[str, str]] = []
+    for token in sorted(vocabulary, key=lambda token: (-scores[vocabulary[token]], vocabulary[token])):
+        splits = ((token[:end], token[end:]) for end in range(1, len(token)))
+        merges += [(left, right) for left, right in splits if left in vocabulary and right in vocabulary]
+    byte_fallback = "<0x00>" in vocabulary
+    return BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
