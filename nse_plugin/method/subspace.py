@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.protected_keys import LayerKeys
 
 
@@ -95,14 +96,14 @@ _NULL_SPACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of the C0 i
 def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
     """The eigenvectors of C0 with an eigenvalue below `threshold` (AlphaEdit's `nullspace_threshold`).
 
-    c0: [f, f]. Found once for each C0. Raises ValueError when there are none.
+    c0: [f, f]. Found once for each C0. Raises HyperParamsError when there are none.
     """
     known = _NULL_SPACES.get(c0)  # type: ignore[no-untyped-call]
     if known is None or known[0] != threshold or known[1].vectors.device != device:
         values, vectors = torch.linalg.eigh(c0.to(device, torch.float64))
         kept = vectors[:, values < threshold].contiguous()
         if not kept.shape[1]:
-            raise ValueError(
+            raise HyperParamsError(
                 f"nullspace_threshold = {threshold} leaves no room to edit: the smallest eigenvalue of C0 is "
                 f"{float(values[0]):.3g}; use a larger one."
             )

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nse_plugin.evaluation.metrics.generation import begins, equals, greedy_texts
+from nse_plugin.evaluation.metrics.generation import begins, equals, greedy_texts, own_and_rephrase_prompts
 from nse_plugin.evaluation.teacher_forcing import mean_or_nan
 from nse_plugin.facts import Fact
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 METRICS = ("answer_exact", "answer_rephrase_exact", "answer_begins")
 TOKENS = 32  # at most, of one answer
@@ -23,7 +27,7 @@ _STOP = re.compile(r"[.\n]")
 
 
 def whole_answers(
-    model: Any, tokenizer: Any, facts: Sequence[Fact], *, tokens_per_batch: int = 1024
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, tokens_per_batch: int = 1024
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Let the model answer each fact's own and its rephrase prompts, and score the answers.
 
@@ -31,8 +35,7 @@ def whole_answers(
     (its row), prompt, text (all 32 tokens, of which the answer is what `stopped` leaves). Raises ValueError as
     `greedy_texts` does.
     """
-    asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
-    texts = pd.DataFrame(asked, columns=["fact", "prompt"])
+    texts = own_and_rephrase_prompts(facts)
     prompts = list(texts["prompt"])
     texts["text"] = greedy_texts(model, tokenizer, prompts, tokens=TOKENS, tokens_per_batch=tokens_per_batch)
     answers = texts["text"].map(stopped)

@@ -79,8 +79,7 @@ def free_generation(
     Raises ValueError when chat is asked of a tokenizer without a chat template, and as `answers` does, JudgeError as
     the judge does.
     """
-    asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
-    texts = pd.DataFrame(asked, columns=["fact", "prompt"])
+    texts = own_and_rephrase_prompts(facts)
     frame = chat_frame(tokenizer) if chat else PLAIN
     texts["text"] = answers(model, tokenizer, list(texts["prompt"]), frame=frame, tokens_per_batch=tokens_per_batch)
     written = [list(texts["text"][texts["fact"] == row]) for row in range(len(facts))]
@@ -91,6 +90,12 @@ def free_generation(
         verdicts = judge.verdicts([fact.text for fact in facts], [fact.target_new for fact in facts], own_answers)
         scored[JUDGED] = [float(verdict) for verdict in verdicts]
     return scored, texts
+
+
+def own_and_rephrase_prompts(facts: Sequence[Fact]) -> pd.DataFrame:
+    """A row per prompt, each fact's own first: fact (its row), prompt."""
+    asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
+    return pd.DataFrame(asked, columns=["fact", "prompt"])
 
 
 def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:

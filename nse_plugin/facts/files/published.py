@@ -44,11 +44,11 @@ def download(name: str, published: Published) -> None:
     import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
-    file, known_hash = published.file, published.sha256 and f"sha256:{published.sha256}"
-    fetch = pooch.HTTPDownloader(timeout=_SILENCE)
+    file, fetch = published.file, pooch.HTTPDownloader(timeout=_SILENCE)
+    known_hash, check = (None, _check) if published.sha256 is None else (f"sha256:{published.sha256}", None)
     try:
         with bar(f"downloading {name}", None):
-            pooch.retrieve(published.url, known_hash, file.name, file.parent, processor=_check, downloader=fetch)
+            pooch.retrieve(published.url, known_hash, file.name, file.parent, processor=check, downloader=fetch)
     except (OSError, ValueError, DatasetError) as error:
         raise DatasetError(
             f"{name} cannot be downloaded from {published.url} ({error}): try again when online, or put the file at "
