@@ -8,15 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PYTHON = sys.executable
+
 
 def started(arguments: list[str], home: Path, **more: Any) -> subprocess.Popen[str]:
-    """The process, its two outputs as one. home: the user's cache. more: as `subprocess.Popen` takes it."""
+    """The process, its two outputs as one. home: the user's cache. more: as `subprocess.Popen` takes it.
+
+    A `sys.executable` that a test has replaced is what the command starts its own processes with.
+    """
     # A shell's background job ignores Ctrl-C, and all that it starts: not this one.
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"import signal, sys; sys.executable = {sys.executable!r}; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from nse_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program]
+    command = [PYTHON, "-c", program]
     environment = {**os.environ, "NSE_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.Popen(
         [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more

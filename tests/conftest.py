@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import sys
 from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start: with a worker a core, more threads than one wait for
@@ -178,6 +179,12 @@ def forked_programs_with_easyedit(tmp_path_factory):
     """The same, with EasyEdit imported."""
     with programs(tmp_path_factory.mktemp("bin"), _import_easyedit) as folder:
         yield folder
+
+
+@pytest.fixture
+def forked_workers(forked_programs_with_easyedit, monkeypatch):
+    """A comparison's workers need not import anything."""
+    monkeypatch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
 
 
 # -- an experiment ------------------------------------------------------------------------------------------------

@@ -2,14 +2,17 @@
 
 Importing torch, transformers and EasyEdit takes ten times as long as most of what tests have programs do with them. A
 folder to be put first in PATH holds `nse` and `python`: small clients that hand their arguments, environment, working
-directory and streams to a server, which forks for each of them.
+directory and streams to a server, which forks for each of them. What is done to a client is done to its program: it
+gets the same SIGINT or SIGTERM, and is killed when the client is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -19,11 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect({address!r})
     asked = {{"argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}}
     socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: server.send(b"%d" % number))
     sys.exit(int(server.recv(16) or 1))
 """
 
@@ -60,15 +65,22 @@ def _serve(listening: socket.socket, imports: Callable[[], object]) -> int:
 
 
 def _answer(connection: socket.socket) -> int:
-    """Run what is asked for in a process of its own, and send its exit code."""
+    """Run what is asked for in a process of its own, pass the client's signals on, and send the exit code."""
     message, streams, *_ = socket.recv_fds(connection, 1 << 20, 3)
     program = os.fork()
     if program == 0:
+        connection.close()
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
         _end_after(lambda: _run(**json.loads(message)))
+    for stream in streams:
+        os.close(stream)
+    ended = os.pidfd_open(program)
+    while ended not in select.select([connection, ended], [], [])[0]:
+        os.kill(program, int(connection.recv(16) or signal.SIGKILL))  # no message: the client is dead
     code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-    connection.send(str(code).encode())
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(str(code).encode())
     return 0
 
 

@@ -19,7 +19,8 @@ YAML = """{alg_name: NSE, model_name: tiny, device: cpu, layers: [1, 2], alpha: 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """run("kill", ...) -> (exit code, what was printed)."""
+    """run("kill", ...) -> (exit code, what was printed). New processes are forks, which need not import anything."""
+    monkeypatch.setattr(reopen, "SPAWN", kill.FORK)
     model = tmp_path / "model"
     tiny_model("llama", torch.float32).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)

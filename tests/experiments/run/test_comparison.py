@@ -151,7 +151,7 @@ def test_the_run_is_on_record(uninterrupted):
     assert written["command"].startswith(f"nse compare out={uninterrupted} experiment=long model.source=")
 
 
-def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path):
+def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path, forked_workers):
     """Stopped three times on its way: interrupted, killed with its workers, and killed alone."""
     out, home = tmp_path / "run", tmp_path / "home"
     settings = [word.replace("NSE,NSE-one-pass", "NSE") for word in settings if "NSE-one-pass.hparams" not in word]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -52,10 +53,11 @@ def source_of(settings: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def kept(settings, tmp_path_factory) -> Path:
+def kept(settings, tmp_path_factory, forked_programs_with_easyedit) -> Path:
     folder = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NSE_HOME", str(folder / "home"))
+        patch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
         compare(f"out={folder / 'run'}", *settings, "save_models=true")
     return folder / "run"
 
@@ -101,7 +103,7 @@ def of_nse(settings: list[str], kept: Path, out: Path) -> list[str]:
     return [word.replace("[NSE,FT-L,GRACE]", "[NSE]") for word in settings if not word.startswith("methods.")]
 
 
-def test_results_are_as_without(kept, settings, tmp_path, monkeypatch):
+def test_results_are_as_without(kept, settings, tmp_path, monkeypatch, forked_workers):
     """And where nothing was asked for, nothing is kept; which is said when it is asked for later."""
     monkeypatch.setenv("NSE_HOME", str(kept.parent / "home"))
     settings = [f"out={tmp_path}", *of_nse(settings, kept, tmp_path)]
@@ -114,7 +116,7 @@ def test_results_are_as_without(kept, settings, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("from_the_beginning", [True, False])
-def test_a_session_comes_through_a_kill(kept, settings, tmp_path, from_the_beginning):
+def test_a_session_comes_through_a_kill(kept, settings, tmp_path, forked_workers, from_the_beginning):
     """Also where the first part of the run kept nothing: it is made again."""
     home, first = kept.parent / "home", "true" if from_the_beginning else "false"
     settings = [f"out={tmp_path}", *of_nse(settings, kept, tmp_path)]
