@@ -1,1 +1,1 @@
-"""How long NSE takes here, beside the peers' ways: `python -m benchmarks`."""
+"""CPU time of NSE in this package, compared with other implementations: `python -m benchmarks`."""

@@ -26,7 +26,7 @@ COMPARISONS = {
     "easyedit": easyedit.compare,
 }
 QUICK = Plan(repeats=1, most=10)
-BY_NAME = ("memory", "flat")  # only where asked for: the rest takes a quarter of an hour already
+BY_NAME = ("memory", "flat")  # run only when named: the others already take a quarter of an hour
 ROUNDS, QUICK_ROUNDS = 200, 24
 
 
@@ -74,7 +74,7 @@ def main() -> int:
                 rows += found
     show.floors_of_models(console, setting)
     if rows and not arguments.quick:
-        # some of the comparisons are not put in the place of all
+        # results of only some comparisons do not overwrite those of a full run
         name = "benchmark" if chosen == list(COMPARISONS) else "-".join(chosen)
         console.print(f"Kept in {show.keep(rows, least, name)}")
         for line in trend.record(rows):

@@ -1,4 +1,4 @@
-"""Where our own time goes: CPU seconds of a round by part, seen from outside by hooks and wrapped functions."""
+"""Where our own time goes: CPU seconds of each part of a round, measured with hooks and wrapped functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKWARD, OPTIMISER, SOLVE, REST = "backward", "optimiser", "solve", "rest"
 
 
 def shares(setting: Setting, count: int) -> dict[str, dict[str, float]]:
-    """CPU seconds {stage: {part: seconds}} of the values of `count` facts, and of writing them."""
+    """CPU seconds of computing the values of `count` facts and of writing them: {stage: {part: seconds}}."""
     facts = make_facts(count)
     session = setting.session()
     with _watched(setting.layout) as by_value:
@@ -61,7 +61,7 @@ class _Watch:
 
 @contextmanager
 def _watched(layout: Layout) -> Iterator[_Watch]:
-    """Within, the watch runs while a layer, the head, a backward pass, the optimiser or the solve does."""
+    """Context manager that times every call of a layer, the head, a backward pass, the optimiser and the solve."""
     watch = _Watch()
     head: nn.Module = layout.model.get_output_embeddings()  # type: ignore[operator]
     with ExitStack() as stack:
@@ -70,7 +70,7 @@ def _watched(layout: Layout) -> Iterator[_Watch]:
         for layer in layout.layers:
             in_layer = layer.register_forward_hook(
                 lambda *_: watch.stop(FORWARD if torch.is_grad_enabled() else ONCE),
-                always_call=True,  # some runs end within a layer, with an exception
+                always_call=True,  # some forward passes are ended by an exception inside a layer
             )
             stack.callback(in_layer.remove)
         stack.callback(head.register_forward_hook(lambda *_: watch.stop(HEAD)).remove)

@@ -1,7 +1,8 @@
-"""CPU seconds of several ways to the same result, taken in turns.
+"""CPU seconds of several implementations of the same computation, run in turns.
 
-Turns, because a machine's speed drifts: what runs a minute later runs on another machine. CPU and not wall time,
-because others may be using it. One thread, because the time of more depends on who else wants the cores.
+They take turns because a machine's speed drifts within minutes. CPU time is measured rather than wall time because
+other programs may be running, and with one thread because the time of several threads depends on how busy the other
+cores are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Run = Callable[[], Seconds]
 
 
 def cpu_seconds(work: Callable[..., object], *arguments: object) -> float:
-    """CPU seconds that `work(*arguments)` takes, all threads of this process together."""
+    """Return the CPU seconds that `work(*arguments)` takes, summed over all threads of this process."""
     gc.collect()
     started = time.process_time()
     work(*arguments)
@@ -26,7 +27,7 @@ def cpu_seconds(work: Callable[..., object], *arguments: object) -> float:
 
 @dataclass
 class Times:
-    """What one way took, turn after turn: {stage: [CPU seconds]}."""
+    """CPU seconds of one implementation: {stage: [seconds of each turn]}."""
 
     turns: dict[str, list[float]] = field(default_factory=dict)
 
@@ -44,12 +45,12 @@ class Times:
 
 
 def stage(name: str, work: Callable[..., object], *arguments: object) -> Run:
-    """A run of one stage."""
+    """Return a run that times `work(*arguments)` as the stage `name`."""
     return lambda: {name: cpu_seconds(work, *arguments)}
 
 
 def in_turns(runs: Mapping[str, Run], repeats: int, budget: float = 90.0) -> dict[str, Times]:
-    """Run every way once, then every way again, `repeats` times; no new turn once `budget` CPU seconds are spent."""
+    """Run all implementations one after the other, `repeats` times; no new turn starts after `budget` CPU seconds."""
     times = {name: Times() for name in runs}
     started = time.process_time()
     for _ in range(repeats):

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.effects FACTS.json`: what each way to spend less on z costs in scores.
+"""How the scores change when less is spent on z: `python -m benchmarks.effects FACTS.json`.
 
-Every way computes z of the same facts on the unedited model (SmolLM2-135M, its preset), and the same update writes them
-in rounds; then the facts are scored. `tokens`: those that the steps for a fact take through each layer above l_0. Ways
-that are not options of the product are made here, from its parts. One thread; 300 facts take 5 to 20 minutes a way.
+Every variant computes z of the same facts on the unedited model (SmolLM2-135M with its preset), the same update writes
+them in rounds, and the final model is scored. `tokens`: how many tokens per fact pass through each layer above l_0 in
+the gradient steps. Variants that are not options of the package are patched together here. With one thread, a variant
+takes 5 to 20 minutes for 300 facts.
 """
 
 from __future__ import annotations
@@ -37,15 +38,19 @@ from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.session import EditSession
 
 ROUND = 50
-ENOUGH = 0.9  # probability of the target at which `stop` lets a fact go
-DONE = -100.0  # a loss below every threshold
+ENOUGH = 0.9  # probability of the target at which `stop_on_probability` ends a fact's optimisation
+DONE = -100.0  # added to a loss to put it below the stopping threshold
 SCORES = ("efficacy", "generalization", "specificity", "score")
 Scope = Callable[[ExitStack], None]
 
 
 @dataclass(frozen=True)
 class Way:
-    """solver: the option it starts from. parts: what is replaced while z are computed. bfloat16: the model is then."""
+    """A variant of computing z.
+
+    solver: the option that it starts from. parts: functions that patch the package while z are computed. bfloat16:
+    whether z are computed on a bfloat16 model.
+    """
 
     solver: str = "exact"
     parts: Sequence[Scope] = ()
@@ -53,19 +58,21 @@ class Way:
 
 
 def all_contexts(stack: ExitStack) -> None:
-    """`fast` in the contexts of `exact`."""
+    """Let `fast` use all contexts of `exact`."""
     stack.enter_context(patch.object(value_optimizer, "CONTEXTS", 10**6))
 
 
 def all_steps(stack: ExitStack) -> None:
-    """`fast` with the steps of `exact`."""
+    """Let `fast` use the steps of `exact`."""
     for name, value in (("SHARE", 1.0), ("LONGER", 1.0), ("BETAS", {"fast": value_optimizer.BETAS["exact"]})):
         stack.enter_context(patch.object(value_optimizer, name, value))
 
 
 def stop_on_probability(stack: ExitStack) -> None:
-    """A fact is done when its target's tokens have the probability `ENOUGH` (geometric mean over tokens and contexts),
-    whatever KL and norm say."""
+    """Stop optimising a fact once its target's tokens reach the probability `ENOUGH`.
+
+    The probability is the geometric mean over tokens and contexts; the KL and norm terms of the loss are ignored.
+    """
     own = values._Batch.nll_and_kl
 
     def nll_and_kl(batch: values._Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +83,7 @@ def stop_on_probability(stack: ExitStack) -> None:
 
 
 def warm_start(stack: ExitStack) -> None:
-    """A fact begins at the mean of the deltas of facts with the same words behind the subject, from earlier batches."""
+    """Start a fact's delta at the mean delta of facts from earlier batches with the same words after the subject."""
     ended: dict[tuple[int, ...], list[Tensor]] = {}
     begin: list[Tensor | None] = []
     own, walk = values._optimize, value_optimizer.DeltaOptimizer
@@ -95,7 +102,7 @@ def warm_start(stack: ExitStack) -> None:
     def optimize(batch: values._Batch, hparams: NSEHyperParams) -> Tensor:
         facts, h = list(batch._prompts), batch.h.clone()
         with torch.no_grad():
-            batch.nll_and_kl(torch.zeros_like(h))  # KL is against the distribution without delta
+            batch.nll_and_kl(torch.zeros_like(h))  # the KL term compares with the distribution without delta
         known = [ended.get(relation(fact)) for fact in facts]
         begin[:] = [torch.stack(deltas).mean(0) if deltas else None for deltas in known]
         z = own(batch, hparams)
@@ -120,10 +127,10 @@ WAYS: Mapping[str, Way] = {
 
 
 def in_bfloat16(model: Any) -> Any:
-    """A copy with weights and states in bfloat16, and buffers as transformers loads them.
+    """Return a copy with weights and hidden states in bfloat16, and buffers as transformers loads them.
 
-    A processor without instructions for it would take twenty times as long, so matrix products are of the same numbers
-    in float32, rounded as they leave: what a product that adds in float32 gives.
+    Matrix products are computed in float32 on the bfloat16 numbers and their results rounded to bfloat16, as a product
+    that accumulates in float32 does: a processor without bfloat16 instructions would take twenty times as long.
     """
     copy = deepcopy(model)
     for weight in copy.parameters():
@@ -140,7 +147,7 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Within, the tokens that the value step's gradient steps take through the upper layers (one number, growing)."""
+    """Count the tokens that gradient steps of z run through the upper layers; yields a list with this one number."""
     tokens = [0]
 
     class Counted(SuffixReplay):
@@ -153,7 +160,7 @@ def counted() -> Iterator[list[int]]:
 
 
 def measure(setting: Setting, facts: Sequence[Fact], way: Way) -> dict[str, float]:
-    """Scores in percent, CPU seconds of z and `tokens`, each a fact's; the model is put back."""
+    """Return the scores in percent, and CPU seconds of z and `tokens` per fact. The weights are restored afterwards."""
     model = in_bfloat16(setting.model) if way.bfloat16 else setting.model
     found: list[Tensor] = []
     with ExitStack() as stack:
@@ -176,7 +183,7 @@ def measure(setting: Setting, facts: Sequence[Fact], way: Way) -> dict[str, floa
 
 
 def smollm2() -> Setting:
-    """SmolLM2-135M with its preset, as a user has it: templates and second moments of its own."""
+    """Return SmolLM2-135M with its preset, and with the templates and second moments that a user's session has."""
     model, tokenizer = load("embedded")
     session = EditSession(model, tokenizer, NSEHyperParams.for_model(model))
     return Setting(model, tokenizer, session.hparams, session.templates, session.moments)

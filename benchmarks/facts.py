@@ -1,9 +1,9 @@
 """The facts that are edited: subjects of the package's demo in templates of known length.
 
-What a gradient step costs depends on the tokens from the subject's last one on, so templates are sorted by the
-relation's length: the tokens behind the subject's last one up to the target's first. One template of each length
-begins with the subject, the other does not: of CounterFact's, about half do. Targets are one token long. Whether a
-fact is true, or even sensible, changes no time.
+The cost of a gradient step depends on the number of tokens from the subject's last one on. Templates are therefore
+grouped by the length of the relation: the number of tokens between the subject's last token and the target's first.
+For each length, one template begins with the subject and the other does not (in CounterFact about half of them do).
+Targets are one token long. Whether a fact is true or sensible does not affect the time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROMPTS = {
 }
 _TARGETS = ("Paris", "London", "Berlin", "Rome", "Tokyo", "Vienna", "Dublin", "Norway", "Canada", "Egypt", "Spain")
 _REPHRASED = ("Many people have asked me. {}", "This is what the teacher said. {}")
-# What the model sees a fact behind: five sentences of eleven tokens, as long as those that MEMIT generates.
+# Texts before the prompt: none, and five sentences of eleven tokens, as long as those that MEMIT generates.
 CONTEXTS = (
     "{}",
     "The first thing that I saw when I arrived. {}",
@@ -37,9 +37,10 @@ CONTEXTS = (
 
 
 def make_facts(count: int, relation: int = 3, neighbours: int = 0) -> list[Fact]:
-    """`count` different facts with a relation of so many tokens, each with a subject of its own.
+    """Make `count` facts with different subjects.
 
-    neighbours: of each fact, so many locality prompts; with them come two rephrased prompts.
+    relation: number of tokens between subject and target. neighbours: number of locality prompts of each fact; if it is
+    above 0, each fact also has two rephrased prompts.
     """
     subjects = _subjects(max(count, 1))
     facts = []
@@ -55,7 +56,7 @@ def make_facts(count: int, relation: int = 3, neighbours: int = 0) -> list[Fact]
                 new,
                 target_true=true,
                 rephrase_prompts=tuple(text.format(prompt.format(subject)) for text in _REPHRASED if neighbours),
-                # in pairs: a prompt that facts share is asked once
+                # a pair of subjects: a prompt shared by several facts would be evaluated only once
                 locality_prompts=tuple((prompt.format(f"{other} and {subject}"), true) for other in others),
                 case_id=number,
             )
@@ -64,13 +65,16 @@ def make_facts(count: int, relation: int = 3, neighbours: int = 0) -> list[Fact]
 
 
 def relation_length(prompts: FactPrompts) -> int:
-    """The tokens behind the subject's last one up to the target's first."""
+    """Return the number of tokens between the subject's last token and the target's first."""
     bare = prompts.rewrites[0]
     return len(bare.ids) - bare.lookup - len(bare.targets)
 
 
 def check_lengths(tokenizer: Any) -> None:
-    """Raise ValueError where a tokenizer makes another number of tokens of a template, or of a target."""
+    """Check that templates and targets have the expected numbers of tokens.
+
+    Raises ValueError if the tokenizer splits a template or a target into another number of tokens.
+    """
     for length in RELATION_LENGTHS:
         for fact in make_facts(2, length):
             prompts = encode_fact(tokenizer, fact, CONTEXTS)
@@ -84,7 +88,7 @@ def check_lengths(tokenizer: Any) -> None:
 
 
 def _subjects(count: int) -> Sequence[str]:
-    """At least so many: the demo's, then pairs of them."""
+    """Return at least `count` subjects: those of the demo, then pairs of them."""
     records = json.loads((resources.files("nse_plugin.data") / "demo_facts.json").read_text(encoding="utf-8"))
     own = list(dict.fromkeys(record["subject"] for record in records))
     pairs = (f"{one} and {other}" for step in itertools.count(1) for one, other in zip(own, own[step:], strict=False))

@@ -1,7 +1,7 @@
-"""Does a round cost the same after many rounds? Time and memory of small rounds, the last against the first.
+"""Does a round cost the same after many rounds? Time and memory of the first rounds compared with the last.
 
-The values are made beforehand (h of the unedited model, and a little noise), so that a round is keys, residuals and
-update alone.
+The values are made beforehand (h of the unedited model plus a little noise), so that a round consists of keys,
+residuals and update only.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from benchmarks.memory import resident
 from benchmarks.setting import Setting
 from nse_plugin.method.keys import FactSpan
 
-FACTS_A_ROUND = 10  # SmolLM2 has 1,536 neurons: from round 154 on Kp is a square
-NOISE = 0.1  # of norm(h)
-AROUND = 10  # rounds whose median stands for the first and for the last
+FACTS_A_ROUND = 10  # SmolLM2 has 1,536 neurons: from round 154 on, Kp is kept as its f x f product
+NOISE = 0.1  # relative to norm(h)
+AROUND = 10  # number of first and of last rounds whose median is taken
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Medians over the `AROUND` rounds from round 2 on, and over the last ones."""
+    """CPU seconds and resident MB of a round: medians of `AROUND` rounds from round 2 on, and of the last `AROUND`."""
 
     rounds: int
     early_seconds: float
@@ -34,7 +34,7 @@ class Growth:
 
 
 def measure(setting: Setting, rounds: int) -> Growth:
-    """Edit the setting's model in so many rounds, and put it back."""
+    """Edit the setting's model in `rounds` rounds, and restore its weights afterwards."""
     facts = [fact for relation in RELATION_LENGTHS for fact in make_facts(100, relation)]
     hparams = setting.hparams
     h = FactSpan(setting.layout, hparams.layers, setting.encoded(facts), hparams.tokens_per_batch).run()[1]

@@ -1,19 +1,21 @@
-"""FLOP of a z run a fact, from a model's shape alone: what the peers' way spends, and what has to be spent.
+"""FLOP of optimising z of one fact, computed from a model's shape: what peers spend, and the least that is needed.
 
-A multiplication and an addition are two FLOP; norms, softmax and the optimiser are left out. A layer of width d with
-q wide queries, kv wide keys and values, and m matrices to f neurons spends, for each token,
+A multiplication and an addition are two FLOP; norms, softmax and the optimiser are left out. For each token, a layer of
+width d with queries of width q, keys and values of width kv, and m matrices between d and f neurons spends
 
     linear    = 2 (2 d q + 2 d kv + m d f)          attention = 4 q (positions attended to)
 
-and the head 2 d V. Backwards, only activations get gradients: as much again for linear layers and head, twice as much
-for attention (each of its products has two factors that need one).
+and the head 2 d V. In the backward pass only activations get gradients, which costs as much again for linear layers and
+head, and twice as much for attention (both factors of its products need a gradient).
 
-Peers: at each of T evaluations, all layers and the head over all rows, padded to the longest, and the head once more
-over the rewrite rows; T - 1 times backwards through the layers above l_0 and both heads.
-Floor: all layers once over every token (prefix and suffix); then T - 1 times, forwards and backwards, the layers above
-l_0 at the suffix positions, of the last one all but keys and values, and the head, only where a target token, or what
-follows the essence, is predicted. Nothing of that can be left out by a method that computes the same z fact by fact;
-what facts share (identical context prefixes) can.
+Peers: in each of T evaluations, all layers and the head over all rows, padded to the longest row, and the head once
+more over the rewrite rows; T - 1 backward passes through the layers above l_0 and both heads.
+
+Floor: one pass of all layers over every token (prefix and suffix). Then T - 1 forward and backward passes of the layers
+above l_0 at the suffix positions. Of the last layer, only keys and values are needed at all of these; its other parts
+and the head are needed only at positions that predict a target token, or the token after the subject in the essence
+prompt "{} is a". A method that computes the same z one fact at a time needs all of that; more can be saved only on what
+facts share (identical context prefixes).
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ from nse_plugin.models.prompts import FactPrompts
 
 @dataclass(frozen=True)
 class Shape:
-    """layer: l_0. steps: T, evaluations of the loss. mlp: matrices between d and f, three in a gated MLP."""
+    """Shape of a model.
+
+    q, kv: width of the queries, and of the keys and values. mlp: number of matrices between d and f, three in a gated
+    MLP. layer: l_0. steps: T, the evaluations of the loss.
+    """
 
     name: str
     layers: int
@@ -45,7 +51,7 @@ class Shape:
 
     @property
     def keys_and_values(self) -> int:
-        """Of `linear`."""
+        """The part of `linear` for keys and values."""
         return 4 * self.d * self.kv
 
     @property
@@ -57,7 +63,7 @@ class Shape:
         return self.layers - self.layer - 1
 
 
-# l_0 and T as in hparams/NSE.
+# l_0 and T are those of the presets in hparams/NSE.
 SHAPES = (
     Shape("SmolLM2-135M", 30, 576, 576, 192, 1536, 3, 49152, layer=6, steps=11),
     Shape("GPT2-XL", 48, 1600, 1600, 1600, 6400, 2, 50257, layer=17, steps=20),
@@ -68,8 +74,12 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of one fact: the lengths of its rewrite rows and of their suffixes, the essence's up to the subject's last token,
-    how many target tokens are predicted in all, and the tail " is a" of the essence, which only the peers run."""
+    """Numbers of tokens of one fact.
+
+    rows, suffixes: of each rewrite row, and of its part from the subject's last token on. essence: of the essence
+    prompt up to the subject's last token. predicted: target tokens of all rewrite rows. tail: " is a" of the essence
+    prompt, which only the peers run.
+    """
 
     rows: tuple[int, ...]
     suffixes: tuple[int, ...]
@@ -93,7 +103,7 @@ class Tokens:
 
 
 def peers_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
-    """FLOP of one evaluation and of one backward pass."""
+    """Return the FLOP of the peers for one evaluation and for one backward pass."""
     rows, width = len(tokens.rows) + 1, tokens.width
     head = shape.head * width * (rows + len(tokens.rows))
     linear, attention = rows * width * shape.linear, rows * width * 4 * shape.q * width
@@ -101,7 +111,7 @@ def peers_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
 
 
 def least_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
-    """The same of what has to be done."""
+    """Return the least FLOP needed for one evaluation and for one backward pass."""
     rows = [*zip(tokens.rows, tokens.suffixes, strict=True), (tokens.essence, 1)]
     suffixes, read = sum(suffix for _, suffix in rows), tokens.predicted + 1
     last = shape.keys_and_values * suffixes + (shape.linear - shape.keys_and_values) * read
@@ -112,13 +122,13 @@ def least_step(shape: Shape, tokens: Tokens) -> tuple[float, float]:
 
 
 def peers_run(shape: Shape, tokens: Tokens) -> float:
-    """FLOP of a whole z run of one fact that no early stop ends."""
+    """Return the FLOP of the peers for optimising z of one fact without an early stop."""
     forward, backward = peers_step(shape, tokens)
     return shape.steps * forward + (shape.steps - 1) * backward
 
 
 def least_run(shape: Shape, tokens: Tokens) -> float:
-    """The same of what has to be done."""
+    """Return the least FLOP needed for optimising z of one fact without an early stop."""
     forward, backward = least_step(shape, tokens)
     rows = (*tokens.rows, tokens.essence)
     once = shape.layers * sum(row * shape.linear + row * row * 4 * shape.q for row in rows)

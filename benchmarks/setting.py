@@ -1,4 +1,4 @@
-"""What every way works with: one model, its tokenizer, contexts, second moments and hyperparameters."""
+"""What all implementations share: one model, its tokenizer, contexts, second moments and hyperparameters."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.moments.measure import measure_moments
 from nse_plugin.session import EditSession
 
-# Every fact takes part in both passes, and every neuron in the solve. With fewer, a neuron at the edge of the chosen
-# set, or a fact at the edge of alpha, would be in or out by the last digit, and two ways would do different things.
+# Every fact takes part in both passes, and every neuron in the solve. Otherwise rounding could decide whether a neuron
+# near the limit of the chosen set, or a fact near alpha, takes part, and two implementations would do different work.
 SAME_WORK: dict[str, Any] = {"preset": "released", "p": 1.0, "alpha": 1e-9, "upper_bound": None, "max_iterations": 3}
-WINDOWS, WINDOW = 64, 128  # of the text that second moments are taken of
+WINDOWS, WINDOW = 64, 128  # number and length of the texts for the second moments
 
 
 @dataclass
 class Setting:
-    """moments: C0 by edited layer, [f, f]."""
+    """What all implementations share. moments: C0 by edited layer, [f, f]."""
 
     model: Any
     tokenizer: Any
@@ -39,7 +39,7 @@ class Setting:
 
     @classmethod
     def smollm2(cls) -> Setting:
-        """SmolLM2-135M in float32 with its preset, as in `hparams/NSE/smollm2-135m.yaml`, but for `SAME_WORK`."""
+        """Load SmolLM2-135M in float32 with its preset `hparams/NSE/smollm2-135m.yaml`, changed by `SAME_WORK`."""
         model, tokenizer = load("embedded")
         check_lengths(tokenizer)
         hparams = dataclasses.replace(NSEHyperParams.from_hparams("smollm2-135m"), **SAME_WORK)
@@ -53,17 +53,17 @@ class Setting:
         return Layout.of(self.model)
 
     def encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
-        """The facts as token ids, in every context."""
+        """Encode the facts as token ids, in every context."""
         return [encode_fact(self.tokenizer, fact, self.contexts, self.layout.max_positions) for fact in facts]
 
     def session(self, **changed: Any) -> EditSession:
-        """Ours, on the weights as they are now. changed: hyperparameters."""
+        """Make a session of ours on the current weights. changed: hyperparameters to replace."""
         hparams = dataclasses.replace(self.hparams, **changed)
         return EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
 
     @contextmanager
     def restored(self) -> Iterator[OriginalWeights]:
-        """Within, the model may be edited: yields its weights as they were, and puts them back afterwards."""
+        """Run a block that may edit the model: yields the original weights and restores them afterwards."""
         matrices = self.layout.output_matrices(self.hparams.layers)
         originals = OriginalWeights.of(matrices)
         try:
@@ -72,7 +72,7 @@ class Setting:
             originals.restore(matrices)
 
     def change_since(self, originals: OriginalWeights) -> Tensor:
-        """What was added to the edited matrices, all in one vector, float64."""
+        """Return the change of all edited matrices since `originals`, as one float64 vector [n]."""
         matrices = self.layout.output_matrices(self.hparams.layers)
         return torch.cat(
             [
@@ -83,7 +83,10 @@ class Setting:
 
 
 def text_windows(model: Any, count: int, length: int = WINDOW) -> list[list[int]]:
-    """Rows of token ids drawn at random, always the same: second moments of such a text cost what others cost."""
+    """Return `count` rows of `length` random token ids, the same in every call.
+
+    The content of a text does not affect the time that its second moments take.
+    """
     generator = torch.Generator().manual_seed(0)
     size = model.get_input_embeddings().weight.shape[0]
     rows: list[list[int]] = torch.randint(size, (count, length), generator=generator).tolist()
@@ -91,6 +94,6 @@ def text_windows(model: Any, count: int, length: int = WINDOW) -> list[list[int]
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """norm(found - expected) / norm(expected), the largest over the rows where they are matrices."""
+    """Return norm(found - expected) / norm(expected) for vectors [n], or its largest value over the rows of [m, n]."""
     found, expected = found.double(), expected.double()
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())

@@ -1,11 +1,11 @@
-"""What edits weigh, and what is left of them where they are served: python -m benchmarks.shipping [FILE]
+"""Size of edits as files, and their effect in llama.cpp: python -m benchmarks.shipping [FILE]
 
-Facts of FILE (the demo's where none is given) are written into SmolLM2-135M, `fast`, in rounds of ten. Printed are
-(1) how large a patch, an adapter and an overlay are beside the checkpoint, and how long each takes; (2) of llama.cpp
-with the demo's GGUF file and the adapter, how many first tokens are those of the edited transformers model; (3) how
-many targets are begun in llama.cpp by the same file requantised to Q4_0, with the adapter of (2), and where the facts
-were written on its own dequantised weights; (4) computed sizes for Llama3-8B. Needs `gguf` and `xllamacpp`. Ten minutes
-for 60 facts.
+Facts of FILE (by default the demo's) are written into SmolLM2-135M with `solver: fast` in rounds of ten. It prints
+(1) the sizes of a patch, adapters and an overlay next to the checkpoint, and how long each takes to write; (2) for
+llama.cpp with the demo's GGUF file and the adapter, how many first tokens agree with those of the edited transformers
+model; (3) for the same file requantised to Q4_0, how many targets llama.cpp begins to write: with the adapter of (2),
+and with edits made on the dequantised Q4_0 weights; (4) sizes computed for Llama3-8B. Needs `gguf` and `xllamacpp`.
+Takes ten minutes for 60 facts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MEGABYTE = 1e6
 
 
 def requantised(file: Path, out: Path, kind: str) -> Path:
-    """A copy of a GGUF file with every matrix quantised to another type, from what it is dequantised to."""
+    """Copy a GGUF file to `out` with every matrix dequantised and quantised again to the type `kind`."""
     reader, wanted = GGUFReader(str(file)), GGMLQuantizationType[kind]
     writer = GGUFWriter(str(out), str(reader.fields["general.architecture"].contents()))
     for name, field in reader.fields.items():
@@ -65,7 +65,10 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def weigh(patch: EditPatch, model: Any, folder: Path) -> None:
-    """model: the edited one."""
+    """Print the size of every file and the time to write it, and the times to load, verify, revert and apply the patch.
+
+    model: the edited model.
+    """
     checkpoint = embedded_model_folder()
     whole = (checkpoint / "model.safetensors").stat().st_size
     print(f"{len(patch.facts or ())} facts; checkpoint {whole / MEGABYTE:.1f} MB")
@@ -102,7 +105,10 @@ def alike(one: Sequence[int], other: Sequence[int]) -> str:
 
 
 def sizes_of_llama3(facts: int) -> None:
-    """Five matrices [4096, 14336] in bfloat16, every column changed, and 1.2 directions a fact, as on SmolLM2."""
+    """Print sizes for five matrices [4096, 14336] in bfloat16 with all columns changed.
+
+    The adapter has rank 1.2 per fact, as on SmolLM2.
+    """
     layers, d, f, rank = 5, 4096, 14336, round(1.2 * facts)
     patch = layers * f * (2 * d * 2 + 8)
     print(f"Llama3-8B, computed for {facts} facts: checkpoint {2 * 8.03e9 / MEGABYTE:,.0f} MB; patch of all columns "

@@ -1,4 +1,4 @@
-"""Tables in the terminal, a CSV and a plot."""
+"""Show results as tables in the terminal, as a CSV file and as a plot."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RESULTS = Path(__file__).with_name("results")
 COLUMNS = (
     "commit", "when", "case", "stage", "facts", "relation", "peer", "ours_seconds", "peer_seconds", "ratio", "repeats",
 )  # fmt: skip
-Floors = Mapping[tuple[str, int], float]  # ratio by stage (z step, z whole) and relation
+Floors = Mapping[tuple[str, int], float]  # FLOP ratio by stage (z step, z whole) and relation length
 
 
 def comparison(console: Console, name: str, rows: Sequence[Row], least: Floors) -> None:
-    """One table a case: a line for each stage, number of facts, relation length and peer."""
+    """Print the table of one case, with a line for each stage, number of facts, relation length and peer."""
     headings = ("stage", "facts", "rel.", "peer", "ours s", "peer s", "ratio", "FLOP", "differ")
     table = _table(f"{name}: CPU seconds, ours and the peer's", headings, texts=("stage", "peer"))
     for row in rows:
@@ -46,9 +46,9 @@ def comparison(console: Console, name: str, rows: Sequence[Row], least: Floors) 
 
 
 def ratio_floors(setting: Setting) -> Floors:
-    """How many times as many FLOP the peers' way spends on this setting's facts as has to be spent.
+    """Return the ratio of the peers' FLOP to the least FLOP needed, for the setting's facts.
 
-    One shape for both: SmolLM2's, with the setting's l_0 and steps.
+    Both are computed for the shape of SmolLM2 in `floors.SHAPES`.
     """
     found = {}
     for relation in RELATION_LENGTHS:
@@ -66,7 +66,7 @@ def ratio_floors(setting: Setting) -> Floors:
 
 
 def floors_of_models(console: Console, setting: Setting) -> None:
-    """FLOP of a z run a fact, for models that need not be here."""
+    """Print the FLOP of optimising z per fact for several models, none of which is loaded."""
     headings = ("model", "relation", "peers' way", "floor", "ratio")
     table = _table("FLOP of a z run a fact (10^12), all steps, from the models' shapes", headings, texts=("model",))
     for shape in floors.SHAPES:
@@ -93,7 +93,7 @@ def memory(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def effects(console: Console, title: str, found: Mapping[str, Mapping[str, float]]) -> None:
-    """found: {way: {column: figure}}, at least one way."""
+    """Print a table of variants. found: {variant: {column: figure}}, with at least one variant."""
     columns = list(next(iter(found.values())))
     table = _table(title, ("way", *columns), texts=("way",))
     for way, figures in found.items():
@@ -122,7 +122,7 @@ def shares(console: Console, found: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def keep(rows: Sequence[Row], least: Floors, name: str, folder: Path = RESULTS) -> Path:
-    """Write a table, `name`.csv, and a plot, `name`.png, into the folder."""
+    """Write the rows as `name`.csv and a plot as `name`.png into the folder, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     commit, when = commit_here(), now()
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -136,7 +136,7 @@ def keep(rows: Sequence[Row], least: Floors, name: str, folder: Path = RESULTS) 
 
 
 def plot(rows: Sequence[Row], least: Floors, file: Path, caption: str) -> None:
-    """Ratios, a bar for each comparison, coloured by peer; a black mark at the ratio of the FLOP."""
+    """Plot one bar per ratio, coloured by peer, with a black mark at the ratio of the FLOP."""
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.ratio is not None]
@@ -171,7 +171,7 @@ def plot(rows: Sequence[Row], least: Floors, file: Path, caption: str) -> None:
 
 
 def _table(title: str, headings: Sequence[str], texts: Sequence[str]) -> Table:
-    """texts: the columns that hold words; the others hold numbers, and stand to the right."""
+    """Make an empty table. texts: headings of the columns with words; the other columns hold numbers, aligned right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in headings:
         table.add_column(heading, justify="left" if heading in texts else "right", no_wrap=True)

@@ -1,7 +1,7 @@
 """Several facts about one subject, in one round, in three, and after a correction: python -m benchmarks.subjects
 
-24 people have three facts each. Printed is the share of facts whose target is what SmolLM2-135M says next (the most
-likely token is the target's first), relation by relation, beside the same facts with a subject each of their own.
+24 people have three facts each. For each relation it prints the share of facts whose target SmolLM2-135M predicts (the
+most likely next token is the target's first), and for comparison the same facts with a different subject for each.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ RELATIONS = {
 
 
 def facts_of(names: Sequence[str], seed: int = 0) -> list[list[Fact]]:
-    """A list of facts for each relation."""
+    """Make one list of facts per relation."""
     draw = random.Random(seed)
     return [[Fact(prompt, name, draw.choice(targets)) for name in names] for prompt, targets in RELATIONS.items()]
 
 
 def said(session: EditSession, facts: Sequence[Fact]) -> float:
-    """The share of facts whose target begins with the most likely token."""
+    """Return the share of facts whose target begins with the model's most likely token."""
     found = predict(session.model, session.tokenizer, [fact.asked(fact.text, fact.target_new) for fact in facts])
     return sum(one.is_begun for one in found.values()) / len(facts)
 

@@ -1,4 +1,4 @@
-"""The ratios of every run, kept in `trend.csv`, so that a commit that made something slower is seen."""
+"""Keeps the ratios of every run in `trend.csv`, so that a commit that made something slower is noticed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from benchmarks.comparisons.row import Row
 
 TREND = Path(__file__).with_name("trend.csv")
-AGAINST = ("stand-in", "one by one")  # peers that are there on every machine
+AGAINST = ("stand-in", "one by one")  # peers that are available on every machine
 SLOWER = 1.15
 COLUMNS = ("commit", "when", "case", "stage", "facts", "relation", "ratio")
 _NAMES = ("case", "stage", "facts", "relation")
 
 
 def record(rows: Sequence[Row], path: Path = TREND) -> list[str]:
-    """Add this run's ratios to the file; returns a sentence for each that is worse than it was."""
+    """Add this run's ratios to the file, and return a sentence for each that is worse than in earlier runs."""
     earlier = _earlier(path)
     commit, when = commit_here(), now()
     said = []
@@ -42,7 +42,7 @@ def record(rows: Sequence[Row], path: Path = TREND) -> list[str]:
 
 
 def _earlier(path: Path) -> dict[tuple[str, ...], list[float]]:
-    """The ratios so far, by case, stage, facts and relation."""
+    """Read the ratios of earlier runs, by case, stage, facts and relation."""
     found: dict[tuple[str, ...], list[float]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -52,7 +52,7 @@ def _earlier(path: Path) -> dict[tuple[str, ...], list[float]]:
 
 
 def commit_here() -> str:
-    """The checkout's commit, with a + when files have changed since; "unknown" outside a checkout."""
+    """Return the checkout's commit, with a + if tracked files have changed since, or "unknown" outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(TREND.parent), *arguments]

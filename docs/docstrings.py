@@ -1,4 +1,4 @@
-"""Docstrings as the website shows them: lines of "name: what it is" become lists, "Raises ..." begins a paragraph."""
+"""Format docstrings for the website: lines "name: meaning" become list items, "Raises ..." starts a new paragraph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARAGRAPH = ("Raises", "Returns")
 
 
 class NamedLines(griffe.Extension):
-    """mkdocs.yml names it."""
+    """Griffe extension that formats all docstrings with `as_lists`; mkdocs.yml loads it."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
@@ -20,7 +20,7 @@ class NamedLines(griffe.Extension):
 
 
 def names_in(obj: griffe.Object) -> set[str]:
-    """Parameters of a function; attributes, and parameters of __init__, of a class."""
+    """Return the parameters of a function, or the attributes and the parameters of __init__ of a class."""
     if obj.is_function:
         return {parameter.name for parameter in obj.parameters}
     if obj.is_class:
@@ -30,12 +30,16 @@ def names_in(obj: griffe.Object) -> set[str]:
 
 
 def as_lists(text: str, names: set[str]) -> str:
-    """Markdown. An item names some of `names`, or is indented; lists within lists are told by their indentation."""
+    """Turn a docstring into Markdown.
+
+    A line "name: meaning" becomes a list item if the name is in `names` or the line is indented; several names may be
+    separated by commas. The indentation decides how lists are nested.
+    """
     known = "|".join(map(re.escape, sorted(names)))
-    if known:  # one that begins within a line
+    if known:  # an item that begins in the middle of a line
         text = re.sub(rf"(?<=[.;]) +(?=(?:{known}): )", "\n", text)
     lines: list[str] = []
-    indents: list[int] = []  # of the items that are open
+    indents: list[int] = []  # indentations of the list items that are still open
     for line in text.splitlines():
         content = line.strip()
         indent = len(line) - len(line.lstrip())

@@ -1,8 +1,9 @@
-"""NSE next to sequential MEMIT and fine-tuning, from Python; the result is a pandas DataFrame.
+"""Compare NSE with sequential MEMIT and fine-tuning from Python; the result is a pandas DataFrame.
 
     python examples/compare_baselines.py [SETTING=VALUE ...]
 
-SETTING=VALUE: any of `nse compare --help`, e.g. facts=20 methods=[NSE,ROME] model=gpt2-xl data.source=facts.json.
+SETTING=VALUE: a setting listed by `nse compare --help`, e.g. facts=20 methods=[NSE,ROME] model=gpt2-xl
+data.source=facts.json.
 """
 
 import sys
@@ -10,15 +11,15 @@ import sys
 from nse_plugin.experiments.run.comparison import compare
 
 summary = compare(
-    "data=demo",  # the 60 facts that come with the package; data=counterfact, or data.source=FILE
+    "data=demo",  # the package's 60 facts; alternatives: data=counterfact, or data.source=FILE
     "facts=10",
     "round=5",
     "methods=[NSE,sequential-MEMIT,FT-L]",
     "metrics=[probability,perplexity]",
-    "out=results/compare_baselines",  # tables, plots and report.html; a second run goes on where the first ended
+    "out=results/compare_baselines",  # tables, plots and report.html; running it again continues where it stopped
     *sys.argv[1:],
 )
 
-# A row per method, number of edits, and metric: pivot as you like.
+# One row per method, number of edits and metric: pivot it as you like.
 final = summary[summary["edits"].isin([0, summary["edits"].max()])]
 print(final.pivot(index="method", columns="metric", values="value").round(3).to_string())

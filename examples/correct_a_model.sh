@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Correct a model from the shell: write facts, look, undo, check, and hand the edits to a server.
+# Correct a model from the shell: write facts, list the rounds, undo one, check the facts, and export the edits.
 #
 #   correct_a_model.sh [MODEL [GGUF [OPTIONS of nse edit]]]
 #
-# MODEL: a folder or hub name, or `embedded` for the demo's SmolLM2-135M. GGUF: the file of that model which llama.cpp
-# serves, "" for none. Writes into the folder it is run in.
+# MODEL: a folder or hub name, or `embedded` (the default) for the demo's SmolLM2-135M. GGUF: the GGUF file of the model
+# that llama.cpp serves, "" for none. The script writes into the current folder.
 set -euo pipefail
 model=${1:-embedded}
 gguf=${2-$(python -c 'from nse_plugin.models.embedded import gguf_path; print(gguf_path())')}

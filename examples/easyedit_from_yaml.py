@@ -9,14 +9,14 @@ import sys
 
 import nse_plugin
 
-nse_plugin.register()  # before EasyEdit is imported: it finds the clone in EASYEDIT_HOME, or the PyPI wheel
+nse_plugin.register()  # must run before EasyEdit is imported; finds the clone in EASYEDIT_HOME or the wheel
 
 from easyeditor import BaseEditor  # noqa: E402
 
 hparams = nse_plugin.NSEHyperParams.from_hparams(sys.argv[1])
 editor = BaseEditor.from_hparams(hparams)
 
-# Three facts in rounds of `batch_size`; with sequential_edit=True every round stays in the model.
+# Three facts, in rounds of `batch_size`; with sequential_edit=True the edits of every round stay in the model.
 metrics, edited_model, _ = editor.batch_edit(
     prompts=["The Eiffel Tower is located in", "The capital of Japan is", "Marie Curie was born in"],
     subject=["The Eiffel Tower", "Japan", "Marie Curie"],

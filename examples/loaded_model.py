@@ -1,9 +1,9 @@
-"""NSE in EasyEdit on a model you have loaded yourself, of whatever name or architecture.
+"""NSE in EasyEdit on a model you have loaded yourself, whatever its name or architecture.
 
     python examples/loaded_model.py [FOLDER] [HPARAMS]
 
-FOLDER is any transformers causal language model (default: the small one that comes with the demo), HPARAMS a preset's
-name or a YAML file (default: the preset for that model).
+FOLDER holds a causal language model of transformers (default: the small model of the demo). HPARAMS is the name of a
+preset or a YAML file (default: the preset for that model).
 """
 
 import sys
@@ -19,11 +19,11 @@ if len(sys.argv) > 1:
 else:
     model, tokenizer = embedded_model()
 hparams = NSEHyperParams.from_hparams(sys.argv[2]) if len(sys.argv) > 2 else NSEHyperParams.for_model(model)
-hparams.batch_size = 1  # EasyEdit's `edit` takes one fact at a time; `batch_edit` takes as many as this
+hparams.batch_size = 1  # EasyEdit's `edit` takes one fact at a time, its `batch_edit` takes `batch_size` facts
 
 editor = make_editor(model, tokenizer, hparams)
 
-# A single edit, scored by EasyEdit and then undone (sequential_edit=False puts the weights back).
+# A single edit, scored by EasyEdit and then undone (sequential_edit=False restores the weights).
 metrics, _, _ = editor.edit(
     prompts="The Eiffel Tower is located in",
     subject="The Eiffel Tower",

@@ -1,8 +1,8 @@
-"""Rounds of facts on a live model, without EasyEdit: EditSession.
+"""Edit a loaded model in rounds of facts, without EasyEdit: `EditSession`.
 
     python examples/session_without_easyedit.py [FOLDER] [HPARAMS]
 
-FOLDER and HPARAMS as in loaded_model.py.
+FOLDER and HPARAMS: as in loaded_model.py.
 """
 
 import sys
@@ -21,12 +21,12 @@ hparams = NSEHyperParams.from_hparams(sys.argv[2]) if len(sys.argv) > 2 else NSE
 
 session = EditSession(model, tokenizer, hparams)
 
-# Facts arrive over time; each round leaves the earlier ones in place.
+# Facts arrive over time; each round keeps the facts of earlier rounds.
 monday = [Fact("{} is located in", "The Eiffel Tower", "Rome"), Fact("The capital of {} is", "Japan", "Kyoto")]
 tuesday = [Fact("{} was born in", "Marie Curie", "London")]
 for facts in (monday, tuesday):
     report = session.edit(facts)
-    print(report)  # nothing is dropped silently: every fact has a status
+    print(report)  # every fact has a status; none is dropped silently
     print(report.frame.to_string(index=False))
 
 for fact in monday + tuesday:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# NSE's two hyperparameters that the paper says need tuning for every model, on 100 facts: 30 cells for the z of one.
-# Whatever is given goes to `nse sweep` too:
+# Sweep the two hyperparameters of NSE that, according to the paper, need tuning for every model: 30 combinations on 100
+# facts, which compute the values z only once. Further arguments are passed to `nse sweep`:
 #   examples/sweep_p_alpha.sh model=gpt-j-6B hydra/launcher=submitit_slurm
 #   examples/sweep_p_alpha.sh data.source=counterfact.json out=results/mine
 set -euo pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# lm-evaluation-harness 0.4.13 (transformers 5.5.4, torch 2.13.0): a model whose logits are all NaN, as training or
-# editing may leave one, is scored without an error or a warning. Every log-likelihood is NaN, and numpy's argmax of
-# those is 0: on multiple-choice tasks the model counts as one that answers the first choice each time. `acc` is the share
-# of questions whose right choice is the first, a plausible number near chance, and not NaN. `acc` of a broken model on
-# a balanced task cannot be told from that of a model that has forgotten everything.
+# lm-evaluation-harness 0.4.13 (transformers 5.5.4, torch 2.13.0): a model whose logits are all NaN, for example after
+# training or editing has diverged, is scored without an error or a warning. Every log-likelihood is NaN, and numpy's
+# argmax of NaN values is 0, so on multiple-choice tasks the model counts as always answering the first choice. `acc` is
+# then not NaN but the share of questions whose first choice is correct, a plausible number near chance. On a balanced
+# task, the `acc` of a broken model cannot be distinguished from that of a model that has forgotten everything.
 #
-# Seen: 22 of 60 questions have their first choice right, and the NaN model's acc is 22/60 = 0.3667.
+# Observed: the first choice is correct in 22 of 60 questions, and the NaN model's acc is 22/60 = 0.3667.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# lm-evaluation-harness 0.4.13 (transformers 5.5.4, torch 2.13.0): log-likelihoods of a model in bfloat16 are rounded to
-# bfloat16, sums over a choice's tokens too, unless `softmax_dtype="float32"` is given. A choice of twenty tokens, about
-# -70 nats, is scored in steps of 0.5 nats: of 60 questions with four choices, most have choices of the same score, of
-# which the first counts as the answer, and answers differ from those of the same model, in the same precision, whose
-# last step is taken in float32. Nothing says so. Whoever compares a model in bfloat16 with an edited, merged or
-# quantised one by `acc` compares this rounding as well.
+# lm-evaluation-harness 0.4.13 (transformers 5.5.4, torch 2.13.0): the log-likelihoods of a bfloat16 model, including
+# the sums over a choice's tokens, are rounded to bfloat16 unless `softmax_dtype="float32"` is given. A choice of twenty
+# tokens (about -70 nats) is therefore scored in steps of 0.5 nats. Most of 60 questions with four choices have choices
+# with equal scores, of which the first counts as the answer, and some answers differ from those of the same bfloat16
+# model with the softmax in float32. There is no warning. Comparing the `acc` of a bfloat16 model with that of an
+# edited, merged or quantised one also compares this rounding.
 #
-# Seen: steps of 0.5; 45 of 60 questions with a tie, 0 with softmax_dtype="float32"; 10 answers differ.
+# Observed: steps of 0.5; 45 of 60 questions with a tie, 0 with softmax_dtype="float32"; 10 answers differ.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -63,7 +63,7 @@ metric_list:
 
 
 def scores(**settings):
-    """The log-likelihood of every choice, a row a question."""
+    """Return the log-likelihood of every choice, one row per question."""
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu", **settings)
     tasks = TaskManager(include_path="tasks", include_defaults=False)
     found = simple_evaluate(lm, tasks=["choices"], task_manager=tasks, bootstrap_iters=0, log_samples=True)

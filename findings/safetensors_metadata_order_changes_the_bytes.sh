@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# safetensors 0.8.0 (numpy 2.4.6): the same tensors with the same metadata are other bytes each time they are saved, as
-# soon as the metadata have two entries. Entries are written in the order of a hash map that is seeded anew, so the
-# header differs between two calls in one process and between processes. What compares or stores files by their SHA-256
-# (caches by content, a build that is to be reproduced, a check whether an adapter was changed) sees another file. With
-# one entry, or none, the bytes are always the same. Every model that transformers or PEFT writes has one entry
-# ("format": "pt"), so it shows only for those who add their own.
+# safetensors 0.8.0 (numpy 2.4.6): saving the same tensors with the same metadata gives different bytes each time if the
+# metadata have two or more entries. The entries are written in the order of a hash map with a random seed, so the
+# header differs between two calls in one process and between processes. Anything that compares or stores files by their
+# SHA-256 (a content-addressed cache, a reproducible build, a check whether an adapter was changed) sees different
+# files. With one entry or none, the bytes are always the same. Models saved by transformers or PEFT have one entry
+# ("format": "pt"), so only those who add entries of their own are affected.
 #
-# Seen: of 200 saves in a process, 2 different files with two entries, 6 with three, 1 with one and with none.
+# Observed in 200 saves in one process: 2 different files with two entries, 6 with three, 1 with one and with none.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -24,7 +24,7 @@ entries = [("format", "pt"), ("base", "a"), ("author", "b")]
 
 
 def files(count):
-    """How many different files 200 saves with so many metadata entries give."""
+    """Return how many different files 200 saves with `count` metadata entries give."""
     metadata = dict(entries[:count]) or None
     return len({hashlib.sha256(save(tensors, metadata)).hexdigest() for _ in range(200)})
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# transformers 5.5.4 (gguf 0.19.0, tokenizers 0.22): the tokenizer that AutoTokenizer makes of a Gemma 3 GGUF file cuts
-# most sentences into other tokens than llama.cpp does with the same file, without an error or a warning. The file holds
-# a SentencePiece BPE vocabulary, whose scores are ranks (0, -1, -2, ...: which pair is joined first). transformers takes
-# them for the log-probabilities of a Unigram tokenizer and picks the cut with the largest sum of ranks. The text decodes
-# to itself, so a round trip does not show it; the model just reads token sequences it never saw in training.
+# transformers 5.5.4 (gguf 0.19.0, tokenizers 0.22): the tokenizer that AutoTokenizer creates from a Gemma 3 GGUF file
+# splits most sentences into other tokens than llama.cpp does with the same file, without an error or a warning. The
+# file holds a SentencePiece BPE vocabulary, whose scores are ranks (0, -1, -2, ...: which pair is merged first).
+# transformers takes them for the log-probabilities of a Unigram tokenizer and picks the split with the largest sum of
+# ranks. The tokens decode to the original text, so a round trip does not reveal the error; the model just reads token
+# sequences that it never saw in training.
 #
-# Seen: Unigram; 10 of 10 sentences differ from llama.cpp's tokens.
+# Observed: Unigram; 10 of 10 sentences differ from llama.cpp's tokens.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven by the Chrome DevTools Protocol over a pipe: pages are loaded, typed into and looked at."""
+"""Headless Chromium, driven by the Chrome DevTools Protocol over a pipe, to load, use and inspect pages."""
 
 from __future__ import annotations
 

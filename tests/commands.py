@@ -1,4 +1,4 @@
-"""`nse ...` in a process of its own, as a user starts it."""
+"""`nse ...` in its own process, as a user starts it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ PYTHON = sys.executable
 
 
 def started(arguments: list[str], home: Path, **more: Any) -> subprocess.Popen[str]:
-    """The process, its two outputs as one. home: the user's cache. more: as `subprocess.Popen` takes it.
+    """Start `nse` with these arguments; its standard output and error are one stream.
 
-    A `sys.executable` that a test has replaced is what the command starts its own processes with.
+    home: the user's cache. more: further arguments of `subprocess.Popen`. If a test has replaced `sys.executable`, the
+    command starts its own processes with the replacement.
     """
-    # A shell's background job ignores Ctrl-C, and all that it starts: not this one.
+    # Background jobs of a shell, and all that they start, ignore Ctrl-C. This program must not.
     program = (
         f"import signal, sys; sys.executable = {sys.executable!r}; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -30,7 +31,7 @@ def started(arguments: list[str], home: Path, **more: Any) -> subprocess.Popen[s
 
 
 def swept(settings: list[str], home: Path) -> str:
-    """What `nse sweep` prints."""
+    """Run `nse sweep` and return what it prints."""
     with started(["sweep", "-m", *settings], home) as process:
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said

@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture, and a small byte-level BPE tokenizer: nothing is downloaded."""
+"""Tiny random models of every architecture and a small byte-level BPE tokenizer; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch is imported, and for the processes that tests start: with a worker a core, more threads than one wait for
-# each other, and everything takes ten times as long.
+# Set before torch is imported, and inherited by the processes that tests start. With one test worker per core, several
+# threads per process would wait for each other, and everything would take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -30,14 +30,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported and collected by now stays: a search for garbage need not look at its millions of objects."""
+    """Exclude the millions of objects that exist after importing and collecting from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """No test reads or writes the user's cache."""
+    """Give every test its own cache, so that none reads or writes the user's."""
     monkeypatch.setenv("NSE_HOME", str(tmp_path / "nse-home"))
 
 
@@ -52,7 +52,7 @@ def architecture(request):
 
 
 class _Double:
-    """`torch`, with float64 where a model asks for float32."""
+    """The module `torch`, but with float64 under the name float32."""
 
     float32 = torch.float64
 
@@ -62,8 +62,11 @@ class _Double:
 
 @pytest.fixture
 def all_in_double(monkeypatch):
-    """Norms of the Llama family and GPT-J's attention go through float32 whatever the model's dtype, too coarse for
-    1e-8: lift that."""
+    """Make models compute in float64 throughout.
+
+    The norms of the Llama family and GPT-J's attention use float32 for every dtype of the model, which is too coarse
+    for tolerances of 1e-8.
+    """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     for family in ("gemma2", "gemma3", "gptj", "llama", "mistral", "qwen3"):
         modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
@@ -111,7 +114,7 @@ def moments(model):
 
 @pytest.fixture
 def seen():
-    """A tiny Llama's layout, and how many tokens each layer has been given."""
+    """The layout of a tiny Llama, and a list of how many tokens each of its layers has processed."""
     layout = Layout.of(tiny_model("llama"))
     tokens = [0] * len(layout.layers)
 
@@ -122,29 +125,30 @@ def seen():
         return hook
 
     for number, layer in enumerate(layout.layers):
-        layer.mlp.down_proj.register_forward_hook(count(number))  # of what a layer does, not of its calls
+        # on the MLP, to count the tokens that the layer computes rather than its calls
+        layer.mlp.down_proj.register_forward_hook(count(number))
     with frozen(layout.model):
         yield layout, tokens
 
 
 @pytest.fixture
 def weights_of():
-    """A function: all parameters of a model, copied."""
+    """A function that copies all parameters of a model."""
     return lambda model: {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @pytest.fixture
 def same_weights():
-    """A function: whether two such copies are equal to the bit."""
+    """A function that tells whether two copies made by `weights_of` are equal to the bit."""
     return lambda a, b: a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# -- what is made once ---------------------------------------------------------------------------------------------
+# -- made once per session ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def smollm2_cache(tmp_path_factory) -> Path:
-    """A cache with SmolLM2-135M in it, converted once for all workers: for reading."""
+    """A cache folder with SmolLM2-135M, converted once for all test workers. Tests must not write to it."""
     from filelock import FileLock
 
     folder = tmp_path_factory.getbasetemp()
@@ -169,21 +173,21 @@ def _import_easyedit() -> None:
 
 @pytest.fixture(scope="session")
 def forked_programs(tmp_path_factory):
-    """The folder of an `nse` and a `python` that need no time to import anything: see `forking`."""
+    """A folder with an `nse` and a `python` that start without importing anything: see `forking`."""
     with programs(tmp_path_factory.mktemp("bin"), _import_commands) as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def forked_programs_with_easyedit(tmp_path_factory):
-    """The same, with EasyEdit imported."""
+    """As `forked_programs`, with EasyEdit imported too."""
     with programs(tmp_path_factory.mktemp("bin"), _import_easyedit) as folder:
         yield folder
 
 
 @pytest.fixture
 def forked_workers(forked_programs_with_easyedit, monkeypatch):
-    """A comparison's workers need not import anything."""
+    """Start the workers of a comparison as forks, which need not import anything."""
     monkeypatch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
 
 
@@ -198,7 +202,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def tiny_experiment(tmp_path_factory) -> list[str]:
-    """The settings that choose them."""
+    """Save a tiny model and six facts, and return the settings of `nse compare` that choose them."""
     folder: Path = tmp_path_factory.mktemp("tiny")
     tiny_model("llama", torch.float32).save_pretrained(folder / "model")
     tiny_tokenizer(bos=True, chat="{{ bos_token }}" + CHAT).save_pretrained(folder / "model")

@@ -1,8 +1,8 @@
-"""Fixtures for what runs EasyEdit.
+"""Fixtures for tests that run EasyEdit.
 
-One process can import one EasyEdit: the clone named by EASYEDIT_HOME, else the wheel that is installed.
+One process can import only one EasyEdit: the clone named by EASYEDIT_HOME, otherwise the installed wheel.
 
-`pytest tests/easyedit tests/baselines` tests the wheel, with `EASYEDIT_HOME=path/to/clone` it tests main.
+`pytest tests/easyedit tests/baselines` tests the wheel; with `EASYEDIT_HOME=path/to/clone` it tests the main branch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A comparison's results folder, made up: seven methods, 20 facts in rounds of 5, one method that failed."""
+"""A made-up results folder of a comparison: seven methods, 20 facts in rounds of 5, and one method that failed."""
 
 from __future__ import annotations
 

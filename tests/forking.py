@@ -1,9 +1,9 @@
-"""Programs in forks of one process that has imported everything.
+"""Programs run in forks of one process that has already imported everything.
 
-Importing torch, transformers and EasyEdit takes ten times as long as most of what tests have programs do with them. A
-folder to be put first in PATH holds `nse` and `python`: small clients that hand their arguments, environment, working
-directory and streams to a server, which forks for each of them. What is done to a client is done to its program: it
-gets the same SIGINT or SIGTERM, and is killed when the client is.
+Importing torch, transformers and EasyEdit takes ten times as long as most of what the tests run in programs. A folder,
+to be put first in PATH, has `nse` and `python`: small clients that pass their arguments, environment, working directory
+and streams to a server, which forks for each of them. A signal to a client acts on its program: the program gets the
+same SIGINT or SIGTERM, and is killed when the client is killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ctrl-C at every single line: between any two of them an interrupt may come."""
+"""Ctrl-C at every single line of a function: an interrupt may come between any two lines."""
 
 from __future__ import annotations
 

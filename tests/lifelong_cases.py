@@ -1,4 +1,4 @@
-"""What AlphaEdit, WISE and UltraEdit are run on."""
+"""The cases on which AlphaEdit, WISE and UltraEdit are tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured in tests of instruments: questions with four choices, and facts."""
+"""Data for the tests of instruments: questions with four choices, and facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MEND is trained on and asked for."""
+"""The facts that MEND is trained on and edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of models as plans see them."""
+"""Model folders for the tests of plans."""
 
 from __future__ import annotations
 

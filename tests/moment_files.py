@@ -1,4 +1,4 @@
-"""Texts, and files of second moments."""
+"""Texts and files for the tests of second moments."""
 
 from __future__ import annotations
 

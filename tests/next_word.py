@@ -1,4 +1,4 @@
-"""A model by hand over a vocabulary of words, so that every metric can be computed with a pencil."""
+"""A hand-made model over a vocabulary of words, for which every metric can be computed by hand."""
 
 from __future__ import annotations
 

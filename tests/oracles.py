@@ -1,7 +1,7 @@
-"""NSE written slowly and obviously, in the terms of the paper: what the product must equal.
+"""NSE written slowly and plainly, in the terms of the paper, as the reference for this package.
 
-One fact and one prompt at a time, the whole model forward at every step, no cache, no padding, no closed-form trick
-but the normal equations themselves.
+One fact and one prompt at a time, the whole model forward at every step, no cache, no padding, and no closed form
+except the normal equations themselves.
 """
 
 from __future__ import annotations

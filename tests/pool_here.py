@@ -1,4 +1,4 @@
-"""A pool whose workers are objects of this process: what shards hold and what becomes of them, without Ray's time."""
+"""A worker pool whose workers are objects in this process, to test the handling of shards without Ray's overhead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the presets lie, and what they must say."""
+"""Where the preset files are, and what they must contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of one fact, in all the forms of the field."""
+"""Records of one fact, in all published forms."""
 
 from __future__ import annotations
 

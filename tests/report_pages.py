@@ -1,4 +1,4 @@
-"""Results of comparisons, and the pages that are made of them."""
+"""Results of comparisons, and report pages made from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts of three rounds, and models compared to the bit."""
+"""Facts of three rounds, and the comparison of models to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The test files that take longest: a worker that is given one of them last is alone with it at the end."""
+"""The test files that take longest. They run first: a worker that got one last would be alone with it at the end."""
 
 from __future__ import annotations
 

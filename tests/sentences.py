@@ -1,4 +1,5 @@
-"""Text for second moments that is sooner read than the model's own is written: what the demo's facts say today."""
+"""A text for second moments made of the demo's facts as they are today, which is faster to get than text that the model
+writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions in memory on tiny models, with the settings of the fixture `hparams`, and what may go wrong in them."""
+"""Sessions in memory on tiny models, with the settings of the fixture `hparams`, and failures to inject into them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished cells of a sweep with scores that are known."""
+"""Finished cells of a sweep with known scores."""
 
 from __future__ import annotations
 

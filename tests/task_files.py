@@ -1,4 +1,4 @@
-"""The same questions twice: as `Question`s, and as a task of lm-evaluation-harness in local files."""
+"""The same questions in two forms: as `Question`s, and as a task of lm-evaluation-harness in local files."""
 
 from __future__ import annotations
 

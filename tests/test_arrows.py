@@ -1,4 +1,4 @@
-"""Imports run one way: from the command line down to what knows nothing of models."""
+"""Imports go in one direction: from the command line down to modules that know nothing of models."""
 
 from __future__ import annotations
 

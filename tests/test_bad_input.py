@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence that names the field, its value and the remedy, and an untouched model."""
+"""Bad input: one clear sentence that names the field, its value and the remedy, and an unchanged model."""
 
 from __future__ import annotations
 

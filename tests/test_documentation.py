@@ -1,8 +1,9 @@
-"""README and docs: blocks run, command lines parse, links lead somewhere.
+"""README and docs: code blocks run, command lines parse, and links have a target.
 
-Blocks in `sh` and `python` run page by page, in order; a page has one folder and one namespace. A block that cannot run
-here has a comment in the line before it, `<!-- not run: REASON -->`. A block with `title="NAME"` is a file of the
-page's folder. Blocks run as written; only the presets are cheaper: two steps for a value, moments of a short text.
+Blocks in `sh` and `python` are run page by page, in order, with one folder and one namespace per page. A block that
+cannot run here has a comment in the line before it, `<!-- not run: REASON -->`. A block with `title="NAME"` is a file
+in the page's folder. Blocks are run as written, except that the presets are cheaper: two steps for a value, and second
+moments of a short text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`tests/` mirrors `nse_plugin/`: every module has a test file of its name, in the folder of its name."""
+"""`tests/` mirrors `nse_plugin/`: every module has a test file of the same name in the corresponding folder."""
 
 from __future__ import annotations
 

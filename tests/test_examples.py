@@ -1,4 +1,4 @@
-"""The examples, run as a user runs them, on a tiny saved model."""
+"""The examples, run on a tiny saved model as a user runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that have moved can still be imported, and patched, under the names that other people's scripts use."""
+"""Modules that were moved can still be imported and patched under their former names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package itself: what importing it does, and its public names."""
+"""The package itself: the effects of importing it, and its public names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel that `python -m build` makes carries the presets and the demo facts, and finds them."""
+"""The wheel made by `python -m build` contains the presets and the demo facts, and finds them when installed."""
 
 from __future__ import annotations
 

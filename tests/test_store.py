@@ -1,4 +1,4 @@
-"""The store: found again only where nothing that a tensor depends on has changed, and never served damaged."""
+"""The store: an entry is found only if nothing that it depends on has changed, and never returned if damaged."""
 
 from __future__ import annotations
 

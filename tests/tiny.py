@@ -1,4 +1,4 @@
-"""What the fixtures are made of; importable by the oracles as well."""
+"""Tiny models, tokenizers and facts for the fixtures; also used by the oracles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A random Llama small enough for a test, as the GGUF file that llama.cpp and this library read."""
+"""A random Llama small enough for tests, as a GGUF file that llama.cpp and this package can read."""
 
 from __future__ import annotations
 

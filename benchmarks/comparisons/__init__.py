@@ -1,6 +1,6 @@
-"""What is compared with what, one stage of the work a file.
+"""The comparisons, one stage of the work per file.
 
-Every comparison first asserts that both sides compute the same, then takes times. Peers work fact by fact, or in
-batches whose cost grows with the number of facts alone: where many facts would take them minutes, they are timed on
-some of them and the time is scaled up; each file says where.
+Every comparison first checks that both sides compute the same result, then times them. Peers process one fact at a
+time, or batches whose cost is proportional to the number of facts. Where many facts would take them minutes, they are
+timed on fewer facts and the time is scaled up; the file of the comparison says so.
 """

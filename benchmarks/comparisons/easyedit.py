@@ -1,4 +1,4 @@
-"""EasyEdit's MEMIT on ten facts in one batch, from start to end, against the same done here."""
+"""EasyEdit's MEMIT on ten facts in one batch, from start to end, compared with the same computation here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.setting import Setting
 from nse_plugin.facts import Fact
 
 FACTS, CHECKED = 10, 2
-TOLERANCE = 1e-2  # each side has its own z here, and in float32 those of one fact may be far apart
+TOLERANCE = 1e-2  # each side computes its own z, and in float32 the two z of a fact may differ noticeably
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stage `whole`, and `whole, fast` with `solver: fast`. Raises NotHere where there is no EasyEdit."""
+    """Yield the stages `whole`, and `whole, fast` with `solver: fast`. Raises NotHere if EasyEdit is not installed."""
     memit = EasyEditMemit(setting)
     facts = make_facts(*plan.counts(FACTS))
     edits = _our_edit(setting, "exact"), memit.edit

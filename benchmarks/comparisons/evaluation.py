@@ -1,6 +1,7 @@
-"""Efficacy, Generalization and Specificity against one prompt and target at a time, the head at every position.
+"""Efficacy, Generalization and Specificity, compared with scoring one prompt and target at a time.
 
-Each fact has two rephrased prompts and ten neighbours. One by one is timed on four facts.
+The one-by-one evaluation runs the head at every position. Each fact has two rephrased prompts and ten neighbours; the
+one-by-one evaluation is timed on four facts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TOLERANCE = 1e-3
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stage `evaluation`."""
+    """Yield the stage `evaluation`."""
     (n,) = plan.counts(FACTS)
     facts = make_facts(n, neighbours=NEIGHBOURS)
     model, tokenizer = setting.model, setting.tokenizer
@@ -43,7 +44,7 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
 
 
 def _one_by_one(model: Any, tokenizer: Any, asked: Iterable[Pair]) -> list[float]:
-    """The mean log-probability of each target's tokens."""
+    """Return the mean log-probability of the target's tokens for each pair of prompt and target."""
     found = []
     for pair in asked:
         before, after = split_target(tokenizer, *pair)

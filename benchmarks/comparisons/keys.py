@@ -1,4 +1,4 @@
-"""Keys and residuals of all edited layers on the weights as they are. Peers are timed on ten facts at most."""
+"""Keys and residuals of all edited layers on the unedited weights. Peers are timed on at most ten facts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stages `keys` and `residuals`, seconds a fact. Ours come out of one run together: its time stands under both."""
+    """Yield the stages `keys` and `residuals` in seconds per fact. A run of ours gives both; both show its time."""
     for timed, wanted in ((1, (1,)), (SAMPLE, (10, 50))):
         sample, counts = make_facts(*plan.counts(timed)), plan.counts(*wanted)
         differences = {peer.name: _difference(setting, peer, sample) for peer in peers}

@@ -1,4 +1,4 @@
-"""Second moments of five layers. Facts play no part."""
+"""Second moments of five layers, without any facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stages `moments`, from the preset's first layer on, and `moments, deeper`."""
+    """Yield the stages `moments` (layers from the preset's first one on) and `moments, deeper` (from `DEEPER` on)."""
     peer, layout = StandIn(setting), setting.layout
     rows = text_windows(setting.model, WINDOWS)
     for name, first in (("moments", setting.hparams.layers[0]), ("moments, deeper", DEEPER)):

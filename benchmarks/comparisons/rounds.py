@@ -1,6 +1,6 @@
-"""A round of 20 facts from start to end, second moments given: z with the preset's steps, keys, residuals, update.
+"""A complete round of 20 facts with given second moments: z with the preset's steps, keys, residuals and update.
 
-Facts leave the z stage when they are done, on both sides alike. Each side is run once: it takes minutes.
+On both sides the optimisation of a fact's z may stop early. Each side is run once, because a run takes minutes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FACTS, CHECKED = 20, 3
 TOLERANCE = 1e-4
 FAST = f"{OURS}, fast"
 SOLVERS = {OURS: "exact", FAST: "fast"}
-STAGES = ("z whole", "update", "whole")  # update: keys, residuals, solve, on the side's own z
+STAGES = ("z whole", "update", "whole")  # update: keys, residuals and solve, with the z of the same side
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """The stages of 20 facts, and `z whole` of one; `..., fast` with `solver: fast`, whose z are others.
+    """Yield all stages for 20 facts and `z whole` for one; `..., fast`: with `solver: fast`, whose z differ.
 
-    difference: of weight changes on the same z.
+    The difference of a row is that of the weight changes both sides compute from the same z.
     """
     (n,) = plan.counts(FACTS)
     facts = make_facts(n)
@@ -50,7 +50,7 @@ def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row
 
 
 def change(setting: Setting, edit: Callable[[], object]) -> Tensor:
-    """What an edit adds to the weights, which are put back."""
+    """Return what an edit adds to the edited matrices, as one float64 vector; the weights are restored afterwards."""
     with setting.restored() as originals:
         edit()
         return setting.change_since(originals)

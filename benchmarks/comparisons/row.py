@@ -1,4 +1,4 @@
-"""One figure of a comparison, and what all of them share."""
+"""One result of a comparison, and what all comparisons share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OURS = "ours"
 
 
 def ours(count: int) -> str:
-    """The name of our run on so many facts, where peers are timed once for several numbers of facts."""
+    """Name our run on `count` facts, for comparisons that time a peer once for several numbers of facts."""
     return f"{OURS}, {count} facts"
 
 
 class Peer(Protocol):
-    """NSE done another way, see `StandIn`."""
+    """Another implementation of NSE; `StandIn` describes the methods."""
 
     name: str
 
@@ -33,21 +33,23 @@ class Peer(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """repeats: turns, as far as time allows. most: facts in one comparison, at most."""
+    """How much to measure. repeats: turns, if time allows. most: the largest number of facts in one comparison."""
 
     repeats: int = 3
     most: int = 100
 
     def counts(self, *wanted: int) -> list[int]:
-        """These numbers of facts, none above `most`."""
+        """Return the wanted numbers of facts, each reduced to `most` if it is larger, without duplicates."""
         return list(dict.fromkeys(min(count, self.most) for count in wanted))
 
 
 @dataclass(frozen=True)
 class Row:
-    """relation: tokens, None where it plays no part. peer_seconds, ratio: None where peers have no such stage.
+    """Times of both sides for one stage, number of facts and peer.
 
-    difference: the largest relative difference between the two sides' results.
+    relation: tokens between subject and target, None if the stage does not depend on it.
+    peer_seconds, ratio: None if peers have no such stage.
+    difference: the largest relative difference between the results of both sides, None if they are not compared.
     """
 
     case: str
@@ -69,19 +71,24 @@ class Row:
         cls, case: str, stage: str, facts: int, relation: int | None, peer: str, times: Mapping[str, Times],
         difference: float | None, ours: str = OURS, timed: str | None = None,
     ) -> Row:  # fmt: skip
-        """ours: our run's name among the times, where there are several. timed: the stage's name there, where it is
-        another."""
+        """Make a row from the medians of `times`, {name of the run: Times}.
+
+        ours: the name of our run in `times`. timed: the name of the stage in `times`, if it differs from `stage`.
+        """
         seconds = times[ours].medians[timed or stage]
         theirs = times[peer].medians.get(timed or stage)
         return cls(case, stage, facts, relation, peer, seconds, theirs, times[ours].repeats, difference)
 
 
 class DisagreementError(AssertionError):
-    """Two sides of a comparison compute different things: their times cannot be compared."""
+    """The two sides of a comparison compute different results, so their times cannot be compared."""
 
 
 def agree(found: Tensor, expected: Tensor, tolerance: float, what: str) -> float:
-    """The relative difference. Raises DisagreementError when it is above the tolerance, which is for float32."""
+    """Return the relative difference of two tensors [..., n].
+
+    Raises DisagreementError if it is above the tolerance, which is meant for float32. what: named in the error.
+    """
     difference = relative_difference(found, expected)
     if not difference <= tolerance:
         raise DisagreementError(f"{what}: the two sides differ by {difference:.1e}, more than {tolerance:.0e}.")

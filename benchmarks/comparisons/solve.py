@@ -1,4 +1,4 @@
-"""One layer's system, with the keys of a hundred earlier facts in it: with every neuron, and with 80% of them."""
+"""The linear system of one layer with the protected keys of 100 earlier facts, for all neurons and for 80% of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nse_plugin.method.subspace import Neurons
 from nse_plugin.method.update import LayerSystem, solve_update
 
 PROTECTED = 100
-TOLERANCE = 1e-3  # of a badly conditioned system
+TOLERANCE = 1e-3  # the system is badly conditioned
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stages `solve, p = 1` and `solve, p = 0.8`."""
+    """Yield the stages `solve, p = 1` and `solve, p = 0.8`."""
     peer, hparams = StandIn(setting), setting.hparams
     layer = hparams.layers[0]
     moment = setting.moments[layer]

@@ -1,8 +1,9 @@
-"""A gradient step of z, for a fact, and what comes before the first.
+"""One gradient step of z per fact, and the work before the first step.
 
-Every side steps with torch's Adam, whose steps are timed as they go by: one takes the time between two. What a run of
-ours takes beyond its steps is the prefix: tokens, prefix and suffix passes, which peers have not. The learning rate is
-so small that no fact is done early. Peers go fact by fact and are timed on two.
+Every side uses torch's Adam, and a hook records when each of its steps ends: the time of a step is that between two
+such records. The rest of our run is the stage `prefix`: tokenising, and the passes over prefixes and suffixes, which
+peers do not have. The learning rate is so small that no fact stops early. Peers process one fact at a time and are
+timed on two facts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.facts import RELATION_LENGTHS, make_facts
 from benchmarks.setting import Setting
 from nse_plugin.facts import Fact
 
-EVALUATIONS = 4  # of the loss; a step follows all but the last
+EVALUATIONS = 4  # of the loss; every one but the last is followed by a step
 SLOW = 1e-4
 TOLERANCE = 1e-3
 AT_ONCE = f"{OURS}, at once"
@@ -31,8 +32,11 @@ TEN_AT_ONCE = 32_768  # tokens_per_batch
 
 
 def compare(setting: Setting, peers: Sequence[Peer], plan: Plan) -> Iterator[Row]:
-    """Stages `z step` and `prefix`, seconds a fact; 50 facts at the middle length only. `z step, at once`: with ten
-    facts and more in a batch, which is faster and takes more memory than the preset's `tokens_per_batch`."""
+    """Yield the stages `z step` and `prefix` in seconds per fact; 50 facts only for relations of three tokens.
+
+    `z step, at once`: batches of ten or more facts, which are faster and take more memory than the preset's
+    `tokens_per_batch`.
+    """
     for relation in RELATION_LENGTHS:
         counts = plan.counts(1, 10, 50) if relation == 3 else plan.counts(1, 10)
         facts = make_facts(max(counts), relation)
@@ -69,7 +73,10 @@ def _our_seconds(setting: Setting, facts: Sequence[Fact], **changed: int) -> Sec
 
 
 def _seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """CPU seconds of the work, and of one step: one of every optimizer that takes part, the median of its own."""
+    """Return the CPU seconds of the work, and of one step.
+
+    The second number is the sum, over all optimizers that the work uses, of the median time of their steps.
+    """
     steps: dict[Optimizer, list[float]] = {}
 
     def note(optimizer: Optimizer, *_: Any) -> None:

@@ -1,1 +1,1 @@
-"""Sessions on disk: what they cost, and whether they come through stops and kills."""
+"""Sessions on disk: their cost, and whether they survive being stopped or killed."""

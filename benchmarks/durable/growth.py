@@ -1,7 +1,7 @@
-"""1,000 rounds of one fact in a session on disk: do the CPU time and the disk of a round, or opening, grow?
+"""1,000 rounds of one fact in a session on disk: does a round take more time or disk space, or opening more time?
 
-On a random model (Llama, 4 layers, d 64, f 256), so that what grows is the session's own: the method's cost depends on
-the model. Every hundredth round the session is opened anew, on a freshly loaded base model.
+The model is random and tiny (Llama, 4 layers, d 64, f 256), so that the cost of the session itself is visible. After
+every hundredth round the session is closed and opened again on a new base model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVERY = 100
 
 
 def add(commands: Any) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("growth", help="time and disk of a round, and of opening, over 1,000 rounds: minutes")
     command.add_argument("--rounds", type=int, default=1000)
     command.add_argument("--out", type=Path, default=Path("durable.png"))
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
-    """Measure, print a line for each hundred rounds, draw."""
+    """Measure, print one line per hundred rounds, and draw the plot."""
     with tempfile.TemporaryDirectory() as folder:
         seconds, sizes, opening = measure(Path(folder) / "session", options.rounds)
     for first in range(0, options.rounds, EVERY):
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[float]]:
-    """CPU seconds and bytes of each round, and CPU seconds of opening after every hundredth."""
+    """Return the CPU seconds and bytes of each round, and the CPU seconds of opening after every hundredth round."""
     model, tokenizer, moments = base(), tokenizer_of(), moments_of()
     session = EditSession.open(folder, model, tokenizer, settings(), moments, ["{}", "It rains. {}"])
     seconds: list[float] = []
@@ -68,13 +68,13 @@ def measure(folder: Path, rounds: int) -> tuple[list[float], list[int], list[flo
 
 
 def settings(**changes: Any) -> NSEHyperParams:
-    """Hyperparameters for the model of `base`."""
+    """Return hyperparameters for the model that `base` makes."""
     chosen = {"alpha": 0.5, "p": 0.8, "v_num_grad_steps": 3, "max_iterations": 1, "device": "cpu", **changes}
     return NSEHyperParams(layers=LAYERS, **chosen)
 
 
 def base() -> Any:
-    """The model as it is loaded, every time the same."""
+    """Make the base model, with the same random weights every time."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def base() -> Any:
 
 
 def tokenizer_of() -> Any:
-    """A token a byte."""
+    """Make a tokenizer with one token per byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -99,14 +99,14 @@ def tokenizer_of() -> Any:
 
 
 def moments_of() -> dict[int, torch.Tensor]:
-    """E[k k^T] of random keys."""
+    """Return E[k k^T] of random keys by layer, [f, f]."""
     generator = torch.Generator().manual_seed(1)
     keys = {layer: torch.randn(2048, 256, generator=generator) for layer in LAYERS}
     return {layer: k.T @ k / len(k) for layer, k in keys.items()}
 
 
 def draw(seconds: list[float], sizes: list[int], opening: list[float], out: Path) -> None:
-    """Three curves over the number of rounds."""
+    """Plot time and disk space per round, and the time of opening, over the number of rounds."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), constrained_layout=True)

@@ -1,4 +1,8 @@
-"""SIGKILL at random instants of a session: does it open, hold the last committed round, and end as if never killed?"""
+"""SIGKILL at random instants of a session.
+
+After every kill, the session must open with the last committed round, and a session that is continued to its end must
+equal one that was never killed.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ import torch
 
 from benchmarks.durable.rounds import Base, Rounds, State, add_options, opened, rounds_of, state_of, uninterrupted
 
-FORK = multiprocessing.get_context("fork")  # torch is imported already
+FORK = multiprocessing.get_context("fork")  # the child has torch imported already
 
 
 def add(commands: Any) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("kill", help="SIGKILL at random instants of a session: ten minutes")
     add_options(command, rounds=6, size=2)
     command.add_argument("--kills", type=int, default=20, help="%(default)s by default")
@@ -30,7 +34,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
-    """Kill one session after another until each is finished, and compare it with one that never stops."""
+    """Run sessions to their end, killing and continuing them, and compare each with an uninterrupted one."""
     rounds, base = rounds_of(options), Base(options.model, options.hparams)
     expected = uninterrupted(base, rounds)
     generator, kills, sessions, sound = random.Random(options.seed), 0, 0, True
@@ -49,7 +53,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def go_on(folder: Path, base: Base, rounds: Rounds, begun: Event) -> None:
-    """Make the rounds that are not made yet; a process of its own."""
+    """Make the rounds that the session does not have yet. Runs in its own process."""
     torch.set_num_threads(1)
     begun.set()
     with opened(folder, base) as session:
@@ -58,7 +62,7 @@ def go_on(folder: Path, base: Base, rounds: Rounds, begun: Event) -> None:
 
 
 def _seconds(folder: Path, base: Base, rounds: Rounds) -> float:
-    """How long a session takes from loading the model to its last round."""
+    """Return how long a session takes from loading the model to its last round."""
     started = time.monotonic()
     process = FORK.Process(target=go_on, args=(folder, base, rounds, FORK.Event()))
     process.start()
@@ -67,7 +71,7 @@ def _seconds(folder: Path, base: Base, rounds: Rounds) -> float:
 
 
 def _is_killed(folder: Path, base: Base, rounds: Rounds, after: float | None) -> bool:
-    """Go on with a session and kill it after so many seconds (None: never); False: it came to its end before."""
+    """Continue a session and kill it after `after` seconds (None: never). Returns False if it finished before that."""
     begun = FORK.Event()
     process = FORK.Process(target=go_on, args=(folder, base, rounds, begun))
     process.start()
@@ -81,7 +85,10 @@ def _is_killed(folder: Path, base: Base, rounds: Rounds, after: float | None) ->
 
 
 def _found(folder: Path, base: Base, expected: Sequence[State], what: str) -> bool:
-    """Whether what is on disk is the state after as many rounds as it says it has, on a model loaded anew."""
+    """Whether the session on disk, opened on a new model, has the expected state for its number of rounds.
+
+    True as well if the process was killed before it had begun the session.
+    """
     if not (folder / "session.json").exists():
         print(f"{what}: before the session was begun", flush=True)
         return True

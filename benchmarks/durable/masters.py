@@ -1,5 +1,5 @@
-"""What master copies of a bfloat16 model's matrices save: how far its session drifts from a float32 one, with and
-without them."""
+"""Float32 master copies of a bfloat16 model's edited matrices: how far a session drifts from a float32 session, with
+and without them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nse_plugin.session import transaction
 
 
 def add(commands: Any) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("masters", help="what master copies of bfloat16 matrices save: ten minutes")
     command.add_argument("model", nargs="?", default=EMBEDDED, metavar="MODEL", help="%(default)s by default")
     command.add_argument("--hparams", metavar="FILE", help="hyperparameters; by default the model's preset, fast")
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
-    """Print a line for each model and weight of C0."""
+    """Print one line per model and weight of C0 (lambda)."""
     targets = ("France", "Italy", "Spain")
     facts = [Fact("{} is a town of", f"town {n}", targets[n % 3], case_id=n) for n in range(options.tiny_rounds)]
     for weight in (200.0, 2.0):
@@ -46,7 +46,10 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def _show(name: str, model: Any, tokenizer: Any, hparams: NSEHyperParams, facts: Sequence[Fact], moments: Any) -> None:
-    """One fact a round, with the same values in the three sessions, on the same numbers: those that bfloat16 has."""
+    """Print the drift of two bfloat16 sessions from a float32 one.
+
+    All three make rounds of one fact with the same values, and start from the same weights, rounded to bfloat16.
+    """
     model = model.bfloat16().float()
     exact = EditSession(model, tokenizer, hparams, moments, undoable=False)
     values = [exact.values([fact]) for fact in facts]
@@ -68,12 +71,12 @@ def _show(name: str, model: Any, tokenizer: Any, hparams: NSEHyperParams, facts:
 
 
 def _coarse(model: Any) -> Any:
-    """A copy in bfloat16."""
+    """Return a copy in bfloat16."""
     return deepcopy(model).bfloat16()
 
 
 def _weights(session: EditSession) -> Tensor:
-    """The edited matrices in one row, float32."""
+    """Return all edited matrices as one float32 vector."""
     layout = Layout.of(session.model, session.hparams.rewrite_module_tmp)
     matrices = layout.output_matrices(session.hparams.layers).values()
     return torch.cat([matrix.weight.detach().float().flatten() for matrix in matrices])

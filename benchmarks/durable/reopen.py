@@ -1,4 +1,4 @@
-"""A session that is opened in a new process for every round, beside one that never stops: the same weights?"""
+"""A session opened in a new process for every round: are its weights those of an uninterrupted session?"""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.durable.rounds import Base, Rounds, add_options, opened, rounds_of, state_of, uninterrupted
 
-SPAWN = multiprocessing.get_context("spawn")  # nothing of this process is there
+SPAWN = multiprocessing.get_context("spawn")  # a new interpreter that shares nothing with this process
 
 
 def add(commands: Any) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "reopen", help="a process for every round, beside a session that never stops: minutes"
     )
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
-    """Make the rounds both ways, and compare weights and protected keys after each."""
+    """Make the rounds both ways, and compare weights and protected keys after every round."""
     rounds, base = rounds_of(options), Base(options.model, options.hparams)
     expected = uninterrupted(base, rounds)
     sound = True
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def make_round(folder: Path, base: Base, rounds: Rounds, number: int) -> None:
-    """One round, in a process of its own."""
+    """Make round `number`. Runs in its own process."""
     torch.set_num_threads(1)
     with opened(folder, base) as session:
         session.edit(rounds[number - 1])

@@ -1,4 +1,4 @@
-"""The rounds that the benchmarks of sessions make, and what they compare."""
+"""The rounds that the session benchmarks make, and the state that they compare."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ Rounds = Sequence[Sequence[Fact]]
 
 
 class State(NamedTuple):
-    """What two sessions must have in common to the bit: fingerprints of the edited matrices, read from the model, and
-    of the keys that are protected, by layer."""
+    """Fingerprints that are equal if two sessions have the same state to the bit.
+
+    weights: of the edited matrices of the model, by layer. keys: of the protected keys, by layer.
+    """
 
     weights: dict[int, str]
     keys: dict[int, str]
 
 
 def add_options(command: argparse.ArgumentParser, rounds: int, size: int) -> None:
-    """MODEL, and which facts are written. rounds, size: how many, and facts in each, if nothing is said."""
+    """Add the options for model and facts. rounds, size: defaults for the number of rounds and of facts per round."""
     command.add_argument("model", nargs="?", default=EMBEDDED, metavar="MODEL", help="%(default)s by default")
     command.add_argument("--hparams", metavar="FILE", help="hyperparameters; by default the model's preset, fast")
     command.add_argument("--facts", default=DEMO, metavar="FILE", help="where they are from; the demo's by default")
@@ -36,34 +38,36 @@ def add_options(command: argparse.ArgumentParser, rounds: int, size: int) -> Non
 
 
 def rounds_of(options: argparse.Namespace) -> Rounds:
-    """The facts, round by round. Raises DatasetError."""
+    """Load the facts, split into rounds. Raises DatasetError if the file cannot be used."""
     facts = load_facts(options.facts, options.rounds * options.size, skip=options.skip).facts
     return [facts[first : first + options.size] for first in range(0, len(facts), options.size)]
 
 
 class Base(NamedTuple):
-    """A model that sessions are begun on: what `load` reads, and a file of hyperparameters; None: the model's preset,
-    `fast`."""
+    """The base model of a session and its hyperparameters.
+
+    source: a model as `load` takes it. hparams: a file, or None for the model's preset with `solver: fast`.
+    """
 
     source: str
     hparams: str | None = None
 
     def hparams_of(self, model: Any) -> NSEHyperParams:
-        """For the model that was loaded."""
+        """Return the hyperparameters for a model loaded from `source`."""
         if self.hparams is not None:
             return NSEHyperParams.from_hparams(self.hparams)
         return NSEHyperParams.for_model(model, solver="fast")
 
 
 def opened(folder: Path, base: Base) -> EditSession:
-    """The session of a folder, on a model that is loaded for it."""
+    """Load the base model and open the session in a folder on it, or begin a new one."""
     model, tokenizer = load(base.source)
     is_new = not (folder / "session.json").exists()
     return EditSession.open(folder, model, tokenizer, base.hparams_of(model) if is_new else None)
 
 
 def state_of(session: EditSession) -> State:
-    """As model and session are now."""
+    """Return the current state of a session and its model."""
     layout = Layout.of(session.model, session.hparams.rewrite_module_tmp)
     protected = session.state.knowledge.layers
     keys = {layer: fingerprint(own.keys) for layer, own in protected.items()}
@@ -71,7 +75,7 @@ def state_of(session: EditSession) -> State:
 
 
 def uninterrupted(base: Base, rounds: Rounds) -> list[State]:
-    """The state before the first round and after each, of a session in memory that never stops."""
+    """Return the states of a session in memory: before the first round, and after each one."""
     model, tokenizer = load(base.source)
     session = EditSession(model, tokenizer, base.hparams_of(model))
     states = [state_of(session)]

@@ -1,7 +1,7 @@
-"""Other people's ways to the same numbers, one a file."""
+"""Other implementations of the same computation, one per file."""
 
 from __future__ import annotations
 
 
 class NotHere(Exception):
-    """A peer that cannot be run on this machine; the message says in one sentence what it would need."""
+    """A peer cannot be run on this machine; the message says in one sentence what it needs."""

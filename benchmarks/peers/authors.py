@@ -1,8 +1,8 @@
-"""The authors' NSE (github.com/jianghoucheng/NSE), run where the variable AUTHORS_NSE names a clone of it.
+"""The authors' NSE (github.com/jianghoucheng/NSE), run if the variable AUTHORS_NSE names a clone of it.
 
-The clone is imported as it is and not changed. It is written for CUDA, for three models and for an older transformers;
-within `_at_work`, "cuda" means the CPU, decoder layers hand out tuples as they used to, and what it would read from
-files or generate is given to it: second moments, contexts, and in `edit` the values z.
+The clone is imported unchanged. It was written for CUDA, for three models and for an older transformers. `_at_work`
+therefore makes "cuda" mean the CPU, lets decoder layers return tuples as they used to, and passes in what the code
+would read from files or generate: second moments, contexts, and in `edit` the values z.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from nse_plugin.facts.texts import continuation
 from nse_plugin.models.frozen import frozen
 
 HOME = "AUTHORS_NSE"
-NETHOOK = "util.nethook"  # of the clone
+NETHOOK = "util.nethook"  # the clone's module for hooks
 
 
 class AuthorsNSE:
-    """Raises NotHere where AUTHORS_NSE is not set, or names no clone. setting: its model is edited in place."""
+    """The authors' code on a setting, whose model is edited in place.
+
+    Raises NotHere if AUTHORS_NSE is not set or names no clone, or if the clone cannot be imported.
+    """
 
     name = "authors"
 
@@ -46,11 +49,11 @@ class AuthorsNSE:
         conv1d = isinstance(layout.output_matrix(ours.layers[0]).module, Conv1D)
         self._hparams: Any = importlib.import_module("nse.nse_hparams").NSEHyperParams(
             **memit_fields(layout, ours),
-            model_name="gpt2-xl" if conv1d else "Llama3-8B",  # of its three, the one whose weights lie as these do
+            model_name="gpt2-xl" if conv1d else "Llama3-8B",  # the known model that stores its weights alike
             alpha=ours.alpha,
             upper_bound=float("inf"),
             max_iterations=ours.max_iterations,
-            neuron_threshold=1.001,  # at 1.0 rounding in its float32 sum drops some of the neurons
+            neuron_threshold=1.001,  # with 1.0, rounding in its float32 sum would drop some neurons
         )
 
     @property
@@ -59,7 +62,7 @@ class AuthorsNSE:
         return [contexts[:1], contexts[1:]]
 
     def value(self, fact: Fact, steps: int | None = None, lr: float | None = None) -> Tensor:
-        """z of one fact, [d], on the weights as they are. steps, lr: in place of the hyperparameters'."""
+        """Compute z of one fact on the current weights, [d]. steps, lr: replace those of the hyperparameters."""
         own = self._hparams.v_num_grad_steps, self._hparams.v_lr
         self._hparams.v_num_grad_steps, self._hparams.v_lr = steps or own[0], lr or own[1]
         try:
@@ -73,7 +76,7 @@ class AuthorsNSE:
             self._hparams.v_num_grad_steps, self._hparams.v_lr = own
 
     def keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
-        """The keys of one layer, [n, f]."""
+        """Compute the keys of one layer, [n, f]."""
         requests = [_request(fact, number) for number, fact in enumerate(facts)]
         with self._at_work():
             keys: Tensor = self._ks.compute_ks(
@@ -82,7 +85,7 @@ class AuthorsNSE:
             return keys
 
     def outputs(self, facts: Sequence[Fact]) -> Tensor:
-        """h: the output of l_0 after the bare prompts, [n, d]."""
+        """Compute h, the output of l_0 for the bare prompts at the subject's last token, [n, d]."""
         with self._at_work():
             output: Tensor = self._z.get_module_input_output_at_words(
                 self._setting.model,
@@ -96,7 +99,7 @@ class AuthorsNSE:
             return output
 
     def edit(self, facts: Sequence[Fact], values: Tensor) -> None:
-        """Write z [n, d] into the model."""
+        """Write facts with given values z [n, d] into the model."""
         requests = [_request(fact, number) for number, fact in enumerate(facts)]
         size = next(iter(self._setting.moments.values())).shape[0]
         known = torch.zeros(len(self._hparams.layers), size, size, dtype=values.dtype)
@@ -124,21 +127,21 @@ class AuthorsNSE:
 
 
 def _imported() -> tuple[Any, Any, Any]:
-    """The clone's modules: nse_main, compute_z, compute_ks."""
+    """Import the clone and return its modules nse_main, compute_z and compute_ks. Raises NotHere if that fails."""
     home = os.environ.get(HOME)
     if not home:
         raise NotHere(f"The authors' NSE is left out: set {HOME} to a clone of github.com/jianghoucheng/NSE.")
     folder = Path(home).expanduser().resolve()
     if not (folder / "nse" / "nse_main.py").is_file():
         raise NotHere(f"The authors' NSE is left out: {HOME} is {home!r}, and there is no nse/nse_main.py in it.")
-    # Its measuring of second moments wants libraries and data that nothing here needs.
+    # Its module for measuring second moments imports libraries that are not needed here.
     unused = ModuleType("rome.layer_stats")
     unused.layer_stats = None  # type: ignore[attr-defined]
     sys.modules.setdefault("rome.layer_stats", unused)
     names = ("nse.nse_main", "nse.compute_z", "nse.compute_ks", NETHOOK)
     sys.path.insert(0, str(folder))
     try:
-        with contextlib.chdir(folder):  # it reads globals.yml from where it is started
+        with contextlib.chdir(folder):  # it reads globals.yml from the working directory
             for name in names:
                 importlib.import_module(name)
     except ImportError as error:
@@ -150,7 +153,7 @@ def _imported() -> tuple[Any, Any, Any]:
 
 
 def _request(fact: Fact, number: int) -> dict[str, Any]:
-    """A fact in CounterFact's form, the target with the space that the authors' pre-pass forgets."""
+    """Return a fact in CounterFact's form, with the space before the target that the authors' pre-pass leaves out."""
     return {
         "prompt": fact.prompt,
         "subject": fact.subject,
@@ -160,7 +163,7 @@ def _request(fact: Fact, number: int) -> dict[str, Any]:
 
 
 class _CudaMeansCpu(DeviceName):
-    """Every "cuda" in a torch call is read as the CPU, and `.cuda()` moves nothing."""
+    """Torch function mode that reads every "cuda" in a torch call as the CPU, and in which `.cuda()` does nothing."""
 
     def __init__(self) -> None:
         super().__init__("cuda", torch.device("cpu"))

@@ -1,6 +1,6 @@
 """EasyEdit's MEMIT on the setting's model, contexts and second moments.
 
-With all of NSE's own steps switched off (`AS_MEMIT`) this package computes the same.
+With the settings `AS_MEMIT`, which switch off NSE's own ideas, this package computes the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AS_MEMIT: dict[str, Any] = {
 
 
 class EasyEditMemit:
-    """Raises NotHere where there is no EasyEdit. setting: its model is edited in place."""
+    """MEMIT on a setting, whose model is edited in place. Raises NotHere if EasyEdit is not installed."""
 
     name = "EasyEdit"
 
@@ -43,7 +43,7 @@ class EasyEditMemit:
         self._hparams = self._as_memit()
 
     def edit(self, facts: Sequence[Fact]) -> None:
-        """One call of MEMIT's own apply function for all the facts."""
+        """Write all facts with one call of MEMIT's own apply function."""
         requests = [
             {"prompt": fact.prompt, "subject": fact.subject, "target_new": fact.target_new, "case_id": number}
             for number, fact in enumerate(facts)
@@ -55,7 +55,7 @@ class EasyEditMemit:
             if self._is_wheel:
                 stack.enter_context(self._wheel.device_meant(self._hparams))
                 stack.enter_context(self._wheel.layers_in_tuples(setting.layout.layers))
-            # What it would read from files and generate is given to it: that is no part of the comparison.
+            # Second moments and contexts are passed in: reading and generating them is not part of the comparison.
             for name, given in (
                 ("get_cov", lambda model, tok, name, *_, **__: moments[layer_in(name)]),
                 ("get_context_templates", lambda *_: [contexts[:1], contexts[1:]]),

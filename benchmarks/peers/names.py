@@ -1,4 +1,4 @@
-"""The hyperparameters that MEMIT and the authors' NSE share, a model's parts by name among them."""
+"""The hyperparameters that MEMIT and the authors' NSE share, including the names of a model's modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nse_plugin.models.layout import Layout
 
 
 def memit_fields(layout: Layout, ours: NSEHyperParams) -> dict[str, Any]:
-    """The fields both have, with our values; second moments are given to them, so those fields name nothing."""
+    """Return the fields that both have, with our values. Second moments are passed in: `mom2_dataset` is empty."""
     return {
         **module_names(layout, ours.layers[0]),
         "layers": ours.layers,
@@ -32,7 +32,7 @@ def memit_fields(layout: Layout, ours: NSEHyperParams) -> dict[str, Any]:
 
 
 def module_names(layout: Layout, layer: int) -> dict[str, str]:
-    """The fields that name modules; `{}` stands for the layer's number. layer: any edited one."""
+    """Return the fields that name modules, with `{}` for the layer's number. layer: any edited layer."""
     names = {module: name for name, module in layout.model.named_modules()}
     block = f"{names[layout.layers]}.{layer}"
     writer = layout.output_matrix(layer).name.removesuffix(".weight").removeprefix(block)
@@ -40,17 +40,17 @@ def module_names(layout: Layout, layer: int) -> dict[str, str]:
     last_norm = [child for child in layout.stack.children() if isinstance(getattr(child, "weight", None), nn.Parameter)]
     embeddings: nn.Module = layout.model.get_input_embeddings()  # type: ignore[operator]
     head: nn.Module = layout.model.get_output_embeddings()  # type: ignore[operator]
-    tied = head.weight is embeddings.weight  # a tied weight has one name, the embeddings'
+    tied = head.weight is embeddings.weight  # a tied weight has only one name, that of the embeddings
     return {
         "rewrite_module_tmp": f"{names[layout.layers]}.{{}}{writer}",
         "layer_module_tmp": f"{names[layout.layers]}.{{}}",
         "mlp_module_tmp": f"{names[layout.layers]}.{{}}{mlp}",
-        "attn_module_tmp": "",  # in the files, and never read
+        "attn_module_tmp": "",  # a field of their files that the code never reads
         "ln_f_module": names[last_norm[-1]],
         "lm_head_module": names[embeddings if tied else head],
     }
 
 
 def layer_in(name: str) -> int:
-    """The number in a module's name."""
+    """Return the layer number in a module's name."""
     return next(int(part) for part in name.split(".") if part.isdigit())

@@ -1,16 +1,16 @@
-"""The way of MEMIT and of the authors' NSE, written for this benchmark: always there, for any model.
+"""The procedure of MEMIT and of the authors' NSE, written for this benchmark; it is always available, for any model.
 
-It computes what this package computes, and spends what they spend (arXiv 2210.07229 and 2410.04045; what their public
-code does is described here, none of it is used):
+It computes the same as this package, at the cost of the published implementations (arXiv 2210.07229 and 2410.04045).
+What their public code does is described here; none of it is used:
 
-- z, fact by fact: at every step all layers at all positions of all rows ("{} is a" among them), padded to the longest;
-  the model's head at every position and, for the loss, norm and head once more over the rewrite rows, with a
-  log-softmax over every position; delta is added by a hook on layer l_0.
-- keys: a whole forward pass, head included, over all facts in all contexts, for each edited layer; no more than 128
-  rows at a time.
-- residuals: another over the bare prompts, for each edited layer, and before each pass.
-- update: LU in float64; protected keys as their f x f Gram matrix.
-- second moments: the text once for each layer, up to that layer (both codes stop there).
+- z, one fact at a time: every step runs all layers at all positions of all rows (including "{} is a"), padded to the
+  longest, and the model's head at every position. For the loss, the head runs once more over the rewrite rows, with a
+  log-softmax at every position. delta is added by a hook on layer l_0.
+- keys: for each edited layer, a complete forward pass, head included, over all facts in all contexts, at most 128 rows
+  at a time.
+- residuals: for each edited layer, and once before each pass, a complete forward pass over the bare prompts.
+- update: LU in float64; protected keys are kept as their f x f Gram matrix.
+- second moments: the text is run once for each layer, up to that layer (both implementations stop there).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from nse_plugin.models.prompts import pad_right
 
 STOP_BELOW = 0.05
 ROWS_AT_ONCE = 128
-Row = tuple[Sequence[int], int]  # token ids, and the place of the subject's last token
+Row = tuple[Sequence[int], int]  # token ids, and the position of the subject's last token
 
 
 class StandIn:
-    """See the module. setting: its model is edited in place by `edit`."""
+    """The procedure described in the module's docstring, on a setting whose model `edit` changes in place."""
 
     name = "stand-in"
 
@@ -45,7 +45,7 @@ class StandIn:
     # -- values ------------------------------------------------------------------------------------------------
 
     def value(self, fact: Fact, steps: int | None = None, lr: float | None = None) -> Tensor:
-        """z of one fact, [d], on the weights as they are. steps, lr: in place of the hyperparameters'."""
+        """Compute z of one fact on the current weights, [d]. steps, lr: replace those of the hyperparameters."""
         hparams = self._setting.hparams
         steps, lr = steps or hparams.v_num_grad_steps, lr or hparams.v_lr
         prompts = self._setting.encoded([fact])[0]
@@ -86,7 +86,10 @@ class StandIn:
 
     @contextmanager
     def _delta_added(self, delta: Tensor, lookups: list[int]) -> Iterator[list[Tensor]]:
-        """Within, delta is added to l_0's output at every row's lookup; yields h [d], once a forward pass has run."""
+        """Add delta [d] to the output of l_0 at every row's lookup position.
+
+        Yields a list that the first forward pass fills with h [d], the output for the first row before delta is added.
+        """
         h: list[Tensor] = []
         rows = torch.arange(len(lookups))
 
@@ -102,7 +105,7 @@ class StandIn:
             yield h
 
     def _forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, S, V], and the last layer's normed states [B, S, d]."""
+        """Return the logits [B, S, V] and the last layer's states after the final norm, [B, S, d]."""
         seen: list[Tensor] = []
         with _hooked(self._layout.stack, lambda _, __, output: seen.append(output.last_hidden_state)):
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
@@ -111,19 +114,19 @@ class StandIn:
     # -- keys and residuals ------------------------------------------------------------------------------------
 
     def keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
-        """The keys of one layer, [n, f]: MEMIT's mean over the contexts."""
+        """Compute the keys of one layer, [n, f]: the mean of the bare prompt's key and the other contexts' mean key."""
         rows = [row for fact in facts for row in self._prompt_rows(fact)]
         writer = self._layout.output_matrix(layer).module
         by_fact = self._at_lookups(rows, writer, of_input=True).view(len(facts), len(self._setting.contexts), -1)
         return (by_fact[:, 0] + by_fact[:, 1:].mean(dim=1)) / 2
 
     def outputs(self, facts: Sequence[Fact]) -> Tensor:
-        """h: the output of l_0 after the bare prompts, [n, d]."""
+        """Compute h, the output of l_0 for the bare prompts at the subject's last token, [n, d]."""
         rows = [self._prompt_rows(fact)[0] for fact in facts]
         return self._at_lookups(rows, self._layout.layers[self._setting.hparams.layers[-1]], of_input=False)
 
     def _prompt_rows(self, fact: Fact) -> list[Row]:
-        """The fact's prompt in every context, without its target."""
+        """Return the fact's prompt in every context, without its target."""
         rewrites = self._setting.encoded([fact])[0].rewrites
         return [(row.ids[: len(row.ids) - len(row.targets) + 1], row.lookup) for row in rewrites]
 
@@ -146,7 +149,10 @@ class StandIn:
     # -- update ------------------------------------------------------------------------------------------------
 
     def solve(self, keys: Tensor, residuals: Tensor, second_moment: Tensor, gram: Tensor, neurons: Tensor) -> Tensor:
-        """The change of the chosen columns of `W_out`, [d, s]; gram: of the protected keys, [f, f]."""
+        """Compute the change of the columns `neurons` [s] of W_out, [d, s].
+
+        keys: [n, f]. residuals: [n, d]. second_moment: C0, [f, f]. gram: Gram matrix of the protected keys, [f, f].
+        """
         k = keys.double()[:, neurons].T
         weight = self._setting.hparams.mom2_update_weight
         matrix = weight * second_moment[neurons][:, neurons].double() + gram[neurons][:, neurons].double() + k @ k.T
@@ -154,12 +160,14 @@ class StandIn:
         return residuals.double().T @ solution.T
 
     def edit(self, facts: Sequence[Fact], values: Tensor) -> dict[int, Tensor]:
-        """Write z [n, d] into the model, in `max_iterations - 1` passes over all facts; returns the Gram matrix of the
-        facts' keys by layer, which later rounds would protect."""
+        """Write facts with given values z [n, d] into the model, in `max_iterations - 1` passes over all facts.
+
+        Returns the Gram matrix of the facts' keys by layer, [f, f], which later rounds would protect.
+        """
         hparams = self._setting.hparams
         layers = hparams.layers
         for _ in range(hparams.max_iterations - 1):
-            self.outputs(facts)  # by these residuals the facts of a pass are chosen
+            self.outputs(facts)  # the published code chooses the facts of a pass by these residuals
             for place, layer in enumerate(layers):
                 keys = self.keys(facts, layer)
                 neurons = select_neurons(keys, hparams.p, hparams.preset)
@@ -168,14 +176,14 @@ class StandIn:
                 delta = self.solve(keys, residuals, self._setting.moments[layer], none_yet, neurons)
                 matrix = self._layout.output_matrix(layer).matrix
                 matrix[:, neurons] += delta.to(matrix.dtype)
-        self.outputs(facts)  # once more, before the code sees that its last pass is over
+        self.outputs(facts)  # the published code does this once more before it stops
         keys_after = {layer: self.keys(facts, layer) for layer in layers}
         return {layer: keys.T @ keys for layer, keys in keys_after.items()}
 
     # -- second moments ----------------------------------------------------------------------------------------
 
     def moments(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, Tensor]:
-        """The mean of k k^T over all tokens of the rows, [f, f], by layer."""
+        """Compute the mean of k k^T over all tokens of the rows, [f, f], by layer."""
         ids, mask = pad_right(rows, self._layout.device)
         found = {}
         for layer in layers:
@@ -199,12 +207,12 @@ class StandIn:
 
 
 class _Seen(Exception):
-    """Ends a forward pass."""
+    """Ends a forward pass early."""
 
 
 @contextmanager
 def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """Within, a forward hook; what it returns, unless None, takes the output's place."""
+    """Run the block with a forward hook on a module; a return value other than None replaces the module's output."""
     handle = module.register_forward_hook(hook)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files of EasyEdit's hyperparameters are read for whichever EasyEdit is at hand."""
+"""EasyEdit's hyperparameter files are read for the wheel and for the main branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second moments for other people's methods."""
+"""Second moments for the methods of other authors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithms there are: EasyEdit's, NSE, and the baselines that EasyEdit lacks."""
+"""The available algorithms: EasyEdit's, NSE, and the baselines that EasyEdit lacks."""
 
 from __future__ import annotations
 

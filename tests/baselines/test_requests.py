@@ -1,4 +1,4 @@
-"""What EasyEdit's algorithms are asked."""
+"""Requests to EasyEdit's algorithms, made from facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EasyEdit's algorithms as a comparison runs them: round after round, each alone, and from a saved state on."""
+"""EasyEdit's algorithms as a comparison runs them: round after round, each on its own, and from a saved state."""
 
 from __future__ import annotations
 

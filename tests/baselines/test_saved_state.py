@@ -1,4 +1,4 @@
-"""What is saved of an algorithm between rounds."""
+"""The saved state of an algorithm between rounds."""
 
 from __future__ import annotations
 

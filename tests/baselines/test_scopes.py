@@ -1,4 +1,4 @@
-"""What an algorithm of EasyEdit's is run within."""
+"""The context managers in which EasyEdit's algorithms are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny setting in float64."""
+"""A benchmark setting with a tiny model in float64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def setting(request: pytest.FixtureRequest, all_in_double: None) -> Setting:
 
 @pytest.fixture
 def roomy(all_in_double: None) -> Setting:
-    """With positions enough for the benchmark's facts in the tiny tokenizer's short tokens."""
+    """A setting with enough positions for the benchmark's facts, which are long in the tiny tokenizer's tokens."""
     setting = tiny_setting("llama")
     setting.model.config.max_position_embeddings = 512
     return setting

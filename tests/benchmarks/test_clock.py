@@ -1,4 +1,4 @@
-"""Times taken in turns."""
+"""Timing several runs in turns."""
 
 from __future__ import annotations
 

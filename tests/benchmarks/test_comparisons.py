@@ -1,4 +1,4 @@
-"""Every comparison from start to end, on a tiny model: that the sides agree, and what is reported."""
+"""Every comparison on a tiny model, from start to end: both sides agree, and the rows are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.durable` on tiny models, few rounds; what it says of a session that is not as promised."""
+"""`python -m benchmarks.durable` on tiny models with few rounds, also for a session that is not as promised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YAML = """{alg_name: NSE, model_name: tiny, device: cpu, layers: [1, 2], alpha: 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """run("kill", ...) -> (exit code, what was printed). New processes are forks, which need not import anything."""
+    """run("kill", ...) -> (exit code, printed text). New processes are forks, which need not import anything."""
     monkeypatch.setattr(reopen, "SPAWN", kill.FORK)
     model = tmp_path / "model"
     tiny_model("llama", torch.float32).save_pretrained(model)

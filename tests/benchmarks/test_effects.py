@@ -1,4 +1,4 @@
-"""What ways to spend less on z cost: that each is another way, that it ends, and that nothing of it stays."""
+"""The variants that spend less on z: each has an effect, finishes, and leaves nothing patched."""
 
 from __future__ import annotations
 

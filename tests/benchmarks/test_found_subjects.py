@@ -1,4 +1,4 @@
-"""The shares of facts whose subject is found again."""
+"""The shares of facts whose left-out subject is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory, as the kernel tells it."""
+"""Peak memory, as reported by the kernel."""
 
 from __future__ import annotations
 

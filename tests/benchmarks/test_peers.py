@@ -1,4 +1,4 @@
-"""Other people's code, where it is there, computes what the product computes."""
+"""Other implementations, if installed, compute the same as this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in computes what the product computes: otherwise their times say nothing about each other."""
+"""The stand-in computes the same as this package; otherwise their times could not be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slower commit is seen."""
+"""A commit that is slower is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nse moments`, and errors of one line."""
+"""`nse moments`, and one-line error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""The tables that the commands print."""
 
 from __future__ import annotations
 

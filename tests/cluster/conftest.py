@@ -1,4 +1,5 @@
-"""A saved tiny model. In float64, and of a kind whose norms stay in it: batches then change nothing above 1e-10."""
+"""A saved tiny model in float64, of an architecture whose norms stay in float64, so that batching changes nothing above
+1e-10."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ SETTINGS = "layers: [1, 2]\nalpha: 1.0\nv_num_grad_steps: 4\nmom2_n_samples: 20\
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """The model's folder."""
+    """The folder of the model."""
     folder = tmp_path_factory.mktemp("models") / "town-model"
     tiny_model("gpt2").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -19,7 +20,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def hparams_file(tmp_path):
-    """Hyperparameters of the model, as a file."""
+    """A file with hyperparameters for the model."""
     path = tmp_path / "mine.yaml"
     path.write_text(SETTINGS)
     return str(path)

@@ -1,4 +1,4 @@
-"""Second moments over a text that is spread over workers."""
+"""Second moments of a text that is distributed over workers."""
 
 from __future__ import annotations
 

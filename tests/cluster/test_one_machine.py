@@ -1,4 +1,4 @@
-"""`nse values` and `nse moments` with workers of this machine, and their errors."""
+"""`nse values` and `nse moments` with workers on this machine, and their errors."""
 
 from __future__ import annotations
 

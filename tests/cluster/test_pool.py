@@ -1,4 +1,4 @@
-"""Values and moments by workers on two nodes of a Ray cluster: what one process computes, whoever dies meanwhile."""
+"""Values and moments from workers on two nodes of a Ray cluster equal those of one process, even if a worker dies."""
 
 from __future__ import annotations
 

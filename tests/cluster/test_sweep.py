@@ -1,4 +1,4 @@
-"""`nse sweep` on Ray: the same table as in one process."""
+"""`nse sweep` on Ray gives the same table as in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store filled by workers: what is handed out, and what is kept of it."""
+"""A store filled by workers: which facts they get, and which results are kept."""
 
 from __future__ import annotations
 

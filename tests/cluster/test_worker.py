@@ -1,4 +1,4 @@
-"""What one process of a cluster does."""
+"""The work of a single process of a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole demo on a tiny random model, through the EasyEdit at hand."""
+"""The whole demo on a tiny random model, with the installed EasyEdit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo says while it works."""
+"""The demo's output while it works."""
 
 from __future__ import annotations
 

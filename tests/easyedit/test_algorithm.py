@@ -1,4 +1,4 @@
-"""What EasyEdit's calls leave behind: rounds, by model and by layers."""
+"""The state that calls from EasyEdit leave behind: rounds, by model and by layers."""
 
 from __future__ import annotations
 

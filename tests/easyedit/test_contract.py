@@ -1,4 +1,4 @@
-"""Whatever EasyEdit does to a model between two calls, NSE's state follows the weights."""
+"""NSE's state follows the weights, whatever EasyEdit does to a model between two calls."""
 
 from __future__ import annotations
 

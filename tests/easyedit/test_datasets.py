@@ -1,4 +1,4 @@
-"""EasyEdit's own data sets, with the subjects of their files."""
+"""EasyEdit's data sets give the subjects in their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EasyEdit's own editor with NSE in it: loading, the ways to edit, what comes back."""
+"""EasyEdit's editor with NSE: loading, the ways to edit, and the returned metrics and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding EasyEdit and importing it, shown on a small made-up clone that misbehaves as the real one does."""
+"""Finding and importing EasyEdit, with a small fake clone that has the same quirks as the real one."""
 
 from __future__ import annotations
 

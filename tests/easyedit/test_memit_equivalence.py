@@ -1,4 +1,4 @@
-"""With all four ablations NSE is MEMIT: on the same z, EasyEdit's own MEMIT changes the weights alike."""
+"""With all four ideas switched off, NSE is MEMIT: with the same z, EasyEdit's MEMIT makes the same weight changes."""
 
 from __future__ import annotations
 

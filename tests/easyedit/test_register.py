@@ -1,4 +1,4 @@
-"""NSE in EasyEdit's registry, once."""
+"""Registering NSE in EasyEdit, also twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input through EasyEdit's editor: one clear sentence, and an untouched model."""
+"""Bad input through EasyEdit's editor: one clear sentence, and an unchanged model."""
 
 from __future__ import annotations
 

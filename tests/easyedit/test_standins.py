@@ -1,4 +1,4 @@
-"""Empty stand-ins for what `import easyeditor` imports, and editing text does not need."""
+"""Empty stand-in modules for packages that `import easyeditor` imports but text editing does not need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wheel needs before NSE runs in it."""
+"""The adaptations that NSE needs to run in the wheel."""
 
 from __future__ import annotations
 

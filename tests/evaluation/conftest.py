@@ -19,7 +19,7 @@ CHAT = (
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, so that the tests can count."""
+    """A tokenizer with one token per word, so that tokens are easy to count."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<end>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<end>", chat_template=CHAT)
@@ -42,7 +42,7 @@ def model(tokenizer: Any) -> LlamaForCausalLM:
 
 @pytest.fixture
 def rows_read(model: Any) -> Iterator[list[list[int]]]:
-    """The rows of token ids that the model is given during the test."""
+    """All rows of token ids that the model gets during the test."""
     rows: list[list[int]] = []
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.extend(kwargs["input_ids"].tolist()), with_kwargs=True

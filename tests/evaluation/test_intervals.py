@@ -1,4 +1,4 @@
-"""Intervals that hold what they should, also where all facts are right, and tests that find what is there."""
+"""Intervals have the promised coverage, also if all facts are right, and the tests find real differences."""
 
 from __future__ import annotations
 

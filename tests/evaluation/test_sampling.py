@@ -1,4 +1,4 @@
-"""Some of many."""
+"""Choosing some of many items."""
 
 from __future__ import annotations
 

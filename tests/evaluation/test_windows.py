@@ -1,4 +1,4 @@
-"""A text as a language model reads it."""
+"""Splitting a text into windows for a language model."""
 
 from __future__ import annotations
 

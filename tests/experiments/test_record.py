@@ -1,4 +1,4 @@
-"""A method's folder: checkpoints whole or not at all, found again by the next run."""
+"""A method's folder: checkpoints are complete or absent, and the next run finds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts are taken as people have them."""
+"""The forms in which facts can be passed: single facts, dicts, lists."""
 
 from __future__ import annotations
 

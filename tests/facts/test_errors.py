@@ -1,4 +1,4 @@
-"""What is wrong with a fact."""
+"""Error messages for faulty facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts, and the record forms they are read from."""
+"""Facts, and the record forms that they are read from."""
 
 from __future__ import annotations
 

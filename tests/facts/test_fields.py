@@ -1,4 +1,4 @@
-"""What the fields of a fact are for."""
+"""The descriptions of a fact's fields."""
 
 from __future__ import annotations
 

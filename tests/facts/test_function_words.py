@@ -1,4 +1,4 @@
-"""Words that say nothing of what a text is about."""
+"""Words that do not tell what a text is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the subject that its facts' texts have and that are not written for."""
+"""Names of a subject that appear in a fact's texts but for which the fact is not written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form of record gives the fact that it means, or says what is wrong with it."""
+"""Every form of record gives the intended fact, or an error that says what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fact is about, from its texts: a table of cases, and what holds of any text."""
+"""Finding the subject of a fact in its texts: a table of cases, and properties that hold for any text."""
 
 from __future__ import annotations
 

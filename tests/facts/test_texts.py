@@ -1,4 +1,4 @@
-"""A prompt and what follows it are joined as people write them."""
+"""Joining a prompt and its continuation as people write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where words begin and end, and where sentences begin."""
+"""Where words and sentences begin and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a hyperparameter."""
+"""Error messages for faulty hyperparameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of hyperparameters are found, read, and refused in one sentence."""
+"""Hyperparameter files are found and read, or refused in one sentence."""
 
 from __future__ import annotations
 

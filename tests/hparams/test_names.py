@@ -1,4 +1,4 @@
-"""The names a hyperparameter may have in a file."""
+"""The names that a hyperparameter may have in a file."""
 
 from __future__ import annotations
 

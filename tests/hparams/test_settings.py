@@ -1,4 +1,4 @@
-"""Hyperparameters: published figures, YAML and JSON, EasyEdit's habits, and what is refused."""
+"""Hyperparameters: published values, YAML and JSON files, EasyEdit's conventions, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values for known models are those of their YAML, and are found by name and by shape."""
+"""The values for known models are those of their YAML files, and are found by name and by shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values are read as YAML, JSON and OmegaConf give them."""
+"""Values as YAML, JSON and OmegaConf give them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values, keys, residuals and whole rounds against the slow oracles, in float64, on every architecture."""
+"""Values, keys, residuals and complete rounds against the slow oracles, in float64, on every architecture."""
 
 from __future__ import annotations
 

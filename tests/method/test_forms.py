@@ -1,4 +1,4 @@
-"""A fact is written for every name of its subject, in plain text, in a chat, or in both, with one value."""
+"""A fact is written with one value for every name of its subject, in plain text, in a chat, or in both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and l_0's outputs, against full forward passes."""
+"""Keys and outputs of l_0, against full forward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neuron selection, against trying every set there is."""
+"""Neuron selection, against trying all possible sets."""
 
 from __future__ import annotations
 

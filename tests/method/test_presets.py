@@ -1,4 +1,4 @@
-"""What becomes of each fact of a round: passes, statuses, and the two presets."""
+"""What happens to each fact of a round: passes, statuses, and the two presets."""
 
 from __future__ import annotations
 

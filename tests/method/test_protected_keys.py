@@ -1,4 +1,4 @@
-"""LayerKeys keys: one by one or as their square, whatever the rounds they came in."""
+"""`LayerKeys`: keys kept one by one or as their f x f product, in whichever rounds they were added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewinding gives the edited weights back, whatever stops the work."""
+"""Rewinding restores the edited weights, whatever interrupts the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about one thing share what is added to h, made on all their losses, those of earlier rounds among them."""
+"""Facts about one subject share one delta, optimised on the losses of all, including those of earlier rounds."""
 
 from __future__ import annotations
 

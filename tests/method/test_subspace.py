@@ -1,4 +1,4 @@
-"""Updates that live in a subspace, against the formulas of the papers they come from."""
+"""Updates restricted to a subspace, against the formulas of the papers that they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report says what the model says of the targets, and `done` is said of facts alone whose z says them."""
+"""The report's target columns agree with the model, and only facts whose z gives the target are `done`."""
 
 from __future__ import annotations
 

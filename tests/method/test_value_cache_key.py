@@ -1,4 +1,4 @@
-"""What a value depends on is its address in a store."""
+"""The key of a value in a store contains everything that the value depends on."""
 
 from __future__ import annotations
 

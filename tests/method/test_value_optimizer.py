@@ -1,4 +1,4 @@
-"""The steps of the value step's solvers."""
+"""The steps of the solvers that optimise values."""
 
 from __future__ import annotations
 

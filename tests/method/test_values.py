@@ -1,4 +1,4 @@
-"""Values against autograd through the full model."""
+"""Values, against autograd through the full model."""
 
 from __future__ import annotations
 

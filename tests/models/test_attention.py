@@ -1,4 +1,4 @@
-"""Shared heads are read where they are, whatever arguments transformers' own switch takes."""
+"""Shared heads are read without copies, whatever arguments transformers' own function takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of tokens are run together."""
+"""Which rows of tokens are run in one batch."""
 
 from __future__ import annotations
 

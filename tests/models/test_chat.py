@@ -1,4 +1,4 @@
-"""Where a fact is asked: in plain text, or in a chat."""
+"""Prompts in plain text and in a chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model held still has all its flags back, whatever stops the work."""
+"""A frozen model gets all its flags back, whatever interrupts the work."""
 
 from __future__ import annotations
 

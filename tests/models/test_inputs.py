@@ -1,4 +1,4 @@
-"""The device a model takes its tokens on."""
+"""The device on which a model takes its tokens."""
 
 from __future__ import annotations
 

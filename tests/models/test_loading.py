@@ -1,4 +1,4 @@
-"""Quantised checkpoints are loaded with plain matrices of the numbers that they are served with."""
+"""Quantised checkpoints are loaded with plain matrices that have the weights they are served with."""
 
 from __future__ import annotations
 

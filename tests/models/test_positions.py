@@ -1,4 +1,4 @@
-"""How many tokens a model reads at once at most."""
+"""The largest number of tokens that a model can read at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts as tokens: where the subject ends, what the target is, and that every tokenizer tells the same."""
+"""Facts as tokens: where the subject ends, what the target is, and that tokenizers agree on it."""
 
 from __future__ import annotations
 

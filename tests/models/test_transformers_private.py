@@ -1,4 +1,4 @@
-"""What this package relies on beyond the documented interface of transformers."""
+"""Internals of transformers that this package relies on."""
 
 from __future__ import annotations
 

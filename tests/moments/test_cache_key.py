@@ -1,4 +1,4 @@
-"""What second moments are measured from."""
+"""The key of second moments contains everything that they are measured from."""
 
 from __future__ import annotations
 

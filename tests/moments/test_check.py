@@ -1,4 +1,4 @@
-"""Second moments that cannot be used are refused or warned of."""
+"""Second moments that cannot be used are refused, or there is a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for the second moments: every source, in bounded batches, from any batch on."""
+"""Text for the second moments: every source, in batches of bounded size, starting at any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second moments in one pass, against a pass for each layer."""
+"""Second moments measured in one pass, against one pass per layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EasyEdit's files of second moments: read, written, and told apart."""
+"""EasyEdit's files of second moments: read, written, and distinguished."""
 
 from __future__ import annotations
 

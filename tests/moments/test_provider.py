@@ -1,4 +1,4 @@
-"""Second moments: right in one pass, kept in EasyEdit's files, taken up again where they stopped."""
+"""Second moments: correct in one pass, stored in EasyEdit's files, and continued after an interruption."""
 
 from __future__ import annotations
 

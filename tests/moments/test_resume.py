@@ -1,4 +1,4 @@
-"""A measurement that was interrupted goes on where it was."""
+"""An interrupted measurement continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The places that second moments are kept in."""
+"""The places where second moments are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny model edited in three rounds, and its patches."""
+"""A tiny model edited in three rounds, and patches of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def edited(hparams):
 
     def make(kind="llama", dtype=torch.float32):
         model = tiny_model(kind, dtype)
-        # without the norm of a round's residuals in the way, every round changes something
+        # with this p, every round changes something
         settings = dataclasses.replace(hparams, p=0.6)
         session = EditSession(model, tiny_tokenizer(), settings, tiny_moments(model, [1, 2]), TEMPLATES)
         for number, facts in enumerate(ROUNDS, 1):
@@ -38,7 +38,7 @@ def patch(edited):
 
 @pytest.fixture(params=["F32", "Q8_0", "Q4_0"])
 def gguf_edited(request, tmp_path):
-    """(a tiny GGUF file, the model of its dequantised weights after a round, its patch)."""
+    """A tiny GGUF file, the model with its dequantised weights after one round, and the patch of that round."""
     pytest.importorskip("gguf")
     file = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), request.param)
     model, tokenizer = load_gguf(file)

@@ -1,4 +1,4 @@
-"""The patch of two models, whatever edited the second."""
+"""The patch between two models, however the second was edited."""
 
 from __future__ import annotations
 

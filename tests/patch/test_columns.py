@@ -1,4 +1,4 @@
-"""Changed columns: found, checked, written, composed and read back to the bit."""
+"""Changed columns: found, checked, written, composed and read again, exact to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that others may read."""
+"""Patch files can be read by other users."""
 
 from __future__ import annotations
 

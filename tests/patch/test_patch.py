@@ -1,4 +1,4 @@
-"""A patch applied, taken back, saved, composed: exact to the bit, and refused where it does not belong."""
+"""Applying, reverting, saving and composing a patch: exact to the bit, and refused for other models."""
 
 from __future__ import annotations
 

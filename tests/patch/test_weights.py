@@ -1,4 +1,4 @@
-"""The weights of a model by their names."""
+"""The weights of a model by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model whose layers cannot be replayed is refused, in one sentence, before anything is computed; others are exact"""
+"""Models whose layers cannot be replayed are refused in one sentence before anything is computed; others are exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of templates are made once, on the weights as they are."""
+"""Keys and values of context templates are computed once, on the current weights."""
 
 from __future__ import annotations
 

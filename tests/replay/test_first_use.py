@@ -1,4 +1,4 @@
-"""A model is checked the first time that its layers are replayed, and not again."""
+"""A model is checked when its layers are replayed for the first time, and not again."""
 
 from __future__ import annotations
 

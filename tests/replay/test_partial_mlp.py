@@ -1,4 +1,4 @@
-"""An MLP that is run at some tokens only gives there what it would have given, and passes the same gradient back."""
+"""An MLP run at only some tokens gives the same outputs there as a full run, and passes back the same gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was run before is not run again."""
+"""Prefixes that are cached are not run again."""
 
 from __future__ import annotations
 

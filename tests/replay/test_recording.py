@@ -1,4 +1,4 @@
-"""What a forward pass calls its layers with."""
+"""Recording the arguments with which a forward pass calls the layers."""
 
 from __future__ import annotations
 

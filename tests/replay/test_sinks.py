@@ -1,4 +1,4 @@
-"""A subject at the first token of a text without BOS is written for where it is a token like any other."""
+"""A subject at the first token of a text without BOS is written only for prompts in which it is an ordinary token."""
 
 from __future__ import annotations
 

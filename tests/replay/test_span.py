@@ -1,4 +1,4 @@
-"""A span of layers is run once for all facts."""
+"""A span of layers is run only once for all facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suffixes are run up to the layer where delta enters, and on from there."""
+"""Suffixes are run up to the layer where delta is added, and from there on again for every delta."""
 
 from __future__ import annotations
 

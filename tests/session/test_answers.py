@@ -1,4 +1,4 @@
-"""What a model writes before and after the edits of a session."""
+"""The model's texts before and after the edits of a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every fact hold, and what took the place of those that do not?"""
+"""Which facts of a session hold, and what replaced those that do not."""
 
 from __future__ import annotations
 

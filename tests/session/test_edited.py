@@ -1,4 +1,4 @@
-"""A model with what is measured of it as it was before the first edit."""
+"""A model together with what was measured on it before the first edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights tell which rounds stand; a round is made whole or not at all, whatever goes wrong and wherever."""
+"""The weights determine which rounds are in effect; a round is made completely or not at all, whatever fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a round asks before it writes."""
+"""Checks and questions of a round before it writes."""
 
 from __future__ import annotations
 

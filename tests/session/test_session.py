@@ -1,4 +1,4 @@
-"""EditSession: rewinding, and that whatever goes wrong leaves the model, its tokenizer and the process as they were."""
+"""EditSession: rewinding, and that after any failure the model, its tokenizer and the process are as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of an edited model, and which weights it belongs to."""
+"""The state of an edited model, and the weights that it belongs to."""
 
 from __future__ import annotations
 

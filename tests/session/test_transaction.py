@@ -1,4 +1,4 @@
-"""A round is made whole or not at all, wherever it is stopped."""
+"""A round is made completely or not at all, wherever it is stopped."""
 
 from __future__ import annotations
 

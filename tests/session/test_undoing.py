@@ -1,4 +1,4 @@
-"""Rollback, retirement, conflicts and the check of facts, in memory and in a folder."""
+"""Rollback, retirement, conflicts and checking facts, in memory and in a folder."""
 
 from __future__ import annotations
 

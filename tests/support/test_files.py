@@ -1,4 +1,4 @@
-"""What is written is there whole or not at all, and on the disk before it has its name."""
+"""Files are written completely or not at all, and are on disk before they get their name."""
 
 from __future__ import annotations
 

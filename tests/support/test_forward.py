@@ -1,4 +1,4 @@
-"""Modules that for a while do something else when they are called."""
+"""Replacing the forward pass of modules for a while."""
 
 from __future__ import annotations
 

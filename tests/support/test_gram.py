@@ -1,4 +1,4 @@
-"""k^T k by blocks."""
+"""k^T k, computed in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That freed memory goes back to the system."""
+"""Freed memory is returned to the system."""
 
 from __future__ import annotations
 

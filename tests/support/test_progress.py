@@ -1,4 +1,4 @@
-"""Plain lines where there is no terminal: soon, seldom, and none for what is quick."""
+"""Plain progress lines without a terminal: early, at intervals, and none for quick work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was changed is put back, however the block ends."""
+"""Changes are undone, however the block ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two results of one model may be apart."""
+"""How much two results of one model may differ by rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words for what users read."""
+"""Helpers for messages to users: suggested names, numbers of things, one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time goes."""
+"""Measuring where the time goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says that GRACE has wrapped."""
+"""Answers of a model that GRACE has wrapped."""
 
 from __future__ import annotations
 

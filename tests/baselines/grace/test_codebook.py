@@ -1,4 +1,4 @@
-"""GRACE's codebook by its definition."""
+"""GRACE's codebook against its definition in the paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GRACE's hyperparameters, in its own files and ours."""
+"""GRACE's hyperparameters, in EasyEdit's files and in ours."""
 
 from __future__ import annotations
 

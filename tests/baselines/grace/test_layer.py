@@ -1,4 +1,4 @@
-"""A layer with a codebook at work."""
+"""Forward passes of a layer with a codebook."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def method_on(family: str, tiny_tokenizer: Any, stats_dir: Path, main_only: None) -> Callable[..., EasyEditRunner]:
-    """The packaged preset of the family's published model, brought down to the tiny one's size."""
+    """A function that makes the runner of a method, with the preset of the family's published model, made smaller."""
     preset = {"llama": "llama3-8b", "gpt2": "gpt2-xl"}[family]
 
     def make(model: Any, alg_name: str, tokenizer: Any = tiny_tokenizer, **changes: Any) -> EasyEditRunner:

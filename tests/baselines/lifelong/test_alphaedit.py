@@ -1,4 +1,4 @@
-"""What AlphaEdit of EasyEdit's main writes."""
+"""The weight changes of AlphaEdit from EasyEdit's main branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of EasyEdit's algorithms are run with a memory of their own."""
+"""Which of EasyEdit's algorithms get a memory of their own between rounds."""
 
 from __future__ import annotations
 

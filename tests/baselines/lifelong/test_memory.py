@@ -1,4 +1,4 @@
-"""AlphaEdit, WISE and UltraEdit of EasyEdit's main: what they write, and what they remember."""
+"""AlphaEdit, WISE and UltraEdit from EasyEdit's main branch: their edits, and their memory between rounds."""
 
 from __future__ import annotations
 

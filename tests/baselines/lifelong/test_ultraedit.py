@@ -1,4 +1,4 @@
-"""What UltraEdit of EasyEdit's main remembers."""
+"""The memory of UltraEdit from EasyEdit's main branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What WISE of EasyEdit's main learns, and where its side memory answers."""
+"""WISE from EasyEdit's main branch: what it learns, and for which prompts its side memory answers."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def hparams_of(easyeditor, tmp_path):
 
 @pytest.fixture
 def trained(tiny_llama, tiny_tokenizer, hparams_of):
-    """Hyperparameters of the tiny Llama whose archive lies there."""
+    """Hyperparameters for the tiny Llama, with a trained archive in the file that they name."""
     hparams = hparams_of(tiny_llama)
     train_mend(tiny_llama, tiny_tokenizer, FACTS, FACTS, hparams, steps=3)
     return hparams

@@ -1,4 +1,4 @@
-"""MEND's archive: how it is made from facts, what it takes to be used, and what an edit with it changes."""
+"""MEND's archive: making it from facts, its requirements, and the changes of an edit with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MEND's archive: where it lies, and which are refused."""
+"""MEND's archive: where the file is, and which archives are refused."""
 
 from __future__ import annotations
 

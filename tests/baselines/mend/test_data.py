@@ -1,4 +1,4 @@
-"""Facts as EasyEdit's trainer takes them."""
+"""Facts in the form that EasyEdit's trainer takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MEND's scopes refuse, and what they leave behind."""
+"""MEND's scopes: what they refuse, and that they restore everything."""
 
 from __future__ import annotations
 

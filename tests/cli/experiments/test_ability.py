@@ -1,4 +1,4 @@
-"""What nse ability prints."""
+"""The output of `nse ability`."""
 
 from __future__ import annotations
 

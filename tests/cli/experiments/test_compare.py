@@ -1,4 +1,4 @@
-"""`nse compare` hands its words to hydra's application."""
+"""`nse compare` passes its arguments to the hydra application."""
 
 from __future__ import annotations
 

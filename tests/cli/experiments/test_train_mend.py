@@ -1,4 +1,4 @@
-"""`nse train-mend`: what it is asked, and what is handed to the training."""
+"""`nse train-mend`: its options, and what it passes to the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of nse tune."""
+"""The options of `nse tune`."""
 
 from __future__ import annotations
 

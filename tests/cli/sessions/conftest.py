@@ -1,4 +1,4 @@
-"""A session of a tiny saved model, made by `nse edit`: once, and copied for each test."""
+"""A session of a tiny saved model, made once by `nse edit` and copied for each test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_files(folder):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """The folder of a session with a round of one fact and one of two, and of the cache that they filled."""
+    """A folder with a session of two rounds, of one fact and of two, and with the cache that these rounds filled."""
     folder = tmp_path_factory.mktemp("made")
     tiny_model("llama", torch.float32).save_pretrained(folder / "town-model")
     tiny_tokenizer().save_pretrained(folder / "town-model")
@@ -54,7 +54,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def run(saved, tmp_path, capsys, monkeypatch):
-    """run("edit", ...) -> (exit code, what was printed), with --model and --session of the test's own."""
+    """run("edit", ...) -> (exit code, printed text), with the --model and --session of the test."""
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
 
@@ -67,7 +67,7 @@ def run(saved, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def edited(made, run, tmp_path):
-    """The same, after a round of one fact and one of two."""
+    """`run`, on a session that has a round of one fact and one of two already."""
     for name in ("session", "nse-home"):
         shutil.copytree(made / name, tmp_path / name)
     return run

@@ -1,4 +1,4 @@
-"""nse ask: what is heard before and after the edits."""
+"""`nse ask`: the model's texts before and after the edits."""
 
 from __future__ import annotations
 

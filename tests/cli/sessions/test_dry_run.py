@@ -1,4 +1,4 @@
-"""nse edit --dry-run writes nothing."""
+"""`nse edit --dry-run` writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands on a session have in common."""
+"""Opening a session, shared by all commands that work on one."""
 
 from __future__ import annotations
 

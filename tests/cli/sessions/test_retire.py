@@ -1,4 +1,4 @@
-"""nse retire."""
+"""`nse retire`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nse rollback` without the model, `nse retire` with it, and what `nse ask` hears before and after."""
+"""`nse rollback` without the model, `nse retire` with it, and the output of `nse ask` before and after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nse view`: what is on the page, read back and in a real browser."""
+"""`nse view`: the content of the page, parsed and in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions against one pass a question by hand, and against lm-evaluation-harness to the last item."""
+"""Multiple-choice questions against one forward pass per question, and item by item against lm-evaluation-harness."""
 
 from __future__ import annotations
 

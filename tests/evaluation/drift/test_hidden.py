@@ -1,4 +1,4 @@
-"""Drift of hidden states: zero without an edit, and the shift that was made."""
+"""Drift of hidden states: zero without an edit, and equal to a shift made by hand."""
 
 from __future__ import annotations
 

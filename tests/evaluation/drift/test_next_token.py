@@ -1,4 +1,4 @@
-"""KL(before || after) on held-out text: zero without an edit, and the closed form of a known one."""
+"""KL(before || after) on held-out text: zero without an edit, and equal to the closed form for a known edit."""
 
 from __future__ import annotations
 

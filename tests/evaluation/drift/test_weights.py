@@ -1,4 +1,4 @@
-"""What editing changed: norms and ranks of changes that were made by hand."""
+"""Norms and ranks of weight changes that were made by hand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The metrics on 20 CounterFact records: against the published definition, one prompt at a time, and against ROME's
-own evaluation code where `ROME_HOME` names a clone of https://github.com/kmeng01/rome (which is not part of this)."""
+"""The metrics on 20 CounterFact records, against the published definition with one prompt at a time, and against ROME's
+own evaluation code if `ROME_HOME` names a clone of https://github.com/kmeng01/rome (not part of this project)."""
 
 from __future__ import annotations
 

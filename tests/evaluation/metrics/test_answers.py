@@ -1,4 +1,4 @@
-"""Whole answers: where they stop, what equals a target, and what a model gets for them, edited and not."""
+"""Whole answers: where they end, when one equals a target, and the scores of an edited and an unedited model."""
 
 from __future__ import annotations
 

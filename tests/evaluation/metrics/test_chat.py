@@ -1,4 +1,4 @@
-"""What is asked in a chat is what the template makes of it, and what the assistant says is scored as in plain text."""
+"""Prompts in a chat follow the chat template, and the assistant's text is scored as in plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact, on made-up predictions: a target is its first token and a log-probability."""
+"""Metrics of several facts about one subject, on made-up predictions (first token and log-probability of a target)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an instrument reads: nothing where nothing was edited, what was changed where something was."""
+"""Instruments measure no change without an edit, and the change that was made with one."""
 
 from __future__ import annotations
 

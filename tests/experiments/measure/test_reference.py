@@ -1,4 +1,4 @@
-"""What the unedited model says, kept in a folder."""
+"""Measurements of the unedited model, kept in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be measured is refused before a model is loaded, and leaves no folder."""
+"""Metrics that cannot be measured are refused before a model is loaded, and no folder is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cell of a sweep is asked."""
+"""The plan of one cell of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks before anything runs."""
+"""Checks before a comparison starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison's settings: composed by hydra, checked before anything runs."""
+"""The settings of a comparison: composed by hydra, and checked before it starts."""
 
 from __future__ import annotations
 

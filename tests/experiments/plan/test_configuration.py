@@ -1,4 +1,4 @@
-"""Configurations as hydra composes them, and mistakes in one sentence."""
+"""Configurations composed by hydra, and one-sentence errors for mistakes in them."""
 
 from __future__ import annotations
 

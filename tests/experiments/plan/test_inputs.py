@@ -1,4 +1,4 @@
-"""A result depends on what files hold, not on what they are called."""
+"""Results depend on the content of files, not on their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of the user's own: called by its folder, tuned by its shape."""
+"""A user's own model: named after its folder, with hyperparameters chosen by its shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hyperparameters a method starts from."""
+"""The hyperparameters that a method starts from."""
 
 from __future__ import annotations
 

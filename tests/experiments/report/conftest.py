@@ -9,12 +9,12 @@ from nse_plugin.experiments.report.page import html as page
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A folder with its report: read only."""
+    """A results folder and its report, which tests must not change."""
     folder = results_folder(tmp_path_factory.mktemp("results") / "run")
     return folder, report_of(folder)
 
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """For what has nothing to do with them: most of a report's time goes into its plots."""
+    """Leave the plots out of a report: they take most of its time."""
     monkeypatch.setattr(page, "figures_of", lambda results: {})

@@ -1,4 +1,4 @@
-"""run.json: how long everything took."""
+"""run.json: the times of all parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns and how their values are written."""
+"""Table columns, and how their values are formatted."""
 
 from __future__ import annotations
 

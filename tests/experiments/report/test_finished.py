@@ -1,4 +1,4 @@
-"""The finished cells of a sweep, and in what they differ."""
+"""The finished cells of a sweep, and the settings in which they differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results are read back, or refused in one sentence."""
+"""Results are read from their folder, or refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as text, in the rows of tables."""
+"""Formatting numbers in table rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table on a screen."""
+"""The table in the terminal."""
 
 from __future__ import annotations
 

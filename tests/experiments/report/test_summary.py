@@ -1,4 +1,4 @@
-"""Every mean over facts has its interval."""
+"""Every mean over facts has an interval."""
 
 from __future__ import annotations
 

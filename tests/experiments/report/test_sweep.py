@@ -1,4 +1,4 @@
-"""What a sweep found: the best cell, and whether the others are worse beyond the noise."""
+"""The result of a sweep: the best cell, and which other cells are not significantly worse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's table, its best values and its tests, against values by hand."""
+"""The paper's table with its best values and significance tests, against values computed by hand."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def settings(tiny_experiment, tmp_path) -> list[str]:
-    """Of a small sweep."""
+    """Settings of a small sweep."""
     return [
         *tiny_experiment, "nse.layers=[1,2]", "nse.v_num_grad_steps=4", "nse.mom2_n_samples=8",
         f"store={tmp_path / 'store'}",

@@ -1,4 +1,4 @@
-"""`nse compare`'s end: an exit code, and errors as they are."""
+"""The end of `nse compare`: exit codes, and errors that are passed on."""
 
 from __future__ import annotations
 

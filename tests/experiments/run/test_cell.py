@@ -1,4 +1,4 @@
-"""A cell of a sweep."""
+"""One cell of a sweep."""
 
 from __future__ import annotations
 

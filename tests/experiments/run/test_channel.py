@@ -1,4 +1,4 @@
-"""A worker's reports arrive, whatever else is written where they are, and so does its end."""
+"""A worker's reports arrive whatever else is written to the same stream, and so does the end of the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far methods are, as lines: what changes at once, what goes on now and then."""
+"""Progress of the methods as lines: changes at once, the rest from time to time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nse compare ... save_models=true`: what each method edited, kept."""
+"""`nse compare ... save_models=true`: the edits of each method are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs on one folder: the second says that it waits, and goes on when the first is over."""
+"""Two runs on one folder: the second says that it waits, and continues when the first has finished."""
 
 from __future__ import annotations
 

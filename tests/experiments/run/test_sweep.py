@@ -1,4 +1,4 @@
-"""`nse sweep` on a tiny saved model: z once, the same numbers from every launcher, an honest best."""
+"""`nse sweep` on a tiny saved model: z is computed once, launchers agree, and the best is chosen fairly."""
 
 from __future__ import annotations
 

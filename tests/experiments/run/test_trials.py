@@ -1,4 +1,4 @@
-"""Trials of settings: the better ones go on to more facts, within the time."""
+"""Trials of settings: the better ones get more facts, within the time budget."""
 
 from __future__ import annotations
 

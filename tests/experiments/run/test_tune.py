@@ -1,4 +1,4 @@
-"""`nse tune`: the better settings go on, within the time, and what is found is scored on facts nobody tuned on."""
+"""`nse tune`: the better settings go on within the time budget, and the result is scored on held-out facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's way through its rounds, without EasyEdit: what it does not do again."""
+"""How a worker goes through its rounds, without EasyEdit, and which work it does not repeat."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def written(tmp_path):
-    """A function: writes records (or a text as it is) into a file of the given name, and returns its path."""
+    """A function that writes records, or a text unchanged, into a file of the given name and returns its path."""
 
     def write(content, name="facts.json"):
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""The facts of our own that come with the package: their form, and that each says what it is meant to."""
+"""The facts that come with the package: their form, and that each one means what it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts from files: which are read, which are left out, and what is said of them."""
+"""Facts from files: which are read, which are left out, and the messages about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks downloaded from a server of the test's own."""
+"""Downloading published data sets, from a server that the test starts."""
 
 from __future__ import annotations
 

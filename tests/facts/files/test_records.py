@@ -1,4 +1,4 @@
-"""Files of records: what is none, and where in a file a mistake is."""
+"""Files of records: what is not a record, and the position of a mistake in the file."""
 
 from __future__ import annotations
 

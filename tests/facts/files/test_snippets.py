@@ -1,4 +1,4 @@
-"""ROME's texts about things, and the facts that they go to."""
+"""ROME's text snippets, and the facts that they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts in a table, as spreadsheets write it."""
+"""Facts in tables, as spreadsheets write them."""
 
 from __future__ import annotations
 

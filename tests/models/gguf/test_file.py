@@ -1,4 +1,4 @@
-"""Models out of GGUF files: the numbers, and the BOS habit, that llama.cpp computes with."""
+"""Models loaded from GGUF files have the weights and the BOS behaviour of llama.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SentencePiece's tokens with scores, as Gemma's GGUF files have them."""
+"""SentencePiece vocabularies with scores, as in Gemma's GGUF files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks and replaced methods, which can change a model's outputs unseen, are named."""
+"""Hooks and replaced methods that can change a model's outputs are reported."""
 
 from __future__ import annotations
 

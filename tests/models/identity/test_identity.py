@@ -1,4 +1,4 @@
-"""A model's identity: equal for equal models, different for anything that the outputs depend on."""
+"""A model's identity: equal for equal models, and different if anything differs that the outputs depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What modules compute with beside tensors: adapters, autocast, methods of their classes."""
+"""What the outputs of modules depend on besides tensors: adapters, autocast, methods of their classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tensor's fingerprint: equal for equal bits, whatever kind of tensor."""
+"""A tensor's fingerprint: equal for equal bits, for every kind of tensor."""
 
 from __future__ import annotations
 

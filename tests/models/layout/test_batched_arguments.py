@@ -1,4 +1,4 @@
-"""Rows are cut where two batch sizes show that they lie, whatever the shapes look like."""
+"""The batch dimension of an argument is found by comparing two batch sizes, whatever its shape is."""
 
 from __future__ import annotations
 

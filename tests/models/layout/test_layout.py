@@ -1,4 +1,4 @@
-"""Finding a model's parts by structure."""
+"""Finding the parts of a model by its structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W_out: its columns are neurons, whichever way it is stored."""
+"""W_out: its columns are neurons, in either storage order."""
 
 from __future__ import annotations
 

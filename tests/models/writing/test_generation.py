@@ -1,4 +1,4 @@
-"""The one way a model is asked to write: without the tokenizer's end of text, within its positions, seeded."""
+"""Generating text: without the tokenizer's end of text, within the model's positions, and seeded."""
 
 from __future__ import annotations
 

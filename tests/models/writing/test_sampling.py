@@ -1,4 +1,4 @@
-"""What the model writes equals the definition: one token at a time, without batch or cache."""
+"""Sampled text equals the definition: one token at a time, without batches or a cache."""
 
 from __future__ import annotations
 

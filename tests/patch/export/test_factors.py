@@ -1,4 +1,4 @@
-"""A patch's changes as products of two thin matrices."""
+"""The changes of a patch as products of two thin matrices."""
 
 from __future__ import annotations
 

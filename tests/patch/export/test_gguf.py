@@ -1,4 +1,4 @@
-"""GGUF files: an adapter for one, and one with the edited matrices in it, for that file and no other."""
+"""GGUF adapters, and GGUF files with the edited matrices, made for one file and refused for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters in PEFT: the edited model's logits, merged or not, and nothing lost without a word."""
+"""Adapters in PEFT give the logits of the edited model, merged or not, and no tensor is lost silently."""
 
 from __future__ import annotations
 

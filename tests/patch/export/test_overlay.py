@@ -1,4 +1,4 @@
-"""Edited checkpoints: what did not change is linked, what did is exact."""
+"""Edited checkpoints: unchanged files are linked, and changed weights are exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many facts a truncated adapter keeps, counted on the model itself."""
+"""How many facts a truncated adapter keeps, counted on the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp itself, in this process: it says what the edited model says, of a tiny GGUF file and of SmolLM2's."""
+"""llama.cpp, run in this process, gives the answers of the edited model, for a tiny GGUF file and for SmolLM2's."""
 
 from __future__ import annotations
 

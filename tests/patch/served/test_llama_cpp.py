@@ -1,4 +1,4 @@
-"""llama.cpp itself, in this process."""
+"""llama.cpp, run in this process."""
 
 from __future__ import annotations
 

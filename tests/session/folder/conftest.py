@@ -8,7 +8,7 @@ from tiny_sessions import base, edited, opened, rounds_of
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A session of five rounds: (folder, the edited matrices after each, the session in memory)."""
+    """The folder of a session of five rounds, and the edited matrices before the first and after each round."""
     folder = tmp_path_factory.mktemp("session") / "five"
     model = base()
     with opened(folder, model) as session:
@@ -21,5 +21,5 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A copy of it."""
+    """A copy of the folder of `finished`."""
     return shutil.copytree(finished[0], tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Rounds that a session in memory makes, written down: the folder is that of a session."""
+"""The rounds of a session in memory, written into a folder, give the folder of a session."""
 
 from __future__ import annotations
 

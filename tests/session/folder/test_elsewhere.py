@@ -1,4 +1,4 @@
-"""What happens to a session's folder while a process has it open."""
+"""Changes of a session's folder by others while a process has it open."""
 
 from __future__ import annotations
 

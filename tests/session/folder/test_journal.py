@@ -1,4 +1,4 @@
-"""A session's folder: opening, what is refused, who has it, writes that fail, files that are damaged."""
+"""A session's folder: opening, refusals, its lock, failing writes, and damaged files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""SIGKILL at random instants: whatever is on disk then opens, holds the last committed round, and goes on to the same.
+"""SIGKILL at random instants: the session then opens with the last committed round, and continues to the same result.
 
-`NSE_KILLS=200 pytest tests/session/folder/test_kill.py` kills more often than the 24 times that a usual run does.
+`NSE_KILLS=200 pytest tests/session/folder/test_kill.py` kills more often than the 24 times of a usual run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process at a time in a session's folder."""
+"""Only one process at a time can open a session's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session on disk and a model brought together, or the model refused."""
+"""Opening a session on disk on a model, or refusing the model."""
 
 from __future__ import annotations
 

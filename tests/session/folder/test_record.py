@@ -1,4 +1,4 @@
-"""What is kept of a round beside its tensors."""
+"""What is kept of a round besides its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of every fact, as a session's page lists them."""
+"""What happened to every fact, as listed on a session's page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a session, of its folder alone."""
+"""The page of a session, made from its folder alone."""
 
 from __future__ import annotations
 

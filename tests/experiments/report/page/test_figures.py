@@ -1,4 +1,4 @@
-"""The figures that a page has."""
+"""The figures of a report page."""
 
 from __future__ import annotations
 

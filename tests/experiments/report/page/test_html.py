@@ -1,4 +1,4 @@
-"""The page of a comparison, read back."""
+"""The report page of a comparison, parsed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table for LaTeX."""
+"""The LaTeX table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published figures stand beside the data that they are of."""
+"""Published results are shown next to results on the same data."""
 
 from __future__ import annotations
 

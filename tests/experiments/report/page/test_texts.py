@@ -1,4 +1,4 @@
-"""Texts of the final model, with the answers marked in them."""
+"""Texts written by the final model, with the answers marked in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a comparison show what was measured."""
+"""The figures of a comparison show the measured values."""
 
 from __future__ import annotations
 

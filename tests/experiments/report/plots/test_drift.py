@@ -1,4 +1,4 @@
-"""Figures of drift show the frames they are given."""
+"""The drift figures show the values in their data frames."""
 
 from __future__ import annotations
 
