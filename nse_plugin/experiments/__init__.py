@@ -1,1 +1,1 @@
-"""Comparisons of editing methods: run, recorded, resumed, reported. The only room that imports hydra."""
+"""Run, record, resume and report comparisons of editing methods. The only subpackage that imports hydra."""

@@ -1,4 +1,4 @@
-"""The former place of `nse_plugin.experiments.run.comparison`: importing it gives that module."""
+"""Former import path of `nse_plugin.experiments.run.comparison`, kept as an alias of that module."""
 
 import sys
 

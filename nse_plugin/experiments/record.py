@@ -1,12 +1,12 @@
-"""What one method has produced so far, on disk: a folder per checkpoint, each there whole or not at all.
+"""Results of one method on disk, with one folder per checkpoint; each folder is written atomically.
 
-    methods/<name>/asked.json               all that its results depend on
-                   checkpoint-000050/       facts.csv, texts.csv and more, overall.json, state.safetensors
-                   ended.json               how it ended, what it cost
-                   session/, edits.patch    with save_models: what it edited, one of the two
-                   log.txt                  what the method itself printed
+    methods/<name>/asked.json               everything that the results depend on
+                   checkpoint-000050/       facts.csv, texts.csv and further tables, overall.json, state.safetensors
+                   ended.json               how the method ended
+                   session/, edits.patch    with save_models: the edits, in one of these two forms
+                   log.txt                  output of the method itself
 
-A later run finds what is there and continues from it.
+A later run reads these files and continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.inputs import difference
 from nse_plugin.support.files import file_in_the_way, folder_written_whole, written_whole
 
-CELLS = "cells"  # a folder of each
+CELLS = "cells"  # contains one folder per cell
 STATE = "state.safetensors"
-SESSION, PATCH = "session", "edits.patch"  # what `save_models` keeps of a method
+SESSION, PATCH = "session", "edits.patch"  # how `save_models` keeps the edits of a method
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Measured after `edits` facts: frames as in facts.csv and texts.csv (without method and edits), the rest by name.
+    """Measurements after `edits` facts.
 
-    costs: {"seconds": {part: s}, "peak_memory_mib": m}, from the method's beginning to here. tables: what is
-    more than a number a metric, by the name of its file.
+    facts, texts: frames as in facts.csv and texts.csv, without the columns method and edits. overall: one number per
+    metric. costs: {"seconds": {part: s}, "peak_memory_mib": m}, from the method's start to this checkpoint. tables:
+    further results as frames, by the name of their CSV file.
     """
 
     edits: int
@@ -57,8 +58,8 @@ class Record:
         return self.folder / "log.txt"
 
     def check_for(self, asked: dict[str, object], begun: bool = False) -> None:
-        """Raise PlanError when results that are there were asked for differently. asked: as `plan.inputs` gives it.
-        begun: also when there are none yet, of a run that has just begun."""
+        """Raise PlanError if the existing results were made from other inputs. asked: the present inputs, as
+        `plan.inputs` returns them. begun: also compare with the inputs of a run that has no results yet."""
         path = self.folder / "asked.json"
         if path.is_file() and (begun or not self._came_to_nothing):
             changed = difference(json.loads(path.read_text(encoding="utf-8")), asked)
@@ -69,7 +70,7 @@ class Record:
                 )
 
     def open_for(self, asked: dict[str, object]) -> None:
-        """Begin, or resume what is there. Raises PlanError as `check_for` does."""
+        """Start a record, or resume an existing one. Raises PlanError as `check_for` does."""
         self.check_for(asked)
         path = self.folder / "asked.json"
         if not path.is_file() or self._came_to_nothing:
@@ -77,12 +78,12 @@ class Record:
 
     @property
     def _came_to_nothing(self) -> bool:
-        """There is no result: it failed before the first one, was stopped, or never began."""
+        """Whether there is no result: the method failed or was stopped before the first one, or never started."""
         return not (self.is_done or self.edits or any(self.folder.glob("*.csv")))
 
     @property
     def ended(self) -> dict[str, Any] | None:
-        """What `end` wrote: status, error, note and costs; None while the method is not through."""
+        """What `end` wrote (status, error, note, ...); None if the method has not ended yet."""
         path = self.folder / "ended.json"
         if not path.is_file():
             return None
@@ -94,7 +95,8 @@ class Record:
         return self.ended is not None and self.ended["status"] == "done"
 
     def end(self, **what: object) -> None:
-        """Note how the method ended; its states are no longer needed once it is done."""
+        """Write how the method ended to ended.json. With status "done", delete the states of its checkpoints, which are
+        no longer needed."""
         _write_json(self.folder / "ended.json", what)
         if what["status"] == "done":
             for path in self.folder.glob(f"checkpoint-*/{STATE}"):
@@ -102,11 +104,11 @@ class Record:
 
     @property
     def edits(self) -> list[int]:
-        """The checkpoints that are there, ascending."""
+        """Numbers of edits of the existing checkpoints, ascending."""
         return sorted(int(path.name.removeprefix("checkpoint-")) for path in self.folder.glob("checkpoint-*"))
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Tensor] | None) -> None:
-        """Write a checkpoint, then drop the state of the one before. state: tensors of any shape, by name."""
+        """Write a checkpoint, then delete the states of earlier ones. state: tensors of any shape, by name."""
         with folder_written_whole(self._checkpoint(checkpoint.edits)) as folder:
             for name, frame in {**checkpoint.tables, "facts": checkpoint.facts, "texts": checkpoint.texts}.items():
                 frame.to_csv(folder / f"{name}.csv", index=False)
@@ -128,7 +130,8 @@ class Record:
         return Checkpoint(edits, facts, texts, kept["overall"], kept["costs"], tables)
 
     def state(self, edits: int) -> dict[str, Tensor] | None:
-        """What a method needs to continue after a checkpoint, tensors of any shape by name; None: it was not kept."""
+        """Return the state from which a method continues after a checkpoint: tensors of any shape, by name. None if no
+        state was kept."""
         path = self._checkpoint(edits) / STATE
         return load_file(path) if path.is_file() else None
 
@@ -137,12 +140,12 @@ class Record:
 
 
 def cells(out: Path) -> list[Record]:
-    """All cells of a sweep's folder, by name."""
+    """Return the records of all cells in a sweep's folder, sorted by name."""
     return [Record(path) for path in sorted((out / CELLS).glob("*")) if path.is_dir()]
 
 
 def check_writable(out: Path) -> None:
-    """Make a folder for results where there is none yet. Raises PlanError when nothing can be written to it."""
+    """Create the results folder if it does not exist. Raises PlanError if it cannot be written to."""
     if file := file_in_the_way(out):
         raise PlanError(f"out = {str(out)!r} cannot be used: {file} is a file; name a folder.")
     try:

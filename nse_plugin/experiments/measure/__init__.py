@@ -1,1 +1,1 @@
-"""What experiments measure of a model, edited or not."""
+"""Measurements that experiments make on unedited and edited models."""

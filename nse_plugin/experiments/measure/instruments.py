@@ -1,6 +1,7 @@
-"""What is measured of a model as such, whatever facts were written into it: general ability and drift.
+"""Metrics of the model as a whole, independent of the edited facts: general ability and drift.
 
-An instrument reads the unedited model once, and every edited one against that. `metrics=[...,ability,drift]`.
+An instrument measures the unedited model once, and compares every edited model with it. Chosen with
+`metrics=[...,ability,drift]`.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from nse_plugin.models.loading import load
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPTS = 300  # whose hidden states are compared
-POSITIONS, TOKENS = 256, 4096  # of the held-out text
-_RIGHT = ("accuracy", "acc")  # of questions, of tasks
+PROMPTS = 300  # prompts whose hidden states are compared
+POSITIONS, TOKENS = 256, 4096  # of the held-out text: how many positions are compared, after how many tokens it is cut
+_RIGHT = ("accuracy", "acc")  # main metric of question files, of tasks
 _LOGITS, _STATES = "next_token.", "states"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model, read. overall: by metric. tables: more than a number, by the name of a CSV file."""
+    """Measurement of one model. overall: one number per metric. tables: further results as frames, by the name of
+    their CSV file."""
 
     overall: dict[str, float]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -46,16 +48,16 @@ class Measurement:
 
 class ModelMetric(Protocol):
     def check(self, facts: Sequence[Fact]) -> None:
-        """Raise PlanError for facts that it cannot be used with."""
+        """Raise PlanError if the metric cannot be used with these facts."""
 
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
-        """What a model must be able to read whole."""
+        """Return the prompts that must fit into the model's positions."""
 
     def begin(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
     ) -> tuple[dict[str, Tensor], Measurement]:
-        """Measure the unedited model. Returns what must be kept of it (hidden states [n, d], say) and its
-        measurement."""
+        """Measure the unedited model. Returns the reference for edited models (e.g. hidden states [n, d]), and the
+        measurement of the unedited model."""
 
     def read(
         self,
@@ -64,23 +66,26 @@ class ModelMetric(Protocol):
         facts: Sequence[Fact],
         reference: Mapping[str, Tensor],
     ) -> Measurement:
-        """Measure a model against the unedited one. reference: what `begin` returned, hidden states [n, d], say."""
+        """Measure a model against the unedited one. reference: as `begin` returned it, e.g. hidden states [n, d]."""
 
 
 class Ability:
-    """What `nse ability` asks. Metrics, by the name of a file of questions or a task (of one without a mean over its
-    subjects, by subject): `ability_<name>`, the share of right answers, or `ability_<name>_<metric>` of another share;
-    `task_<name>_<metric>` of what is no share; `..._low` and `..._high`, the 95% interval; and of questions
-    `ability_<name>_kept`, the share answered as by the unedited model."""
+    """General ability, asked as in `nse ability`.
+
+    Metrics, where <name> is a file of questions or a task (or a subject, for a task without a mean over its subjects):
+    `ability_<name>`: share of right answers. `ability_<name>_<metric>`: another share. `task_<name>_<metric>`: a metric
+    that is not a share. `ability_<name>_kept`: for files of questions, the share of questions that are answered as the
+    unedited model answers them. `..._low` and `..._high`: 95% interval of each.
+    """
 
     def __init__(self, ability_tasks: AbilityTasks) -> None:
         self._tasks = ability_tasks
 
     def check(self, facts: Sequence[Fact]) -> None:
-        """Questions have nothing to do with facts."""
+        """Accept all facts: the questions do not depend on them."""
 
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
-        return []  # a question that is too long loses its beginning
+        return []  # questions that are too long are truncated at the beginning
 
     def begin(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
@@ -120,10 +125,11 @@ class Ability:
 
 
 class Drift:
-    """Hidden states of prompts, next-token distributions of held-out text, and the weights, against the unedited
-    model's. Metrics: those of `hidden_drift`, `next_token_kl` (nats), and of the most changed matrix `weight_change`
-    (its `relative_norm`) and `weight_rank`; without these two where a method has put modules of its own into the model.
-    NaN where states, distributions or weights are no longer finite.
+    """Drift from the unedited model: hidden states of prompts, next-token distributions of held-out text, and weights.
+
+    Metrics: those of `hidden_drift`; `next_token_kl` (nats); `weight_change` and `weight_rank`, the largest
+    `relative_norm` and the largest `rank` over all changed matrices. The last two are left out if a method has added
+    modules to the model. A metric is NaN if its states, distributions or weights are not finite.
     """
 
     def __init__(
@@ -165,15 +171,15 @@ class Drift:
         kept = {name.removeprefix(_LOGITS): t for name, t in reference.items() if name.startswith(_LOGITS)}
         overall = {**hidden_drift(before, states), "next_token_kl": next_token_drift(NextTokenReference(**kept), model)}
         points = pd.DataFrame(Plane.of(before).points(states).numpy(), columns=["x", "y"])
-        # the original weights are read again: a second copy of the model would double the memory all the time
+        # Load the original weights again: keeping a second copy of the model would double the memory of the whole run.
         unedited, _ = load(self._model.source, self._model.dtype, "cpu")
         originals = dict(unedited.named_parameters())
-        if originals.keys() != dict(model.named_parameters()).keys():  # an adapter that wraps a layer, say
+        if originals.keys() != dict(model.named_parameters()).keys():  # e.g. an adapter wraps a layer
             return Measurement(overall, {"states": points})
         changed = weight_change(model, originals.items())
         for metric, column in (("weight_change", "relative_norm"), ("weight_rank", "rank")):
             values = changed[column].to_numpy(dtype=float, na_value=math.nan)
-            overall[metric] = float(values.max(initial=0.0))  # NaN where one of them is
+            overall[metric] = float(values.max(initial=0.0))  # NaN if any of them is
         return Measurement(overall, {"states": points, "weights": changed})
 
     def prompts(self, facts: Sequence[Fact]) -> list[str]:
@@ -184,8 +190,8 @@ class Drift:
 
 
 def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) -> dict[str, ModelMetric]:
-    """Those that were asked for, ready to read. Raises PlanError, QuestionError or TaskError for settings that cannot
-    be used, before any model is loaded."""
+    """Return the instruments that `metrics` asks for, by name. Raises PlanError, QuestionError or TaskError for
+    unusable settings, before any model is loaded."""
     found: dict[str, ModelMetric] = {}
     if ABILITY in metrics:
         settings = metrics[ABILITY]
@@ -213,7 +219,8 @@ def instruments(metrics: Mapping[str, Mapping[str, Any]], model: ModelChoice) ->
 
 
 def held_out_text(setting: str, path: str | None) -> str:
-    """A UTF-8 file; None: a page that comes with the package. setting: where it was named. Raises PlanError."""
+    """Read a held-out text from a UTF-8 file. path: None for the text that comes with this package. setting: name of
+    the setting that gives the path, for error messages. Raises PlanError if the file cannot be read or is empty."""
     if path is None:
         return (resources.files("nse_plugin.data") / "held_out.txt").read_text(encoding="utf-8")
     try:
@@ -226,7 +233,7 @@ def held_out_text(setting: str, path: str | None) -> str:
 
 
 def _prompts(path: str) -> list[str]:
-    """Of a JSON list whose entries are prompts, or have a `prompt`."""
+    """Read prompts from a JSON list whose entries are prompts or objects with a `prompt`. Raises PlanError."""
     try:
         entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

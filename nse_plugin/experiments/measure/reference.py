@@ -1,4 +1,4 @@
-"""The unedited model's predictions, kept for the metrics that compare with it."""
+"""Predictions of the unedited model, saved for the metrics that compare with them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nse_plugin.support.files import written_whole
 
 @dataclass(frozen=True)
 class Reference:
-    """The unedited model's predictions, for the metrics that compare with it. easyedit: as its evaluator puts it.
-    instruments: what each must keep, by name."""
+    """Predictions of the unedited model, for the metrics that compare with them. easyedit: in the format of EasyEdit's
+    evaluator. instruments: reference tensors of each instrument, by its name."""
 
     locality: Predictions
     easyedit: list[Any]
@@ -35,6 +35,6 @@ class Reference:
     @classmethod
     def load(cls, record: Record) -> Reference:
         kept = json.loads((record.folder / "reference.json").read_text(encoding="utf-8"))
-        names = kept.get("instruments", [])  # an earlier version had none
+        names = kept.get("instruments", [])  # missing in files of earlier versions
         tensors = {name: load_file(record.folder / f"reference-{name}.safetensors") for name in names}
         return cls(from_json(kept["locality"]), kept["easyedit"], tensors)

@@ -1,4 +1,4 @@
-"""What an experiment measures of a model: the unedited one once, every other against it, by the same families."""
+"""Metrics of an experiment: measure the unedited model once, then every edited model with the same families."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ Table = TypeVar("Table", pd.DataFrame, "pd.Series[float]")
 
 @dataclass(frozen=True)
 class MetricSuite:
-    """The families of metrics that were asked for, with their settings, the seed of the texts the model writes, and
-    where the unedited model is."""
+    """The metrics of an experiment. metrics: settings by family. seed: for the texts that the model generates. model:
+    where the unedited model is loaded from."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     seed: int
@@ -53,17 +53,17 @@ class MetricSuite:
 
     @cached_property
     def instruments(self) -> dict[str, ModelMetric]:
-        """Raises what `nse_plugin.experiments.measure.instruments.instruments` raises."""
+        """The instruments by name. Raises what `nse_plugin.experiments.measure.instruments.instruments` raises."""
         return instruments(self.metrics, self.model)
 
     @cached_property
     def text(self) -> str:
-        """What perplexity is measured on. Raises PlanError."""
+        """The held-out text on which perplexity is measured. Raises PlanError if it cannot be read."""
         return held_out_text("metrics.perplexity.text", self.metrics.get("perplexity", {}).get("text"))
 
     @property
     def generation(self) -> Generation:
-        """How the model is asked to write freely. Raises PlanError for a setting that there is not."""
+        """Settings of free generation. Raises PlanError for an unknown setting."""
         settings = dict(self.metrics.get("generation", {}))
         if settings.get("judge"):
             settings["judge"] = made(Judge, "metrics.generation.judge", settings["judge"])
@@ -71,12 +71,12 @@ class MetricSuite:
 
     @property
     def chat(self) -> Chat:
-        """How the model is asked in a chat. Raises PlanError for a setting that there is not."""
+        """Settings of the questions asked in a chat. Raises PlanError for an unknown setting."""
         return made(Chat, "metrics.chat", dict(self.metrics.get("chat", {})))
 
     def check(self, facts: Sequence[Fact]) -> None:
-        """Raise PlanError, QuestionError, TaskError or JudgeError for what cannot be measured as asked; no model is
-        loaded, and nothing of it is read."""
+        """Raise PlanError, QuestionError, TaskError or JudgeError if a metric cannot be measured as configured. The
+        model is not read."""
         _ = self.text
         _ = self.chat, self.probability_chat
         for family in [family for family in PAIRS if family in self.metrics]:
@@ -96,7 +96,8 @@ class MetricSuite:
 
     @property
     def probability_chat(self) -> bool | str:
-        """Where the prompts of probability are asked, as in `NSEHyperParams.chat`. Raises PlanError."""
+        """Whether `probability` asks its prompts in a chat, as in `NSEHyperParams.chat`. Raises PlanError for an
+        unknown setting."""
         settings = self.metrics.get("probability", {})
         known("metrics.probability", settings, ["chat"])
         chat: bool | str = settings.get("chat", False)
@@ -104,8 +105,8 @@ class MetricSuite:
 
     @cached_property
     def frames(self) -> dict[str, list[Frame]]:
-        """Where the families ask that ask in a chat. The model's tokenizer is read, not its weights. Raises PlanError
-        when it has no such chat template."""
+        """Frames around the prompts, by family, for the families that ask in a chat. Reads the model's tokenizer, not
+        its weights. Raises PlanError if the tokenizer does not have the chat template."""
         found: dict[str, list[Frame]] = {}
         try:
             if "chat" in self.metrics:
@@ -126,15 +127,15 @@ class MetricSuite:
         return model_tokenizer(self.model.source)
 
     def check_lengths(self, facts: Sequence[Fact]) -> None:
-        """Raise PlanError for a prompt that does not fit into the model's positions, and as `frames` does. The model's
-        tokenizer is read, not its weights."""
+        """Raise PlanError if a prompt does not fit into the model's positions, or as `frames` does. Reads the model's
+        configuration and tokenizer, not its weights."""
         _ = self.frames
         positions = max_positions(model_config(self.model.source))
         if positions is None:
             return
         asked = dict.fromkeys(row for fact in facts for row in self._asked(fact))
         asked |= dict.fromkeys((prompt, 0) for one in self.instruments.values() for prompt in one.prompts(facts))
-        # A token is a byte or more, and hardly any tokenizer makes a text longer: short ones need not be counted.
+        # A token is at least one byte, and hardly any tokenizer lengthens a text: short texts need not be tokenized.
         long = [(text, room) for text, room in asked if len("".join(text).encode()) + room >= positions // 2]
         for text, room in long:
             prompt = text if isinstance(text, str) else text[0]
@@ -147,7 +148,7 @@ class MetricSuite:
                 raise PlanError(f"{self.model.name} cannot read the {error}") from None
 
     def _asked(self, fact: Fact) -> Iterator[tuple[Pair | str, int]]:
-        """Prompts, alone or with the target that follows, and how many tokens the model may write after each."""
+        """Yield each prompt, alone or with its target, and the number of tokens the model may generate after it."""
         yield fact.asked(fact.text, fact.target_new), 0
         yield from ((pair, 0) for pair in forced_pairs(fact, self.metrics, self.frames))
         yield from ((frame.around(fact.text), TOKENS) for frame in self.frames.get("chat", ()))
@@ -165,7 +166,7 @@ class MetricSuite:
     def begin(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
     ) -> tuple[Reference, Measured, dict[str, pd.DataFrame]]:
-        """The unedited model: what others are compared with, and what `measure` gives of it."""
+        """Measure the unedited model. Returns the reference for edited models, and what `measure` returns."""
         locality = locality_reference(model, tokenizer, facts) if "locality" in self.metrics else {}
         begun = {name: one.begin(model, tokenizer, facts) for name, one in self.instruments.items()}
         easyedit: list[Any] = []
@@ -185,8 +186,11 @@ class MetricSuite:
         reference: Reference,
         rounds: Sequence[int] | None = None,
     ) -> tuple[Measured, dict[str, pd.DataFrame]]:
-        """The facts on the model as it is now, and the instruments' tables. rounds: in which each was written, of the
-        first ones, and only these are measured; None: nothing was written, and all are."""
+        """Measure the facts on the model in its current state. Returns the measurements and the instruments' tables.
+
+        rounds: the round in which each of the first len(rounds) facts was written; only these facts are measured. None
+        if nothing has been written: all facts are measured.
+        """
         kept = reference.instruments
         readings = {name: one.read(model, tokenizer, facts, kept[name]) for name, one in self.instruments.items()}
         return self._measured(model, tokenizer, facts, reference, readings, rounds)
@@ -239,12 +243,12 @@ class MetricSuite:
 
 
 def _finite(numbers: Table) -> Table:
-    """Infinite numbers become NaN: a model that has diverged is measured, without such a number."""
+    """Replace infinite numbers by NaN, so that a model that has diverged can still be measured."""
     return numbers.replace([math.inf, -math.inf], math.nan)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: Pair | str) -> int:
-    """How many tokens are read of a prompt, or of one with the target that follows it."""
+    """Return how many tokens the model reads of a prompt, or of a prompt followed by its target."""
     if isinstance(text, str):
         return len(without_end(tokenizer, text))
     before, after = split_target(tokenizer, *text)
@@ -254,7 +258,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: Pair | str) -> int:
 def measure_before(
     suite: MetricSuite, record: Record, model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
 ) -> None:
-    """Measure the unedited model, and keep in its record what edited ones are compared with."""
+    """Measure the unedited model, and save the measurements and the reference for edited models in its record."""
     suite.generation.check(tokenizer)
     seconds: dict[str, float] = {}
     with timed(seconds, "measure"):
@@ -267,21 +271,21 @@ def measure_before(
 
 
 def facts_frame(facts: Sequence[Fact]) -> pd.DataFrame:
-    """One row per fact: case_id (its place where it has none), prompt, target_true, target_new."""
+    """One row per fact: case_id (its index if it has none), prompt, target_true, target_new."""
     fields = {"case_id": "case_id", "prompt": "text", "target_true": "target_true", "target_new": "target_new"}
     frame = pd.DataFrame({name: [getattr(fact, field) for fact in facts] for name, field in fields.items()})
     return frame.assign(case_id=[number if value is None else value for number, value in enumerate(frame["case_id"])])
 
 
 def written_texts(facts: Sequence[Fact], measured: Measured) -> pd.DataFrame:
-    """What the model wrote: case_id, prompt, text."""
+    """Return the generated texts as a frame with the columns case_id, prompt, text."""
     names = facts_frame(facts)["case_id"]
     return measured.texts.assign(case_id=names.loc[measured.texts["fact"]].to_numpy())[["case_id", "prompt", "text"]]
 
 
 def peak_memory(device: str) -> float:
-    """MiB: of the process, or of the GPU's memory where the model is on one."""
+    """Return the peak memory in MiB: GPU memory if the model is on a GPU, else that of the process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,6 +1,6 @@
-"""What was asked for: a comparison, a cell of a sweep, the model, and everything that a result depends on.
+"""Plans of experiments: a comparison, a cell of a sweep, the model, and everything that a result depends on.
 
-Nothing here imports torch before it is needed, so that a mistake in a setting is found at once.
+Nothing here imports torch before it is needed, so that a mistake in a setting is reported at once.
 """
 
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive

@@ -1,4 +1,4 @@
-"""One cell of a sweep as it was asked for."""
+"""Plan of one cell of a sweep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORE = "score"
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell as it was asked for. nse: the fields set over the preset's; the rest as in `conf/sweep.yaml`."""
+    """Plan of one cell. nse: hyperparameters that override the preset's; the rest as in `conf/sweep.yaml`."""
 
     model: ModelChoice
     data: DataChoice
@@ -38,7 +38,7 @@ class CellPlan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> CellPlan:
-        """Read what hydra composed. Raises PlanError."""
+        """Read a configuration composed by hydra. Raises PlanError, DatasetError or HyperParamsError."""
         known("setting", config, [spec.name for spec in fields(cls)])
         data = made(DataChoice, "data", config["data"])
         config = {**config, "facts": counted(data, config["facts"])}
@@ -60,11 +60,12 @@ class CellPlan:
 
     @property
     def name(self) -> str:
-        """The cell's own, made of what it sets: `alpha=5,p=0.8`."""
+        """Name of the cell, made of the hyperparameters it sets, e.g. `alpha=5,p=0.8`."""
         return ",".join(f"{name}={_short(self.nse[name])}" for name in sorted(self.nse)) or "preset"
 
     def hparams(self, model: object) -> NSEHyperParams:
-        """model: a loaded one, or anything with its `config`. Raises HyperParamsError."""
+        """Return the cell's hyperparameters. model: a loaded model, or any object with its `config`. Raises
+        HyperParamsError."""
         from nse_plugin.models.loading import easyedit_device
 
         chosen = {"seed": self.seed, **self.nse, **({} if self.store is None else {"store": self.store})}
@@ -72,18 +73,18 @@ class CellPlan:
             whole = NSEHyperParams.for_model(model, **chosen)
         else:
             whole = replace(NSEHyperParams.from_hparams(self.preset), **chosen)
-        # what EasyEdit loads by, for the file that the best setting is written to
+        # model_name, from which EasyEdit loads the model, for the file with the best setting
         named = whole.model_name if whole.model_name and is_bundled(self.model.name) else self.model.source
         return replace(whole, model_name=named, device=easyedit_device(self.model.device))
 
     def what_decides(self) -> dict[str, Any]:
-        """The settings that the results depend on. With what the files hold that they name: `plan.inputs`."""
+        """Return the settings that the results depend on. `plan.inputs` adds the contents of the files they name."""
         config = asdict(self)
         return {name: config[name] for name in ("model", "data", "metrics", "nse", "preset", "facts", "round", "seed")}
 
 
 def objectives() -> tuple[str, ...]:
-    """The names that `objective` takes."""
+    """Return the names that are allowed in `objective`."""
     from nse_plugin.evaluation.metrics.probability import METRICS as SHARES  # imports torch
 
     return (*SHARES, SCORE)

@@ -1,4 +1,4 @@
-"""Checks of single settings; a mistake is one sentence that names the setting, its value and the remedy."""
+"""Checks of single settings. An error message is one sentence with the setting, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class PlanError(ValueError):
 
 
 class CommandLineError(PlanError):
-    """A command line that is not of the form NAME=VALUE, with the form in its message."""
+    """A word on the command line that is not of the form NAME=VALUE; the message explains the form."""
 
 
 def made(kind: type[Settings], where: str, values: Mapping[str, object]) -> Settings:
-    """A dataclass of these values. Raises PlanError for one it has not, or has and is not given."""
+    """Make the dataclass `kind` from these values. where: name of the setting, for error messages. Raises PlanError
+    for an unknown or a missing field."""
     known(where, values, [spec.name for spec in dataclasses.fields(kind)])
     try:
         return kind(**values)
@@ -34,7 +35,7 @@ def made(kind: type[Settings], where: str, values: Mapping[str, object]) -> Sett
 
 
 def known(where: str, given: Mapping[str, object], names: list[str]) -> None:
-    """Raise PlanError for the first name given that is none of `names`."""
+    """Raise PlanError for the first key of `given` that is not in `names`."""
     for name in given:
         if name not in names:
             hint = did_you_mean(name, names, f"known are {', '.join(names)}.")
@@ -48,7 +49,7 @@ def positive(name: str, value: object) -> None:
 
 
 def check_rounds(facts: Sequence[Fact], size: int) -> None:
-    """Raise PlanError where NSE would refuse a round of these facts, `size` at a time."""
+    """Raise PlanError if NSE would refuse a round when these facts are written `size` at a time."""
     for number, first in enumerate(range(0, len(facts), size), 1):
         try:
             check_round(facts[first : first + size])

@@ -1,4 +1,4 @@
-"""A comparison as it was asked for: checked when made, kept beside its results, the same for every process."""
+"""Plan of a comparison: checked when it is created, saved beside the results, and shared by all processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from nse_plugin.facts.files import Loaded, load_facts
 
 BEFORE = "before"  # the unedited model's name among the methods
 EASYEDIT, ABILITY, DRIFT = "easyedit", "ability", "drift"
-# Each has a file of settings. (evaluation.families, which has most of them, imports torch.)
+# Each family has a file of settings. (evaluation.families, which lists most of them, imports torch.)
 _FILES = (resources.files("nse_plugin.experiments.conf") / "metrics").iterdir()
 METRICS = tuple(sorted(Path(file.name).stem for file in _FILES))
 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What `nse_plugin.facts.files.load_facts` reads: a file, or a known name. skip: how many to leave out first."""
+    """Facts to read with `nse_plugin.facts.files.load_facts`. source: a file or a known name. skip: number of facts to
+    skip at the beginning."""
 
     source: str
     skip: int = 0
@@ -32,9 +33,10 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """alg_name: in EasyEdit's registry. preset: folder under hparams/, or a .yaml. hparams: fields set over its own.
+    """A method of a comparison.
 
-    round: facts written at a time.
+    alg_name: name in EasyEdit's registry. preset: folder under hparams/, or a .yaml file. round: facts written at a
+    time. hparams: fields that override the preset's.
     """
 
     alg_name: str
@@ -45,10 +47,12 @@ class MethodChoice:
 
 @dataclass(frozen=True)
 class Plan:
-    """facts: how many of the data's. checkpoints: edits after which everything is measured, the end among them.
+    """Plan of a comparison.
 
-    metrics: settings by family. store: where NSE's values are kept for other runs; None: nowhere. save_models: keep
-    what each method edited, as a session or a patch. out: the results folder.
+    metrics: settings by family. facts: how many facts of the data are written. round: facts written at a time, if the
+    method does not say otherwise. checkpoints: numbers of edits after which everything is measured, including the last.
+    store: folder in which NSE's values are kept for other runs; None: they are not kept. save_models: keep the edits of
+    each method, as a session or a patch. out: the results folder.
     """
 
     model: ModelChoice
@@ -66,7 +70,7 @@ class Plan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Plan:
-        """Read what hydra composed (or `as_config` wrote). Raises PlanError."""
+        """Read a configuration composed by hydra, or returned by `as_config`. Raises PlanError or DatasetError."""
         config = {key: value for key, value in config.items() if key != "experiment"}
         known("setting", config, [spec.name for spec in dataclasses.fields(cls)])
         data = made(DataChoice, "data", config["data"])
@@ -108,25 +112,26 @@ class Plan:
         )
 
     def as_config(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them; `from_config` reads them back."""
+        """Return the plan as plain values for JSON; `from_config` reads them back."""
         config: dict[str, Any] = dataclasses.asdict(self)
         return {**config, "checkpoints": list(self.checkpoints), "out": str(self.out)}
 
     def what_decides(self, method: str) -> dict[str, Any]:
-        """The settings that a method's results depend on; the rest (jobs, save_models, out, the other methods) may
-        change between runs. With what the files hold that they name: `plan.inputs`."""
+        """Return the settings that a method's results depend on; the rest (jobs, save_models, out, the other methods)
+        may change between runs. `plan.inputs` adds the contents of the files they name."""
         config = self.as_config()
         chosen = {key: config[key] for key in ("model", "data", "metrics", "facts", "checkpoints", "seed")}
         return chosen if method == BEFORE else {**chosen, "method": config["methods"][method]}
 
 
 def read_facts(data: DataChoice, count: int | None) -> Loaded:
-    """The first `count` facts of what was chosen; None: all. Raises DatasetError."""
+    """Read the first `count` of the chosen facts; None: all. Raises DatasetError."""
     return load_facts(data.source, count, data.skip_bad, data.snippets, data.skip)
 
 
 def counted(data: DataChoice, asked: object) -> Any:
-    """How many facts are asked for, where "all" of them, or null, is. Raises DatasetError."""
+    """Return the number of facts asked for, with "all" or null replaced by the number there are. Raises
+    DatasetError."""
     return len(read_facts(data, None)) if asked in (None, "all") else asked
 
 

@@ -1,4 +1,4 @@
-"""An experiment's configuration as hydra composes it; a mistake in it is one sentence that lists the choices."""
+"""Configuration of an experiment, composed by hydra. An error message is one sentence that lists the choices."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _TAKE_A_WORD = (
     "--cfg", "-c", "--info", "-i", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
     "-cd", "--experimental-rerun",
 )  # fmt: skip
-_NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # the sweep's own settings, and what EasyEdit loads by
-OmegaConf.register_new_resolver(  # for the help of the applications
+_NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # set by the sweep, or used by EasyEdit to load a model
+OmegaConf.register_new_resolver(  # used in the help texts of the applications
     "choices",
     lambda group: ", ".join(sorted(Path(file.name).stem for file in (resources.files(_CONF) / group).iterdir())),
     replace=True,
@@ -49,7 +49,7 @@ ConfigStore.instance().store(
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration `name` with `overrides` on top, as plain values. Raises PlanError."""
+    """Compose the configuration `name` with `overrides`, as plain values. Raises PlanError."""
     with initialize_config_module(_CONF, version_base="1.3"):
         try:
             return plain(compose(name, _with_own_model(overrides)))
@@ -60,8 +60,8 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def launched(name: str, arguments: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
-    """Hand `job` to hydra as the application `nse <name>`, with the command line's `arguments`. Raises PlanError, and
-    what a job raises."""
+    """Run `job` with hydra as the application `nse <name>`, with the `arguments` of the command line. Raises PlanError,
+    and whatever the job raises."""
     sys.argv = [f"nse {name}", *_with_own_model(arguments)]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are raised, not printed with a trace
     try:
@@ -71,19 +71,19 @@ def launched(name: str, arguments: Sequence[str], job: Callable[[DictConfig], An
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether hydra is only to show something: settings, groups, its own state."""
+    """Return whether hydra is only asked to show something: help, settings, its own state."""
     return any(word.split("=")[0] in _SHOWS for word in arguments)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain values."""
+    """Convert a composed configuration to plain values."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
 def check_words(arguments: Sequence[str]) -> None:
-    """Raise CommandLineError for a word on the command line that is neither a setting nor one of hydra's options."""
+    """Raise CommandLineError for a word that is neither a setting nor one of hydra's options."""
     for before, word in itertools.pairwise(["", *arguments]):
         option = word.split("=")[0] in (*_SWITCHES, *_SHOWS, *_TAKE_A_WORD)
         if not (option or before in _TAKE_A_WORD or ("=" in word and not word.startswith("--")) or word[:1] == "~"):
@@ -91,7 +91,7 @@ def check_words(arguments: Sequence[str]) -> None:
 
 
 def _with_own_model(arguments: Sequence[str]) -> list[str]:
-    """`model=FOLDER` and `model=OWNER/NAME` as the settings that they stand for. Raises CommandLineError."""
+    """Replace `model=FOLDER` and `model=OWNER/NAME` by the settings they stand for. Raises CommandLineError."""
     there = {Path(file.name).stem for file in (resources.files(_CONF) / "model").iterdir()}
     settings: list[str] = []
     check_words(arguments)

@@ -1,8 +1,8 @@
-"""Everything that a result depends on: the settings that decide it, what the files they name hold, and the versions.
+"""Everything that a result depends on: settings, contents of the files that they name, and versions of packages.
 
 A name in a setting does not fix its content: a file of facts, a preset or a model's folder may change under its name.
-So the settings are kept beside the results with the content of everything they name, and results are read again only
-where all of it is the same. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all ask here.
+So the settings are saved beside the results with the content of everything they name, and existing results are used
+only if all of it is unchanged. `nse compare`, `nse sweep`, `nse tune` and `nse ability` all use this module.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
     from nse_plugin.facts.files import Loaded
 
 _OF_THE_UNEDITED = ("model", "data", "metrics", "facts", "seed")
-# What transformers reads of a folder; others write their own files beside it.
+# Files of a model's folder that transformers reads; other programs write files of their own there.
 _MODEL_FILES = (
     "*.safetensors", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.pkl", "*.json", "*.model", "*.tiktoken", "*.bpe",
     "*.codes", "*.vocab", "*.txt", "*.jinja", "*_templates/*.jinja", "**/*.py",
 )  # fmt: skip
-_INDEX = "*.index.json"  # of a model in several files, which may lie in folders below
+_INDEX = "*.index.json"  # of a sharded model, whose shards may lie in subfolders
 _MOMENTS = "moments in stats_dir"
-_LARGE = 2**30  # bytes, from which on reading a file is shown
+_LARGE = 2**30  # bytes; reading a file of at least this size shows a progress bar
 _CHUNK = 2**24
-_SETTLED = 2.0  # seconds after a change; before that another one may go unseen in the file's times
+_SETTLED = 2.0  # seconds; a hash of a more recently changed file is not reused: its times may hide another change
 _HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{32,}\b")
 
 
-# -- what is asked ----------------------------------------------------------------------------------------------------
+# -- inputs of results ------------------------------------------------------------------------------------------------
 
 
 def of_method(plan: Plan, name: str, facts: Loaded) -> dict[str, object]:
-    """Of one method of a comparison, or of the unedited model. facts: those of the plan, as they were read."""
+    """Return the inputs of one method of a comparison, or of the unedited model. facts: the plan's facts, as read."""
     asked = {**plan.what_decides(name), **_shared(plan.model, plan.data, plan.metrics, facts)}
     asked["version of easyeditor"] = _easyedit()
     return asked if name == BEFORE else {**asked, **_of_hparams(plan.methods[name], plan.model)}
 
 
 def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, object]:
-    """What all cells of a sweep have in common."""
+    """Return the inputs that all cells of a sweep have in common."""
     asked = {**plan.what_decides(), **_shared(plan.model, plan.data, plan.metrics, facts)}
     del asked["nse"]
     values = _preset_of_sweep(plan)
@@ -68,13 +68,13 @@ def of_sweep(plan: CellPlan, facts: Loaded) -> dict[str, object]:
 
 
 def of_cell(plan: CellPlan, facts: Loaded) -> dict[str, object]:
-    """Of one cell of a sweep."""
+    """Return the inputs of one cell of a sweep."""
     moments = _moments_named({**_preset_of_sweep(plan), **plan.nse})
     return {**of_sweep(plan, facts), "nse": dict(plan.nse), **_contents("nse", files_named(plan.nse)), **moments}
 
 
 def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, object]:
-    """Of the unedited model of a sweep."""
+    """Return the inputs of a sweep's unedited model."""
     settings = {name: value for name, value in plan.what_decides().items() if name in _OF_THE_UNEDITED}
     return {**settings, **_shared(plan.model, plan.data, plan.metrics, facts)}
 
@@ -82,7 +82,8 @@ def of_reference(plan: CellPlan, facts: Loaded) -> dict[str, object]:
 def of_ability(
     model: ModelChoice, edited: Mapping[str, Path], questions: Mapping[str, object], tasks: Mapping[str, object]
 ) -> dict[str, object]:
-    """Of questions and tasks. questions: by the name of their file. tasks: how many items of each."""
+    """Return the inputs of `nse ability`. edited: folders of edited models, by name. questions: by the name of their
+    file. tasks: number of items of each task."""
     return {
         "model": asdict(model),
         "questions": {name: _hash(repr(asked)) for name, asked in questions.items()},
@@ -105,7 +106,7 @@ def _shared(model: ModelChoice, data: DataChoice, metrics: Mapping[str, object],
 
 
 def _of_hparams(choice: MethodChoice, model: ModelChoice) -> dict[str, object]:
-    """The values in a method's file of hyperparameters, and the content of the files that these name."""
+    """Return the values of a method's hyperparameters, and the contents of the files that they name."""
     path = preset_of(choice, model)
     values: dict[str, Any] = {} if path is None else _read_preset(choice, path)
     named = files_named({**values, **choice.hparams})
@@ -133,7 +134,7 @@ def _read_preset(choice: MethodChoice, path: Path) -> dict[str, object]:
 
 
 def _preset_of_sweep(plan: CellPlan) -> dict[str, object]:
-    """What a sweep's preset resolves to; nothing for a model without one."""
+    """Return the values of a sweep's preset; empty for a model without a preset."""
     if plan.preset is not None:
         return NSEHyperParams.from_hparams(plan.preset).to_dict()
     config = model_config(plan.model.source)
@@ -141,11 +142,12 @@ def _preset_of_sweep(plan: CellPlan) -> dict[str, object]:
     return {} if tuned_name(config) is None else NSEHyperParams.for_model(model).to_dict()
 
 
-# -- what files hold --------------------------------------------------------------------------------------------------
+# -- contents of files ------------------------------------------------------------------------------------------------
 
 
 def files_named(settings: object, name: str = "") -> dict[str, str]:
-    """The contents of all files that settings name, by the setting; those of a list by the file as well."""
+    """Return the `content` of every file that a setting names, by the setting's name; in a list, by the setting's name
+    and the file's. name: of the setting that contains `settings`, for nested settings."""
     found: dict[str, str] = {}
     if isinstance(settings, Mapping):
         for key, value in settings.items():
@@ -159,7 +161,7 @@ def files_named(settings: object, name: str = "") -> dict[str, str]:
 
 
 def content(path: Path) -> str:
-    """A file's size and SHA-256, as text. Read once a process, and again when the file was changed."""
+    """Return a file's size and SHA-256, as text. The file is read once per process, and again if it has changed."""
     stat = path.stat()
     state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
     settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED
@@ -168,7 +170,7 @@ def content(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _content(path: Path, state: tuple[int, ...]) -> str:
-    """state: of the file, in which it was read."""
+    """Hash a file. state: its size, times and inode when it is read, part of the cache key."""
     hashed = hashlib.sha256()
     with path.open("rb") as stream:
         for chunk in _shown(path.name, state[0], iter(lambda: stream.read(_CHUNK), b"")):
@@ -187,7 +189,7 @@ def _shown(name: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def model_content(source: str) -> dict[str, str]:
-    """What a model's folder holds, by file; of one on the hub, the commit."""
+    """Return the `content` of each file of a model's folder, by file; for a model on the hub, the commit."""
     folder = source_folder(source)
     if folder is None:
         return {"commit": _hub_commit(source)}
@@ -200,16 +202,17 @@ def model_content(source: str) -> dict[str, str]:
 
 
 def _parts(index: Path) -> set[Path]:
-    """The weight files that a model's index lists."""
+    """Return the weight files that a model's index lists; an empty set if it is not the index of a model."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return {index.parent / name for name in names}
-    except (ValueError, KeyError, TypeError, AttributeError):  # no index of a model
+    except (ValueError, KeyError, TypeError, AttributeError):  # not the index of a model
         return set()
 
 
 def _moments_named(hparams: Mapping[str, object]) -> dict[str, object]:
-    """What the second moments hold that lie in the stats_dir of hyperparameters, of their corpus and of any model."""
+    """Return the `content` of the second moments in the `stats_dir` of hyperparameters, for their corpus and any
+    model."""
     if not hparams.get("stats_dir"):
         return {}
     root = Path(str(hparams["stats_dir"])).expanduser()
@@ -221,7 +224,7 @@ def _moments_named(hparams: Mapping[str, object]) -> dict[str, object]:
 def _hub_commit(source: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    model_config(source)  # which asks the hub for its newest commit, as loading would
+    model_config(source)  # asks the hub for the newest commit, as loading would
     config = try_to_load_from_cache(source, "config.json")
     return Path(config).parent.name if isinstance(config, str) else "unknown"
 
@@ -234,7 +237,7 @@ def _versions() -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """An installed package's version, without what names its build (2.13.0+cpu)."""
+    """Return an installed package's version, without the name of its build (the +cpu of 2.13.0+cpu)."""
     try:
         return importlib.metadata.version(package).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -242,7 +245,7 @@ def version(package: str) -> str:
 
 
 def _easyedit() -> str:
-    """The version of EasyEdit; of a clone, what its files hold."""
+    """Return the version of EasyEdit; for a clone, a hash of its files."""
     clone = os.environ.get("EASYEDIT_HOME")
     if not clone:
         return version("easyeditor")
@@ -250,13 +253,13 @@ def _easyedit() -> str:
     return f"a clone, sha256 {_hash([content(path) for path in files])}"
 
 
-# -- what was asked before, and is asked now --------------------------------------------------------------------------
+# -- comparison with earlier inputs -----------------------------------------------------------------------------------
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first thing in which what is asked now differs from what was asked before, "seed was 0, now 1"; None: there
-    is none. What only `before` has plays no part, nor do second moments that have come since: the run itself may have
-    measured them."""
+    """Describe the first difference between earlier and present inputs, e.g. "seed was 0, now 1". Returns None if there
+    is none. Ignored are keys that only `before` has, and second moments added since: the run itself may have measured
+    them."""
     for name, value in json.loads(json.dumps(now)).items():
         if name not in before:
             return f"{name} was not noted, now {_shortened(value)}"
@@ -270,13 +273,13 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def _difference(name: str, before: object, now: object) -> str:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
-        joint = ", " if name.startswith("content") else "."  # of a file's name, of a setting's
+        joint = ", " if name.startswith("content") else "."  # before the name of a file, of a setting
         return _difference(f"{name}{joint}{key}", before.get(key), now.get(key))
     return f"{name} was {_shortened(before)}, now {_shortened(now)}"
 
 
 def _shortened(value: object) -> str:
-    """A value for a sentence; of hashes the beginning."""
+    """Shorten a value for an error message; hashes are cut to their first 8 digits."""
     text = _HASH.sub(r"\1", value) if isinstance(value, str) else repr(value)
     return f"{text:.200}"
 

@@ -1,4 +1,4 @@
-"""The model of an experiment: what results call it, where it is, and what its files hold besides its weights."""
+"""The model of an experiment: its name in the results, its source, its configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 EMBEDDED, GGUF = "embedded", ".gguf"
 _CONFIG, _ADAPTER = "config.json", "adapter_config.json"
-# One of them is there in any form of tokenizer; without, transformers makes one up that knows no word.
+# Any saved tokenizer has one of these files; without them, transformers creates a tokenizer with an empty vocabulary.
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """name: what results call it. source: a folder, a hub name, or `embedded`. dtype, device: as torch names them."""
+    """The model of an experiment. name: its name in the results. source: a folder, a GGUF file, a name on the hub, or
+    `embedded`. dtype, device: names in torch."""
 
     name: str
     source: str
@@ -39,8 +40,8 @@ class ModelChoice:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelChoice:
-        """Read what hydra composed. A source that is not the named model's own is called by its folder's name, or its
-        name on the hub. Raises PlanError."""
+        """Read a configuration composed by hydra. If the source is not that of the named model, the name becomes
+        `source_name(source)`. Raises PlanError."""
         name, source = config.get("name"), config.get("source")
         if not isinstance(source, str) or source in ("", "???"):
             raise PlanError(f"model.source = {source!r} cannot be used: give a folder, a hub name, or `embedded`.")
@@ -53,17 +54,19 @@ class ModelChoice:
 
 
 def source_name(source: str) -> str:
-    """What results call a model: its folder's name, or the last part of its name on the hub."""
+    """Return a model's name in the results: the name of its folder, or the last part of its name on the hub."""
     return Path(source).resolve().name if is_path(source) or Path(source).is_dir() else source.rpartition("/")[2]
 
 
 def is_path(source: str) -> bool:
-    """Whether a source can only be a path: hub names are `name` or `owner/name`, and begin with a letter or digit."""
+    """Return whether a source can only be a path: names on the hub are `name` or `owner/name`, and begin with a letter
+    or a digit."""
     return source.startswith((".", "~", "/")) or source.count("/") > 1 or os.path.isabs(source)
 
 
 def check_source(source: str, named: str = "model") -> None:
-    """Raise PlanError for a path that is no folder of a model and no GGUF file. named: what the user gave it as."""
+    """Raise PlanError for a path that is neither a model's folder nor a GGUF file. named: the setting or option with
+    which the user gave it."""
     path = Path(source)
     if source.endswith(GGUF):
         if not path.is_file():
@@ -79,7 +82,8 @@ def check_source(source: str, named: str = "model") -> None:
 
 
 def source_folder(source: str) -> Path | None:
-    """The folder with a model's files, that of `embedded` made where it is not there yet; None: it is on the hub."""
+    """Return the folder with a model's files; that of `embedded` is created if it does not exist. Returns None for a
+    model on the hub."""
     if source == EMBEDDED:
         from nse_plugin.models.embedded import embedded_model, embedded_model_folder
 
@@ -90,7 +94,7 @@ def source_folder(source: str) -> Path | None:
 
 
 def model_config(source: str, named: str = "model") -> PretrainedConfig:
-    """transformers' configuration of a model, read without its weights. Raises PlanError, GGUFError."""
+    """Read the transformers configuration of a model, without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoConfig
 
     from nse_plugin.models.gguf.file import gguf_config
@@ -112,7 +116,7 @@ def model_config(source: str, named: str = "model") -> PretrainedConfig:
 
 
 def model_tokenizer(source: str, named: str = "model") -> PreTrainedTokenizerBase:
-    """A model's tokenizer, without its weights. Raises PlanError, GGUFError."""
+    """Load the tokenizer of a model, without its weights. Raises PlanError, GGUFError."""
     from transformers import AutoTokenizer
 
     from nse_plugin.models.gguf.file import gguf_tokenizer
@@ -130,7 +134,8 @@ def model_tokenizer(source: str, named: str = "model") -> PreTrainedTokenizerBas
 
 @functools.lru_cache(maxsize=8)
 def _hub_config(source: str, named: str) -> PretrainedConfig:
-    """Asked of the hub once a process, as loading would ask it; which also returns the newest commit."""
+    """Read the configuration of a model on the hub, once per process. As loading would, this looks up the newest
+    commit. Raises PlanError."""
     from transformers import AutoConfig
 
     try:
@@ -142,32 +147,33 @@ def _hub_config(source: str, named: str) -> PretrainedConfig:
 
 
 def base_of_adapter(folder: Path) -> str | None:
-    """The source of the model that an adapter saved by peft belongs to; None: the folder holds a whole model."""
+    """Return the source of the base model of an adapter saved by peft. Returns None if the folder is not that of an
+    adapter."""
     if (folder / _CONFIG).is_file() or not (folder / _ADAPTER).is_file():
         return None
     return str(json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def tuned_name(config: PretrainedConfig) -> str | None:
-    """The name of the presets that come with this package for a model of this shape; None: there are none."""
+    """Return the name of this package's presets for a model of this shape. Returns None if there are none."""
     model = SimpleNamespace(config=config)
     return next((known.aliases[0] for known in TUNED_FOR if known.fits(model)), None)
 
 
 def shape_of(config: PretrainedConfig) -> str:
-    """A description of a model's shape."""
+    """Describe a model's shape: its type, number of layers and hidden size."""
     text = config.get_text_config()
     return f"a {text.model_type} of {number_of(text.num_hidden_layers, 'layer')}, hidden size {text.hidden_size}"
 
 
 @functools.cache
 def _bundled() -> dict[str, str]:
-    """The sources of the models that `conf/model` has, by name."""
+    """Return the sources of the models in `conf/model`, by name."""
     files = (resources.files("nse_plugin.experiments.conf") / "model").iterdir()
     read = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".yaml")]
     return {model["name"]: model["source"] for model in read if model["name"]}
 
 
 def is_bundled(name: str) -> bool:
-    """Whether `conf/model` has a model of this name."""
+    """Return whether `conf/model` has a model of this name."""
     return name in _bundled()

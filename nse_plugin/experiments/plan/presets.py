@@ -1,7 +1,7 @@
-"""Which hyperparameters a method starts from on a model: a file of the user's, or one that comes with this package.
+"""Hyperparameters that a method starts from on a model: a file of the user's, or a preset of this package.
 
-Those that come with this package were made for a few models. They serve any model of the same shape, whatever it is
-called, and none of another shape.
+The presets of this package were made for a few models. They are used for any model of the same shape, whatever its
+name, and for no model of another shape.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from nse_plugin.experiments.plan.comparison import MethodChoice
 
 NSE = "NSE"
-NEEDED = {"layers", "alpha"}  # of NSE's fields, those that have no default
+NEEDED = {"layers", "alpha"}  # fields of NSEHyperParams without a default
 
 
 def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> None:
-    """Raise PlanError for methods that have nothing to start from on this model: one sentence for all of them."""
+    """Raise PlanError if NSE's hyperparameters cannot be used on this model, or if methods have no hyperparameters to
+    start from; one message names all of these methods."""
     for name, choice in methods.items():
         if choice.alg_name == NSE:
             _check_of_nse(name, choice, model)
@@ -55,9 +56,9 @@ def check_presets(methods: Mapping[str, MethodChoice], model: ModelChoice) -> No
 
 
 def _check_of_nse(name: str, choice: MethodChoice, model: ModelChoice) -> None:
-    """Raise PlanError for hyperparameters of NSE that cannot be used on this model."""
+    """Raise PlanError if the hyperparameters of NSE cannot be used on this model."""
     path = preset_of(choice, model)
-    given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # where they are missing, another check reports it
+    given = {"layers": [0], "alpha": 1.0, **choice.hparams}  # another check reports missing ones
     try:
         if path is None:
             found = NSEHyperParams.for_model("", **given)
@@ -80,7 +81,7 @@ def _check_layers(field: str, hparams: NSEHyperParams, model: ModelChoice) -> No
 
 
 def _check_chat(where: str, hparams: NSEHyperParams, model: ModelChoice) -> None:
-    """Raise PlanError when facts are to be written in a chat template that the model's tokenizer does not have."""
+    """Raise PlanError if facts are to be written in a chat template that the model's tokenizer does not have."""
     if hparams.chat is False:
         return
     try:
@@ -90,8 +91,9 @@ def _check_chat(where: str, hparams: NSEHyperParams, model: ModelChoice) -> None
 
 
 def check_preset_of_sweep(plan: CellPlan) -> None:
-    """Raise PlanError when a sweep's cell has nothing to start from on this model, or layers that the model has not,
-    HyperParamsError for a preset or a hyperparameter that cannot be used."""
+    """Raise PlanError if a cell has no hyperparameters to start from on this model, edits layers that cannot be edited,
+    or uses a chat template that the tokenizer does not have; HyperParamsError for an unusable preset or
+    hyperparameter."""
     config = model_config(plan.model.source)
     if plan.preset is None and tuned_name(config) is None and not plan.nse.keys() >= NEEDED:
         remedies = [f"give preset=FILE.yaml ({_tune(plan.model)} writes one)", "nse.layers=[...] and nse.alpha=..."]
@@ -113,8 +115,9 @@ def _tune(model: ModelChoice) -> str:
 
 
 def preset_of(choice: MethodChoice, model: ModelChoice) -> Path | None:
-    """A method's file of hyperparameters for a model; None: NSE with the layers and alpha that were given, and its
-    defaults. Raises PlanError for a file that is not there, HyperParamsError for a folder that is not in hparams/."""
+    """Return a method's file of hyperparameters for a model. Returns None if there is none: NSE can then use its
+    defaults, with given layers and alpha. Raises PlanError if a named file does not exist, HyperParamsError if a named
+    folder is not in hparams/."""
     if Path(choice.preset).suffix in (".yaml", ".yml"):
         path = Path(choice.preset).expanduser()
         if not path.is_file():
@@ -128,10 +131,11 @@ def _has_start(choice: MethodChoice, model: ModelChoice) -> bool:
 
 
 def _bundled_file(method: str, model: ModelChoice) -> Path | None:
-    """The file hparams/<method>/<name>.yaml, by the model's own name, or by that of ours that has its shape."""
+    """Return the file hparams/<method>/<name>.yaml, where name is the model's own, or that of the presets for its
+    shape. Returns None if there is no such file; raises HyperParamsError for an unknown method."""
     from nse_plugin.hparams.files import preset_path
 
-    preset_path(method, TUNED_FOR[0].aliases[0])  # raises where there is no such method
+    preset_path(method, TUNED_FOR[0].aliases[0])  # raises for an unknown method
     for name in (None if is_bundled(model.name) else model.name, tuned_name(model_config(model.source))):
         try:
             if name is not None:

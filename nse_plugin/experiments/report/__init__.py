@@ -1,1 +1,1 @@
-"""What experiments found, as tables, figures and pages."""
+"""Results of experiments as tables, figures and pages."""

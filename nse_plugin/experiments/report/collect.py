@@ -1,4 +1,4 @@
-"""The records of all methods put together: the tidy tables that everything else reads."""
+"""Collect the records of all methods into tidy tables, from which figures and pages are made."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from nse_plugin.support.files import written_whole
 
 
 def record_of(plan: Plan, name: str) -> Record:
-    """What a method of the comparison has produced so far."""
+    """Return the record of one method of a comparison."""
     return Record(plan.out / "methods" / name)
 
 
 def write_tables(plan: Plan) -> pd.DataFrame:
-    """Write summary.csv, facts.csv, texts.csv and the instruments' tables from what the methods have so far; returns
-    the summary.
+    """Write summary.csv, facts.csv, texts.csv and the instruments' tables from the checkpoints that exist so far.
+    Returns the summary.
 
-    summary: columns method, edits, metric, value, and its 95% interval low to high (empty where it has none). The
-    others: method, edits, and a row per fact, text, ...
+    summary: columns method, edits, metric, value, and low and high of the 95% interval (empty if the metric has none).
+    Other tables: columns method, edits and those of the checkpoint's table, with one row per fact, text, etc.
     """
     summary: list[tuple[str, int, str, float]] = []
     tables: dict[str, list[pd.DataFrame]] = {"facts": [], "texts": []}
@@ -49,11 +49,11 @@ def write_tables(plan: Plan) -> pd.DataFrame:
 
 
 def means(checkpoint: Checkpoint) -> dict[str, float]:
-    """Every metric of a checkpoint as one number: those of the model, and what it took to get there."""
+    """Return every metric of a checkpoint as one number: metrics of the model, seconds, and peak memory in MiB."""
     costs = checkpoint.costs
     parts = {"seconds": "edit", **{f"seconds_{part}": part for part in ("values", "update", "moments")}}
     seconds = {metric: costs["seconds"][part] for metric, part in parts.items() if part in costs["seconds"]}
-    if "seconds" in seconds:  # second moments serve every later run on the model, whichever method measured them
+    if "seconds" in seconds:  # not counted: second moments are reused by every later run on the model
         seconds["seconds"] -= seconds.get("seconds_moments", 0.0)
     return {**checkpoint.overall, **seconds, "peak_memory_mib": costs["peak_memory_mib"]}
 
@@ -61,8 +61,9 @@ def means(checkpoint: Checkpoint) -> dict[str, float]:
 def write_run(plan: Plan, started: datetime, data: Mapping[str, object], command: str | None, *, worked: bool) -> None:
     """Write run.json: the whole configuration, versions, host, and how each method ended.
 
-    started: this call. worked: whether anything was left to run. Its time is added to that of earlier calls, but what
-    they ran at the same time is counted once.
+    started: start of this call. data: description of the facts. command: the command line, for the report. worked:
+    whether this call had anything left to run. If so, its duration is added to that of earlier calls, and time in which
+    both ran is counted once.
     """
     path = plan.out / "run.json"
     began = until = datetime.now(UTC)
@@ -70,7 +71,7 @@ def write_run(plan: Plan, started: datetime, data: Mapping[str, object], command
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         began, seconds = datetime.fromisoformat(earlier["started"]), earlier["seconds"]
-        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # an earlier version did not record it
+        until = datetime.fromisoformat(earlier.get("ended", earlier["started"]))  # not recorded by earlier versions
     if worked or not path.is_file():
         now = datetime.now(UTC)
         both = min(now, until) - max(started, began)

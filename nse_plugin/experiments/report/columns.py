@@ -1,4 +1,4 @@
-"""The columns of a comparison's tables: which metric each shows, and how."""
+"""Columns of a comparison's tables: the metric each of them shows, and its format."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-OURS = "NSE"  # stands last, as in the paper
+OURS = "NSE"  # last row, as in the paper
 EDITS = "Edits"
 ABSENT, TO, MINUS = "\N{EN DASH}", "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric of summary.csv is shown in the table: value * scale, with `decimals` decimals. short: its title on a
-    screen; None: it has no place there."""
+    """Format of a metric of summary.csv in a table: value * scale, with `decimals` decimals. short: title in the
+    terminal; None if the column is not shown there."""
 
     metric: str
     title: str
@@ -25,7 +25,7 @@ class Column:
     short: str | None = None
 
     def shown(self, value: float) -> str:
-        """A value of the table as text; a dash where there is none."""
+        """Format a value of the table; a missing value is a dash."""
         if pd.isna(value):
             return ABSENT
         if np.isinf(value):
@@ -63,7 +63,7 @@ COST = (
 )
 COLUMNS = (*AS_IN_THE_PAPER, *BESIDE_IT, *ANSWERS, *SUBJECTS, *COST)
 THREE_SCORES = AS_IN_THE_PAPER[:3]
-TESTED = (*THREE_SCORES, BESIDE_IT[0], *ANSWERS, *SUBJECTS)  # against NSE, in a table of its own
+TESTED = (*THREE_SCORES, BESIDE_IT[0], *ANSWERS, *SUBJECTS)  # tested against NSE, in a separate table
 # The same facts asked in plain text and in a chat.
 ASKED_PLAINLY = (
     Column("efficacy", "Efficacy", 100, short="Eff."),
@@ -76,7 +76,7 @@ ASKED_IN_CHAT = (
     Column("chat_efficacy", "Efficacy, begun", 100, short="Eff., begun"),
     Column("chat_accuracy", "Accuracy, begun", 100, short="Acc., begun"),
 )
-# What the model is asked without a target beside it, and how far it is from the unedited one.
+# What the model generates without a given target, and how far it is from the unedited model.
 SAYS = (
     Column("efficacy", "Efficacy", 100),
     Column("generation_contains", "Says it", 100),
@@ -99,8 +99,8 @@ DRIFTS = (
 
 
 def ability_columns(summary: pd.DataFrame) -> tuple[Column, ...]:
-    """Of every file of questions and task that is a share: right answers and, of questions, those the unedited model
-    gave too."""
+    """Return the columns of general ability: each metric that is a share and, for files of questions, the share of
+    questions answered as by the unedited model."""
     metrics = list(dict.fromkeys(summary["metric"].astype(str)))
     found: list[Column] = []
     for metric in metrics:

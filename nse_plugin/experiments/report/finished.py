@@ -1,4 +1,4 @@
-"""The finished cells of a sweep, and in what they differ."""
+"""Finished cells of a sweep, and the hyperparameters in which they differ."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DEFAULTS = {spec.name: spec.default for spec in dataclasses.fields(NSEHyperPara
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A finished cell. by_fact: a row a fact, a column a metric. costs: as in its checkpoint. preset: the values of all
-    fields without the sweep; None where the sweep had no preset to start from."""
+    """A finished cell. by_fact: one row per fact, one column per metric. costs: as in its checkpoint. preset: values of
+    all fields in the preset; None if the sweep had no preset to start from."""
 
     name: str
     hparams: dict[str, Any]
@@ -32,13 +32,13 @@ class FinishedTrial:
         return ", ".join(f"{name} = {plain(self.hparams[name])}" for name in fields)
 
     def as_in_the_preset(self, fields: Sequence[str]) -> int:
-        """How many of the fields have the preset's value; without a preset, their default."""
+        """Return how many of the fields have the preset's value, or their default if there is no preset."""
         usual = _DEFAULTS if self.preset is None else self.preset
         return sum(self.hparams[name] == usual.get(name) for name in fields)
 
 
 def read_trial(record: Record) -> FinishedTrial:
-    """A cell that was run to its end."""
+    """Read the record of a cell that is done."""
     ended = record.ended
     assert ended is not None
     checkpoint = record.load(record.edits[-1])
@@ -48,8 +48,8 @@ def read_trial(record: Record) -> FinishedTrial:
 
 
 def _preset(record: Record, hparams: Mapping[str, object]) -> dict[str, Any] | None:
-    """All fields as they are without the sweep: in the preset that it was started with, or in that of the model; None
-    where there is neither."""
+    """Return the values of all fields in the preset that the sweep was started with, or else in the model's own.
+    Returns None if there is neither."""
     asked = record.folder / "asked.json"
     named = json.loads(asked.read_text(encoding="utf-8")).get("preset") if asked.is_file() else None
     try:
@@ -61,23 +61,23 @@ def _preset(record: Record, hparams: Mapping[str, object]) -> dict[str, Any] | N
 
 
 def distinct(done: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    """Without repetitions of one setting."""
+    """Keep one cell for each set of hyperparameters, the first of them."""
     return list({json.dumps(cell.hparams, sort_keys=True): cell for cell in reversed(done)}.values())
 
 
 def varied_fields(done: Sequence[FinishedTrial]) -> list[str]:
-    """The fields in which cells differ."""
+    """Return the fields in which cells differ; `p` if there is none."""
     settings = [{name: json.dumps(value) for name, value in cell.hparams.items()} for cell in done]
     return [name for name in settings[0] if len({one[name] for one in settings}) > 1] or ["p"]
 
 
 def plain(value: object) -> Any:
-    """A value as a cell of sweep.csv: lists and None as JSON."""
+    """Convert a value for sweep.csv: lists and None become JSON."""
     return json.dumps(value) if value is None or isinstance(value, list) else value
 
 
 def sortable(value: object) -> tuple[int, Any]:
-    """A key by which values of one field sort: numbers, then lists, then the rest."""
+    """Return a sort key for the values of one field: numbers first, then lists, then the rest."""
     if isinstance(value, int | float):
         return 0, value
     return (1, value) if isinstance(value, list) else (2, json.dumps(value))

@@ -1,4 +1,4 @@
-"""What `nse compare` left in a folder, read back."""
+"""Read the results that `nse compare` wrote to a folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class Results:
-    """What `nse compare` left in a folder: summary.csv, facts.csv, texts.csv (maybe without rows) and run.json.
+    """Results that `nse compare` wrote to a folder: summary.csv, facts.csv, texts.csv (possibly empty) and run.json.
 
-    summary: method, edits, metric, value, and its interval low to high. facts: a row per method, checkpoint and fact.
-    texts: method, edits, case_id, prompt, text. run: configuration, versions, host, and how each method ended. case_id
-    is a string throughout.
-    tables: of the instruments, by file, those that are there.
+    summary: columns method, edits, metric, value, and low and high of its interval. facts: one row per method,
+    checkpoint and fact. texts: columns method, edits, case_id, prompt, text. case_id is a string in every frame. run:
+    configuration, versions, host, and how each method ended. tables: the instruments' tables that exist, by file name.
     """
 
     summary: pd.DataFrame
@@ -48,9 +47,9 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """Raises ResultsError when a file or a column is missing, or a file cannot be read."""
+        """Read a folder. Raises ResultsError if a file or a column is missing, or a file cannot be read."""
         summary, facts, texts = (_frame(folder, name, needed) for name, needed in _NEEDED.items())
-        summary = clipped(summary) if "low" in summary else with_intervals(summary, facts)  # of an earlier version
+        summary = clipped(summary) if "low" in summary else with_intervals(summary, facts)  # an earlier version
         try:
             run = json.loads(_present(folder, "run.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -67,23 +66,23 @@ class Results:
 
     @property
     def notes(self) -> dict[str, str]:
-        """What there is to know about a method's numbers, e.g. that it is broken here."""
+        """Remarks on a method's numbers, e.g. that the method is broken here, by method."""
         return {name: ended["note"] for name, ended in self.run["methods"].items() if ended.get("note")}
 
     @property
     def methods(self) -> list[str]:
-        """Every method that was asked for or measured, the unedited model first and NSE last."""
+        """Every method that was planned or measured, with the unedited model first and NSE last."""
         return in_order([*self.run["methods"], *self.summary["method"]])
 
     def absence(self, method: str) -> str | None:
-        """Why a method has no row of numbers; None when it has one."""
+        """Return why a method has no row of numbers, or None if it has one."""
         ended = self.run["methods"].get(method, {})
         if ended.get("status") == "failed":
             return f"failed: {ended.get('error') or 'no reason was given'}"
         return None if method in set(self.summary["method"]) else "not measured yet"
 
     def measured(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows of one of the frames that belong to methods without an `absence`."""
+        """Return the rows of `frame` that belong to methods without an `absence`."""
         return frame[frame["method"].isin([name for name in self.methods if self.absence(name) is None])]
 
 
@@ -95,7 +94,7 @@ def _present(folder: Path, name: str) -> Path:
 
 def _frame(folder: Path, name: str, needed: list[str]) -> pd.DataFrame:
     path = _present(folder, name)
-    try:  # texts and answers such as "NA" or "None" stay what they are
+    try:  # texts and answers such as "NA" or "None" are kept as strings
         frame = pd.read_csv(path, dtype={"method": str, "case_id": str}, keep_default_na=False, na_values=[""])
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ResultsError(f"{path} is not a table ({error}): run the comparison again.") from None
@@ -108,11 +107,11 @@ def _frame(folder: Path, name: str, needed: list[str]) -> pd.DataFrame:
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Each name once: the unedited model, the baselines as they came, NSE."""
+    """Return each name once: the unedited model first, then the baselines in the given order, then NSE."""
     names = list(dict.fromkeys(methods))
     return sorted(names, key=lambda name: (name != BEFORE) + (name == OURS))
 
 
 def at_last_checkpoint(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of summary.csv, facts.csv or texts.csv that belong to each method's last checkpoint."""
+    """Return the rows of summary.csv, facts.csv or texts.csv that belong to each method's last checkpoint."""
     return frame[frame["edits"] == frame.groupby("method")["edits"].transform("max")]

@@ -1,4 +1,4 @@
-"""A comparison's numbers as text, in rows and groups of columns, for the page, the screen and LaTeX."""
+"""A comparison's numbers as text, in rows and groups of columns, for the page, the terminal and LaTeX."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nse_plugin.support.suggestions import number_of
 
 @dataclass(frozen=True)
 class TableCell:
-    """A number of the table as text; interval: the small print below it."""
+    """A number of the table as text. interval: its 95% interval as text, in small print; empty if there is none."""
 
     text: str
     best: bool
@@ -42,8 +42,8 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Row:
-    """cells: a method's numbers by the titles of the columns, in their order. absence: why there are none. edits: where
-    fewer than the others have."""
+    """A method's row. cells: its numbers by column title, in the order of the columns. absence: why there are no
+    numbers. edits: number of edits, if it is smaller than that of other methods."""
 
     method: str
     cells: dict[str, TableCell]
@@ -52,8 +52,8 @@ class Row:
 
 
 def chat_table(results: Results) -> dict[str, Any]:
-    """The table of what was asked in a chat, beside the same in plain text: its groups of columns and its rows; empty
-    when nothing was asked there."""
+    """Return the table that compares questions in a chat with the same questions in plain text: its groups of columns
+    and its rows. Returns an empty dict if nothing was asked in a chat."""
     metrics = set(results.measured(results.summary)["metric"])
     groups = {"Asked in plain text": ASKED_PLAINLY, "Asked in a chat": ASKED_IN_CHAT}
     shown = {title: [column for column in group if column.metric in metrics] for title, group in groups.items()}
@@ -64,7 +64,7 @@ def chat_table(results: Results) -> dict[str, Any]:
 
 
 def columns_of(results: Results) -> dict[str, tuple[Column, ...]]:
-    """The first table's columns in groups; those of whole answers and of subjects where there are any."""
+    """Return the first table's groups of columns; whole answers and subjects are included if they were measured."""
     always = {"As in the paper": AS_IN_THE_PAPER, "Beside it": BESIDE_IT}
     sometimes = {"Whole answer": ANSWERS, "One subject": SUBJECTS}
     metrics = set(results.measured(results.summary)["metric"])
@@ -73,8 +73,9 @@ def columns_of(results: Results) -> dict[str, tuple[Column, ...]]:
 
 
 def thinking_table(results: Results) -> dict[str, object]:
-    """The second table: does the edited model still think? Its groups of columns and its rows; empty when nothing was
-    measured but what the first table shows."""
+    """Return the second table, "Does the edited model still think?": its groups of columns, its rows, and the number of
+    facts asked for free generation. Returns an empty dict if nothing was measured that the first table does not
+    show."""
     summary = results.measured(results.summary)
     ability, metrics = ability_columns(summary), set(summary["metric"])
     says, follows, drifts = (
@@ -91,12 +92,12 @@ def thinking_table(results: Results) -> dict[str, object]:
 
 
 def ungrouped(groups: Mapping[str, Sequence[Column]]) -> list[Column]:
-    """The columns of all groups, in their order."""
+    """Return the columns of all groups, in order."""
     return [column for group in groups.values() for column in group]
 
 
 def rows_of(results: Results, columns: Sequence[Column]) -> list[Row]:
-    """A row a method, with what is the best of its column marked."""
+    """Return one row per method, with the best values of each column marked."""
     summary, facts = results.measured(results.summary), results.measured(results.facts)
     table, around = paper_table(summary, columns), intervals(summary, columns)
     best = best_values(table, columns, FactTests(facts, columns), around)
@@ -125,7 +126,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def title_of(results: Results) -> str:
-    """How many methods were compared on how many facts."""
+    """Return the title: how many methods were compared on how many facts."""
     count = len(results.methods) - (BEFORE in results.methods)
     facts = number_of(results.facts["case_id"].nunique(), "fact")
     return f"{number_of(count, 'editing method')} compared on {facts}"

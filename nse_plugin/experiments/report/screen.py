@@ -1,4 +1,4 @@
-"""A comparison's table on a screen."""
+"""Print a comparison's table in the terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nse_plugin.experiments.report.results import Results
 from nse_plugin.experiments.report.rows import Row, chat_table, rows_of, title_of, ungrouped
 from nse_plugin.support.suggestions import number_of
 
-_NO_LIMIT = 10_000  # columns of a screen
+_NO_LIMIT = 10_000  # characters
 
 
 def show_table(console: Console, folder: Path) -> None:
-    """Print the report's table, what `best_values` marks in green, a second one where something was asked in a chat,
-    and below them why a method has no row and what to know about one.
+    """Print the report's table, with the `best_values` in green, and a second table if questions were asked in a chat.
+    Below them, print why a method has no row, and the notes on methods.
 
-    The columns that mostly fit a terminal of 80 characters; the report has them all. Where there is less room the table
-    is wider than the terminal, and no number is cut.
+    The printed columns usually fit into a terminal of 80 characters; the report has all columns. In a narrower terminal
+    the table is wider than the terminal, and no number is truncated.
 
     Raises ResultsError as `write_report` does.
     """

@@ -1,4 +1,4 @@
-"""Rows of a summary with their 95% intervals."""
+"""Add 95% intervals to the rows of a summary."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pandas as pd
 from nse_plugin.evaluation.intervals import Interval, metric_intervals
 
 _KEYS = ["method", "edits", "metric"]
-# Of metrics whose interval is Student's: their smallest and largest value. Questions answered are shares.
+# Smallest and largest value of metrics with Student's interval. Metrics of ability are shares, from 0 to 1.
 _ENDS = {"fluency": (0.0, np.inf), "consistency": (0.0, 1.0), "locality_shift": (0.0, np.inf)}
 
 
 def with_intervals(summary: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """summary (method, edits, metric, value) with the columns low and high, the 95% interval; NaN where there is none.
+    """Add the columns low and high, the 95% interval, to a summary; NaN if a metric has no interval.
 
-    facts: as in facts.csv, which the intervals are made of (`nse_plugin.evaluation.intervals`). Metrics that come with
-    their interval, as `ability_mmlu_low` and `ability_mmlu_high` beside `ability_mmlu`, become one row.
+    summary: columns method, edits, metric, value. facts: as in facts.csv; the intervals are computed from them
+    (`nse_plugin.evaluation.intervals`). Metrics that bring their own interval, e.g. `ability_mmlu_low` and
+    `ability_mmlu_high` for `ability_mmlu`, become one row.
     """
     metrics = set(summary["metric"])
     made = {
@@ -35,7 +36,7 @@ def with_intervals(summary: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def clipped(summary: pd.DataFrame) -> pd.DataFrame:
-    """A frame with the columns metric, low and high, without the part of an interval where the metric has no values."""
+    """Clip intervals to the range of their metric. summary: a frame with the columns metric, low and high."""
     metrics = summary["metric"].astype(str)
     ends = [_ENDS.get(name, (0.0, 1.0) if name.startswith("ability_") else (-np.inf, np.inf)) for name in metrics]
     lowest, highest = np.reshape(ends, (-1, 2)).T

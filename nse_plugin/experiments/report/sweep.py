@@ -1,8 +1,8 @@
-"""What a sweep found: one tidy table, heat maps, and the best setting as a file for EasyEdit, with its uncertainty.
+"""Results of a sweep: one tidy table, heat maps, and the best setting as a file for EasyEdit, with its uncertainty.
 
-A point of difference on a hundred facts is mostly noise. So every number has a 95% interval over the facts, and a cell
-counts as worse than the best only by a paired test on the same facts (`nse_plugin.evaluation.intervals`).
-Among cells that are not, best.yaml holds the one that changes the fewest of the preset's values.
+A difference of one point on a hundred facts is mostly noise. So every number has a 95% interval over the facts, and a
+cell counts as worse than the best only by a paired test on the same facts (`nse_plugin.evaluation.intervals`).
+Among the cells that are not worse, best.yaml holds the one that changes the fewest of the preset's values.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from nse_plugin.support.suggestions import number_of
 
 
 def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.DataFrame:
-    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and print what was found.
+    """Write sweep.csv, best.yaml, sweep.json and the plots into `out`, and print a summary.
 
-    Returns sweep.csv's frame: a column per field that differs between cells, then metric, value, low, high. Raises
-    PlanError when no cell could be run.
+    objective: one or two metrics; the first decides which cell is best. Returns the frame of sweep.csv: one column per
+    field that differs between cells, then metric, value, low, high. Raises PlanError if no cell could be run.
     """
     records = cells(out)
     done = distinct([read_trial(record) for record in records if record.is_done])
@@ -63,7 +63,7 @@ def write_sweep(out: Path, objective: Sequence[str], console: Console) -> pd.Dat
 
 
 def _is_worse(cell: FinishedTrial, best: FinishedTrial, metric: str) -> bool:
-    """Beyond the noise of the facts."""
+    """Return whether a cell is significantly worse than the best, by a paired test on the facts."""
     return compare_facts(cell.by_fact, best.by_fact)[metric].p < 1 - LEVEL
 
 
@@ -78,7 +78,7 @@ def _table(done: Sequence[FinishedTrial], fields: Sequence[str]) -> pd.DataFrame
 
 
 def _costs(done: Sequence[FinishedTrial]) -> dict[str, object]:
-    """Over all cells: values computed and read, seconds by part."""
+    """Sum over all cells: values computed, values read from the store, and seconds by part."""
     needed = sum(len(cell.by_fact) for cell in done)
     read = sum(cell.costs["values_from_store"] for cell in done)
     parts = ("moments", "values", "update", "measure")
@@ -95,7 +95,8 @@ def _found(
     fields: Sequence[str],
     objective: str,
 ) -> str:
-    """ties: the cells that are not worse than the best, which is one of them. chosen: that of best.yaml."""
+    """Summarise the result in sentences. ties: the cells that are not worse than the best, including the best. chosen:
+    the cell in best.yaml. failed: number of failed cells."""
     low, high = metric_intervals(best.by_fact)[objective]
     summary = (
         f"Best of {number_of(len(done), 'cell')} on {number_of(len(best.by_fact), 'fact')}: {best.setting(fields)}, "

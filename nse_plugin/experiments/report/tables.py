@@ -1,5 +1,5 @@
-"""A comparison's numbers as a table in the layout of the NSE paper (arXiv 2410.04045, table 1), with their intervals,
-and the methods tested against each other fact by fact."""
+"""A comparison's numbers in the layout of the NSE paper (arXiv 2410.04045, table 1), with their intervals, and paired
+tests of the methods against each other over the facts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from nse_plugin.experiments.report.results import at_last_checkpoint, in_order
 
 
 def paper_table(summary: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> pd.DataFrame:
-    """A row per method at its last checkpoint, on the papers' scale; a column where any method has a value.
+    """Return one row per method at its last checkpoint, on the papers' scale.
 
-    summary: columns method, edits, metric, value, as in summary.csv. Returns the edits and the titles of `columns`:
-    percentages, Fluency and Consistency times 100, seconds of editing divided by the number of edits, MiB.
+    summary: columns method, edits, metric, value, as in summary.csv. The table has the number of edits, and each of
+    `columns` that any method has a value for, by its title: percentages, Fluency and Consistency times 100, seconds of
+    editing divided by the number of edits, MiB.
     """
     last = at_last_checkpoint(summary)
     wide = last.pivot_table(index="method", columns="metric", values="value", aggfunc="last")
@@ -34,8 +35,8 @@ def paper_table(summary: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> p
 
 
 def intervals(summary: pd.DataFrame, columns: Sequence[Column]) -> dict[tuple[str, str], Interval]:
-    """Those of the columns at each method's last checkpoint, on the table's scale, by method and title; what has none
-    is left out. summary: with low and high."""
+    """Return the intervals of `columns` at each method's last checkpoint, on the table's scale, by method and title.
+    Values without an interval are left out. summary: with the columns low and high."""
     last = at_last_checkpoint(summary)
     shown = {column.metric: column for column in columns}
     rows = zip(last["method"], last["metric"], last["low"], last["high"], strict=True)
@@ -47,9 +48,9 @@ def intervals(summary: pd.DataFrame, columns: Sequence[Column]) -> dict[tuple[st
 
 
 class FactTests:
-    """The methods of a comparison, tested in pairs on the facts that both wrote, at their last checkpoints.
+    """Paired tests of the methods of a comparison, on the facts that both wrote, at their last checkpoints.
 
-    facts: as in facts.csv. columns: which metrics of them; `score` is tested where its three are there.
+    facts: as in facts.csv. columns: the metrics to test; `score` is tested too if its three metrics are among them.
     """
 
     def __init__(self, facts: pd.DataFrame, columns: Sequence[Column] = COLUMNS) -> None:
@@ -59,11 +60,11 @@ class FactTests:
         self._compared = functools.cache(self._compare)
 
     def of(self, metric: str, method: str, other: str) -> Comparison | None:
-        """`method` against `other`; None where the metric is not one of facts."""
+        """Test `method` against `other` in one metric. Returns None if the metric is not measured per fact."""
         return self.between(method, other).get(metric) if metric in (*self._metrics, SCORE) else None
 
     def between(self, method: str, other: str) -> dict[str, Comparison]:
-        """`method` against `other` in every metric of facts."""
+        """Test `method` against `other` in every metric that is measured per fact."""
         return self._compared(method, other)
 
     def _compare(self, method: str, other: str) -> dict[str, Comparison]:
@@ -78,13 +79,13 @@ def best_values(
     tests: FactTests | None = None,
     around: Mapping[tuple[str, str], Interval] | None = None,
 ) -> pd.DataFrame:
-    """Where the best values of a `paper_table` are, as booleans, among methods with all edits; nowhere when there are
-    fewer than two to compare.
+    """Mark the best values of a `paper_table` with booleans, among the methods with all edits. Nothing is marked in a
+    column with fewer than two values to compare.
 
-    Marked are the best, every tie at the precision shown, and what is not worse beyond the noise: of a metric of facts,
-    every method that the paired test does not find worse than the best (p of 5% or more); of another one that has
-    intervals, as general ability, every method whose interval overlaps that of the best.
-    tests, around (as of `intervals`): None: of none.
+    Marked are the best value, every tie at the precision shown, and every value that is not significantly worse: for a
+    metric measured per fact, if the paired test against the best has p of 5% or more; for another metric with
+    intervals, such as general ability, if its interval overlaps that of the best.
+    tests: None for no tests. around: intervals, as `intervals` returns them; None for none.
     """
     best = pd.DataFrame(False, index=table.index, columns=table.columns)
     compared = table[(table.index != BEFORE) & (table[EDITS] == table[EDITS].max())]
@@ -98,7 +99,7 @@ def best_values(
 def _best(
     values: pd.Series[float], column: Column, tests: FactTests | None, around: Mapping[tuple[str, str], Interval]
 ) -> list[str]:
-    """values: of each method that is compared."""
+    """Return the methods whose value is marked. values: the column's value of each method compared."""
     shown = values.round(column.decimals)
     top = shown.min() if column.lower_is_better else shown.max()
     best = str(values.idxmin() if column.lower_is_better else values.idxmax())

@@ -1,1 +1,1 @@
-"""Comparisons, sweeps and tuning, run: processes, records of them, and what is shown meanwhile."""
+"""Run comparisons, sweeps and tuning: processes, their records, and progress."""

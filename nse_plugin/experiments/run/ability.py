@@ -1,8 +1,8 @@
-"""`nse ability`: what else a model can do, before it was edited and after.
+"""`nse ability`: general ability of a model before and after it was edited.
 
-Two sources of questions: tasks of lm-evaluation-harness, whose data come from the hub, and files of multiple-choice
-questions, for which no network is needed. Every mistake in either is reported before a model is loaded;
-then one model is in memory at a time.
+There are two sources of questions: tasks of lm-evaluation-harness, whose data come from the hub, and files of
+multiple-choice questions, which need no network. Every mistake in them is reported before a model is loaded. Only one
+model is in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 PAPERS_TASKS = "paper"
 COLUMNS = ["model", "task", "subject", "metric", "n", "value", "low", "high"]
-SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # metrics that are shares of items: ours, the harness' own
+SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # metrics that are shares: this package's, the harness'
 
 
 @dataclass(frozen=True)
 class AbilityTasks:
-    """What models are asked: tasks with their data, and questions by the name of their file."""
+    """Items that models are asked. tasks: with their data. questions: by the name of their file."""
 
     tasks: list[HarnessTask]
     questions: Mapping[str, list[Question]]
@@ -56,11 +56,11 @@ class AbilityTasks:
 
     @classmethod
     def of(cls, tasks: Sequence[str], files: Sequence[str | Path], limit: int | None = None) -> AbilityTasks:
-        """Read and check everything.
+        """Read and check tasks and files of questions.
 
-        tasks: names in lm-evaluation-harness, or "paper": those that the authors of NSE measure, 100 items each. files:
-        as `read_questions` reads. limit: at most this many items of each task and file, evenly spaced; None: all.
-        Raises PlanError, QuestionError, TaskError.
+        tasks: names in lm-evaluation-harness, or "paper" for the tasks that the authors of NSE measure, with 100 items
+        each. files: in the format of `read_questions`. limit: at most this many items of each task and file, evenly
+        spaced; None: all. Raises PlanError, QuestionError, TaskError.
         """
         if not tasks and not files:
             raise PlanError("There is nothing to ask: name --tasks, or give --questions a file.")
@@ -81,7 +81,7 @@ class AbilityTasks:
     def scores(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-        """What a model scores (`COLUMNS` without model), and its answers to each file of questions."""
+        """Return the scores of a model (`COLUMNS` without model), and its answers to each file of questions."""
         answers = {name: answer_questions(model, tokenizer, own) for name, own in self.questions.items()}
         frames = [_tidy(accuracy(frame), name, "accuracy") for name, frame in answers.items()]
         of_tasks = evaluate_tasks(model, tokenizer, self.tasks)
@@ -91,10 +91,10 @@ class AbilityTasks:
 
 
 def edited_folders(edited: Sequence[str | Path]) -> dict[str, Path]:
-    """Folders that `save_pretrained` wrote, by the names that results go by.
+    """Return the folders of edited models, as written by `save_pretrained`, by their names in the results.
 
-    Raises PlanError for one that holds no model or no tokenizer, and for two of one name. Only names of files are
-    checked: loading finds the rest.
+    Raises PlanError if a folder has no model or no tokenizer, or if a name is already taken. Only file names are
+    checked: loading finds other errors.
     """
     folders: dict[str, Path] = {}
     for folder in map(Path, edited):
@@ -117,16 +117,15 @@ def ability(
     out: str | Path,
     report_progress: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Examine the unedited model, then each edited one (of `edited_folders`), and write to `out`:
+    """Measure the unedited model, then each edited one (from `edited_folders`), and write these files to `out`:
 
-    ability.csv: a row per model ("before", or the folder's name), task, subject ("all", then each) and metric, with n
-    items, value, and the 95% interval low to high. Metric `kept`: of a file of questions, the share that the edited
-    model answers as the unedited one does. answers.csv: each question of the files with what was answered.
+    ability.csv: one row per model ("before", or the folder's name), task, subject ("all", then each) and metric, with
+    the number of items n, the value, and its 95% interval low to high. The metric `kept` of a file of questions is the
+    share that the edited model answers as the unedited one does. answers.csv: each question of the files, with the
+    answer. asked.json: the inputs that the results depend on.
 
-    asked.json: what all that depends on. A folder with results of other models or questions is left as it is: another
-    tasks would take their place.
-
-    Returns ability.csv. Raises PlanError for such a folder, and what loading raises.
+    A folder with results of other models or questions is left unchanged. Returns the frame of ability.csv. Raises
+    PlanError for such a folder, and whatever loading raises.
     """
     tasks = {task.name: sum(map(len, task.places.values())) for task in ability_tasks.tasks}
     check_writable(Path(out))
@@ -137,7 +136,7 @@ def ability(
     for number, name in enumerate([BEFORE, *edited]):
         report_progress(f"{name}: model {number + 1} of {len(edited) + 1}, {ability_tasks}")
         source = model.source if name == BEFORE else str(edited[name])
-        scores, given = ability_tasks.scores(*load(source, model.dtype, model.device))  # gone before the next is loaded
+        scores, given = ability_tasks.scores(*load(source, model.dtype, model.device))  # freed before the next load
         reference = reference or given
         if name != BEFORE:
             same = [_tidy(kept(own, reference[task]), task, "kept") for task, own in given.items()]
@@ -147,17 +146,18 @@ def ability(
             answered = own.assign(model=name, task=task, question=range(len(own)))
             answers.append(answered[["model", "task", "question", *own.columns]])
         written = {"ability.csv": found, **({"answers.csv": answers} if answers else {})}
-        for file, frames in written.items():  # after every model: the next may take an hour, or not load
+        for file, frames in written.items():  # after every model: the next may take an hour, or fail to load
             with written_whole(Path(out) / file) as path:
                 _concatenated(frames).to_csv(path, index=False, float_format="%.6g")
     return _concatenated(found)
 
 
 def ability_table(frame: pd.DataFrame) -> Table:
-    """A frame of `ability` for a screen: a row per task, metric and edited model, subjects together where they were."""
+    """Format a frame of `ability` for the terminal: one row per task, metric and edited model. Subjects have their own
+    rows only if the task has no mean over them."""
     table = Table()
     for title in ("Task", "Metric", "n", "Before", "Model", "After", "Kept"):
-        narrow = title not in ("Task", "Model")  # names are cut where there is no room, numbers never
+        narrow = title not in ("Task", "Model")  # names are wrapped if there is no room, numbers never
         table.add_column(title, justify="right" if title == "n" else "left", no_wrap=narrow, overflow="fold")
     over_all = set(frame.loc[frame["subject"] == ALL, "task"])
     shown = frame[(frame["subject"] == ALL) | ~frame["task"].isin(over_all)]
@@ -175,7 +175,7 @@ def ability_table(frame: pd.DataFrame) -> Table:
 
 
 def _shown(row: Mapping[Any, Any] | None) -> str:
-    """Shares in percent, with their interval; other metrics as they are."""
+    """Format a value: shares in percent, with their interval; other metrics as they are."""
     if row is None or math.isnan(row["value"]):
         return ABSENT
     if row["metric"].partition(" ")[0] not in (*SHARES, "kept"):
@@ -192,5 +192,5 @@ def _concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _interval(metric: str, value: float, stderr: float, n: int) -> Interval:
-    """Wilson's of a share of n items, and the normal one of what else has a standard error."""
+    """Return Wilson's interval for a share of n items, and the normal interval for other metrics."""
     return wilson(value, n) if metric.partition(" ")[0] in SHARES else normal_interval(value, stderr)

@@ -1,7 +1,7 @@
-"""One cell of a sweep: facts written round after round with one setting of NSE, and the final model measured.
+"""One cell of a sweep: write facts round by round with one setting of NSE, and measure the final model.
 
-A process that runs many cells loads the model once: a cell puts the weights back as it found them, bit for bit. What
-all cells need, the unedited model's scores and the values z, is made by the first that needs it, while others wait.
+A process that runs many cells loads the model once: each cell restores the weights bit for bit. What all cells need,
+the unedited model's scores and the values z, is computed by the first cell that needs it, while other cells wait.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ LOCKS = "locks"
 
 
 def check_before(plan: CellPlan) -> None:
-    """What can be known before any cell is run. Raises PlanError, DatasetError or HyperParamsError."""
+    """Check everything that can be checked before any cell is run. Raises PlanError, DatasetError or HyperParamsError,
+    and what `MetricSuite.check` and `Store.check_folder` raise."""
     loaded = facts_of(plan)
     facts = loaded.facts
     check_rounds(facts, plan.round)
@@ -75,7 +76,8 @@ def check_before(plan: CellPlan) -> None:
 
 
 def run_cell(plan: CellPlan) -> Checkpoint | None:
-    """Run a cell, or read what it was; None when it failed: its record has the error. Raises PlanError."""
+    """Run a cell, or read its results if it is done. Returns None if the cell failed: its record has the error. Raises
+    PlanError."""
     record = _record(plan)
     record.open_for(inputs.of_cell(plan, facts_of(plan)))
     with alone(record.folder / "lock", lambda: _say(f"{plan.name}: waiting for another run on this folder")):
@@ -93,7 +95,7 @@ def _run(plan: CellPlan, record: Record) -> Checkpoint | None:
         checkpoint, hparams = _edited_and_measured(plan)
     except PlanError:
         raise
-    except Exception as error:  # a setting that cannot be run is a result, and the others continue
+    except Exception as error:  # a setting that cannot be run is a result; other cells continue
         trace = "".join(traceback.format_exception(error))
         record.log.write_text(trace, encoding="utf-8")
         record.end(status="failed", error=in_a_line(error))
@@ -139,12 +141,14 @@ def _edited_and_measured(plan: CellPlan) -> tuple[Checkpoint, NSEHyperParams]:
 
 
 def _have_values_of_their_own(facts: Sequence[Fact], hparams: NSEHyperParams) -> bool:
-    """Whether no two facts share a value, which then depends on what stands in each round."""
+    """Return whether no two facts share a value z. A shared value depends on which facts are in the same round, so it
+    cannot be computed before the rounds."""
     return len({name.strip() for fact in facts for name in fact.names}) == len(facts) and hparams.chat != BOTH
 
 
 def loaded(choice: ModelChoice) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer, once a process, cells leave it as it was; again where its files were changed."""
+    """Load the model and its tokenizer, once per process, since cells restore the weights; again if its files have
+    changed."""
     return _loaded(choice, json.dumps(inputs.model_content(choice.source)))
 
 
@@ -154,7 +158,7 @@ def _loaded(choice: ModelChoice, _content: str) -> tuple[PreTrainedModel, PreTra
 
 
 def facts_of(plan: CellPlan) -> Loaded:
-    """The facts, read once a process; again where their files were changed."""
+    """Read the facts, once per process; again if their files have changed."""
     files = inputs.files_named({"source": plan.data.source, "snippets": plan.data.snippets})
     return _facts(plan.data, plan.facts, json.dumps(files))
 
@@ -165,7 +169,7 @@ def _facts(data: DataChoice, count: int, _contents: str) -> Loaded:
 
 
 def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Reference:
-    """The unedited model's predictions, measured by the first cell."""
+    """Return the predictions of the unedited model, which the first cell measures."""
     record = Record(plan.out / BEFORE)
     with alone(_lock(plan.out, BEFORE, {})):
         facts = facts_of(plan)
@@ -176,7 +180,7 @@ def _reference(plan: CellPlan, suite: MetricSuite, model: nn.Module, tokenizer: 
 
 
 def _lock(out: Path, what: str, settings: Mapping[str, object]) -> Path:
-    """The lock of something that several cells need, and one of them makes."""
+    """Return the lock file of a result that several cells need and one of them computes."""
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return out / LOCKS / f"{what}-{mark}"
 

@@ -1,8 +1,8 @@
-"""How a worker process reports to its parent: JSON objects on its standard output, a line each.
+"""Reports of a worker process to its parent: JSON objects on its standard output, one per line.
 
-The output is the reports' alone: what the methods print there, the C libraries they use and the processes they start
-goes to standard error. The parent takes nothing else for a report, whatever may come, and stops reading when the
-worker has ended, even where a process that the worker started lives on and keeps the pipe open.
+Standard output is reserved for reports: output of the methods, of C libraries and of child processes goes to standard
+error. The parent ignores any line that is not a report, and stops reading when the worker has ended, even if a process
+that the worker started is still running and keeps the pipe open.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-_WAIT = 0.5  # seconds between two looks at whether the worker still runs
-_DRAIN = 2.0  # seconds in which what it wrote last is read
-_LONGEST = 2**20  # bytes of a line
+_WAIT = 0.5  # seconds between two checks whether the worker is still running
+_DRAIN = 2.0  # seconds after its end in which its last output is read
+_LONGEST = 2**20  # bytes; an unfinished line of this length is discarded
 
 
 def own_output() -> TextIO:
-    """This process's standard output, for reports; from now on everything else that writes there, in Python or not,
-    writes to standard error."""
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")  # programs started from here do not inherit it
+    """Return a stream to this process's standard output, for reports. From then on, everything else that writes to
+    standard output, in Python or not, writes to standard error."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")  # not inherited by child processes
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return own
 
 
 def report(stream: TextIO, what: dict[str, object]) -> None:
-    """Write one report: `doing`, a text, and `edits`, the facts written so far, except while something is done
-    once for a model. Raises BrokenPipeError when the parent is gone."""
+    """Write one report. what: `doing`, a text, and `edits`, the number of facts written so far; `edits` is left out for
+    work that is done once per model. Raises BrokenPipeError if the parent has ended."""
     print(json.dumps(what), file=stream, flush=True)
 
 
 def reports(process: subprocess.Popen[Any]) -> Iterator[dict[str, object]]:
-    """What a worker reports on its `stdout`, until it has ended."""
+    """Yield the reports that a worker writes to its standard output, until it has ended."""
     assert process.stdout is not None
     pipe, rest = process.stdout.fileno(), b""
     give_up = float("inf")
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while time.monotonic() < give_up:
-            ended = process.poll() is not None  # asked first: whatever it wrote is then in the pipe
+            ended = process.poll() is not None  # checked first: after its end, all its output is in the pipe
             if ended and give_up == float("inf"):
                 give_up = time.monotonic() + _DRAIN
             if not selector.select(0 if ended else _WAIT):
@@ -60,10 +60,10 @@ def reports(process: subprocess.Popen[Any]) -> Iterator[dict[str, object]]:
 
 
 def _report_in(line: bytes) -> dict[str, object] | None:
-    """The report that a line is; None: it is something else."""
+    """Parse a report. Returns None if the line is not a report."""
     try:
         found = json.loads(line)
-    except (ValueError, RecursionError):  # also of bytes that are not UTF-8
+    except (ValueError, RecursionError):  # includes bytes that are not UTF-8
         return None
     if not isinstance(found, dict) or not isinstance(found.get("doing"), str):
         return None

@@ -1,8 +1,7 @@
-"""`nse compare`: every method on the same facts, in the same rounds, measured on the final model.
+"""`nse compare`: run every method on the same facts, round by round, and measure the edited models.
 
-The parent process loads no model: it checks the plan, starts a worker process for each method, shows how far they are,
-and puts their records together. Whatever is interrupted resumes from its last checkpoint when the same command is given
-again.
+The parent process loads no model: it checks the plan, starts a worker process for each method, shows their progress,
+and collects their records. If a run is interrupted, the same command resumes it from the last checkpoints.
 """
 
 from __future__ import annotations
@@ -37,24 +36,25 @@ from nse_plugin.support.files import written_whole
 
 
 def compare(*overrides: str, console: Console | None = None) -> pd.DataFrame:
-    """Run a comparison from Python; `overrides` are those of the command line, e.g. "methods=[NSE,MEMIT]", "facts=20".
+    """Run a comparison from Python. overrides: as on the command line, e.g. "methods=[NSE,MEMIT]", "facts=20".
 
-    Returns summary.csv's frame: columns method, edits, metric, value. Raises what `run` raises.
+    Returns the frame of summary.csv: columns method, edits, metric, value, low, high. Raises what `run` raises.
     """
     return run(Plan.from_config(composed("compare", overrides)), console)
 
 
 def configured_model(name: str) -> ModelChoice:
-    """The model that `model=<name>` chooses. Raises PlanError."""
+    """Return the model that `model=<name>` chooses. Raises PlanError."""
     return Plan.from_config(composed("compare", [f"model={name}"])).model
 
 
 def run(plan: Plan, console: Console | None = None, command: str | None = None) -> pd.DataFrame:
-    """Run what is not done yet, and write the tables, run.json and report.html into `plan.out`.
+    """Run the methods that are not done yet, and write the tables, run.json and report.html into `plan.out`.
 
-    command: what it was started by, for the report. Returns summary.csv's frame. Raises PlanError, DatasetError,
-    QuestionError, TaskError or JudgeError for what cannot be run as asked, before any model is loaded, and RuntimeError
-    when the unedited model could not be measured. A method that fails is a row with its error.
+    command: the command line, for the report. Returns the frame of summary.csv. Raises PlanError, DatasetError,
+    HyperParamsError, QuestionError, TaskError, JudgeError, GGUFError or StoreError if the plan cannot be run, before
+    any model is loaded, and RuntimeError if the unedited model could not be measured. A method that fails is reported
+    as a row with its error.
     """
     console = console or Console()
     started = datetime.now(UTC)
@@ -71,7 +71,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
         suite.check_lengths(loaded.facts)
     data = {"path": str(loaded.path), "sha256": loaded.sha256, "facts": plan.facts, "skipped": len(loaded.skipped)}
     asked = {name: inputs.of_method(plan, name, loaded) for name in (BEFORE, *plan.methods)}
-    for name in asked:  # nothing is written before all of them fit
+    for name in asked:  # nothing is written before all records are checked
         record_of(plan, name).check_for(asked[name])
     _check_kept(plan)
     check_writable(plan.out)
@@ -107,7 +107,7 @@ def run(plan: Plan, console: Console | None = None, command: str | None = None) 
 
 
 def _check_kept(plan: Plan) -> None:
-    """Raise PlanError where a method has come to its end and its edits were not kept."""
+    """Raise PlanError if edits are to be kept and a method is already done without having kept them."""
     for name in plan.methods if plan.save_models else ():
         record = record_of(plan, name)
         if record.is_done and (record.ended or {}).get("kept") is None:
@@ -125,7 +125,7 @@ def _say_what_is_kept(console: Console, name: str, record: Record) -> None:
 
 
 def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
-    """Run the methods, `plan.jobs` at a time, each in its own process."""
+    """Run the named methods, `plan.jobs` at a time, each in its own process."""
     waiting, running = list(names), 0
     news: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     with _Children(plan, news) as children:
@@ -142,18 +142,18 @@ def _run_workers(plan: Plan, names: list[str], followed: Followed) -> None:
 
 
 class _Children:
-    """The worker processes. Leaving the context ends those that still run."""
+    """Context manager of the worker processes, which kills those that are still running on exit."""
 
     def __init__(self, plan: Plan, news: Queue[tuple[str, dict[str, object] | None]]) -> None:
         self._plan, self._news = plan, news
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cores = (os.cpu_count() or 1) // min(plan.jobs, len(plan.methods)) or 1
-        # A worker's standard error is a log, which bars would fill.
+        # A worker's standard error is its log file, which progress bars would fill.
         self._environment = {"OMP_NUM_THREADS": str(cores), **os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
     def start(self, name: str) -> None:
         record = record_of(self._plan, name)
-        (record.folder / "ended.json").unlink(missing_ok=True)  # of a run that failed
+        (record.folder / "ended.json").unlink(missing_ok=True)  # left by a failed run
         with record.log.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "nse_plugin.experiments.run.worker", str(self._plan.out), name],
@@ -163,14 +163,14 @@ class _Children:
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
 
     def note_death(self, name: str) -> None:
-        """A worker that left no record of its end was killed: record that."""
+        """Wait for the end of a worker process, and record a failure if it was killed before recording its end."""
         record, code = record_of(self._plan, name), self._processes.pop(name).wait()
         if record.ended is None:
             cause = f"signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
             record.end(status="failed", error=f"its process ended with {cause}; see {record.log}", note=None)
 
     def _listen(self, name: str, process: subprocess.Popen[Any]) -> None:
-        """None is the last of a worker's news, whatever happened."""
+        """Put a worker's reports into the queue, followed by None when the worker has ended, whatever happens."""
         try:
             for report in channel.reports(process):
                 self._news.put((name, report))

@@ -1,4 +1,4 @@
-"""How far the methods of a comparison are, as their workers report it: a bar each on a terminal, else plain lines."""
+"""Progress of a comparison's methods, as reported by their workers: one bar each on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Followed(Protocol):
     ) -> None: ...
 
     def update(self, name: str, what: Mapping[str, object]) -> None:
-        """name: of a method. what: `doing`, and `edits` while it writes facts or measures them: what is done without
-        them is done once, and no part of the time that facts take."""
+        """Show the progress of a method. what: `doing`, and `edits` while the method writes or measures facts. Work
+        reported without `edits` is done once, and is not counted in the time that facts take."""
 
 
 def follow(console: Console, facts: int) -> Followed:
-    """On this console; facts: how many every method writes."""
+    """Show progress on this console. facts: number of facts that every method writes."""
     return _Bars(console, facts) if console.is_terminal else _Lines(facts)
 
 
 class _Bars:
-    """A bar a method, with what it is doing and how long it may still take."""
+    """One bar per method, with its current activity and estimated remaining time."""
 
     def __init__(self, console: Console, facts: int) -> None:
         columns = (
@@ -68,14 +68,14 @@ class _Bars:
 
 
 class _Lines:
-    """A line on standard error whenever a method does something else, and now and then while it writes facts."""
+    """A line on standard error whenever a method starts something new, and at intervals while it writes facts."""
 
     def __init__(self, facts: int) -> None:
         self._facts = facts
         self._doing: dict[str, str] = {}
-        self._said: dict[str, float] = {}  # when
+        self._said: dict[str, float] = {}  # when the last line was printed
         self._first: dict[str, tuple[float, int]] = {}  # when the first edits of this run were reported, and how many
-        self._once: dict[str, float] = {}  # since when something is done without edits
+        self._once: dict[str, float] = {}  # when the present work without `edits` began
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +91,7 @@ class _Lines:
             self._once.setdefault(name, now)
         else:
             began, first = self._first.get(name, (now, edits))
-            # what was done once is left out, as if the facts had been begun so much later
+            # leave out the time of work done once, as if the facts had begun later by that much
             self._first[name] = (min(now, began + now - self._once.pop(name, now)), first)
         if same and now - self._said[name] < EVERY:
             return

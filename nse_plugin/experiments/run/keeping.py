@@ -1,4 +1,4 @@
-"""What `save_models` keeps of a method that edited a model: a session's folder, or a patch."""
+"""Keep a method's edits for `save_models`, as a session's folder or a patch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from nse_plugin.session.folder.lock import now
 
 
 class KeptEdits:
-    """The edits of one method of a comparison, in its folder: of NSE a session, written round by round; of a method
-    that changes weights a patch, written at the end; of one that wraps layers nothing.
+    """Keep the edits of one method of a comparison in its folder: for NSE as a session, written round by round; for
+    another method that changes weights as a patch, written at the end. Edits of methods that wrap layers are not kept.
 
-    folder: the method's. model: that the method was given, to be loaded again.
+    folder: the method's folder. model: the model that the method edits, for loading it again unedited.
     """
 
     def __init__(self, folder: Path, runner: EasyEditRunner, tokenizer: Any, model: ModelChoice) -> None:
@@ -36,7 +36,7 @@ class KeptEdits:
         self._copy: SessionCopy | None = None
 
     def leads_to(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether the edits up to a saved state (tensors of any shape) were kept. It is asked of an unedited model."""
+        """Return whether the edits up to a saved state (tensors of any shape) were kept. The model must be unedited."""
         if self._runner.alg_name != NSE:
             return True
         edited = self._edited()
@@ -47,7 +47,7 @@ class KeptEdits:
         return rounds_to(self._folder / SESSION, weights) is not None
 
     def begin(self, anew: bool) -> None:
-        """Before the first round of this run. anew: nothing that was kept before is gone on with."""
+        """Start keeping edits, before the first round of this run. anew: delete what was kept before."""
         if self._runner.alg_name != NSE:
             return
         if anew:
@@ -58,15 +58,15 @@ class KeptEdits:
         )
 
     def add_round(self) -> None:
-        """After each round."""
+        """Keep the last round. Called after each round."""
         if self._copy is not None:
             state = nse.state_of(self._runner.model)
             assert state is not None
             self._copy.add(state)
 
     def finish(self, facts: Sequence[Fact], hparams: Mapping[str, Any]) -> str:
-        """After the last round. Returns the name of what is kept, or why nothing is, in a sentence. Loads the unedited
-        model once more for a patch."""
+        """Finish after the last round, and return the name of the session or patch, or a sentence on why there is none.
+        For a patch, the unedited model is loaded once more."""
         if self._copy is not None:
             self._copy.close()
             return SESSION

@@ -1,4 +1,4 @@
-"""One process at a time, on whatever host that sees the folder."""
+"""File locks between processes, on all hosts that share the folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within, no other process holds the lock file `path`. on_wait: called once if one does and must be waited for."""
+    """Context manager that holds the lock file `path`, and first waits for any other process that holds it. on_wait:
+    called once if it has to wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

@@ -1,7 +1,7 @@
-"""`nse sweep`: NSE under many hyperparameters, as a hydra multirun; z is computed once for all of them.
+"""`nse sweep`: run NSE with many hyperparameters as a hydra multirun; each value z is computed once for all of them.
 
-The launcher decides where the cells run (`hydra/launcher=basic|joblib|submitit_slurm|ray`), the sweeper which are run
-(`hydra/sweeper=optuna`). On several hosts `out` and `store` are folders that all of them see.
+The launcher decides where the cells run (`hydra/launcher=basic|joblib|submitit_slurm|ray`), and the sweeper decides
+which cells are run (`hydra/sweeper=optuna`). On several hosts, `out` and `store` must be folders that all hosts share.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from nse_plugin.hparams.settings import plain_value
 
 
 def sweep(arguments: Sequence[str]) -> None:
-    """Run all cells that `arguments` (as on the command line) ask for, and write the sweep's files into `out`.
+    """Run all cells described by `arguments`, as on the command line, and write the sweep's files into `out`.
 
-    Raises PlanError, DatasetError and HyperParamsError for what cannot be run as asked, before any cell is.
+    Raises PlanError, DatasetError or HyperParamsError, or what `check_before` raises, before any cell is run.
     """
-    # a multirun in any case, and hydra wants its options in front of the settings
+    # conf/sweep.yaml always makes it a multirun, and hydra would want the option before the settings
     check_words(arguments)
     arguments = [word for word in arguments if word not in ("-m", "--multirun")]
     if asks_for_help(arguments):
@@ -39,7 +39,7 @@ def sweep(arguments: Sequence[str]) -> None:
         return
     choices = [(override, _choices(override)) for override in _overrides(arguments)]
     first = CellPlan.from_config(composed("sweep", [chosen[0] for _, chosen in choices]))
-    # These import torch: a mistake in a setting is found before.
+    # These import torch: a mistake in a setting is reported before.
     from nse_plugin.experiments.plan.presets import check_preset_of_sweep
     from nse_plugin.experiments.report.sweep import write_sweep
     from nse_plugin.experiments.run.cell import check_before
@@ -55,7 +55,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
 
 def cell(config: DictConfig) -> float | tuple[float, ...]:
-    """One of hydra's jobs. Returns the objectives, for a sweeper that learns; 0 of a cell that failed."""
+    """Run one of hydra's jobs. Returns the objectives, for an optimising sweeper; 0 for a cell that failed."""
     from nse_plugin.experiments.run.cell import OBJECTIVES, run_cell
 
     plan = CellPlan.from_config(plain(config))
@@ -68,7 +68,7 @@ def cell(config: DictConfig) -> float | tuple[float, ...]:
 
 
 def _overrides(arguments: Sequence[str]) -> list[Override]:
-    """Raises PlanError."""
+    """Parse the settings among `arguments`. Raises PlanError."""
     given = [word for word in arguments if not word.startswith(("-", "hydra"))]
     try:
         return OverridesParser.create().parse_overrides(given)
@@ -77,8 +77,8 @@ def _overrides(arguments: Sequence[str]) -> list[Override]:
 
 
 def _choices(override: Override) -> list[str]:
-    """The settings that an override stands for, one a cell. Of an interval its end: many begin with a 0 that is not
-    allowed itself."""
+    """Return the settings that an override stands for, one per cell. An interval is represented by its end, since many
+    intervals start at a 0 that is itself not allowed."""
     if override.is_discrete_sweep():
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     value = override.value()
@@ -88,7 +88,7 @@ def _choices(override: Override) -> list[str]:
 
 
 def _cells(first: CellPlan, choices: Sequence[Sequence[str]]) -> Iterator[CellPlan]:
-    """The cells of a grid, as far as they differ in hyperparameters and presets. Raises HyperParamsError."""
+    """Yield the cells of a grid, with the hyperparameters and preset of each. Raises HyperParamsError."""
     parser = OverridesParser.create()
     swept = [[parser.parse_override(setting) for setting in chosen] for chosen in choices]
     for cell in itertools.product(*swept):
@@ -103,12 +103,13 @@ def _cells(first: CellPlan, choices: Sequence[Sequence[str]]) -> Iterator[CellPl
 
 
 def _on_every_core(arguments: Sequence[str], plan: CellPlan) -> list[str]:
-    """With joblib on every core, unless another launcher is chosen, the model is on a GPU, or joblib is missing."""
+    """Add the settings that run cells on every core with joblib, unless a launcher is chosen, there is only one core,
+    the model is on a GPU, or joblib's launcher is not installed."""
     cores = os.cpu_count() or 1
     chosen = any(word.startswith("hydra/launcher") for word in arguments)
     joblib = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is not None
     if chosen or cores == 1 or plan.model.device != "cpu" or not joblib:
         return list(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores slow each other down
     counted = any(word.startswith("hydra.launcher.n_jobs") for word in arguments)
     return [*arguments, "hydra/launcher=joblib", *([] if counted else [f"hydra.launcher.n_jobs={cores}"])]

@@ -1,4 +1,4 @@
-"""Settings tried on more and more facts, the better ones going on (successive halving)."""
+"""Successive halving: try settings on more and more facts, and keep the better ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nse_plugin.experiments.plan import DataChoice, ModelChoice, PlanError
 from nse_plugin.experiments.run.cell import OBJECTIVES, CellPlan, cells, run_cell
 from nse_plugin.support.progress import bar, duration
 
-FEWEST, MOST = 4, 64  # facts of a first rung, and of any
+FEWEST, MOST = 4, 64  # half the facts of the first rung; most facts of any rung
 KEPT = 3  # one in this many settings is kept
 ONLY_FIRST = "only the first guess was tried"
 
@@ -28,7 +28,7 @@ class Trial:
 
 
 class Trials:
-    """Settings tried as cells of a sweep, a folder for every number of facts."""
+    """Try settings as cells of sweeps, with one folder for each stage and number of facts."""
 
     def __init__(
         self,
@@ -44,15 +44,17 @@ class Trials:
         self._metrics: dict[str, dict[str, Any]] = {"probability": {"chat": chat} if chat else {}}
         self._available = available
         self.store = str(out / "store")
-        self.seconds_per_fact = 0.0  # of a setting whose z are not there yet: an estimate until the first was tried
+        self.seconds_per_fact = 0.0  # for a setting whose z are not stored yet; an estimate until one was tried
 
     @property
     def fewest(self) -> int:
-        """The facts of the first rung."""
+        """Number of facts on the first rung."""
         return min(FEWEST * 2, self._available)
 
     def halved(self, stage: str, settings: Sequence[dict[str, object]], deadline: float) -> list[Trial]:
-        """All settings, the best first: those that went further before those that did not."""
+        """Try settings by successive halving until `deadline`. Returns the last trial of each setting, best first;
+        settings tried on more facts come before others. A setting is left out if there was no time for it on the last
+        rung it reached. Raises PlanError if every setting of a rung scored 0."""
         started, count = time.monotonic(), self.fewest
         going, out_of_it = list(settings), list[Trial]()
         while True:
@@ -78,7 +80,7 @@ class Trials:
             going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
 
     def _rung(self, stage: str, settings: Sequence[dict[str, object]], count: int, deadline: float) -> list[Trial]:
-        """The settings, in their order, on `count` facts: the first in any case, the rest while there is time."""
+        """Try the settings in order on `count` facts: the first in any case, the rest while there is time."""
         rung: list[Trial] = []
         left = duration(max(0.0, deadline - time.monotonic()))
         with bar(f"{stage}: settings on {count} facts, {left} at most", len(settings)) as advance:
@@ -99,7 +101,7 @@ class Trials:
         )
 
     def score(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> dict[str, float]:
-        """Efficacy, Generalization, Specificity and score of a setting; zeros where it cannot be run."""
+        """Return efficacy, generalization, specificity and score of a setting; zeros if it cannot be run."""
         checkpoint = run_cell(self.plan(folder, setting, facts, skip))
         if checkpoint is not None and not checkpoint.costs["values_from_store"]:
             seconds = checkpoint.costs["seconds"]
@@ -108,7 +110,7 @@ class Trials:
         return {name: overall.get(name, 0.0) for name in OBJECTIVES}
 
     def plan(self, folder: str, setting: dict[str, object], facts: int, skip: int = 0) -> CellPlan:
-        """A cell of the first `facts` facts."""
+        """Return the plan of a cell with `facts` facts, after the first `skip` of them."""
         return CellPlan(
             model=self._model, data=replace(self._data, skip=skip), metrics=self._metrics, nse=setting,
             preset=None, facts=facts, round=self._size, seed=0, store=self.store, objective=("score",),

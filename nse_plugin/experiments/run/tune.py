@@ -1,9 +1,10 @@
-"""`nse tune`: NSE's hyperparameters for a model that has no preset, within a time that is given.
+"""`nse tune`: find NSE's hyperparameters for a model that has no preset, within a given time.
 
-Two rounds of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): settings are tried on a few facts, the
-better third of them on twice as many, and so on until one is left. First where the value is made, `layers` and `v_lr`,
-for which every setting needs its own z; then how it is written, `mom2_update_weight`, `p` and `alpha`, which all read
-the same z from the store. What is found is then scored once on facts that played no part in it.
+Two stages of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): settings are tried on a few facts, the
+best third of them on twice as many, and so on until one is left. The first stage tunes where values are computed,
+`layers` and `v_lr`, for which every setting needs its own z; the second tunes how they are written,
+`mom2_update_weight`, `p` and `alpha`, for which all settings read the same z from the store. The best setting is then
+scored once on facts that were not used in the search.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ from nse_plugin.support.suggestions import number_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Where the published layers begin, as shares of the model's depth, and one further up.
+# First edited layers, as shares of the model's depth: those of published settings, and a later one.
 STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
-WIDE = 32  # models of this many layers or more are edited in five of them, others in three
-# Said in full, so that nothing comes from a preset that the model may have already.
+WIDE = 32  # models with at least this many layers are edited in five of them, others in three
+# Given explicitly, so that nothing comes from a preset that the model may already have.
 FIXED: dict[str, Any] = {
     "v_num_grad_steps": 20,
     "mom2_dataset": "self",
     "mom2_n_samples": 128,
     "tokens_per_batch": 8192,
 }
-CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to where `clamp_norm_factor` stops it
-# The most likely value first: when the time is short, the last ones are not tried.
-LEARNING_RATES = (1.0, 1 / 3, 3.0)  # of that v_lr
+CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to the bound of `clamp_norm_factor`
+# The most likely values come first: if time is short, the last ones are not tried.
+LEARNING_RATES = (1.0, 1 / 3, 3.0)  # factors of the middle v_lr
 LAMBDAS = (600.0, 2400.0, 150.0, 15000.0)
 SHARES = (1.0, 0.8, 0.6)
-RESIDUALS = (0.1, 0.2, 0.05)  # alpha, of the norm of the hidden states
-HELD_OUT = 40  # facts of the last score
-# What takes time, in forward passes of one prompt (as measured on SmolLM2-135M and a CPU): the text for the second
-# moments is written and read; a fact's z is optimised, the fact written and scored.
+RESIDUALS = (0.1, 0.2, 0.05)  # alpha, as shares of the norm of the hidden states
+HELD_OUT = 40  # facts on which the best setting is scored
+# Costs, in forward passes of one prompt (measured with SmolLM2-135M on a CPU): generating and reading the text for the
+# second moments; optimising a fact's z, writing the fact and scoring it.
 PROMPTS_OF_THE_MOMENTS = 1000
 PROMPTS_OF_A_FACT = 40
 
@@ -73,13 +74,14 @@ def tune(
     chat: bool | str = False,
     report_progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Find hyperparameters for a model. Returns the YAML they were written to, with how each was found.
+    """Find hyperparameters for a model, and write them to a YAML file, with comments on how each was found. Returns the
+    path of the file.
 
-    facts: a file or a known name, as `load_facts` reads; skip_bad: leave its malformed records out. seconds: the
-    budget. The second moments, one setting of each stage and the last score, on held-out facts, are not cut short: an
-    estimate of their time is given first, and the search has the rest. round_size: facts written at a time. chat: where
-    they are written, and asked, as in `NSEHyperParams.chat`. report_progress: called with one line at a time.
-    A later run with the same `out` reads what is there. Raises PlanError, and what loading raises.
+    facts: a file or a known name, as for `load_facts`. skip_bad: skip malformed records. seconds: the budget. The
+    second moments, one setting of each stage and the final score on held-out facts are never cut short: their time is
+    estimated and reported first, and the search has the rest. round_size: facts written at a time. chat: whether facts
+    are written and asked in a chat, as in `NSEHyperParams.chat`. report_progress: called with one line at a time.
+    A later run with the same `out` reuses the existing results. Raises PlanError, and whatever loading raises.
     """
     end = time.monotonic() + seconds
     available = _enough_facts(facts, skip_bad, round_size)
@@ -104,7 +106,7 @@ def tune(
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
     where = trials.halved("where", [{**fixed, **place} for place in places], half)
-    ways, last = _ways(where[0].setting, norms), held_out * trials.seconds_per_fact  # as measured by now
+    ways, last = _ways(where[0].setting, norms), held_out * trials.seconds_per_fact  # with the seconds measured so far
     report_progress(
         f"how: {number_of(len(ways), 'setting')} (lambda: {len(LAMBDAS)}, p: {len(SHARES)}, alpha: {len(RESIDUALS)})"
     )
@@ -127,15 +129,15 @@ def tune(
 def _norms_and_seconds(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
 ) -> tuple[list[float], float]:
-    """The hidden norms by layer, and the seconds that one prompt takes."""
-    _ = _hidden_norms(model, tokenizer, facts[:1])  # the first forward pass is slower than others
+    """Return the hidden norms by layer, and the seconds that one prompt takes."""
+    _ = _hidden_norms(model, tokenizer, facts[:1])  # warm-up: the first forward pass is slower
     started = time.monotonic()
     norms = _hidden_norms(model, tokenizer, facts)
     return norms, (time.monotonic() - started) / len(facts)
 
 
 def _enough_facts(source: str, skip_bad: bool, round_size: int) -> list[Fact]:
-    """The facts to tune on. Raises PlanError when there are too few."""
+    """Read the facts to tune on. Raises DatasetError, or PlanError if there are too few or NSE refuses a round."""
     available = load_facts(source, skip_bad=skip_bad).facts
     if len(available) < 4 * FEWEST:
         raise PlanError(f"{source} holds {number_of(len(available), 'fact')}: tuning needs {4 * FEWEST} at least.")
@@ -146,7 +148,7 @@ def _enough_facts(source: str, skip_bad: bool, round_size: int) -> list[Fact]:
 def _write_preset(
     model: ModelChoice, out: Path, best: Mapping[str, Any], found: Sequence[str], why: Mapping[str, str]
 ) -> Path:
-    """Write the YAML, with what was found as comments."""
+    """Write the YAML file. found: comments at its beginning. why: comments by field."""
     hparams = NSEHyperParams(**best, model_name=model.source, device=easyedit_device(model.device))
     preset = out / f"{model.name}.yaml"
     with written_whole(preset) as path:
@@ -155,7 +157,7 @@ def _write_preset(
 
 
 def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Module) -> list[dict[str, Any]]:
-    """The settings of the first stage: where to edit, and with which learning rate. All windows before another rate."""
+    """Return the settings of the first stage: where to edit and with which learning rate, one rate after the other."""
     steep = {window[-1]: _rate(norms[window[-1]], model) for window in windows}
     return [
         {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
@@ -164,7 +166,7 @@ def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Modu
 
 
 def _ways(chosen: Mapping[str, Any], norms: Sequence[float]) -> list[dict[str, Any]]:
-    """The settings of the second stage: how to edit there."""
+    """Return the settings of the second stage: how to write, with the layers and v_lr that were chosen."""
     return [
         {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
         for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
@@ -172,7 +174,7 @@ def _ways(chosen: Mapping[str, Any], norms: Sequence[float]) -> list[dict[str, A
 
 
 def _reasons(where: Sequence[Trial], how: Sequence[Trial], chat: bool | str) -> dict[str, str]:
-    """How each field's value was found."""
+    """Return how the value of each field was found, by field."""
     return {
         "layers": _told(where, "layers"), "v_lr": _told(where, "v_lr"),
         "mom2_update_weight": _told(how, "mom2_update_weight"), "p": _told(how, "p"), "alpha": _told(how, "alpha"),
@@ -183,7 +185,7 @@ def _reasons(where: Sequence[Trial], how: Sequence[Trial], chat: bool | str) -> 
 def _announce(
     budget: float, moments: float, trials: Trials, held_out: int, settings: int, report_progress: Callable[[str], None]
 ) -> None:
-    """Say what the budget must hold in any case, and what a search takes."""
+    """Report the time needed in any case, and the time of a search if the budget is too small for one."""
     setting, last = trials.fewest * trials.seconds_per_fact, held_out * trials.seconds_per_fact
     needed = moments + setting + last
     report_progress(
@@ -200,14 +202,14 @@ def _announce(
 
 
 def _windows(layers: int) -> list[list[int]]:
-    """Consecutive layers to edit, in the first half of a model."""
+    """Return windows of consecutive layers to edit, which begin in the first half of a model."""
     width = 5 if layers >= WIDE else 3
     starts = sorted({min(round(start * layers), layers - width - 1) for start in STARTS})
     return [list(range(start, start + width)) for start in starts if start >= 0]
 
 
 def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
-    """C0 of all layers that will be tried, into the store: one pass over the text serves them all."""
+    """Measure C0 of all layers that will be tried into the store, in one pass over the text."""
     edited, tokenizer = loaded(model)
     wanted = NSEHyperParams(layers=layers, alpha=1.0, store=store, **FIXED)
     second_moments(Layout.of(edited, wanted.rewrite_module_tmp), tokenizer, wanted)
@@ -215,7 +217,7 @@ def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
 
 @torch.inference_mode()
 def _hidden_norms(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[float]:
-    """The mean norm of every layer's output at the prompts' last token."""
+    """Return the mean norm of every layer's output at the last token of the prompts."""
     norms = torch.zeros(len(Layout.of(model).layers), dtype=torch.float64)
     device = input_device(model)
     with frozen(model):
@@ -227,7 +229,7 @@ def _hidden_norms(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: S
 
 
 def _rate(norm: float, model: nn.Module) -> float:
-    """The v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
+    """Return the v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
     clamp = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor
     return clamp * norm / (CLAMPED_AFTER * math.sqrt(Layout.of(model).hidden_size))
 
@@ -237,7 +239,7 @@ def _rounded(value: float) -> float:
 
 
 def _told(trials: Sequence[Trial], field: str) -> str:
-    """How the value of a field was found: the best score of every value, on as many facts as it came to."""
+    """Describe how a field's value was found: the best score of each value, and on how many facts."""
     best: dict[str, Trial] = {}
     for trial in trials:
         best.setdefault(str(trial.setting[field]), trial)

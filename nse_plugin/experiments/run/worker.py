@@ -1,8 +1,8 @@
 """One method of a comparison, in its own process: `python -m nse_plugin.experiments.run.worker <folder> <method>`.
 
-It has its own process, because EasyEdit's methods keep state in module globals and change settings permanently: each
-method gets the model as it was loaded, has its own memory, and its crash leaves the others running. Progress goes to
-standard output (`channel`); whatever the methods print goes to standard error.
+Each method has its own process because EasyEdit's methods keep state in module globals and change settings permanently.
+So each method gets a freshly loaded model and its own memory, and its crash does not affect other methods. Progress
+goes to standard output (`channel`); output of the methods goes to standard error.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAN = "plan.json"
-MOMENTS = "second moments"  # what the description of their progress begins with
+MOMENTS = "second moments"  # beginning of the description of their progress
 EXPECTED = 0.8  # Efficacy of a working method on the facts it has just written
 ReportProgress = Callable[[dict[str, Any]], None]
 
 
 def main() -> int:
-    """Run the method that the command line names; 1 when it failed."""
+    """Run the method named on the command line. Returns 0, or 1 if it failed."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
     report_progress = functools.partial(channel.report, channel.own_output())
     plan = Plan.from_config(json.loads((folder / PLAN).read_text(encoding="utf-8")))
     record = Record(folder / "methods" / name)
-    # another run on the same folder, or one whose parent was killed: it lives until it next has something to report
+    # Another run may use this folder, or one whose parent was killed, which ends when it next has something to report.
     with alone(record.folder / "lock", lambda: report_progress({"doing": "waiting for another run on this folder"})):
         return _run_and_note(plan, name, record, report_progress)
 
 
 def _run_and_note(plan: Plan, name: str, record: Record, report_progress: ReportProgress) -> int:
-    if record.is_done:  # by that other process
+    if record.is_done:  # by the other process
         return 0
     started = time.monotonic()
     try:
         run(plan, name, record, report_progress)
-    except BrokenPipeError:  # the reader is gone: this run was stopped, which is no result
+    except BrokenPipeError:  # the parent has ended: a stopped run is not a result
         return 1
-    except Exception as error:  # a method that fails is a result: its row gives the error
+    except Exception as error:  # a failed method is a result: its row shows the error
         traceback.print_exc()
         record.end(status="failed", error=in_a_line(error), note=None, seconds=time.monotonic() - started)
         return 1
@@ -75,11 +75,12 @@ def _run_and_note(plan: Plan, name: str, record: Record, report_progress: Report
 
 
 def run(plan: Plan, name: str, record: Record, report_progress: ReportProgress) -> None:
-    """Write the plan's facts with one method, round after round, and measure at the checkpoints."""
+    """Write the plan's facts with one method, round by round, and measure at the checkpoints; or measure the unedited
+    model if `name` is `plan.BEFORE`."""
     _seed(plan.seed)
     loaded = read_facts(plan.data, plan.facts)
     asked = inputs.of_method(plan, name, loaded)
-    record.check_for(asked, begun=True)  # hours may have passed: the files may have changed since
+    record.check_for(asked, begun=True)  # the files may have changed since the run was planned, hours ago
     record.open_for(asked)
     facts = loaded.facts
     report_progress({"doing": "loading the model"})
@@ -92,7 +93,7 @@ def run(plan: Plan, name: str, record: Record, report_progress: ReportProgress) 
 
 
 class _Run:
-    """The rounds of one method, from its last checkpoint on."""
+    """Run the rounds of one method, starting at its last checkpoint."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class _Run:
         self._model, self._tokenizer, self._facts = model, tokenizer, facts
         self._reference = Reference.load(before)
         self._suite = MetricSuite(plan.metrics, plan.seed, plan.model)
-        _ = self._suite.instruments, self._suite.text  # their files are read now, not hours later
+        _ = self._suite.instruments, self._suite.text  # read their files now, not hours later
         overrides = dict(choice.hparams)
         if choice.alg_name == "NSE":
             own = {"seed": plan.seed} if plan.store is None else {"seed": plan.seed, "store": plan.store}
@@ -130,9 +131,9 @@ class _Run:
             self._hparams = load_hparams(choice.alg_name, preset, overrides, model)
         self._method = EasyEditRunner(model, tokenizer, choice.alg_name, self._hparams, plan.seed, plan.store)
         self._kept = KeptEdits(record.folder, self._method, tokenizer, plan.model) if plan.save_models else None
-        self._edited = pd.DataFrame()  # a row per fact edited so far
+        self._edited = pd.DataFrame()  # one row per fact edited so far
         self._note: str | None = None
-        self._measuring = 0.0  # seconds
+        self._measuring = 0.0  # seconds of measuring
 
     def to_the_end(self) -> None:
         resumed = self._resumed()
@@ -163,9 +164,9 @@ class _Run:
         self._record.end(status="done", error=None, note=note, hparams=hparams, kept=kept)
 
     def _resumed(self) -> int:
-        """Put the method where its last checkpoint left it; returns how many facts are written by then. A method whose
-        state cannot be kept begins anew, unless it was through, and so does one whose edits were to be kept (from now
-        on, say) and were not."""
+        """Restore the method from its last checkpoint, and return how many facts had been written. A method whose state
+        cannot be saved starts anew unless all facts had been written; so does a method whose edits are to be kept but
+        were not, e.g. because `save_models` is new."""
         for edits in reversed(self._record.edits):
             state = self._record.state(edits)
             if state is not None and self._kept is not None and not self._kept.leads_to(state):
@@ -184,18 +185,19 @@ class _Run:
         return 0
 
     def _on_progress(self, edits: int, what: str | None) -> None:
-        """Report when second moments are measured: once for a model, so it is left out of the time remaining."""
+        """Report the measuring of second moments without `edits`: it is done once per model, and not part of the
+        estimated time."""
         if what is None:
             self._report_progress({"doing": "editing", "edits": edits})
         elif what.startswith(MOMENTS):
             self._report_progress({"doing": f"measuring {what.rpartition(',')[0]}"})
 
     def _look_at_first_round(self, facts: Sequence[Fact]) -> None:
-        """A method that cannot write a first round is broken here, or badly configured: its figures get a note."""
+        """Measure the first round: a method that cannot write it is broken here or badly configured; note that."""
         compared = all(fact.target_true is not None for fact in facts)
         family, metric = ("probability", "efficacy") if compared else ("accuracy", "rewrite_accuracy")
         template = getattr(self._hparams, "chat", False)
-        if template not in (False, BOTH):  # what is written in a chat alone is asked there
+        if template not in (False, BOTH):  # facts written only in a chat are asked in a chat
             family, metric = "chat", "chat_first_token"
         chat = Chat(template if isinstance(template, str) else None, facts=0)
         rounds = [1] * len(facts)

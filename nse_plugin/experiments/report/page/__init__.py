@@ -1,1 +1,1 @@
-"""The page of a comparison, with its figures, texts and tables."""
+"""The HTML page of a comparison, with its figures, texts and tables."""

@@ -1,4 +1,4 @@
-"""The figures of a comparison, as SVG inside its page."""
+"""Figures of a comparison, as SVG inside its page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nse_plugin.experiments.report.tables import intervals
 
 
 def figures_of(results: Results) -> dict[str, Figure]:
-    """The figures there is something to show for, by name."""
+    """Draw the figures for which there are measurements, by name."""
     summary, facts = results.measured(results.summary), results.measured(results.facts)
     drawn = {
         "scores": plots.final_scores(summary, intervals(summary, THREE_SCORES)),
@@ -38,14 +38,14 @@ def figures_of(results: Results) -> dict[str, Figure]:
 
 
 def _thinking_curves(summary: pd.DataFrame) -> dict[str, str]:
-    """Which metrics of the second table are worth a curve, and their titles."""
+    """Return the metrics of the second table that are shown as curves, with their titles."""
     says = {"generation_contains": "Says it freely", "portability_accuracy": "Portability"}
     drifts = {"next_token_kl": "KL of the next token (nats)", "hidden_cosine": "Hidden cosine"}
     return {**says, **{column.metric: column.title for column in ability_columns(summary)}, **drifts}
 
 
 def as_svg(name: str, figure: Figure) -> str:
-    """A figure as SVG, the same text for the same figure. name: makes its ids its own."""
+    """Convert a figure to SVG; the same figure gives the same text. name: salt of the ids, which makes them unique."""
     stream = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -54,7 +54,7 @@ def as_svg(name: str, figure: Figure) -> str:
 
 
 def inline_svg(name: str, svg: str) -> Markup:
-    """A figure's SVG inside the page: its text as text, its colours the page's, its ids its own."""
+    """Prepare a figure's SVG for the page: ids get the prefix `name`, and colours become the page's CSS variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour in IN_THE_DARK:
@@ -63,5 +63,5 @@ def inline_svg(name: str, svg: str) -> Markup:
 
 
 def css_variable(colour: str) -> str:
-    """The CSS variable that stands for one of the plots' colours."""
+    """Return the CSS variable for one of the plots' colours."""
     return f"--plot-{colour[1:]}"

@@ -1,5 +1,5 @@
-"""The report of a comparison: one HTML page that needs nothing else, its plots as PNG and SVG, its table for LaTeX, and
-its paired tests."""
+"""The report of a comparison: a self-contained HTML page, its plots as PNG and SVG, its table for LaTeX, and its paired
+tests."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from nse_plugin.support.files import written_whole
 from nse_plugin.support.suggestions import number_of
 
 COUNTERFACT = "counterfact"
-_DETAILS = ("config", "versions", "host", "data", "model", "methods")  # of run.json, at the end of the page
+_DETAILS = ("config", "versions", "host", "data", "model", "methods")  # keys of run.json shown at the end of the page
 
 
 def write_report(folder: Path) -> Path:
     """Write report.html, table.tex, tests.csv, plots/*.png and plots/*.svg into a comparison's folder, from its
-    summary.csv, facts.csv, texts.csv and run.json, and return the path of report.html. Raises ResultsError when one of
-    them is missing or malformed."""
+    summary.csv, facts.csv, texts.csv and run.json, and return the path of report.html. Raises ResultsError if one of
+    these is missing or malformed."""
     results = Results.read(folder)
     figures = {name: (figure, as_svg(name, figure)) for name, figure in figures_of(results).items()}
     for name, (figure, svg) in figures.items():
-        figure.set_layout_engine("none")  # laid out for the SVG: half of the time of a figure
+        figure.set_layout_engine("none")  # already laid out for the SVG: layout takes half the time of a figure
         with written_whole(folder / "plots" / f"{name}.png") as path:
             figure.savefig(path, dpi=160, facecolor="white")
         _write(folder / "plots" / f"{name}.svg", svg)
@@ -85,7 +85,7 @@ def _write(file: Path, text: str) -> Path:
 
 
 def _tests(results: Results) -> dict[str, dict[str, Comparison]]:
-    """Every method against NSE, by the metrics of `TESTED`; empty when NSE, or nothing else, was measured."""
+    """Test every method against NSE in the metrics of `TESTED`; empty if NSE or all other methods are missing."""
     methods = [name for name in results.methods if results.absence(name) is None and name not in (BEFORE, OURS)]
     tests = FactTests(results.measured(results.facts), TESTED)
     found = {name: tests.between(name, OURS) for name in methods}
@@ -93,7 +93,7 @@ def _tests(results: Results) -> dict[str, dict[str, Comparison]]:
 
 
 def _shown_test(test: Comparison) -> dict[str, str]:
-    """facts better and worse, the difference in points, its interval, and p."""
+    """Format a test: facts better and worse, difference in points, its interval, and p."""
     low, difference, high = (TESTED[0].shown(100 * value) for value in (test.low, test.difference, test.high))
     return {
         "facts": ABSENT if np.isnan(test.better) else f"{test.better:.0f} : {test.worse:.0f}",
@@ -104,13 +104,13 @@ def _shown_test(test: Comparison) -> dict[str, str]:
 
 
 def _is_counterfact(results: Results) -> bool:
-    """Whether the facts are of the data set that the paper's figures are of."""
+    """Return whether the facts are from the data set on which the paper's numbers were measured."""
     data = results.run["data"]
     return COUNTERFACT in Path(data["path"]).name.lower() or data.get("sha256") == PUBLISHED[COUNTERFACT].sha256
 
 
 def _about(results: Results) -> dict[str, str]:
-    """What was run, as label and text."""
+    """Describe the run, as text by label."""
     run, config = results.run, results.run["config"]
     rounds = sorted({choice["round"] for choice in config["methods"].values()})
     skipped = run["data"].get("skipped")
@@ -127,7 +127,7 @@ def _about(results: Results) -> dict[str, str]:
 
 
 def _everything(results: Results) -> pd.DataFrame:
-    """Every metric of every method at its last checkpoint, as text: a row a metric."""
+    """Format every metric of every method at its last checkpoint, with one row per metric."""
     last = at_last_checkpoint(results.measured(results.summary))
     wide = last.pivot_table(index="metric", columns="method", values="value", aggfunc="last", sort=False)
     return wide[in_order(wide.columns)].map(lambda value: ABSENT if pd.isna(value) else f"{value:.5g}")

@@ -11,7 +11,7 @@ from nse_plugin.experiments.report.rows import Row, TableCell
 
 
 def latex_table(rows: Sequence[Row]) -> str:
-    """The first table, without columns and methods that have no number, for LaTeX (package booktabs)."""
+    """Format the first table for LaTeX (package booktabs), without columns and methods that have no numbers."""
     measured = {row.method: row.cells for row in rows if row.absence is None}
     titles = [title for cells in measured.values() for title in cells]
     used = [title for title in dict.fromkeys(titles) if any(cells[title].text != ABSENT for cells in measured.values())]

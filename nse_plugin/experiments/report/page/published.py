@@ -1,6 +1,6 @@
-"""Figures printed in the NSE paper, to stand beside one's own: CounterFact, 2,000 edits in rounds of 100.
+"""Numbers published in the NSE paper, for comparison with one's own: CounterFact, 2,000 edits in rounds of 100.
 
-Efficacy, Generalization, Specificity in percent, Fluency and Consistency times 100; None where none is given here.
+Efficacy, Generalization, Specificity in percent, Fluency and Consistency times 100; None if no number is given here.
 """
 
 from __future__ import annotations

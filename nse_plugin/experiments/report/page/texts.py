@@ -1,4 +1,4 @@
-"""What models wrote after some prompts, with the answers marked in it."""
+"""Texts that the models generated after some prompts, with the answers marked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 320  # characters of each text
 
 
 def texts_of(results: Results) -> list[dict[str, object]]:
-    """Some prompts, evenly spaced, and what each method's final model wrote after them."""
+    """Return some evenly spaced prompts, with the text that each method's final model generated after them."""
     texts = at_last_checkpoint(results.measured(results.texts)).drop_duplicates(["method", "case_id", "prompt"])
     methods = texts.groupby(["case_id", "prompt"], sort=False)["method"].nunique()
     prompts = methods[methods == methods.max()].reset_index().drop_duplicates("case_id")
@@ -30,13 +30,13 @@ def texts_of(results: Results) -> list[dict[str, object]]:
 
 
 def _continuation(text: str, prompt: str) -> str:
-    """What follows the prompt, on one line, cut at a word."""
+    """Return the text after the prompt, on one line, cut at a word if it is longer than `LENGTH`."""
     written = " ".join(text.removeprefix(prompt).split())
     return written if len(written) <= LENGTH else written[:LENGTH].rsplit(" ", 1)[0] + "\N{NO-BREAK SPACE}…"
 
 
 def _marked(text: str, new: str, old: str) -> Markup:
-    """The text, escaped, with the new and the old answer marked wherever they stand as words."""
+    """Escape a text, and mark the new and the old answer wherever they occur as whole words."""
     classes = {answer: kind for answer, kind in ((old, "old"), (new, "new")) if answer}
     if not classes:
         return escape(text)

@@ -1,1 +1,1 @@
-"""Figures, one function each."""
+"""Figures of comparisons and sweeps, with one function per figure."""

@@ -1,4 +1,4 @@
-"""The figures of a comparison: one function a figure, from the frames of `nse_plugin.experiments.report.results`."""
+"""Figures of a comparison, one function per figure, from the frames of `nse_plugin.experiments.report.results`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from nse_plugin.experiments.report.plots.style import (
 from nse_plugin.experiments.report.results import at_last_checkpoint, in_order
 
 _HEAT = LinearSegmentedColormap.from_list("efficacy", ["#f4efe4", "#b9d3dd", "#5d9cc0", "#1f6391", "#0b3557"])
-_ON_LIGHT, _ON_DARK = "#16202a", "#fefefe"  # numbers in the heat map, alike on every page
-_MOST_NUMBERED = 15  # ages; more cells are too small for numbers
+_ON_LIGHT, _ON_DARK = "#16202a", "#fefefe"  # numbers in the heat map, the same on light and dark pages
+_MOST_NUMBERED = 15  # ages; with more, the cells are too small for numbers
 CURVES = {
     "efficacy": "Efficacy",
     "generalization": "Generalization",
@@ -49,7 +49,8 @@ DRIFT = {
 
 
 def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure | None:
-    """Each metric of `titles` over the number of edits, a line a method; None without two checkpoints."""
+    """Plot each metric of `titles` over the number of edits, with one line per method. Returns None if there are fewer
+    than two checkpoints, or none of the metrics was measured."""
     edited = summary[summary["method"] != BEFORE]
     shown = {metric: title for metric, title in titles.items() if metric in set(edited["metric"])}
     if edited["edits"].nunique() < 2 or not shown:
@@ -61,7 +62,7 @@ def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure 
         values = summary[summary["metric"] == metric]
         for name, style in reversed(styles.items()):  # NSE on top
             own = values[values["method"] == name].sort_values("edits")
-            if own.empty:  # an empty line that may leave its axes makes the layout collapse
+            if own.empty:  # an empty line without clipping makes the layout collapse
                 continue
             axes.plot(
                 own["edits"], own["value"], color=style.colour, marker=style.marker, lw=style.width,
@@ -90,8 +91,8 @@ def curves(summary: pd.DataFrame, titles: Mapping[str, str] = CURVES) -> Figure 
 
 
 def final_scores(summary: pd.DataFrame, intervals: Mapping[tuple[str, str], tuple[float, float]]) -> Figure | None:
-    """Efficacy, Generalization and Specificity of each method as dots, with their intervals (in percent, by method
-    and title); None when none of the three was measured."""
+    """Plot Efficacy, Generalization and Specificity of each method as dots, with their intervals. Returns None if none
+    of the three was measured. intervals: in percent, by method and column title."""
     last = at_last_checkpoint(summary)
     shown = [column for column in THREE_SCORES if column.metric in set(last["metric"])]
     if not shown:
@@ -115,9 +116,9 @@ def final_scores(summary: pd.DataFrame, intervals: Mapping[tuple[str, str], tupl
 
 
 def retention(facts: pd.DataFrame) -> Figure | None:
-    """Efficacy on the final model by the age of the edit (rounds written since), a row a method.
+    """Plot Efficacy on the final model by the age of the edit (rounds written since), with one row per method.
 
-    facts: as facts.csv. None without Efficacy or with a single age.
+    facts: as in facts.csv. Returns None if Efficacy was not measured, or if all edits have the same age.
     """
     edited = at_last_checkpoint(facts[facts["method"] != BEFORE])
     if not {"efficacy", "age"} <= set(edited) or edited["age"].nunique() < 2:
@@ -146,8 +147,8 @@ def retention(facts: pd.DataFrame) -> Figure | None:
 
 
 def drift(summary: pd.DataFrame) -> Figure | None:
-    """How far each method's final model is from the unedited one: locality and perplexity, a dashed line where the
-    unedited model stands; None when none of them was measured."""
+    """Plot how far each method's final model is from the unedited one: locality and perplexity, with a dashed line at
+    the unedited model's value. Returns None if none of these was measured."""
     last = at_last_checkpoint(summary)
     edited = last[last["method"] != BEFORE]
     shown = {metric: title for metric, title in DRIFT.items() if metric in set(edited["metric"])}
@@ -179,9 +180,10 @@ def drift(summary: pd.DataFrame) -> Figure | None:
 
 
 def cost(summary: pd.DataFrame) -> Figure | None:
-    """Seconds of editing a fact, by part, and peak memory of each method; None when neither was measured.
+    """Plot the editing time in seconds per fact, by part, and the peak memory of each method. Returns None if neither
+    was measured.
 
-    The bars stay linear, since lengths on a logarithmic axis do not add up; each carries its number.
+    The axes are linear, since lengths on a logarithmic axis do not add up; each bar is labelled with its number.
     """
     last = at_last_checkpoint(summary)
     edited = last[last["method"] != BEFORE]
@@ -221,7 +223,7 @@ def cost(summary: pd.DataFrame) -> Figure | None:
 
 
 def _parts(wide: pd.DataFrame, edits: pd.Series[int]) -> dict[str, tuple[pd.Series[float], pd.Series[float]]]:
-    """Where each part's bars begin and how long they are, seconds a fact; what no part accounts for is `other`."""
+    """Return start and length of each part's bars, in seconds per fact; time of no other part is `other`."""
     left = pd.Series(0.0, index=wide.index)
     found = {}
     for part in PARTS:
@@ -238,7 +240,7 @@ def _parts(wide: pd.DataFrame, edits: pd.Series[int]) -> dict[str, tuple[pd.Seri
 
 
 def _method_rows(axes: Axes, methods: Sequence[str], offset: float = 0.0) -> None:
-    """Method names down the left side, the first on top."""
+    """Write the names of the methods at the left of the axes, the first at the top."""
     axes.set_yticks(np.arange(len(methods)) + offset, list(methods))
     axes.set_ylim(len(methods) - 0.5 + offset, -0.5 + offset)
     axes.tick_params(axis="y", length=0)

@@ -1,6 +1,6 @@
-"""Figures of drift: where the hidden states of known facts went, and how much of each layer's weights was changed.
+"""Figures of drift: how the hidden states of known facts moved, and how much the weights of each layer changed.
 
-One function a figure, as in `comparison`.
+One function per figure, as in `comparison`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ MOST_LAYERS = 11
 
 
 def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
-    """Known facts' states on the unedited model's first two principal components, a panel for each method's last
-    checkpoint: the unedited model's in grey, the edited one's over them; None when no edited model has any.
+    """Plot the hidden states of known facts on the first two principal components of the unedited model's states, with
+    one panel per method at its last checkpoint: the unedited model's states in grey, the edited model's over them.
+    Returns None if no edited model has states.
 
-    methods: all of the comparison, so that colours are alike in every figure. points: columns method, edits, x, y; the
-    unedited model's are those of the method `plan.BEFORE`. Each panel has its own scale, on which the grey cloud is the
-    yardstick; points that are not finite do not show.
+    points: columns method, edits, x, y, with the unedited model's points under the method `plan.BEFORE`. methods: all
+    methods of the comparison, so that colours are the same in every figure. Each panel has its own scale, for which the
+    grey points are the reference; points that are not finite are not drawn.
     """
     last = at_last_checkpoint(points)
     edited = last[last["method"] != BEFORE]
@@ -59,7 +60,7 @@ def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
     for place, axes in enumerate(grid):
         if place >= len(shown):
             axes.set_axis_off()
-        elif place + columns >= len(shown):  # nothing below it
+        elif place + columns >= len(shown):  # no panel below
             axes.set_xlabel("first component", loc="right")
         if place % columns == 0:
             axes.set_ylabel("second component", loc="top", color=FAINT, size=9)
@@ -67,12 +68,13 @@ def hidden_plane(points: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
 
 
 def weight_curves(weights: pd.DataFrame, methods: Sequence[str]) -> Figure | None:
-    """The relative norm of the change over the number of edits, a panel a layer and a line a method; None without two
-    checkpoints.
+    """Plot the relative norm of the change over the number of edits, with one panel per layer and one line per method.
+    Returns None if there are fewer than two checkpoints.
 
-    methods: as for `hidden_plane`. weights: columns method, edits, name, layer, relative_norm, as `weight_change` gives
-    them. Of several changed matrices of a layer the most changed one counts; those outside the layers (embeddings, the
-    final norm) share the last panel. Of more than `MOST_LAYERS` panels, those with the largest final change are shown.
+    weights: columns method, edits, name, layer, relative_norm, as returned by `weight_change`. methods: as for
+    `hidden_plane`. If several matrices of a layer changed, the largest change is shown; weights outside the layers
+    (embeddings, final norm) share the last panel. If there are more than `MOST_LAYERS` panels, those with the largest
+    final change are shown.
     """
     if weights["edits"].nunique() < 2:
         return None
@@ -87,7 +89,7 @@ def weight_curves(weights: pd.DataFrame, methods: Sequence[str]) -> Figure | Non
         values = panels[panels["layer"] == layer]
         for name, style in reversed(styles.items()):  # NSE on top
             own = values[values["method"] == name].groupby("edits")["relative_norm"].max()
-            if own.empty:  # the layout would give an empty line infinite room
+            if own.empty:  # the layout would reserve infinite room for an empty line
                 continue
             axes.plot(
                 own.index, own, color=style.colour, marker=style.marker, lw=style.width, ms=6 if name == OURS else 4.5,

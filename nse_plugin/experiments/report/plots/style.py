@@ -1,7 +1,7 @@
-"""What all figures share: colours, axes, numbers along them.
+"""Style shared by all figures: colours, axes and tick labels.
 
-matplotlib's Figure without pyplot: no window, no global state. Every colour is one of `IN_THE_DARK`'s, so that the
-report can exchange them on a dark page.
+Figures use matplotlib's Figure without pyplot: no window, no global state. On a dark page, the report replaces the
+colours in `IN_THE_DARK`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nse_plugin.experiments.report.columns import OURS
 from nse_plugin.experiments.report.results import in_order
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#6b7280", "#dfe3e8", "#ffffff"
-# Method colours, NSE's first: colour-blind safe ones of Okabe and Ito (without black and yellow) and of Paul Tol;
-# methods differ in their markers as well.
+# Colours of methods with their dark variants, NSE's first: colour-blind safe, from Okabe and Ito (without black and
+# yellow) and from Paul Tol. Methods differ in their markers as well.
 COLOURS = {
     "#0072b2": "#4aa3e0", "#d55e00": "#f2854a", "#009e73": "#2fc79b", "#aa4499": "#d67fc9", "#e69f00": "#f0b429",
     "#56b4e9": "#a5d8f7", "#882255": "#c76a96", "#999933": "#c2c25e", "#7f6a55": "#bda68d", "#332288": "#9d8fe0",
@@ -33,8 +33,8 @@ PARTS = {"values": "#1d4e79", "update": "#5b93c1", "other": "#c9cdd2"}
 IN_THE_DARK = {INK: "#e6e8eb", FAINT: "#9aa3ae", GRID: "#353a41", PAPER: "#16191d", **COLOURS} | {
     "#1d4e79": "#3d7fb8", "#5b93c1": "#7db2dc", "#c9cdd2": "#6f7680",
 }  # fmt: skip
-_FAR_APART = 20  # the largest value over the smallest, from which an axis is logarithmic
-PLAIN: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}  # a legend
+_FAR_APART = 20  # ratio of largest to smallest value above which an axis is logarithmic
+PLAIN: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}  # style of a legend
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Style:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, Style]:
-    """NSE's style is always the same; the others take theirs in order."""
+    """Return the style of each edited method. NSE always has the first style; other methods get theirs in order."""
     edited = sorted((name for name in in_order(methods) if name != BEFORE), key=lambda name: name != OURS)
     first = 0 if OURS in edited else 1
     colours = list(COLOURS)
@@ -60,7 +60,7 @@ def styles_of(methods: Sequence[str]) -> dict[str, Style]:
 def new_figure(
     width: float, height: float, *, rows: int, columns: int, share_y: bool = False, first_wider: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) and its axes, row by row, drawn in the ink of the page."""
+    """Create a figure and return it with its axes, row by row. width, height: in inches."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.05))
     ratios = [1.6 if first_wider and column == 0 and columns > 1 else 1.0 for column in range(columns)]
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y, width_ratios=ratios)
@@ -76,13 +76,13 @@ def new_figure(
 
 
 def titled(axes: Axes, title: str) -> None:
-    """Write a title above the axes, on the left."""
+    """Write a title above the axes, aligned left."""
     axes.set_title(title, loc="left", size=10, color=INK, pad=8)
 
 
 def log_if_far_apart(axes: Axes, values: pd.Series[float], axis: str) -> None:
-    """A logarithmic axis with plain numbers where values are far apart, else as `plain_numbers`; infinite values do not
-    show."""
+    """Make an axis logarithmic with plain numbers if the values are far apart, else format it with `plain_numbers`.
+    Values that are not finite are ignored."""
     finite = values[np.isfinite(values) & (values > 0)]
     if not len(finite) or finite.max() <= _FAR_APART * finite.min():
         plain_numbers(axes, values, axis)
@@ -96,9 +96,8 @@ def log_if_far_apart(axes: Axes, values: pd.Series[float], axis: str) -> None:
 
 
 def plain_numbers(axes: Axes, values: pd.Series[float], axis: str) -> None:
-    """Few ticks, each with its whole number: matplotlib writes those of values close together as differences from one
-    of them. The axis is a thousandth of the values long at least, and begins at 0 where it would go below it without
-    a value there."""
+    """Set few ticks, each labelled with its full number: by default, matplotlib labels close values with an offset. The
+    axis spans at least a thousandth of the largest value, and is cut at 0 if no value is negative."""
     finite = values[np.isfinite(values)]
     if len(finite):
         low, high = finite.min(), finite.max()
@@ -119,7 +118,7 @@ def _number(value: float) -> str:
 
 
 def few(edits: Sequence[int], most: int = 6) -> list[int]:
-    """Checkpoints that are far enough apart to be labelled, the last among them. edits: in order."""
+    """Return the checkpoints that are far enough apart to be labelled, including the last. edits: ascending."""
     chosen: list[int] = []
     for number in reversed(edits):
         if not chosen or chosen[0] - number >= edits[-1] / most:

@@ -1,4 +1,4 @@
-"""The figures of a sweep: heat maps, panels, and the front of two objectives."""
+"""Figures of a sweep: heat maps, panels, and the Pareto front of two objectives."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from nse_plugin.experiments.report.plots.style import FAINT, GRID, INK, new_figu
 from nse_plugin.support.suggestions import number_of
 
 _CHOSEN, _OTHERS = "#d55e00", "#0072b2"  # orange and blue
-_MOST_NAMES = 9  # below a panel
+_MOST_NAMES = 9  # tick labels below a panel
 _TITLES = {"efficacy": "Efficacy", "generalization": "Generalization", "specificity": "Specificity", SCORE: "Score"}
 
 
 def scores_figure(
     frame: pd.DataFrame, done: Sequence[FinishedTrial], fields: Sequence[str], chosen: FinishedTrial
 ) -> Figure:
-    """Heat maps where cells fill a grid of two fields (of a sweeper that learns they do not)."""
+    """Draw heat maps if the cells fill at least half of a grid of two fields, else panels (e.g. for an optimising
+    sweeper)."""
     labels = {field: _labels(done, field) for field in fields}
     titles = {metric: title for metric, title in _TITLES.items() if metric in set(frame["metric"])}
     if len(fields) == 2 and 2 * len(done) >= math.prod(map(len, labels.values())):
@@ -37,13 +38,13 @@ def scores_figure(
 
 
 def _labels(done: Sequence[FinishedTrial], field: str) -> dict[object, str]:
-    """A field's values in order, as in sweep.csv, and what is written along an axis for each."""
+    """Return the axis label of each value of a field, by the value as in sweep.csv, in order."""
     values = sorted((cell.hparams[field] for cell in done), key=sortable)
     return {plain(value): _label(value) for value in values}
 
 
 def _label(value: object) -> str:
-    """A number or a word; of a list of several layers in a row the first and the last."""
+    """Return the label of a value; a list of consecutive layers is shortened to its first and last."""
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, list):
@@ -56,7 +57,8 @@ def _label(value: object) -> str:
 def _maps(
     frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
-    """A heat map per metric over the two fields; that of best.yaml framed. Colours span 10 points at least."""
+    """Draw one heat map per metric over the two fields, with the cell of best.yaml framed. Colours span at least 10
+    points."""
     (down, rows), (across, columns) = labels.items()
     wide = min(2, len(titles))
     high = -(-len(titles) // wide)
@@ -88,8 +90,8 @@ def _maps(
 def _panels(
     frame: pd.DataFrame, titles: Mapping[str, str], labels: Mapping[str, Mapping[object, str]], chosen: FinishedTrial
 ) -> Figure:
-    """Each metric against each field, with its interval: the field's values at equal distances, cells of the same
-    value next to each other; that of best.yaml in another colour."""
+    """Plot each metric against each field, with its interval: the field's values are equally spaced, cells with the
+    same value are next to each other, and the cell of best.yaml has another colour."""
     width, height = 12 if len(titles) > 1 else 5.5, 2.9 * len(labels) + 0.4
     figure, grid = new_figure(width, height, rows=len(labels), columns=len(titles))
     for axes, (field, metric) in zip(grid, itertools.product(labels, titles), strict=True):
@@ -116,7 +118,7 @@ def _cells_of(frame: pd.DataFrame) -> str:
 
 
 def _side_by_side(places: Sequence[int]) -> np.ndarray[Any, Any]:
-    """Places along an axis, those that are the same a little apart."""
+    """Return positions along an axis, with equal ones moved slightly apart."""
     given = pd.Series(places, dtype=float)
     same = given.groupby(given)
     count = same.transform("size")
@@ -124,8 +126,8 @@ def _side_by_side(places: Sequence[int]) -> np.ndarray[Any, Any]:
 
 
 def _name_places(axes: Axes, field: str, names: Sequence[str], room: int = 28) -> None:
-    """room: how many letters stand side by side; names that are longer together are slanted. An empty one has no
-    tick."""
+    """Label the x axis with a field and its values; an empty name has no tick. room: number of characters that fit side
+    by side; names that are longer in total are rotated."""
     named = [(place, name) for place, name in enumerate(names) if name]
     axes.set_xticks([place for place, _ in named], [name for _, name in named])
     if len(named) * (1 + max(len(name) for _, name in named)) > room:
@@ -136,7 +138,7 @@ def _name_places(axes: Axes, field: str, names: Sequence[str], room: int = 28) -
 
 
 def front_figure(done: Sequence[FinishedTrial], objective: Sequence[str]) -> Figure:
-    """The cells by two objectives, those that no other beats in both joined."""
+    """Plot the cells by two objectives, with the Pareto front joined by a line."""
     figure, (axes,) = new_figure(5.5, 4.5, rows=1, columns=1)
     points = np.array([[cell.overall[name] for name in objective] for cell in done])
     beaten = [bool(np.any(np.all(points >= point, axis=1) & np.any(points > point, axis=1))) for point in points]
