@@ -6,16 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nse_plugin.experiments.plan.checks import PlanError, known, made, positive
 from nse_plugin.experiments.plan.comparison import ABILITY, DRIFT, EASYEDIT, METRICS, DataChoice, counted
 from nse_plugin.experiments.plan.model import ModelChoice, is_bundled
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.settings import plain_value
-
-if TYPE_CHECKING:
-    pass
 
 SCORE = "score"
 

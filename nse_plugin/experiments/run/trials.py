@@ -53,12 +53,13 @@ class Trials:
 
     def halved(self, stage: str, settings: Sequence[dict[str, object]], deadline: float) -> list[Trial]:
         """Try settings by successive halving until `deadline`. Returns the last trial of each setting, best first;
-        settings tried on more facts come before others. A setting is left out if there was no time for it on the last
-        rung it reached. Raises PlanError if every setting of a rung scored 0."""
+        settings tried on more facts come before others. A setting is left out if there was no time for it on the
+        first rung. Raises PlanError if every setting of a rung scored 0."""
         started, count = time.monotonic(), self.fewest
-        going, out_of_it = list(settings), list[Trial]()
+        going, before, others = list(settings), list[Trial](), list[Trial]()
         while True:
             rung = self._rung(stage, going, count, deadline)
+            others += before[len(rung) :]
             if len(rung) < len(going):
                 only = f"; {ONLY_FIRST}" if len(rung) == 1 else ""
                 self._report_progress(
@@ -75,9 +76,10 @@ class Trials:
             more = min(2 * count, MOST, self._available)
             enough = kept == 1 and len(rung) == 1
             if enough or more == count or time.monotonic() + taken * kept * more / (len(rung) * count) > deadline:
-                return [*rung, *reversed(out_of_it)]
-            out_of_it += reversed(rung[kept:])
-            going, count, started = [trial.setting for trial in rung[:kept]], more, time.monotonic()
+                return sorted([*rung, *others], key=lambda trial: (trial.facts, trial.score), reverse=True)
+            others += rung[kept:]
+            before, going = rung[:kept], [trial.setting for trial in rung[:kept]]
+            count, started = more, time.monotonic()
 
     def _rung(self, stage: str, settings: Sequence[dict[str, object]], count: int, deadline: float) -> list[Trial]:
         """Try the settings in order on `count` facts: the first in any case, the rest while there is time."""

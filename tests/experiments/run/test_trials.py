@@ -14,15 +14,15 @@ from nse_plugin.experiments.run import trials as trials_module
 class Known(trials_module.Trials):
     """Scores that are known: the better the nearer to 7, with a little noise on few facts."""
 
-    def __init__(self, available: int = 64, seconds: float = 0.0) -> None:
+    def __init__(self, available: int = 64, seconds: float = 0.0, growth: int = 0) -> None:
         self.lines: list[str] = []
         super().__init__(ModelChoice("m", "m"), DataChoice("d"), 10, Path(), available, self.lines.append)
         self.asked: list[tuple[int, int]] = []
-        self.now, self.seconds = 0.0, seconds
+        self.now, self.seconds, self.growth = 0.0, seconds, growth
 
     def score(self, folder, setting, facts, skip=0):
         self.asked.append((facts, setting["p"]))
-        self.now += self.seconds
+        self.now += self.seconds * (facts / 8) ** self.growth
         return {"score": 1 / (1 + abs(setting["p"] - 7)) + (0.01 * (setting["p"] % 3) if facts < 16 else 0.0)}
 
 
@@ -66,3 +66,12 @@ def test_time_that_is_up_ends_it_with_the_best_so_far(known):
     hurried = known(seconds=5.0)
     assert hurried.halved("where", settings(3), -1.0)[0].setting["p"] == 0  # one at least
     assert hurried.lines[0] == "where: out of time after 1 of 3 settings on 8 facts; only the first guess was tried"
+
+
+def test_settings_that_a_rung_has_no_time_for_keep_what_they_had(known):
+    trials = known(seconds=1.0, growth=3)  # twice the facts take eight times as long, not twice
+    found = trials.halved("where", settings(12), 22.0)
+    assert [facts for facts, _ in trials.asked].count(16) == 2  # of four
+    assert [trial.facts for trial in found] == [16] * 2 + [8] * 10
+    assert sorted(trial.setting["p"] for trial in found) == list(range(12))
+    assert [trial.score for trial in found[2:]] == sorted((trial.score for trial in found[2:]), reverse=True)
