@@ -1,4 +1,4 @@
-"""Keys: what the neurons of an edited layer say at the subject's last token.
+"""Keys: the activations of an edited layer's neurons at the subject's last token.
 
 k = (k_bare + mean of k over the generated contexts) / 2        (MEMIT's weighting; k_bare alone without contexts)
 """
@@ -17,7 +17,7 @@ from nse_plugin.replay.span import SpanReplay
 
 
 class FactSpan:
-    """The edited layers replayed for n facts: in the bare prompt for keys and h, in generated contexts for keys alone.
+    """Replays the edited layers for n facts: the bare prompts give keys and h, the generated contexts keys alone.
 
     h: [n, d], l_0's output for the bare prompt.
     """
@@ -31,18 +31,19 @@ class FactSpan:
         self._behind = SpanReplay(layout, layers, behind, tokens_per_batch) if behind else None
 
     def run(self) -> tuple[dict[int, Tensor], Tensor]:
-        """({layer: keys [n, f]}, h) on the weights as they are."""
+        """Return ({layer: keys [n, f]}, h) on the current weights."""
         keys, h = self._bare.run()
         return self._means(keys, {} if self._behind is None else self._behind.keys()), h
 
     def outputs(self) -> Tensor:
-        """h [n, d] alone."""
+        """Return h [n, d] alone."""
         return self._bare.run()[1]
 
     def after(self, layer: int) -> tuple[Tensor | None, Tensor]:
-        """What an update of an edited layer leaves to be found: the next one's keys [n, f] (None: it was the last), h.
+        """Return the next edited layer's keys [n, f] and h after an update of `layer`; no keys (None) after the last
+        one.
 
-        The layers below it must not have changed since they were run last.
+        The layers below `layer` must not have changed since they were last run.
         """
         keys, h = self._bare.run(layer)
         if layer == self._layers[-1]:
@@ -52,7 +53,7 @@ class FactSpan:
         return self._means({following: keys[following]}, behind)[following], h
 
     def part(self, facts: Sequence[int]) -> FactSpan:
-        """The span of some of the facts (indices, ascending), as far as this one has been run."""
+        """Return the span of some of the facts (indices, ascending), with the results computed so far."""
         part = copy(self)
         part._bare = self._bare.part(facts)
         if self._behind is not None:
@@ -61,7 +62,7 @@ class FactSpan:
         return part
 
     def _means(self, bare: dict[int, Tensor], behind: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Of each layer's keys: bare [n, f], behind [n x contexts, f] (or nothing)."""
+        """Average each layer's keys over the contexts. bare: [n, f] each. behind: [n x contexts, f] each, or empty."""
         means = {}
         for layer, keys in bare.items():
             means[layer] = keys.to(torch.promote_types(keys.dtype, torch.float32))

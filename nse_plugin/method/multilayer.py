@@ -1,4 +1,4 @@
-"""One round through the edited layers: spread each fact's residual over them, again for facts still off target."""
+"""One round through the edited layers: spread each fact's residual over them, and repeat for facts still off target."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DONE, OFF_TARGET, SKIPPED, FAILED = "done", "off_target", "skipped_upper_bound",
 
 @dataclass
 class RoundResult:
-    """What a round did, fact by fact (n facts).
+    """The outcome of a round for each of its n facts.
 
     status: done, off_target (residual > alpha after the last pass), skipped_upper_bound, failed (not finite).
     residual_before, residual: [n], norm(z - h) before and after. passes: [n], updates each fact took part in.
-    keys: {layer: [m, f]}, the keys on the new weights of the m facts that did not fail: they join Kp.
+    keys: {layer: [m, f]}, the keys on the new weights of the m facts that did not fail; they are added to Kp.
     """
 
     status: list[str]
@@ -38,7 +38,7 @@ class RoundResult:
 
     @classmethod
     def of_failed(cls, n: int) -> RoundResult:
-        """A round in which no fact could be measured."""
+        """Return the result of a round in which no fact could be measured."""
         unknown = torch.full((n,), torch.nan, dtype=torch.float64)
         return cls([FAILED] * n, unknown, unknown.clone(), torch.zeros(n, dtype=torch.long), {})
 
@@ -55,8 +55,8 @@ def edit_layers(
     """Write the values of a round into the model, in place.
 
     prompts, values: n facts and their z [n, d]. second_moments: {layer: C0 [f, f]}. protected: Kp of earlier rounds.
-    masters: finer copies of the weights, by layer, which take the changes and are rounded into the model.
-    Raises UpdateError; the caller puts the weights back (`EditSession.edit` does).
+    masters: higher-precision copies of the weights, by layer; updates are added to them and rounded into the model.
+    Raises UpdateError; the caller restores the weights (`EditSession.edit` does).
     """
     with frozen(layout.model), torch.no_grad():
         measured = _measure(layout, prompts, values, hparams)
@@ -72,7 +72,7 @@ def edit_layers(
             )
             for layer in hparams.layers
         }
-        first = keys[hparams.layers[0]]  # never change: nothing below the first edited layer is edited
+        first = keys[hparams.layers[0]]  # constant: nothing below the first edited layer is edited
         going = list(range(len(facts)))
         for number in range(hparams.passes):
             in_pass = _facts_of_pass(number, residual, hparams)
@@ -97,9 +97,10 @@ def edit_layers(
 def _measure(
     layout: Layout, prompts: Sequence[FactPrompts], values: Tensor, hparams: NSEHyperParams
 ) -> tuple[list[int], FactSpan, dict[int, Tensor], Tensor] | None:
-    """The facts (indices) whose z [d], keys [f] and h [d] are finite, with their span, keys and h; None: no fact is.
+    """Return the facts (indices) whose z [d], keys [f] and h [d] are finite, with their span, keys and h; None if none
+    are.
 
-    What lies below the first edited layer never changes, so the span serves every pass.
+    The layers below the first edited one never change, so the span serves every pass.
     """
     facts: list[int] = values.isfinite().all(dim=1).nonzero()[:, 0].tolist()
     while facts:
@@ -123,7 +124,7 @@ def _collect(
     passes: Tensor,
     hparams: NSEHyperParams,
 ) -> RoundResult:
-    """The result of a round of `count` facts, of which `facts` (m indices) were measured: all tensors have m rows."""
+    """Build the result of a round of `count` facts. facts: the m measured ones (indices); all tensors have m rows."""
     result = RoundResult.of_failed(count)
     result.residual_before[facts], result.residual[facts], result.passes[facts] = residual_before, residual, passes
     for place, fact in enumerate(facts):
@@ -134,8 +135,8 @@ def _collect(
 
 
 def _facts_of_pass(number: int, residual: Tensor, hparams: NSEHyperParams) -> list[int]:
-    """The facts (indices into residual [m]) that take part. Preset paper: all facts first, then those above alpha.
-    Preset released: above alpha, below upper_bound."""
+    """Return the facts (indices into residual [m]) that take part in a pass. Preset paper: all facts in the first pass,
+    then those above alpha. Preset released: those above alpha and below upper_bound."""
     if hparams.preset == "paper":
         return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > hparams.alpha]
     return [i for i, own in enumerate(residual.tolist()) if own > hparams.alpha and not _beyond(own, hparams)]
@@ -147,7 +148,7 @@ def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
 
 
 def _status(residual: float, passes: int, hparams: NSEHyperParams) -> str:
-    """passes: updates that the fact took part in: one that was written at all was not skipped."""
+    """Return a fact's status. passes: updates that the fact took part in; a fact with at least one was not skipped."""
     if not residual < float("inf"):
         return FAILED
     if residual <= hparams.alpha:
@@ -164,10 +165,10 @@ def _one_pass(
     hparams: NSEHyperParams,
     masters: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Update every layer once. seen: the first layer's keys and h as `span` shows them on the weights as they are.
+    """Update every layer once. seen: the first layer's keys and h that `span` gives on the current weights.
 
-    Returns ({layer: keys}, h) on the new weights. Keys of a layer depend on the layers below it alone, so those that
-    its update was made from stay what they are.
+    Returns ({layer: keys}, h) on the new weights. A layer's keys depend only on the layers below it, so the keys that
+    its update was computed from remain valid.
     """
     layers = hparams.layers
     keys, h = {layers[0]: seen[0]}, seen[1]
@@ -194,7 +195,7 @@ def _one_pass(
 
 
 def _subspace(keys: Tensor, c0: Tensor, hparams: NSEHyperParams) -> Subspace:
-    """Where the layer's update may live. keys: [n, f], the round's. c0: [f, f]."""
+    """Return the subspace of a layer's update. keys: [n, f], of the round's facts. c0: [f, f]."""
     if hparams.subspace == "null_space":
         return null_space(c0, hparams.nullspace_threshold, keys.device)
     return Neurons(select_neurons(keys, hparams.p, hparams.preset))

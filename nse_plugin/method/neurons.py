@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def select_neurons(keys: Tensor, p: float, preset: str = "paper") -> Tensor:
-    """The most active neurons, by the score Q = sum_i abs(k_i).
+    """Select the most active neurons, by the score Q = sum_i abs(k_i).
 
     keys: [n, f]. p: in (0, 1].
-    Returns their indices, ascending. preset `paper`: the smallest set whose scores sum to at least p of the
-    total; preset `released`: the largest set that stays within p of it, at least one neuron. p = 1 means every neuron
-    in both: also one whose score is 0 takes part in the full solve.
+    Returns their indices, ascending. preset `paper`: the smallest set whose scores sum to at least p of the total;
+    preset `released`: the largest set whose scores sum to at most p of the total, but at least one neuron. p = 1
+    selects every neuron in both presets, including neurons with score 0.
     """
     scores = keys.abs().sum(dim=0, dtype=torch.float64)
     if p == 1:

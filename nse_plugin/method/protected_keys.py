@@ -1,4 +1,4 @@
-"""The keys of all earlier rounds, which later rounds must leave alone (knowledge accumulation)."""
+"""The keys of all earlier rounds, whose outputs later rounds must leave unchanged (knowledge accumulation)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from nse_plugin.support.gram import gram
 
-# Share of f: that many keys are collected before they are added to the square. A square made anew every round would
-# cost more than multiplying the few keys does.
+# Share of f: once the Gram matrix exists, new keys are added to it only when there are this many of them. Updating the
+# matrix every round would cost more than multiplying the few new keys does.
 WAITING = 1 / 16
 
 
 @dataclass(frozen=True)
 class LayerKeys:
-    """Kp of one layer: m keys, of which an update needs Kp Kp^T alone.
+    """Kp of one layer: m keys, of which an update needs only Kp Kp^T.
 
-    parts: the keys of single rounds, [n, f] each; all m while m < f, afterwards those not yet in the square, fewer than
-    `WAITING` x f. Their memory is shared with whoever keeps the rounds, and never written to.
-    square: [f, f] float64, the sum of k k^T over the others, in main memory as C0 is; None: there are none. From there
-    on neither what this holds nor the cost of an update grows. (A `History` keeps every round's keys, so that rounds
-    can be undone: f numbers a fact and layer, in main memory.)
+    parts: the keys of single rounds, [n, f] each: all m keys while m < f, afterwards the keys not yet folded into
+    `square`, fewer than `WAITING` x f. Their memory is shared with the owner of the rounds and is never written to.
+    square: [f, f] float64, the Gram matrix (sum of k k^T) of all other keys, in main memory like C0; None if there are
+    none. Once it exists, neither this object's memory nor the cost of an update grows. (A `History` keeps every round's
+    keys, so that rounds can be undone: f numbers per fact and layer, in main memory.)
     """
 
     parts: tuple[Tensor, ...]
@@ -32,16 +32,16 @@ class LayerKeys:
 
     @classmethod
     def of(cls, keys: Tensor) -> LayerKeys:
-        """Keys [m, f] to protect; m may be 0."""
+        """Protect keys [m, f]; m may be 0."""
         return cls((keys[:0],)).extended(keys)
 
     @property
     def keys(self) -> Tensor:
-        """Those that are not in the square, [., f]."""
+        """Keys not yet folded into the Gram matrix, [k, f]."""
         return torch.cat(self.parts)
 
     def extended(self, keys: Tensor) -> LayerKeys:
-        """These and a round's keys [n, f]."""
+        """Return these keys together with a round's keys [n, f]."""
         if not len(keys):
             return self
         f, parts, count = keys.shape[1], (*self.parts, keys), self.count + len(keys)
@@ -53,7 +53,7 @@ class LayerKeys:
         return LayerKeys((keys[:0],), square, count)
 
     def product(self, neurons: Tensor) -> Tensor:
-        """Kp_I Kp_I^T of the neurons I (indices), [s, s] float64, the caller's to change."""
+        """Return Kp_I Kp_I^T for the neurons I, [s, s] float64; the caller may modify it. neurons: [s], indices."""
         chosen = [part.to(neurons.device)[:, neurons] for part in self.parts]
         product = gram(torch.cat(chosen).to(torch.float64))
         if self.square is not None:
@@ -65,7 +65,7 @@ class LayerKeys:
 
 @dataclass(frozen=True)
 class ProtectedKeys:
-    """What is protected, by layer; nothing at first."""
+    """The protected keys by layer; empty at first."""
 
     layers: dict[int, LayerKeys] = field(default_factory=dict)
 
@@ -75,17 +75,17 @@ class ProtectedKeys:
         return max((protected.count for protected in self.layers.values()), default=0)
 
     def of(self, layer: int, like: Tensor) -> LayerKeys:
-        """Kp of a layer. like: keys [., f] of it."""
+        """Return Kp of a layer. like: keys [., f] of that layer, for dtype and device if it has no protected keys."""
         return self.layers.get(layer) or LayerKeys.of(like[:0])
 
     def extended(self, keys: Mapping[int, Tensor]) -> ProtectedKeys:
-        """These and a round's keys, {layer: [n, f]}; neither is changed."""
+        """Return these keys together with a round's keys, {layer: [n, f]}; neither is changed."""
         return ProtectedKeys(
             {**self.layers, **{layer: self.of(layer, new).extended(new) for layer, new in keys.items()}}
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the names that `from_tensors` reads: keys.N [m, f], count.N [] and square.N [f, f] of each layer N."""
+        """Return tensors for `from_tensors`: keys.N [m, f], count.N [] and square.N [f, f] for each layer N."""
         tensors: dict[str, Tensor] = {}
         for layer, protected in self.layers.items():
             tensors[f"keys.{layer}"] = protected.keys
@@ -96,11 +96,11 @@ class ProtectedKeys:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ProtectedKeys:
-        """From what `tensors` returned: keys.N [m, f], count.N [] and square.N [f, f] of each layer N."""
+        """Rebuild from the result of `tensors`: keys.N [m, f], count.N [] and square.N [f, f] for each layer N."""
         layers: dict[int, LayerKeys] = {}
         for name, keys in tensors.items():
             kind, _, layer = name.partition(".")
             if kind == "keys":
-                count = tensors.get(f"count.{layer}", len(keys))  # an earlier version kept keys alone
+                count = tensors.get(f"count.{layer}", len(keys))  # files of an earlier version have no counts
                 layers[int(layer)] = LayerKeys((keys,), tensors.get(f"square.{layer}"), int(count))
         return cls(layers)

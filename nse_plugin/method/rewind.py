@@ -1,4 +1,4 @@
-"""Rewinding: run on the original weights whatever was edited since, then go on with the edited ones."""
+"""Rewinding: compute on the original weights, whatever has been edited since, then continue with the edited ones."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class OriginalWeights:
 
     @classmethod
     def of(cls, matrices: Mapping[int, OutputMatrix]) -> OriginalWeights:
-        """Copy the matrices' present weights."""
-        with torch.inference_mode(False):  # tensors made within it could never be written to
+        """Copy the current weights of the matrices."""
+        with torch.inference_mode(False):  # tensors made in inference mode could never be written to
             return cls({layer: matrix.weight.data.clone() for layer, matrix in matrices.items()})
 
     def check_dtypes(self, matrices: Mapping[int, OutputMatrix]) -> None:
-        """Raise ValueError when the model's dtype has changed."""
+        """Raise ValueError if the model's dtype has changed."""
         for layer, original in self.tensors.items():
             now = matrices[layer].weight.dtype
             if original.dtype != now:
@@ -36,11 +36,11 @@ class OriginalWeights:
 
     @contextmanager
     def rewound(self, matrices: Mapping[int, OutputMatrix]) -> Iterator[None]:
-        """Within, the model computes with the original weights.
+        """Context manager in which the model computes with the original weights.
 
-        The parameters' storage is swapped, nothing is copied or computed: the edited weights come back bit for bit,
-        also after an exception or an interrupt, whenever it comes. Raises ValueError when the model's dtype has
-        changed; its device may change.
+        It swaps the parameters' storage and computes nothing (only an original on another device than its parameter is
+        copied there), so the edited weights are restored bit for bit, even after an exception or an interrupt at any
+        point. Raises ValueError if the model's dtype has changed; its device may change.
         """
         self.check_dtypes(matrices)
         edited = {layer: matrices[layer].weight.data for layer in self.tensors}
@@ -55,6 +55,6 @@ class OriginalWeights:
             yield
 
     def restore(self, matrices: Mapping[int, OutputMatrix]) -> None:
-        """Copy the original weights back into the model, for good."""
+        """Copy the original weights back into the model permanently."""
         for layer, original in self.tensors.items():
             matrices[layer].weight.data.copy_(original)

@@ -1,8 +1,8 @@
-"""The forms that a fact is written in, and which facts are about one thing and so share a value.
+"""The forms in which a fact is written, and which facts have the same subject and therefore share a value.
 
-A fact is written for each of its subject's names, in plain text, in a chat or in both. The key of each form depends on
-the tokens up to the name's last one: forms that are alike up to there have one key, and those of one subject nearly one
-wherever it stands. What is written for one of them is written for all.
+A fact is written for each name of its subject, in plain text, in a chat or in both. The key of a form depends on the
+tokens up to the last token of the name: forms with the same tokens up to there have the same key, and forms of one
+subject have nearly the same key wherever the name stands. A value written for one of them is therefore written for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nse_plugin.models.prompts import FactPrompts, encode_fact
 
 @dataclass(frozen=True)
 class Form:
-    """One form of a fact. owner: the fact's place among the others. prompts: its rows."""
+    """One form of a fact. owner: the index of the fact. prompts: the form's token rows."""
 
     owner: int
     prompts: FactPrompts
@@ -29,7 +29,7 @@ class Form:
 def forms_of(
     tokenizer: Any, facts: Sequence[Fact], templates: Sequence[str], chat: bool | str, layout: Layout
 ) -> list[Form]:
-    """Every fact in all its forms: each name, in plain text and in a chat. Raises FactError as `encode_fact` does."""
+    """Return all forms of every fact: each name, in plain text and in a chat. Raises FactError like `encode_fact`."""
     return [
         Form(place, encode_fact(tokenizer, fact.named(name), templates, layout.max_positions, layout.vocabulary, frame))
         for place, fact in enumerate(facts)
@@ -39,13 +39,13 @@ def forms_of(
 
 
 def by_fact(forms: Sequence[Form]) -> list[list[int]]:
-    """The forms (indices) of each fact."""
+    """Return the forms (indices) of each fact."""
     return [[place for place, _ in group] for _, group in groupby(enumerate(forms), key=lambda one: one[1].owner)]
 
 
 def same_subject(facts: Sequence[Fact], forms: Sequence[Form]) -> list[list[int]]:
-    """The forms (indices, ascending) in groups: of one fact, of facts with a name in common, or alike up to the
-    subject's last token in the bare prompt."""
+    """Group the forms (indices, ascending) of one subject: forms of the same fact, of facts with a name in common, or
+    with the same tokens up to the subject's last token in the bare prompt."""
     names: list[list[Hashable]] = [
         [*(name.strip() for name in facts[form.owner].names), form.prompts.rewrites[0].to_lookup] for form in forms
     ]

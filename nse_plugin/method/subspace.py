@@ -1,11 +1,11 @@
-"""Where an update may live: Delta = X U^T, with U [f, s] orthonormal in the space of a layer's f neurons.
+"""The subspace of an update: Delta = X U^T, with U [f, s] orthonormal in the space of a layer's f neurons.
 
-Every choice leads to the same symmetric system, so one Cholesky factor serves all of them:
+Every choice of U leads to the same symmetric system, so one Cholesky factor serves all of them:
 
     X = R K^T U (U^T A U + U^T K K^T U)^-1
 
-`Neurons`: U is a choice of unit vectors (arXiv 2410.04045, section 3.3). `Basis`: any U, such as AlphaEdit's null space
-of C0 (arXiv 2410.02355); with P = U U^T this is its R K^T P (P (A + K K^T) P + c I)^-1.
+`Neurons`: the columns of U are unit vectors (arXiv 2410.04045, section 3.3). `Basis`: any U, such as AlphaEdit's null
+space of C0 (arXiv 2410.02355); with P = U U^T the update is AlphaEdit's R K^T P (P (A + K K^T) P + c I)^-1.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nse_plugin.method.protected_keys import LayerKeys
 
 @dataclass(frozen=True)
 class Neurons:
-    """Some neurons alone. indices: [s], ascending, on the device of the keys."""
+    """The subspace of selected neurons. indices: [s], ascending, on the device of the keys."""
 
     indices: Tensor
 
     @property
     def size(self) -> int:
-        """s."""
+        """The dimension s."""
         return len(self.indices)
 
     def coordinates(self, keys: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class Neurons:
         return product
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns of `W_out` that change, and by how much: (indices [m], X U^T [d, m]). x: [d, s]."""
+        """Return the columns of `W_out` that change and their changes: (indices [s], X U^T [d, s]). x: [d, s]."""
         return self.indices, x
 
     def equals(self, other: Neurons | Basis) -> bool:
-        """Whether it is the same subspace."""
+        """Return whether the other is the same subspace."""
         return isinstance(other, Neurons) and torch.equal(self.indices, other.indices)
 
 
@@ -64,7 +64,7 @@ class Basis:
 
     @property
     def size(self) -> int:
-        """s."""
+        """The dimension s."""
         return self.vectors.shape[1]
 
     def coordinates(self, keys: Tensor) -> Tensor:
@@ -80,23 +80,24 @@ class Basis:
         return product
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns of `W_out` that change, and by how much: (indices [f], X U^T [d, f]). x: [d, s]."""
+        """Return the columns of `W_out` that change and their changes: (indices [f], X U^T [d, f]). x: [d, s]."""
         return torch.arange(len(self.vectors), device=x.device), x @ self.vectors.T.to(x.device)
 
     def equals(self, other: Neurons | Basis) -> bool:
-        """Whether it is the same subspace."""
+        """Return whether the other is the same subspace."""
         return isinstance(other, Basis) and self.vectors is other.vectors
 
 
 Subspace = Neurons | Basis
 
-_NULL_SPACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of the C0 in use, for one threshold each
+_NULL_SPACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # by C0: the latest threshold and its basis
 
 
 def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
-    """The eigenvectors of C0 with an eigenvalue below `threshold` (AlphaEdit's `nullspace_threshold`).
+    """Return the eigenvectors of C0 with an eigenvalue below `threshold` (AlphaEdit's `nullspace_threshold`).
 
-    c0: [f, f]. Found once for each C0. Raises HyperParamsError when there are none.
+    c0: [f, f]. The latest result for each C0 is cached. Raises HyperParamsError if no eigenvalue is below the
+    threshold.
     """
     known = _NULL_SPACES.get(c0)  # type: ignore[no-untyped-call]
     if known is None or known[0] != threshold or known[1].vectors.device != device:

@@ -1,4 +1,4 @@
-"""What a model says of facts' targets in their bare prompts: as it is, and with z in the place of l_0's output."""
+"""A model's predictions of facts' targets in their bare prompts: unchanged, and with z in place of l_0's output."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.suffix import SuffixReplay
 
-AT_ONCE = 32  # facts
+AT_ONCE = 32  # facts per batch
 
 
 class TargetPredictions(NamedTuple):
-    """What the model that z was made for says of a target: by itself, and with z."""
+    """Predictions of a target by the model that z was computed for: without z and with z."""
 
     before: Prediction
     under_z: Prediction
 
 
 def predictions(layout: Layout, prompts: Sequence[FactPrompts]) -> list[Prediction]:
-    """On the weights as they are."""
+    """Predict each fact's target in its bare prompt on the current weights."""
     rows = [fact.rewrites[0] for fact in prompts]
     return predict_tokens(layout.model, [(row.ids[: _start(row) + 1], row.targets) for row in rows])
 
@@ -35,7 +35,8 @@ def predictions(layout: Layout, prompts: Sequence[FactPrompts]) -> list[Predicti
 def predictions_under_values(
     layout: Layout, layer: int, prompts: Sequence[FactPrompts], values: Tensor
 ) -> list[TargetPredictions]:
-    """With z [n, d] at the subject's last token, the output of `layer`, on the weights as they are."""
+    """Predict the targets without and with z [n, d] as the output of `layer` at the subject's last token, on the
+    current weights."""
     found: list[TargetPredictions] = []
     with torch.no_grad(), frozen(layout.model), native_grouped_query_attention():
         for first in range(0, len(prompts), AT_ONCE):
@@ -48,7 +49,7 @@ def predictions_under_values(
 
 
 def replayed_predictions(replay: SuffixReplay, rows: Sequence[EncodedPrompt], delta: Tensor) -> list[Prediction]:
-    """In bare prompts that are replayed, n rows, with delta [n, d] added at the subject's last token."""
+    """Predict the targets of n bare prompts that are replayed, with delta [n, d] added at the subject's last token."""
     places = [(n, _start(row) - row.lookup + i) for n, row in enumerate(rows) for i in range(len(row.targets))]
     numbers, positions = torch.tensor(places).T
     with torch.no_grad():
@@ -57,5 +58,5 @@ def replayed_predictions(replay: SuffixReplay, rows: Sequence[EncodedPrompt], de
 
 
 def _start(row: EncodedPrompt) -> int:
-    """The position that predicts the target's first token."""
+    """Return the position that predicts the target's first token."""
     return len(row.ids) - len(row.targets)

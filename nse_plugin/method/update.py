@@ -2,9 +2,9 @@
 
 Delta = R K^T U (U^T (A + K K^T) U)^-1 U^T,   A = lambda C0 + Kp Kp^T + ridge I        with K, Kp as columns
 
-NSE: U selects neurons, no ridge. MEMIT: U = I, no Kp, no ridge. AlphaEdit: U the null space of C0, lambda = 0. A is the
-same in every pass of a round, so its Cholesky factor serves them all, and the keys join by Woodbury's identity:
-(A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
+NSE: U selects neurons, no ridge. MEMIT: U = I, no Kp, no ridge. AlphaEdit: U is the null space of C0, lambda = 0. A is
+the same in every pass of a round, so its Cholesky factor serves all passes, and the keys are added by Woodbury's
+identity: (A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from torch import Tensor
 from nse_plugin.method.protected_keys import LayerKeys
 from nse_plugin.method.subspace import Subspace
 
-# The largest factor kept for the next pass, in bytes: that of 8,192 neurons. Five layers of 14,336 would take 8 GB, and
-# are factored again.
+# The largest factor kept for the next pass, in bytes: that of 8,192 neurons. The factors of five layers with 14,336
+# neurons would take 8 GB, so they are computed again.
 MAX_FACTOR_BYTES = 1 << 29
 
-# Woodbury's identity loses as many digits as K^T A^-1 K has: beyond this (keys outside the support of C0) the keys are
-# added to A before it is factored.
+# Woodbury's identity loses as many digits as K^T A^-1 K has. Above this limit (keys outside the support of C0) the keys
+# are added to A before it is factored.
 WOODBURY_LIMIT = 1e6
 
 log = logging.getLogger(__name__)
 
 
 class UpdateError(ArithmeticError):
-    """The update has no finite solution; the model is as it was before the round."""
+    """The update, or the model after it, is not finite; `EditSession.edit` restores the model."""
 
 
 @dataclass
 class LayerSystem:
-    """A of one layer, through the passes of a round.
+    """The matrix A of one layer during the passes of a round.
 
     second_moment: [f, f], C0. protected: the keys of earlier rounds. weight: lambda. ridge: added to A's diagonal.
-    reuse_factor: keep the factor [s, s] float64 for the next pass. Only in main memory and up to `MAX_FACTOR_BYTES`:
-    elsewhere memory is scarcer than the time to factor again.
+    reuse_factor: keep the factor [s, s] float64 for the next pass. A factor is kept only in main memory and only up to
+    `MAX_FACTOR_BYTES`; otherwise memory is scarcer than the time to factor again.
     """
 
     second_moment: Tensor
@@ -50,14 +50,14 @@ class LayerSystem:
     _factored: tuple[Subspace, Tensor] | None = field(default=None, repr=False)
 
     def matrix(self, subspace: Subspace) -> Tensor:
-        """U^T A U, [s, s] float64."""
+        """Return U^T A U, [s, s] float64."""
         return subspace.system(self.second_moment, self.protected, self.weight, self.ridge)
 
     def factor(self, subspace: Subspace) -> Tensor | None:
-        """The Cholesky factor of U^T A U, [s, s]; None where that is not positive definite within rounding."""
+        """Return the Cholesky factor of U^T A U, [s, s]; None if U^T A U is not positive definite within rounding."""
         if self._factored is not None and self._factored[0].equals(subspace):
             return self._factored[1]
-        self._factored = None  # its memory serves the next one
+        self._factored = None  # free its memory before the next factor is computed
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(self.matrix(subspace))
         if failed:
@@ -68,12 +68,12 @@ class LayerSystem:
 
 
 def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
-    """The change of `W_out` in the subspace, Delta U.
+    """Compute the change of `W_out` in the subspace, Delta U.
 
-    keys: [n, f], the round's keys. residuals: [n, d], what each is to add to the output. subspace: of dimension s.
-    Returns [d, s], float64 (`subspace.columns` makes columns of `W_out` of it), by Cholesky; by LU, as the peers do,
-    when rounding in a float32 C0 leaves the matrix not positive definite. Raises UpdateError when there is no finite
-    solution.
+    keys: [n, f], the round's keys. residuals: [n, d], the change of the output for each fact. subspace: s-dimensional.
+    Returns [d, s] float64, which `subspace.columns` turns into columns of `W_out`. Solved by Cholesky, or by LU, as
+    other implementations do, if rounding in a float32 C0 leaves the matrix not positive definite. Raises UpdateError if
+    there is no finite solution.
     """
     k = subspace.coordinates(keys)
     solution = _with_many(k, system, subspace) if len(k) >= subspace.size else _with_few(k, system, subspace)
@@ -87,7 +87,7 @@ def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, subspace:
 
 
 def _with_few(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
-    """(A + K K^T)^-1 K [s, n], for fewer keys than neurons."""
+    """Return (A + K K^T)^-1 K [s, n] in the subspace, for fewer keys than dimensions. k: [n, s]."""
     factor = system.factor(subspace)
     if factor is None:
         return _with_many(k, system, subspace)
@@ -100,7 +100,7 @@ def _with_few(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
 
 
 def _with_many(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
-    """The same for any number of keys."""
+    """Return (A + K K^T)^-1 K [s, n] in the subspace, for any number of keys. k: [n, s]."""
     matrix = system.matrix(subspace).addmm_(k.T, k)
     solution: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)

@@ -1,7 +1,7 @@
-"""What a value z is computed from, as one hash: its address in a `Store`.
+"""The key of a value z in a `Store`: one hash of everything that z is computed from.
 
-z depends on the unedited model, the token rows of its fact in all contexts, and the settings of the value step: never
-on p, alpha, lambda, the number of passes, or what was edited before.
+z depends on the unedited model, the token rows of its fact in all contexts, and the settings of the value step. It does
+not depend on p, alpha, lambda, the number of passes, or earlier edits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nse_plugin.method.value_optimizer import BETAS, CONTEXTS, LONG, LONGER, SHA
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.support.hashing import hash_of
 
-VALUES = 2  # raise it whenever method/values.py computes other values than before
+VALUES = 2  # increment it whenever method/values.py computes different values than before
 VALUE_SETTINGS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor")
 
 
@@ -24,8 +24,8 @@ def value_cache_keys(
     hparams: NSEHyperParams,
     groups: Sequence[Sequence[int]] = (),
 ) -> list[str]:
-    """The address of every fact's z. model: `ModelIdentity.full` of the unedited model. groups: facts (indices) that
-    share a value, whose rows each one's z depends on."""
+    """Return the key of every fact's z. model: `ModelIdentity.full` of the unedited model. groups: facts (indices) that
+    share a value, so that each one's z depends on the rows of all."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]

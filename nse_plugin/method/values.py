@@ -1,15 +1,15 @@
-"""The value step: for every fact, the hidden state z at layer l_0 that makes the model say the new target.
+"""The value step: for every fact, the hidden state z at layer l_0 that makes the model predict the new target.
 
     z = h + delta,   delta = argmin  mean_contexts(-log P(target)) + kl * KL + wd * norm(delta) / norm(h)^2
 
-(arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with
-and without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
-norm(delta) <= clamp * norm(h); a fact whose loss falls below 0.05 stops there, with `z_stop: argmax` also one
-whose target is the model's first choice in all contexts (ENCORE, arXiv 2502.01636): a larger delta only costs other
-text.
+(arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with and
+without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
+norm(delta) <= clamp * norm(h). A fact stops when its loss falls below 0.05; with `z_stop: argmax` it also stops when
+its target is the model's most likely answer in all contexts (ENCORE, arXiv 2502.01636): a larger delta would only harm
+other text.
 
-Facts of one subject have nearly one key, so only one vector can be written for all of them: they share delta, made on
-the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `LONG` times as many steps.
+Facts of one subject have nearly the same key, so only one vector can be written for all of them: they share delta,
+which is optimised on the mean of their losses (MEMIT-Merge, arXiv 2502.07322), in up to `LONG` times as many steps.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.suffix import SuffixReplay
 
 STOP_BELOW = 0.05
-# A token that is differentiated through takes the memory of so many that are only run: activations of all upper layers,
-# keys and values of what it sees, its share of the logits. On a CPU more facts together are hardly faster
-# (SmolLM2: 4 at a time take 8% longer than 9); a GPU needs more of them at a time to be busy, and its memory is filled
-# by weights rather than by activations.
+# A token with gradients takes as much memory as this many tokens without: activations of all upper layers, keys and
+# values of the tokens it attends to, its share of the logits. On a CPU larger batches of facts are hardly faster
+# (SmolLM2: batches of 4 take 8% longer than batches of 9); a GPU needs larger batches to be busy, and its memory is
+# filled by weights rather than by activations.
 GRADIENT, GRADIENT_ON_GPU = 64, 8
 
 
@@ -48,11 +48,11 @@ def optimize_values(
     groups: Sequence[Sequence[int]] | None = None,
     said: dict[int, TargetPredictions] | None = None,
 ) -> Tensor:
-    """z of every fact, on the weights the model has now (`OriginalWeights.rewound` makes them the original ones).
+    """Compute z of every fact on the current weights (`OriginalWeights.rewound` restores the original ones).
 
-    prompts: n facts. on_done: called with the number of facts just finished. contexts: those of earlier calls on the
-    same weights, which learn this call's; None: begun here. groups: which facts (indices) share delta; None: none do.
-    said: gets what the model says of every fact's target, by the fact's index.
+    prompts: n facts. on_done: called with the number of facts just finished. contexts: cached states of earlier calls
+    on the same weights, to which this call adds its own; None: a new cache. groups: which facts (indices) share delta;
+    None: none do. said: filled with the predictions of every fact's target, by the fact's index.
     Returns [n, d] in the model's dtype, float32 at least; a fact whose loss is not finite has a row of NaN.
     """
     prompts = contexts_of(prompts, hparams)
@@ -64,7 +64,7 @@ def optimize_values(
         for chosen in _batches(joint, hparams.tokens_per_batch, layout.device):
             batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
             places = [i for group in chosen for i in groups[group]]
-            bare = None if said is None else batch.bare()  # before facts leave it
+            bare = None if said is None else batch.bare()  # before finished facts are dropped
             z = _optimize(batch, hparams)
             for i, own in zip(places, z, strict=True):
                 values[i] = own
@@ -78,8 +78,9 @@ def optimize_values(
 
 
 def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torch.device) -> list[list[int]]:
-    """Facts that are optimised together, those with suffixes of like length: their tokens, those of suffixes counted
-    `GRADIENT` (on a GPU `GRADIENT_ON_GPU`) times, stay within `tokens_per_batch`."""
+    """Group facts with suffixes of similar length into batches that are optimised together. A batch has at most
+    `tokens_per_batch` tokens (or a single fact), where each suffix token counts as `GRADIENT` (on a GPU
+    `GRADIENT_ON_GPU`) tokens."""
     price = GRADIENT if device.type == "cpu" else GRADIENT_ON_GPU
     weight = [sum(price * (len(row.ids) - row.lookup) + row.lookup for row in _rows(fact)) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
@@ -95,7 +96,7 @@ def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torc
 
 
 def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
-    """z of every member of the batch's facts, in their order, [m, d]."""
+    """Return z of every member of the batch's facts, in their order, [m, d]."""
     h, members = batch.h, batch.members
     norm = h[batch.first_members].norm(dim=1)
     optimizer = DeltaOptimizer(h[batch.first_members], hparams, batch.are_long)
@@ -133,15 +134,15 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
 
 
 class _Batch:
-    """Facts whose loss is evaluated together, on rows that are replayed; finished ones leave with `keep`.
+    """n facts whose loss is evaluated together on replayed rows; `keep` drops finished facts.
 
-    A fact's rows are its rewrites, the bare prompt first, and its essence; where the bare prompt begins with the
-    subject, the two are the same up to the subject's last token, and one row serves both.
+    A fact's rows are its rewrites, the bare prompt first, and its essence. If the bare prompt begins with the subject,
+    the bare prompt and the essence are the same up to the subject's last token, and one row serves both.
 
-    members: how many facts share the value of each, m in all. h: [m, d], l_0's output at the subject's last token of
-    their bare prompts, float32 at least. first_members: of each, the first one's place in h. before: what is said of
-    the members' targets without delta, once a loss was evaluated. is_said: [n], whether every target token had the
-    largest logit in every context when the loss was last evaluated.
+    members: how many facts share the value of each of the n, m in all. h: [m, d], l_0's output at the subject's last
+    token of the members' bare prompts, float32 at least. first_members: the row in h of each fact's first member.
+    before: predictions of the members' targets without delta, available once a loss was evaluated. is_said: [n],
+    whether every target token had the largest logit in every context when the loss was last evaluated.
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[FactPrompts], contexts: ContextStates) -> None:
@@ -165,16 +166,16 @@ class _Batch:
         self.h = start[self._bare].to(self._dtype)
 
     def bare(self) -> tuple[SuffixReplay, list[EncodedPrompt]]:
-        """All members' bare prompts, replayed by themselves."""
+        """Return a replay of all members' bare prompts alone, and those prompts."""
         rows = [row for fact in self._prompts for row in _rows(fact)]
         return self._replay.part(torch.tensor(self._bare)), [rows[place] for place in self._bare]
 
     def _place(self) -> None:
-        """Find every fact's rows, every target token's row and position, and its share in its fact's mean."""
+        """Find every fact's rows, and every target token's row, position and weight in its fact's mean loss."""
         self._fact_of_row: list[int] = []
         self._first_row: list[int] = []
         self._essence_row: list[int] = []
-        self._targets_of: dict[int, slice] = {}  # by row, which of the tokens
+        self._targets_of: dict[int, slice] = {}  # by row, its slice of the tokens
         rows: list[int] = []
         positions: list[int] = []
         tokens: list[int] = []
@@ -193,7 +194,7 @@ class _Batch:
                 positions += range(start, start + length)
                 tokens += prompt.targets
                 shares += [(number, 1 / length / len(fact.rewrites))] * length
-        # The essences' logits are read behind the targets', each at the subject's last token.
+        # The essences' logits come after the targets', each at the subject's last token.
         self._rows = torch.tensor(rows + self._essence_row)
         self._positions = torch.tensor(positions + [0] * len(self._prompts))
         self._tokens = torch.tensor(tokens, device=self._device)
@@ -203,14 +204,14 @@ class _Batch:
         self._share = self._share.to(self._device)
 
     def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss's first two terms, [n] each, for delta [n, d]."""
+        """Return the first two terms of the loss, [n] each, for delta [n, d]."""
         logits = self._replay.logits(delta[self._fact_of_row], self._rows, self._positions)
         targets, essences = logits.to(self.h).tensor_split([len(self._tokens)])
         losses = cross_entropy(targets, self._tokens, reduction="none")
         now = essences.log_softmax(dim=-1)
         missed = targets.detach().argmax(dim=-1) != self._tokens
         self.is_said = ~((self._share > 0) & missed).any(dim=1)
-        # Masked, because 0 * NaN would spread one fact's failure to all.
+        # Masked, because 0 * NaN would spread one fact's NaN to all facts.
         nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
         if self._essence_before is None:
             self._essence_before = now.detach()
@@ -220,7 +221,7 @@ class _Batch:
         return nll, kl
 
     def keep(self, facts: Tensor) -> None:
-        """Keep these facts [m] (indices into the present ones) and drop the others."""
+        """Keep these facts [m] (indices into the current ones) and drop the others."""
         assert self._essence_before is not None
         stay = set(facts.tolist())
         self._replay.keep(torch.tensor([row for row, fact in enumerate(self._fact_of_row) if fact in stay]))
@@ -230,7 +231,7 @@ class _Batch:
 
 
 def _rows(fact: FactPrompts) -> list[EncodedPrompt]:
-    """The rows to replay for a fact: see `_Batch`."""
+    """Return the rows to replay for a fact: see `_Batch`."""
     if fact.essence.ids == fact.rewrites[0].to_lookup:
         return list(fact.rewrites)
     return [*fact.rewrites, fact.essence]

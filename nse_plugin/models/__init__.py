@@ -1,1 +1,1 @@
-"""A transformers model seen from outside: its parts, its identity, its prompts, what it writes."""
+"""A transformers model as NSE uses it: its layout, its identity, its prompts, and text generation."""

@@ -15,11 +15,12 @@ _replacing = threading.Lock()
 
 @contextmanager
 def native_grouped_query_attention() -> Iterator[None]:
-    """Within, attention on a CPU reads keys and values that several heads share where they are, also under a mask.
+    """Run the block with CPU attention that does not copy keys and values shared by several heads, even under a mask.
 
     With a mask, transformers copies them for every query head and keeps the copies for the backward pass, because on a
-    GPU only slow kernels take both. On a CPU the fast kernel takes both, with the same result; elsewhere nothing
-    changes. The switch is global: while one thread uses it, others do without, which costs them memory alone.
+    GPU only slow kernels support both grouped heads and a mask. On a CPU the fast kernel supports both, with the same
+    result; on other devices nothing changes. The switch is global: while one thread uses it, other threads run without
+    it, which only costs them memory.
     """
     if not native_grouped_queries_are_fast() or not _replacing.acquire(blocking=False):
         yield

@@ -1,4 +1,4 @@
-"""Which rows of tokens are run together."""
+"""Group rows of tokens into batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MADE_FOR_THE_LONGEST = ("dynamic", "longrope")
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: float, padded: bool = True) -> list[list[int]]:
-    """Group rows of like length so that rows x longest stays within `tokens_per_batch` (at least one row each).
+    """Group rows of similar length so that rows x longest stays within `tokens_per_batch` (at least one row each).
 
     padded: whether rows of different lengths may be in one batch.
     """
@@ -30,11 +30,12 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: float, padded: b
 
 
 def padding_is_safe(model: nn.Module, longest: int) -> bool:
-    """Whether padding leaves the other tokens alone, in rows of up to `longest` tokens.
+    """Return whether padding leaves the outputs of the other tokens unchanged, in rows of up to `longest` tokens.
 
-    Not in float64 with eager attention: transformers masks with float64's lowest number and takes the softmax in
-    float32, so a padded place that attends to nothing becomes NaN, which spreads to every token of its row (0 * NaN).
-    Nor where the rotary frequencies of all rows are made for the longest of them ("longrope", "dynamic").
+    It does not in float64 with eager attention: transformers masks with float64's lowest number and computes the
+    softmax in float32, so a padded position that attends to nothing becomes NaN, which spreads to every token of its
+    row (0 * NaN). Nor does it if the rotary frequencies of all rows are computed for the longest one ("longrope",
+    "dynamic").
     """
     text = text_config(model.config)
     eager = "eager" in (attention_of(model.config), attention_of(text))

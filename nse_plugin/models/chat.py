@@ -1,4 +1,4 @@
-"""Where a fact is asked: in plain text, or in a chat, as a user's message that the assistant answers."""
+"""The form in which a fact is prompted: in plain text, or in a chat, as a user's message that the assistant answers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _MESSAGE, _ANSWER = "The user's message.", "The assistant's answer."
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands before and after a prompt, and between all that and the answer; separator: None in plain text, where
-    it is the fact's own."""
+    """The text before and after a prompt, and the separator between the framed prompt and the answer. separator: None
+    in plain text, where the fact's own separator is used."""
 
     before: str = ""
     after: str = ""
     separator: str | None = None
 
     def around(self, prompt: str) -> str:
-        """A prompt where it is asked: in a chat, in the user's turn, with the beginning of the assistant's."""
+        """Return the framed prompt: in a chat, the user's turn and the beginning of the assistant's."""
         return self.before + prompt + self.after
 
     def asked(self, fact: Fact, prompt: str, answer: str) -> Pair:
-        """One of a fact's prompts here and what follows it, as `evaluation.teacher_forcing.predict` takes them."""
+        """Return (prompt, answer[, separator]) in this frame, as `evaluation.teacher_forcing.predict` takes it."""
         return fact.asked(prompt, answer) if self.separator is None else (self.around(prompt), answer, self.separator)
 
     def begun(self, prompt: str) -> str:
-        """A prompt that the assistant, having been asked, begins to repeat."""
+        """Return the framed prompt followed by an answer that begins by repeating the prompt."""
         return self.around(prompt) + (self.separator or "") + prompt
 
 
@@ -40,13 +40,13 @@ PLAIN = Frame()
 
 
 def template_of(chat: bool | str) -> str | None:
-    """The chat template that a setting of chat names; None: the usual one."""
+    """Return the name of the chat template that a value of `chat` gives; None for the default template."""
     return None if isinstance(chat, bool) or chat == BOTH else chat
 
 
 def frames(tokenizer: PreTrainedTokenizerBase, chat: bool | str) -> list[Frame]:
-    """The forms in which facts are written. chat: False, plain text; True, the tokenizer's chat template; "both"; or
-    the name of one of several templates. Raises FactError when there is no such template."""
+    """Return the frames in which facts are written. chat: False for plain text; True for the tokenizer's chat template;
+    "both"; or the name of one of several templates. Raises FactError if there is no such template."""
     if chat is False:
         return [PLAIN]
     own = chat_frame(tokenizer, template_of(chat), asked=f"chat is {chat!r}")
@@ -60,10 +60,11 @@ def chat_frame(
     asked: str = "chat is True",
     off: str = "set it to False",
 ) -> Frame:
-    """A user's turn and the beginning of the assistant's. name: of one of several templates; None: the usual one.
+    """Return the frame of a chat: a user's turn and the beginning of the assistant's. name: of one of several
+    templates; None: the default template.
 
-    asked, off: the setting that asks for it and how it is taken back, for the message of the FactError that is raised
-    where the tokenizer has no such template, or one that changes what the user says.
+    asked, off: the setting that requests the frame and how to turn it off, for the error message. Raises FactError if
+    the tokenizer has no such template, or if the template changes the user's message.
     """
     templates = getattr(tokenizer, "chat_template", None)
     if not templates or (name is not None and name not in (templates if isinstance(templates, dict) else ())):

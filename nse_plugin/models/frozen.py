@@ -1,4 +1,4 @@
-"""A model held still: evaluation mode, no parameter gradients, nothing compiled; all put back afterwards."""
+"""Freeze a model for a while: evaluation mode, no parameter gradients, no compiled code; restored afterwards."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nse_plugin.support.restoring import restoring
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within, dropout is off and no parameter asks for a gradient; both flags return, also after an exception or an
-    interrupt, whenever it comes.
+    """Run the block with dropout off and no parameter requiring a gradient; both flags are restored afterwards, even
+    after an exception or an interrupt at any point.
 
-    Layers that were compiled are run as they were written: hooks that are added to compiled code are never called.
+    Compiled layers run uncompiled: hooks that are added to compiled code are never called.
     """
     training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -28,7 +28,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for module in training:
             module.training = True
 
-    # nothing can have been compiled where the compiler was never imported, and importing it takes seconds
+    # nothing is compiled if the compiler was never imported, and importing it takes seconds
     compiled = "torch._dynamo" in sys.modules
     with restoring(put_back), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         model.eval()

@@ -1,4 +1,4 @@
-"""Where a model takes its input."""
+"""The device of a model's input."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from torch import nn
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device that token ids must be on: that of the input embeddings, wherever the other weights are."""
+    """Return the device for token ids: that of the input embeddings, wherever the other weights are."""
     device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     return device

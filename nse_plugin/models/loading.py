@@ -1,4 +1,4 @@
-"""Load a transformers causal language model and its tokenizer: from a folder, the hub, or the embedded one."""
+"""Load a transformers causal language model and its tokenizer: from a folder, a hub, a GGUF file, or embedded."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ GGUF = ".gguf"
 
 
 def easyedit_device(device: str | torch.device) -> int | str:
-    """A device as EasyEdit's hyperparameters name it: a GPU by its number."""
+    """Return a device as EasyEdit's hyperparameters name it: the index of a GPU, or the type of another device."""
     device = torch.device(device)
     return (device.index or 0) if device.type == "cuda" else device.type
 
 
 def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, in evaluation mode, and its tokenizer.
+    """Load a model, in evaluation mode, and its tokenizer.
 
     source: a folder, a hub name, a GGUF file, or `embedded` for the SmolLM2-135M of `embedded_model`. Quantised weights
     are dequantised, since edits belong to the numbers that are served. dtype, device: as torch names them. Raises
-    ValueError for a CUDA that is not there and for weights that cannot be dequantised, OSError for a source that
-    transformers cannot read, EmbeddedModelError.
+    ValueError if CUDA is not available or the weights cannot be dequantised (for a GGUF file GGUFError, which is a
+    ValueError), OSError if transformers cannot read the source, EmbeddedModelError.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,12 +35,12 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[PreT
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device} cannot be used: there is no CUDA here; use cpu.")
-    model: Any  # `PreTrainedModel.to` and `dequantize` are annotated so that no call of them passes a type checker
+    model: Any  # no call of `PreTrainedModel.to` and `dequantize` passes a type checker
     if source.endswith(GGUF):
         model, tokenizer = load_gguf(source, getattr(torch, dtype))
         return model.to(device), tokenizer
     if source == EMBEDDED:
-        embedded_model()  # converts it where that was not done yet
+        embedded_model()  # converts it on the first use
         source = str(embedded_model_folder())
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     if getattr(model, "hf_quantizer", None) is not None:
@@ -49,13 +49,13 @@ def load(source: str, dtype: str = "float32", device: str = "cpu") -> tuple[PreT
 
 
 def dequantised(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A quantised model with plain matrices of the same numbers in the quantised ones' place.
+    """Replace the quantised matrices of a model by plain ones with the same numbers.
 
     Raises ValueError for a kind of quantisation that transformers cannot undo.
     """
     quantizer: Any = model.hf_quantizer
     method = quantizer.quantization_config.quant_method
-    if method == "torchao":  # whose tensors can do it themselves
+    if method == "torchao":  # its tensors have their own `dequantize`
         for module in model.modules():
             if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and type(weight.data) is not Tensor:
                 module.weight = nn.Parameter(weight.dequantize().to(dtype))

@@ -1,4 +1,4 @@
-"""The former name of `nse_plugin.replay.prefix_cache`: importing it gives that module."""
+"""The former name of `nse_plugin.replay.prefix_cache`; importing it gives that module."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Facts as token ids: each prompt tokenised once, with the places that matter marked.
+"""Facts as token ids: each prompt is tokenised once, with the relevant positions marked.
 
-The tokenizer's padding side and pad token are never used: rows are padded by hand (`pad_right`), so any tokenizer
-state gives the same edits.
+The tokenizer's padding side and pad token are never used: rows are padded by `pad_right`, so any tokenizer state gives
+the same edits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EncodedPrompt:
 
     ids: the prompt, and all target tokens but the last. lookup: index of the subject's last token.
     targets: the target's token ids, predicted by the last `len(targets)` positions; empty without a target.
-    context: how many of the first ids, none of them at or after `lookup`, belong to the template.
+    context: how many of the first ids belong to the template; all of them are before `lookup`.
     """
 
     ids: tuple[int, ...]
@@ -38,7 +38,7 @@ class EncodedPrompt:
 
     @property
     def to_lookup(self) -> tuple[int, ...]:
-        """The tokens up to and including the subject's last one: all that keys and residuals depend on."""
+        """The tokens up to and including the subject's last one, on which alone keys and residuals depend."""
         return self.ids[: self.lookup + 1]
 
 
@@ -47,8 +47,8 @@ class FactPrompts:
     """All rows of one fact: the rewrite prompt in every context template (the bare one first), and "{} is a".
 
     `essence` ends at the subject's last token: the KL term needs nothing after it. text: the prompt with the subject
-    written out. members: how many facts' rows these are, one after the other. in_chat: whether they are asked in a
-    chat.
+    and the target. members: the number of facts whose rows these are, one fact after the other. in_chat: whether the
+    prompts are part of a chat.
     """
 
     rewrites: tuple[EncodedPrompt, ...]
@@ -59,7 +59,7 @@ class FactPrompts:
 
     @classmethod
     def joint(cls, facts: Sequence[FactPrompts]) -> FactPrompts:
-        """Facts that share one value: the rows of all, and the essence of the first."""
+        """Join facts that share one value: the rows of all, and the essence of the first."""
         if len(facts) == 1:
             return facts[0]
         rows = tuple(row for fact in facts for row in fact.rewrites)
@@ -76,9 +76,10 @@ def encode_fact(
 ) -> FactPrompts:
     """Tokenise a fact in every context template.
 
-    templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: of the model; None: any.
-    frame: where the text with its context is asked.
-    Raises FactError when a row is longer than the model's positions, or has a token that the model does not know.
+    templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: limits of the model;
+    None: no limit. frame: plain text or a chat, placed around the text with its context.
+    Raises FactError if a row is longer than the model's positions or has a token that the model does not know, or if
+    the tokenizer drops the target or the end of the subject.
     """
     start = fact.prompt.index(SLOT)
     end = start + len(fact.subject.rstrip())
@@ -118,12 +119,12 @@ def _check_known(
 def split_target(
     tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, separator: str | None = None
 ) -> tuple[list[int], list[int]]:
-    """Token ids of `prompt` and of `target` as its continuation; separator: as for `facts.continuation`.
+    """Return the token ids of `prompt` and of `target` as its continuation; separator: as for `facts.continuation`.
 
-    The whole text is tokenised, and split where the prompt ends; spaces there are the target's. A token that spans the
-    end counts as the target's with a fast tokenizer; with a slow one, which gives no offsets, the two parts are
-    tokenised separately.
-    Raises FactError when the tokenizer makes no token of the target.
+    The whole text is tokenised and split at the end of the prompt; spaces there belong to the target. With a fast
+    tokenizer, a token that spans the end belongs to the target; a slow tokenizer gives no offsets, so if the prompt's
+    own ids are not the beginning of the text's, the two parts are tokenised separately.
+    Raises FactError if the tokenizer makes no token of the target.
     """
     before, after = _split(tokenizer, prompt, continuation(prompt, target, separator))
     if not after:
@@ -132,7 +133,8 @@ def split_target(
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tuple[list[int], list[int]]:
-    """Of a target with all that parts it from the prompt; so are spaces that the prompt ends with."""
+    """Return the token ids of a prompt and of a target that includes its separator. Spaces at the end of the prompt
+    belong to the target."""
     text, bare = prompt + target, prompt.rstrip(" ")
     if tokenizer.is_fast:
         encoded = tokenizer(text, return_offsets_mapping=True)
@@ -144,7 +146,7 @@ def _split(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tupl
 
 
 def without_end(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text, without what some tokenizers append to it: an end of text, a separator."""
+    """Return the token ids of a text, without the end-of-text or separator tokens that some tokenizers append."""
     ids: list[int] = tokenizer(text)["input_ids"]
     if not ids or ids[-1] not in tokenizer.all_special_ids:
         return ids
@@ -159,7 +161,7 @@ def _alone(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, subject_end: int, target: str | None) -> EncodedPrompt:
-    """target: with all that parts it from the prompt."""
+    """Encode a prompt. subject_end: the end of the subject in it. target: with its separator; None: no target."""
     lookup = _token_at(tokenizer, prompt, subject_end)
     own_ids = without_end(tokenizer, prompt)
     if target is None:
@@ -171,13 +173,13 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, subject_end: int, t
 
 
 def _alike(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many ids two rows have in common before they first differ."""
+    """Return how many leading ids two rows have in common."""
     pairs = zip(ids, others, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others)))
 
 
 def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> int:
-    """Index of the token that holds character `end - 1` of the text."""
+    """Return the index of the token that holds character `end - 1` of the text."""
     if tokenizer.is_fast:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         end = _composed_end(text, end, {place for first, last in offsets for place in range(first, last)})
@@ -190,15 +192,15 @@ def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> int:
 
 
 def _composed_end(text: str, end: int, held: set[int]) -> int:
-    """`end`, or where the character ends that the text's last ones join: a tokenizer that composes "e" and an accent
-    gives both the first one's place. held: the places of the text that some token holds."""
+    """Return `end`, moved before combining characters that no token holds: a tokenizer that composes "e" and an accent
+    gives both the position of the "e". held: the positions of the text that some token holds."""
     while end > 1 and end - 1 not in held and _joins(text[: end - 1], text[end - 1]):
         end -= 1
     return end
 
 
 def _joins(before: str, letter: str) -> bool:
-    """Whether a letter becomes one with what is before it (an accent, a part of a Hangul syllable)."""
+    """Return whether a letter composes with the text before it (an accent, a part of a Hangul syllable)."""
     composed = unicodedata.normalize("NFC", before[-8:])
     return len(unicodedata.normalize("NFC", before[-8:] + letter)) == len(composed)
 

@@ -1,4 +1,4 @@
-"""The former place of `nse_plugin.replay`; what it offered can still be imported from here."""
+"""The former location of `nse_plugin.replay`; its classes can still be imported from here."""
 
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.span import SpanReplay

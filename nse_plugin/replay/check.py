@@ -1,11 +1,11 @@
-"""Does running a model's layers again give what the model itself gives? Asked once, before anything else is computed.
+"""Check that replaying a model's layers gives the same results as the model itself, before anything else is computed.
 
 NSE runs layers apart from their model: after cached keys and values, from a layer in the middle, for some rows only.
-That is exact where every token sees earlier tokens through attention and nothing else. State-space and convolution
-layers, tokens that see later ones, positions that a model counts by itself, virtual tokens, and hooks that mix tokens
-break it. So a few tokens are run both ways, and a model that differs is refused. Some differ in long rows only (rotary
-frequencies made for the longest row of a batch, attention scaled by the position), so it is asked again, with longer
-rows, before a row is run that is longer than any that was checked.
+That is exact if every token depends on earlier tokens through attention and nothing else. It fails with state-space and
+convolution layers, attention to later tokens, positions that a model counts by itself, virtual tokens, and hooks that
+mix tokens. So a few tokens are run both ways, and a model whose results differ is rejected. Some models differ only in
+long rows (rotary frequencies computed for the longest row of a batch, attention scaled by the position), so the check
+is repeated with longer rows before a row is run that is longer than any row checked so far.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TEXT = "The old river runs through the town because of rain and wind."
-_FEWEST, _USUAL = 8, 64  # tokens of a row: of a model with so few positions, and at first
-_LEFT = [0, 2]  # rows that remain after the other was dropped
-# what transformers, torch and `batched` raise for calls that a layer was not made for
+_FEWEST, _USUAL = 8, 64  # tokens: the positions a model must have, and the length of the first check's rows
+_LEFT = [0, 2]  # rows that are kept when the other one is dropped
+# what transformers, torch and `batched_arguments` raise if a layer does not support a call
 _UNSUITED = (
     ArithmeticError,
     AssertionError,
@@ -49,8 +49,8 @@ _UNSUITED = (
 
 
 def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedTokenizerBase, longest: int = 1) -> None:
-    """`check_replay`, before a model is edited for the first time; raises LayoutError also for a tokenizer that the
-    model does not go with."""
+    """Run `check_replay` before a model is edited for the first time. Raises LayoutError, also if the tokenizer does
+    not belong to the model."""
     ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
     if not ids:
         raise LayoutError(f"The model knows none of the tokens that the tokenizer makes of {_TEXT!r}: give its own.")
@@ -60,9 +60,9 @@ def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedToke
 def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], longest: int = 1) -> None:
     """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model.
 
-    layers: the layers to be edited, ascending. ids: some tokens, repeated where they are few. longest: the tokens of
-    the longest row there will be. The model may be edited already. It costs a few passes of two such rows, of 64 tokens
-    or a higher power of two, and is noted in `layout.checked`.
+    layers: the layers to be edited, ascending. ids: some tokens, repeated to fill the rows. longest: the number of
+    tokens in the longest row that will be run. The model may already be edited. The check costs a few passes over three
+    rows, the longest of 64 tokens or a higher power of two, and records that length in `layout.checked`.
     """
     kind = type(layout.model).__name__
     adapter: Any = getattr(layout.model, "active_peft_config", None)
@@ -73,7 +73,7 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
         )
     before = layout.checked.get(layers[-1], 0)
     length = max(_USUAL, 2 ** math.ceil(math.log2(longest)))
-    layout.checked[layers[-1]] = length  # now, or the replays below would ask for it
+    layout.checked[layers[-1]] = length  # set now, or the replays below would start the check again
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
             _compare(layout, list(layers), _check_rows(layout, ids, length))
@@ -104,22 +104,22 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
 
 
 def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
-    """Rows of these tokens, two of them `length` long, or as long as the model has positions.
+    """Build three rows of these tokens with at most `length` tokens each, and no more than the model has positions.
 
-    delta is added at their lookups: the first two have suffixes of one length after prefixes of different lengths, the
-    last one another suffix, so that both are padded.
+    delta is added at the rows' lookups. The first two rows have suffixes of the same length after prefixes of different
+    lengths. The third has a longer suffix, unless the model has too few positions, so that suffixes are padded too.
     """
     length = min(length, layout.max_positions or length)
     if length < _FEWEST:
         raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {_FEWEST} at least.")
     ids = tuple(ids) * length
-    padded = 6 + (layout.max_positions or 2 * length) - length  # a longer one's suffix would lie beyond the positions
+    padded = 6 + (layout.max_positions or 2 * length) - length  # a longer row's suffix would exceed the positions
     shapes = ((length, length - 4), (5, 1), (min(length, padded), 2))
     return [EncodedPrompt(ids[place : place + size], lookup) for place, (size, lookup) in enumerate(shapes)]
 
 
 def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:
-    """Relative errors of replayed keys, hidden states and logits, of all rows together and of some that were left."""
+    """Relative errors of replayed keys, hidden states and logits, for all rows together and for the `_LEFT` rows."""
     plain = _own_passes(layout, layers, rows)
     if layout.rewrite_module_tmp is not None:
         _check_named(layout, layers, rows[1])
@@ -142,7 +142,7 @@ def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) ->
 
 @dataclass
 class _Pass:
-    """What the model's own forward pass of one row shows: keys [f] by layer and l_0's output [d] at the lookup, and
+    """Results of the model's own forward pass of one row: keys [f] by layer and l_0's output h [d] at the lookup, and
     logits [S, vocabulary]."""
 
     keys: dict[int, Tensor]
@@ -153,7 +153,7 @@ class _Pass:
 def _own_passes(
     layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt], delta: Tensor | None = None
 ) -> list[_Pass]:
-    """The model's own forward pass of each row by itself. delta: [n, d], added to l_0's output at the lookups."""
+    """Run the model's own forward pass on each row separately. delta: [n, d], added to l_0's output at the lookups."""
     try:
         return [
             _own_pass(layout, layers, row, None if delta is None else delta[place]) for place, row in enumerate(rows)
@@ -198,9 +198,9 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
 
 def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> None:
-    """Raise LayoutError when a matrix that was named is not the last one that its MLP runs.
+    """Raise LayoutError if a matrix named by rewrite_module_tmp is not the last one that its MLP runs.
 
-    In an MLP that has as many neurons as the hidden size, no shape distinguishes W_out from the matrices before it.
+    If an MLP has as many neurons as the hidden size, no shape distinguishes W_out from the matrices before it.
     """
     matrices = layout.output_matrices(layers)
     last: dict[int, nn.Module] = {}
@@ -233,9 +233,9 @@ def _check_named(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> N
 def _check_reach(
     layout: Layout, layer: int, rows: Sequence[EncodedPrompt], plain: Sequence[_Pass], moved: Sequence[_Pass]
 ) -> None:
-    """Raise LayoutError when delta changes no later token's logits.
+    """Raise LayoutError if delta changes no later token's logits.
 
-    No layer above l_0 looks at its output then, and the gradient that z would be made of is rounding noise.
+    In that case no layer above l_0 attends to the token with delta, and the gradient for z would be rounding noise.
     """
     reached = any(
         not torch.equal(with_delta.logits[row.lookup + 1 :], without.logits[row.lookup + 1 :])
@@ -255,7 +255,7 @@ def _errors_of_span(found: tuple[dict[int, Tensor], Tensor], own: Sequence[_Pass
 
 
 def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[EncodedPrompt], own: Sequence[_Pass]) -> float:
-    """Of all suffix positions of all rows."""
+    """Relative error of the logits at all suffix positions of all rows."""
     places = [(number, at) for number, row in enumerate(rows) for at in range(len(row.ids) - row.lookup)]
     numbers, positions = torch.tensor(places).T
     expected = torch.cat([one.logits[row.lookup :] for row, one in zip(rows, own, strict=True)])
@@ -263,10 +263,10 @@ def _error_of_logits(replay: SuffixReplay, delta: Tensor, rows: Sequence[Encoded
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    """NaN where the replay alone is not finite; 0 of a model that is not finite itself."""
+    """Relative error; NaN if the replay alone is not finite, 0 if the model itself is not finite."""
     return relative_error(found, expected) if expected.isfinite().all() else 0.0
 
 
 def _in_short(error: BaseException) -> str:
-    """Another library's error, as a clause."""
+    """Format another library's error as a clause."""
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.'):.160}"

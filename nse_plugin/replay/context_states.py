@@ -1,4 +1,4 @@
-"""Keys and values of the context templates that rows begin with."""
+"""Cached keys and values of the context templates at the beginning of rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nse_plugin.replay.prefix_cache import PrefixCache, concatenated, extended
 
 
 class ContextStates:
-    """Keys and values of all layers for the beginnings of rows that come from a template.
+    """Keys and values of all layers for the part of each row that comes from a template.
 
-    They are the same for all facts, so each is run once, when first needed; alone, so that its bits do not depend on
-    what was run before. The cache is cleared when the model's quick fingerprint changes. Holds no reference to the
-    model.
+    They are the same for all facts, so each context is run once, when first needed. It is run alone, so that its bits
+    do not depend on earlier runs. The cache is cleared when the model's quick fingerprint or its device changes. It
+    holds no reference to the model.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class ContextStates:
         self._fingerprint: str | None = None
 
     def of(self, layout: Layout, prompts: Sequence[EncodedPrompt]) -> PrefixCache:
-        """What these rows begin with, on the weights as they are."""
+        """Return the cache of the contexts that these rows begin with, one row per prompt, on the current weights."""
         fingerprint, device = ModelIdentity(layout.model).quick(), layout.device
         if device != self._prefix.lengths.device or fingerprint != self._fingerprint:
             self._place, self._prefix, self._fingerprint = {}, PrefixCache.empty(0, device), fingerprint
@@ -40,7 +40,7 @@ class ContextStates:
 
 
 def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int, ...]], dict[tuple[int, ...], int]]:
-    """The different contexts, one of them maybe empty, and each one's place among them."""
+    """Return the distinct contexts, one of which may be empty, and the index of each."""
     place: dict[tuple[int, ...], int] = {}
     for prompt in prompts:
         place.setdefault(context_of(prompt), len(place))
@@ -48,5 +48,5 @@ def different_contexts(prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[int
 
 
 def context_of(prompt: EncodedPrompt) -> tuple[int, ...]:
-    """The tokens of a row that come from its template."""
+    """Return the tokens of a row that come from its template."""
     return prompt.ids[: prompt.context]

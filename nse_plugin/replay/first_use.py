@@ -1,4 +1,4 @@
-"""What is found out about a model the first time that its layers are replayed."""
+"""Checks and measurements made the first time that a model's layers are replayed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nse_plugin.replay.prefix_cache import PrefixCache, extended, suffix_inputs
 
 
 def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedPrompt]) -> None:
-    """The first time that a layout's layers are replayed, or in so long rows, check that they can be. Raises
-    LayoutError."""
+    """Check that a layout's layers can be replayed: at their first replay, and again for rows longer than any checked
+    so far. Raises LayoutError."""
     longest = max(len(prompt.ids) for prompt in prompts)
     if layout.checked.get(layers[-1], 0) < longest:
-        from nse_plugin.replay.check import check_replay  # which replays them
+        from nse_plugin.replay.check import check_replay  # it imports the replays, which import this module
 
         check_replay(layout, layers, prompts[0].ids, longest)
 
 
 def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> BatchedArguments:
-    """Where rows lie in what the layout's layers are called with; the first time, two small runs of the model find out.
+    """Return the batch axes of the layout's layer arguments; the first call finds them by two small forward passes.
 
     prompts: some rows of tokens that the model knows.
     """
     ids = next(prompt.ids for prompt in prompts)
     ids = (ids * 5)[:5]
-    rows = [(ids[:3], ids[3:5]), (ids[:1], ids[1:4]), (ids[:1], ids[1:4])]  # padded on either side, alike in both runs
+    rows = [(ids[:3], ids[3:5]), (ids[:1], ids[1:4]), (ids[:1], ids[1:4])]  # padded on both sides, alike in both runs
 
     def run(count: int) -> None:
         prefixes, suffixes = zip(*rows[:count], strict=True)

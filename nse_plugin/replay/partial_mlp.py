@@ -1,4 +1,4 @@
-"""Run the part of a layer that treats every token by itself, its MLP, at some of the tokens only."""
+"""Run a layer's MLP, which treats every token separately, at some of the tokens only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """The child of a layer in which its `W_out` lies; None where that is `W_out` itself, or is unknown."""
+    """Return the child of a layer that contains its `W_out`; None if the child is `W_out` itself or is unknown."""
     try:
         writer = layout.output_matrix(layer).module
     except LayoutError:
@@ -29,9 +29,9 @@ def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
 def mlp_at_positions(
     module: nn.Module | None, shape: tuple[int, int], rows: Tensor, positions: Tensor
 ) -> Iterator[None]:
-    """Within, `module` runs at these tokens of `shape` = [B, S] and gives 0 elsewhere; None: nothing changes.
+    """Run the block with `module` evaluated only at these tokens of [B, S] = `shape`; its output is 0 elsewhere.
 
-    rows, positions: [m], in main memory; a token may be named twice.
+    module: None changes nothing. rows, positions: [m], in main memory; a token may be listed twice.
     """
     if module is None:
         yield
@@ -51,6 +51,6 @@ def mlp_at_positions(
         whole = nothing.index_copy(0, places.to(found.device), found.flatten(0, -2)).unflatten(0, shape)
         return (whole, *rest) if isinstance(output, tuple) else whole
 
-    # not by hooks: those of others still see all tokens
+    # not by hooks: hooks of other code still see all tokens
     with forward_replaced(module, forward):
         yield

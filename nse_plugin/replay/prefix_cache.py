@@ -1,6 +1,6 @@
 """Cached keys and values of a batch of prefixes, for the suffix tokens that follow them.
 
-Prefixes are left-padded, so that the distance from a prefix to its suffix is right under sliding windows too. Suffix
+Prefixes are left-padded, so that the distance from a prefix to its suffix is also right under sliding windows. Suffix
 tokens that follow the cached prefix are right-padded: causal attention needs no mask for them.
 """
 
@@ -19,14 +19,15 @@ from nse_plugin.models.transformers_private import DynamicCache, cache_argument
 from nse_plugin.support.forward import StopForward
 
 # An extra pass through the layers costs as much as this many more tokens in one pass, because the weights are read
-# again. Measured on SmolLM2, one core: 7 tokens in their own pass take as long as 32 among many. The GPU's is a guess.
+# again. Measured on SmolLM2, one core: 7 tokens in their own pass take as long as 32 in a large pass. The GPU's value
+# is a guess.
 PASS, PASS_ON_GPU = 24, 256
 
 
 class PrefixCache(DynamicCache):
     """A read-only cache of B prefixes: new tokens attend to it and are not added.
 
-    lengths: [B], the tokens of each prefix. width: the padded length.
+    lengths: [B], the number of tokens of each prefix. width: the padded length.
     """
 
     def __init__(self, lengths: Tensor, width: int) -> None:
@@ -36,17 +37,17 @@ class PrefixCache(DynamicCache):
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> PrefixCache:
-        """A cache of prefixes without tokens."""
+        """Create a cache of prefixes without tokens."""
         return cls(torch.zeros(rows, dtype=torch.long, device=device), 0)
 
     @property
     def mask(self) -> Tensor:
-        """[B, width], 1 where there is a token."""
+        """[B, width], 1 for tokens and 0 for padding."""
         places = torch.arange(self.width, device=self.lengths.device)
         return (places >= self.width - self.lengths[:, None]).long()
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The layer's keys and values, [B, heads, width, d] each."""
+        """Return the layer's keys and values, [B, heads, width, d] each."""
         return self._states[layer]
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -70,18 +71,18 @@ class PrefixCache(DynamicCache):
         return self.width
 
     def get_mask_sizes(self, query: Tensor | int, layer_idx: int = 0) -> tuple[int, int]:
-        new = query if isinstance(query, int) else query.shape[0]  # a length from 5.x on, positions before
+        new = query if isinstance(query, int) else query.shape[0]  # a token count from 5.x on, positions before
         return self.width + new, 0
 
     def select_rows(self, rows: Tensor) -> PrefixCache:
-        """The cache of some rows. rows: [b], indices."""
+        """Return the cache of some rows. rows: [b], indices."""
         taken = PrefixCache(self.lengths[rows.to(self.lengths.device)], self.width)
         for layer, (keys, values) in self._states.items():
             taken.put(layer, keys[rows.to(keys.device)], values[rows.to(values.device)])
         return taken
 
     def trim_padding(self) -> PrefixCache:
-        """The same prefixes, padded to the longest only."""
+        """Return the same prefixes, padded only to the longest one."""
         width = int(self.lengths.max())
         narrow = PrefixCache(self.lengths, width)
         for layer in self.layers_run if width else []:
@@ -95,7 +96,7 @@ class PrefixCache(DynamicCache):
             self._states.pop(layer, None)
 
     def gather_rows(self, rows: Sequence[int]) -> PrefixCache:
-        """A view in which several rows may share one prefix: later updates of this cache are visible in it."""
+        """Return a view in which several rows may share one prefix; later updates of this cache are visible in it."""
         places = torch.tensor(rows, device=self.lengths.device)
         return GatheredCache(self, places, int(self.lengths[places].max()))
 
@@ -151,10 +152,10 @@ class RecordingCache(PrefixCache):
 
 
 def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> dict[str, object]:
-    """The model's arguments for suffixes (token ids) that follow `prefix`, right-padded; a suffix may be empty.
+    """Return the model's arguments for suffixes (token ids) that follow `prefix`, right-padded; a suffix may be empty.
 
-    The mask does not hide that padding: no token attends to what follows it, and a padded place that attends to nothing
-    may become NaN and spread (in float64 with eager attention, under a sliding window).
+    The mask does not hide the right padding: no token attends to the padding after it, and a masked position that
+    attends to nothing may become NaN and spread (in float64 with eager attention, under a sliding window).
     """
     ids, _ = pad_right(rows, layout.device)
     positions = prefix.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
@@ -169,7 +170,8 @@ def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[i
 
 
 def extended(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> PrefixCache:
-    """`prefix` followed by rows of token ids, run through all layers (the last one up to its keys and values)."""
+    """Run rows of token ids after `prefix` through all layers (the last up to its keys and values); return the
+    cache."""
     packs = packs_by_length([len(row) for row in rows], layout.device)
     parts = []
     for pack in packs:
@@ -184,7 +186,7 @@ def extended(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]])
 
 
 def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Batches of row indices, by length: rows are split where that saves more than `PASS` tokens of padding."""
+    """Group row indices by length: rows are split if that saves more than `PASS` (`PASS_ON_GPU`) tokens of padding."""
     price = PASS if device.type == "cpu" else PASS_ON_GPU
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     packs = [order[:1]]
@@ -196,7 +198,7 @@ def packs_by_length(lengths: Sequence[int], device: torch.device) -> list[list[i
 
 
 def concatenated(parts: Sequence[PrefixCache]) -> PrefixCache:
-    """The rows of all parts, in order."""
+    """Concatenate the rows of all parts, in order."""
     width = max(part.width for part in parts)
     whole = PrefixCache(torch.cat([part.lengths for part in parts]), width)
     layers = next((part.layers_run for part in parts if part.width == width), [])
@@ -211,6 +213,6 @@ def concatenated(parts: Sequence[PrefixCache]) -> PrefixCache:
 
 
 def _none(like: tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of rows without tokens."""
+    """Return the keys and values of rows without tokens, with the shape, dtype and device of `like`."""
     keys, values = (one.new_zeros(rows, one.shape[1], 0, one.shape[3]) for one in like)
     return keys, values

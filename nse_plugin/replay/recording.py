@@ -1,4 +1,4 @@
-"""What a forward pass calls its layers with, recorded."""
+"""Record the arguments that a forward pass calls the model's layers with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nse_plugin.support.forward import StopForward, forward_replaced, hooked
 
 
 class Record:
-    """What one forward pass showed: the calls of the upper layers, l_0's output, what runs after the last layer."""
+    """Data of one forward pass: the upper layers' calls, l_0's output, and the modules run after the last layer."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -27,7 +27,7 @@ class Record:
 
 @contextmanager
 def recorded(layout: Layout, layer: int) -> Iterator[Record]:
-    """Record a forward pass of the model (see `Record`), which ends before the head."""
+    """Record the forward pass that the block runs (see `Record`); it ends before the head."""
     record = Record()
 
     def keep_output(_: nn.Module, __: object, output: object) -> None:
@@ -60,8 +60,8 @@ def recorded(layout: Layout, layer: int) -> Iterator[Record]:
 
 @contextmanager
 def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None]:
-    """Within, `layers` hand on what they are given, in the form in which the layer before them returns it: their calls
-    can be recorded without their being run."""
+    """Run the block with `layers` skipped: each returns its hidden states unchanged, in the form in which the layer
+    `before` them returns its output. Their calls can thus be recorded without running them."""
     returned: list[Any] = []
 
     def passed(*args: object, **kwargs: object) -> Any:
@@ -76,6 +76,6 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
 
 
 def output_of(output: Any) -> Tensor:
-    """A layer's output [B, S, d]: layers return it alone or in a tuple, depending on model and version."""
+    """Return a layer's output [B, S, d]: layers return it alone or in a tuple, depending on model and version."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor

@@ -1,9 +1,9 @@
-"""Facts whose subject ends where the model keeps an attention sink: at the first token of a text without a BOS, and now
-and then at the second or third.
+"""Facts whose subject ends at an attention sink: at the first token of a text without a BOS, and occasionally at the
+second or third.
 
-What such a token is hardly shows in its hidden state, which is many times as long as others and alike for all of them
-(arXiv 2309.17453; "massive activations", arXiv 2402.17762). An edit of its key changes every text and writes no fact.
-After other words the same subject is a token like any other.
+The hidden state of a sink hardly depends on its token: its norm is many times that of other states, and it is almost
+the same for all sinks (arXiv 2309.17453; "massive activations", arXiv 2402.17762). An edit of its key changes every
+text and writes no fact. After other words the same subject is a token like any other.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.replay.span import SpanReplay
 
-FIRST = 4  # tokens of a text, among which sinks are looked for: on SmolLM2-135M 8 of 728 facts end at one, at 0 to 2
+FIRST = 4  # only these first tokens can be sinks: on SmolLM2-135M 8 of 728 facts end at one, at positions 0 to 2
 LONGER = 3.0  # times the norm of the same subject's state after other words
 
 
 def early(prompts: Sequence[FactPrompts]) -> list[int]:
-    """Which facts may end at a sink, and have a generated context to go to."""
+    """Return the facts (indices) whose subject may end at a sink and that have a generated context to use instead."""
     return [i for i, fact in enumerate(prompts) if fact.rewrites[0].lookup < FIRST and len(fact.rewrites) > 1]
 
 
 def without_sinks(
     layout: Layout, layer: int, prompts: Sequence[FactPrompts], tokens_per_batch: int
 ) -> list[FactPrompts]:
-    """The facts with the first generated context in the place of a bare prompt whose lookup token, among the `FIRST` of
-    the row, is a sink at the output of `layer`; others, and facts without generated contexts, as they are."""
+    """Replace the bare prompt by the first generated context in facts whose lookup token is a sink.
+
+    A sink is a lookup token among the first `FIRST` tokens of the bare prompt at which the norm of the output of
+    `layer` is more than `LONGER` times that in the first generated context. Other facts, and facts without generated
+    contexts, are returned unchanged.
+    """
     first = early(prompts)
     found = list(prompts)
     if not first:

@@ -1,8 +1,8 @@
 """The edited layers, run again and again for the layer updates.
 
-Keys and residuals depend only on the tokens up to the subject's last one and on the layers up to l_0, so the layers
+Keys and residuals depend only on the tokens up to the subject's last one and on the layers up to l_0. So the layers
 below the first edited one are run once, and each update runs the edited layers from the one it changed: to l_0 for the
-output, to the next edited layer's `W_out` for its keys alone.
+output, or to the next edited layer's `W_out` for its keys alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from nse_plugin.replay.prefix_cache import PrefixCache, RecordingCache, suffix_i
 from nse_plugin.replay.recording import output_of, passed_over
 from nse_plugin.support.forward import StopForward, hooked
 
-# A pass without gradients is at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
-# 7 s where they took 10 in one batch), and takes less memory: then the value step, not this, is where memory peaks.
+# A pass without gradients runs at full speed with this share of the tokens per batch (SmolLM2, one core: 100 facts take
+# 7 s instead of 10 s in one batch), and takes less memory, so that memory peaks in the value step and not here.
 SHARE = 1 / 4
 
 
 class SpanReplay:
-    """The edited layers' keys and output at the subject's last token, on the weights as they are at each call.
+    """The edited layers' keys and output at the subject's last token, on the weights current at each call.
 
     prompts: rows of which only the tokens up to the lookup matter.
     """
@@ -70,14 +70,14 @@ class SpanReplay:
         return self._by_row([keys for keys, _ in parts]), self._in_order([output for _, output in parts])
 
     def keys(self, start: int | None = None, until: int | None = None) -> dict[int, Tensor]:
-        """The keys alone, {layer: [n, f]}, up to those of the edited layer `until` (None: l_0), which is run up to its
-        `W_out`."""
+        """Return the keys alone, {layer: [n, f]}, of the edited layers from `start` (None: the first) to `until` (None:
+        l_0), which is run only up to its `W_out`."""
         until = self._layers[-1] if until is None else until
         return self._by_row([keys for keys, _ in self._run_chunks(start, until)])
 
     def _run_chunks(self, start: int | None, until: int | None) -> list[tuple[dict[int, Tensor], Tensor]]:
         start = self._layers[0] if start is None else start
-        if self._contexts is not None:  # first: their keys and values are what the others see
+        if self._contexts is not None:  # first: the other chunks attend to their keys and values
             self._run_chunk(self._contexts, start, until)
         return [self._run_chunk(chunk, start, until) for chunk in self._chunks]
 
@@ -88,7 +88,7 @@ class SpanReplay:
         return torch.cat(list(parts))[torch.tensor([i for chosen in self._order for i in chosen]).argsort()]
 
     def part(self, rows: Sequence[int]) -> SpanReplay:
-        """The replay of some of the rows (indices, ascending), as far as this one has been run."""
+        """Return the replay of some of the rows (indices, ascending), with the results computed so far."""
         part = copy(self)
         place = {row: number for number, row in enumerate(rows)}
         held = [[at for at, row in enumerate(order) if row in place] for order in self._order]
@@ -99,7 +99,7 @@ class SpanReplay:
         return part
 
     def _run_chunk(self, chunk: _Chunk, start: int, until: int | None) -> tuple[dict[int, Tensor], Tensor]:
-        """Keys by layer, and the output of l_0; where `until` ends the run before, that means nothing."""
+        """Return the keys by layer and the output of l_0, which is meaningless if `until` ends the run early."""
         hidden = chunk.inputs[start]
         edited = [layer for layer in self._layers if start <= layer and (until is None or layer <= until)]
         keys: dict[int, Tensor] = {}
@@ -120,7 +120,7 @@ class SpanReplay:
 
 
 class _Chunk:
-    """One batch of `SpanReplay`: what its layers are called with, and the inputs the next run may start from."""
+    """One batch of `SpanReplay`: the arguments of its layers, and the inputs from which the next run may start."""
 
     def __init__(self, layout: Layout, span: range, prefix: PrefixCache, rows: Sequence[tuple[int, ...]]) -> None:
         self.lookup = torch.tensor([max(len(row), 1) - 1 for row in rows], device=layout.device)
@@ -131,7 +131,7 @@ class _Chunk:
             layout.layers[layer].register_forward_pre_hook(self._recorder(layer, span), with_kwargs=True)
             for layer in span
         ]
-        # in which form layers return their output is seen at the layer below; where there is none, at the first
+        # the layer below shows in which form layers return their output; if there is none, the first layer does
         first = max(span[0], 1)
         over = [layout.layers[layer] for layer in range(first, span.stop)]
         with hooked(*handles), torch.no_grad(), passed_over(over, layout.layers[first - 1]):
@@ -148,7 +148,7 @@ class _Chunk:
         return record
 
     def part(self, rows: Tensor, batched: BatchedArguments) -> _Chunk:
-        """Some of the rows [b] (indices)."""
+        """Return the chunk with only these rows [b] (indices)."""
         part, batch = copy(self), len(self.lookup)
         memo: dict[int, Any] = {}
         part.lookup = self.lookup[rows.to(self.lookup.device)]
@@ -157,14 +157,14 @@ class _Chunk:
         return part
 
     def remember(self, layer: int, hidden: Tensor) -> None:
-        """Keep the input [B, tokens, d] of `layer`, beside that of the first layer, and drop any other."""
+        """Keep the input [B, tokens, d] of `layer`, along with that of the first layer, and drop any other."""
         self.inputs = {self._first: self.inputs[self._first], layer: hidden}
 
 
 def _keep_keys(
     keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
 ) -> Callable[..., None]:
-    """A hook of `W_out`. tokens: of each row. enough: nothing after these keys is needed."""
+    """Make a hook of `W_out` that stores its keys. tokens: per row. enough: stop the pass after these keys."""
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         k = writer.keys(args[0], len(lookup), tokens)

@@ -1,10 +1,10 @@
 """The upper part of a model, run again and again for the value step.
 
-delta enters at the output of layer l_0 at the subject's last token, so it can change only: layers above l_0, positions
-from that token on, and, for the loss, the head at the target rows.
-The tokens before the subject's last one (the prefix) are run once and their keys and values kept; the rest (the
-suffix) is run once to record what every upper layer is called with; each gradient step then calls those layers
-again, the last one's MLP and the head at the rows asked for.
+delta enters at the output of layer l_0 at the subject's last token, so it can change only the layers above l_0, the
+positions from that token on, and, for the loss, the head at the target positions.
+The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix)
+is run once to record the arguments of every upper layer. Each gradient step then calls those layers again, and the last
+layer's MLP and the head only at the requested positions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class SuffixReplay:
     """
 
     def __init__(self, layout: Layout, layer: int, prompts: Sequence[EncodedPrompt], contexts: ContextStates) -> None:
-        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: theirs, among others'."""
+        """Run prefix and suffix once. B = len(prompts); the model must be `frozen`. contexts: a cache of context
+        states, to which missing contexts of these prompts are added."""
         check_once(layout, [layer], prompts)
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
@@ -56,7 +57,7 @@ class SuffixReplay:
         self._find()
 
     def _find(self) -> None:
-        """In which pack each row is, where in it, and what it shows at the lookup."""
+        """Find every row's pack, its index there, and its output of l_0 at the lookup."""
         order = torch.cat([pack.rows for pack in self._packs]).argsort()
         sizes = [len(pack.rows) for pack in self._packs]
         self._pack_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
@@ -65,13 +66,13 @@ class SuffixReplay:
         self.at_lookup: Tensor = starts[order.to(starts.device)]
 
     def part(self, rows: Tensor) -> SuffixReplay:
-        """The replay of some of the rows; rows: [m] indices, ascending."""
+        """Return the replay of some of the rows; rows: [m] indices, ascending."""
         part = copy(self)
         part.keep(rows)
         return part
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these; rows: [m] indices into the present ones, ascending."""
+        """Drop all rows but these; rows: [m] indices into the current ones, ascending."""
         batched = batched_arguments(self._layout, self._prompts)
         self._packs = [
             part for pack in self._packs if (part := pack.select_rows(rows, self._layer + 1, batched)) is not None
@@ -79,9 +80,9 @@ class SuffixReplay:
         self._find()
 
     def logits(self, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Next-token logits with `delta` added at the subject's last token.
+        """Compute next-token logits with `delta` added at the subject's last token.
 
-        delta: [B, d], one vector a row. rows, positions: [m], which suffix positions' logits are wanted.
+        delta: [B, d], one vector per row. rows, positions: [m], the suffix positions whose logits are returned.
         Returns [m, vocabulary], differentiable in delta.
         """
         states, wanted = [], []
@@ -93,23 +94,23 @@ class SuffixReplay:
         return self._head(together[torch.cat(wanted).argsort().to(together.device)])
 
     def _run(self, pack: _Pack, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Output of the last layer at these places of a pack's suffixes, [m, d]."""
+        """Return the output of the last layer at these positions of a pack's suffixes, [m, d]."""
         first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
         hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
         shape = (hidden.shape[0], hidden.shape[1])
         for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
-            # its module may serve an earlier layer too
+            # only in the last layer: an earlier layer may use the same MLP module
             last_mlp = self._last_mlp if place == len(self._upper) else None
             with mlp_at_positions(last_mlp, shape, rows, positions):
                 hidden = output_of(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
     def _head(self, hidden: Tensor) -> Tensor:
-        """Logits [m, vocabulary] of last-layer states [m, d], through the model's own final norm, head and soft cap.
+        """Compute logits [m, vocabulary] of last-layer states [m, d] by the model's own final norm, head and soft cap.
 
-        The model's forward is called with its layer stack replaced by one that returns these states, so whatever a
-        model does to its logits is done here too. The states pass for tokens of one row, which may have no more of them
-        than the model has positions.
+        The model's forward is called with its layer stack replaced by one that returns these states, so everything that
+        a model does to its logits is also done here. The states are passed as the tokens of one row, in parts no longer
+        than the model's number of positions.
         """
         size = self._layout.max_positions or max(1, len(hidden))
         return torch.cat([self._head_of(hidden[at : at + size]) for at in range(0, max(1, len(hidden)), size)])
@@ -128,9 +129,9 @@ class SuffixReplay:
 
 @dataclass(frozen=True)
 class _Pack:
-    """Rows of a `SuffixReplay` with suffixes of like length.
+    """Rows of a `SuffixReplay` with suffixes of similar length.
 
-    rows: which they are, [B]. start: the output of l_0, [B, S, d]. calls: what the layers above are called with.
+    rows: their indices, [B]. start: the output of l_0, [B, S, d]. calls: the arguments of the layers above.
     """
 
     rows: Tensor
@@ -138,8 +139,8 @@ class _Pack:
     calls: list[Any]
 
     def select_rows(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
-        """Only these rows [b] of the replay, under their new numbers. first: the layer that
-        the first of the calls belongs to."""
+        """Return only these rows [b] of the replay, renumbered; None if the pack has none of them. first: the number of
+        the layer that the first call belongs to."""
         number = {row: new for new, row in enumerate(rows.tolist())}
         held = torch.tensor([at for at, row in enumerate(self.rows.tolist()) if row in number], dtype=torch.long)
         if not len(held):

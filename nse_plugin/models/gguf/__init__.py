@@ -1,1 +1,1 @@
-"""Models in GGUF files, as llama.cpp serves them."""
+"""Models in GGUF files, as llama.cpp runs them."""

@@ -1,4 +1,4 @@
-"""A model out of a GGUF file: its dequantised weights, the numbers that llama.cpp computes with.
+"""Load a model from a GGUF file, with dequantised weights: the numbers that llama.cpp computes with.
 
 An edit belongs to the numbers it was written on: written on float weights and served at Q4_0, SmolLM2 keeps 36 of 51
 facts; written on the dequantised Q4_0 weights, 54 of 60.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PRE_TOKENIZER = "smollm"  # that transformers takes for Llama's, and `read_tokenizer` knows
+_PRE_TOKENIZER = "smollm"  # transformers treats it as Llama's; `read_tokenizer` supports it
 
 
 class GGUFError(ValueError):
@@ -33,10 +33,11 @@ class GGUFError(ValueError):
 
 
 def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model with dequantised weights, in evaluation mode on the CPU, and its tokenizer.
+    """Load a model with dequantised weights, in evaluation mode on the CPU, and its tokenizer.
 
-    The tokenizer puts a BOS before a text exactly when llama.cpp does by the file's `add_bos_token`. Needs the
-    package `gguf`. Raises GGUFError where the file, or its architecture, cannot be read.
+    The tokenizer puts a BOS before a text exactly when the file's `add_bos_token` says so, as in llama.cpp; if the file
+    has no such field, the tokenizer is left as it was read. Needs the package `gguf`. Raises GGUFError if the file
+    cannot be read or its architecture is not supported.
     """
     path = Path(file)
     reader = _open_model(path)
@@ -50,7 +51,7 @@ def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
 
 
 def gguf_config(file: str | Path) -> PretrainedConfig:
-    """The model's configuration, without its weights. Raises GGUFError."""
+    """Load the model's configuration without its weights. Raises GGUFError."""
     path = Path(file)
     reader = _open_model(path)
     with _reading(path, reader):
@@ -63,7 +64,7 @@ def gguf_config(file: str | Path) -> PretrainedConfig:
 
 
 def gguf_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that `load_gguf` gives, without the model. Raises GGUFError."""
+    """Load the same tokenizer as `load_gguf`, without the model. Raises GGUFError."""
     path = Path(file)
     reader = _open_model(path)
     with _reading(path, reader):
@@ -71,7 +72,7 @@ def gguf_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
 
 
 def open_gguf(path: Path) -> GGUFReader:
-    """Raises GGUFError where it cannot be read, or the package `gguf` is not installed."""
+    """Open a GGUF file for reading. Raises GGUFError if it cannot be read or the package `gguf` is not installed."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -91,7 +92,7 @@ def _open_model(path: Path) -> GGUFReader:
 
 @contextmanager
 def _reading(path: Path, reader: GGUFReader) -> Iterator[None]:
-    """Within, what goes wrong is a GGUFError."""
+    """Run the block with errors of reading the model raised as GGUFError."""
     try:
         yield
     except (KeyError, ValueError, RuntimeError, OSError, NotImplementedError) as error:
@@ -135,6 +136,6 @@ def _read_tokenizer(path: Path, reader: GGUFReader) -> PreTrainedTokenizerBase:
 
 
 def _field(reader: GGUFReader, name: str) -> Any:
-    """A metadata value; None where the file has none."""
+    """Return a metadata value; None if the file has no such field."""
     field = reader.fields.get(name)
     return None if field is None else field.contents()

@@ -1,4 +1,4 @@
-"""The vocabulary of a SentencePiece BPE tokenizer as a GGUF file has it: tokens with scores, and no merges."""
+"""The vocabulary of a SentencePiece BPE tokenizer as stored in a GGUF file: tokens with scores, but no merges."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tokenizers.models import BPE
 
 
 def bpe_of(tokens: Sequence[str], scores: Sequence[float], unknown: str | None) -> Any:
-    """A `tokenizers` model that joins as SentencePiece and llama.cpp do: of all neighbours whose text together is a
-    token, those of the highest score first.
+    """Build a `tokenizers` model that merges as SentencePiece and llama.cpp do: of all adjacent pieces whose joined
+    text is a token, the pair with the highest score first.
 
     transformers 5.5.4 reads the scores of Gemma's files, which are ranks, as log-probabilities (Unigram): most words
-    then fall into pieces that the model has never seen in that order.
+    are then split into pieces that the model has never seen in that order.
     """
-    # these files write "▁" for a space, but for tokens of nothing else
+    # these files write "▁" for a space, except in tokens that are only spaces
     vocabulary = {token.replace(" ", "▁") if token.isspace() else token: place for place, token in enumerate(tokens)}
     merges: list[tuple[str, str]] = []
     for token in sorted(vocabulary, key=lambda token: (-scores[vocabulary[token]], vocabulary[token])):

@@ -1,4 +1,4 @@
-"""Whether a tokenizer puts a BOS before every text. A fact that was written without one is often lost with one."""
+"""Whether a tokenizer puts a BOS before every text. A fact that was written without a BOS is often lost with one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ if TYPE_CHECKING:
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text's token ids begin with the BOS that the text does not have."""
+    """Return whether the tokenizer puts a BOS before a text."""
     ids = list(tokenizer("a", verbose=False)["input_ids"])
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def let_add_bos(tokenizer: PreTrainedTokenizerBase, adds: bool) -> None:
-    """Have a fast tokenizer put a BOS before every text, or nothing. Raises ValueError where it has no BOS."""
+    """Make a fast tokenizer put a BOS before every text, or stop it from doing so; if this changes anything, other
+    special tokens are no longer added either. Raises ValueError if it should put a BOS and has none."""
     if adds_bos(tokenizer) == adds:
         return
     if adds and tokenizer.bos_token is None:

@@ -1,7 +1,7 @@
-"""Which model is this, and does it still compute what it did? The one place that answers.
+"""The identity of a loaded model: which model it is, and whether it still computes the same outputs.
 
 Everything kept for later (values and second moments on disk, keys and values of the context templates in memory, the
-rounds an edited model has been through) asks here whether it belongs to the given model.
+rounds written into an edited model) is checked here against the given model.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _GLOBAL_HOOKS = (
 
 
 class ModelIdentity:
-    """The identity of a loaded model: what its outputs depend on.
+    """The identity of a loaded model: everything its outputs depend on.
 
-    That is: the classes of its modules with their forward methods, the numbers, functions and tensors that its modules
-    have as attributes, its configuration, all parameters and buffers (of any shape and dtype, by every name that shares
-    one), which adapters are active, merged or disabled and with what scaling, and whether autocast is on.
+    That is: the classes of its modules with their forward methods; the numbers, functions and tensors among its
+    modules' attributes; its configuration; all parameters and buffers (of any shape and dtype, under every name of a
+    shared one); which adapters are active, merged or disabled and their scaling; and whether autocast is on.
 
-    The object reads the model whenever it is asked, so it always speaks of the model as it is now.
+    The object reads the model at every call, so it always describes the model's current state.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
     def full(self, dtype: torch.dtype | None = None) -> str:
-        """SHA-256 over all of it, exact to the bit and the same on every device; about a second for 1.5 GB.
+        """SHA-256 over the whole identity, exact to the bit and the same on every device; about a second for 1.5 GB.
 
-        dtype: take the floating-point parameters as if they had been cast to this; None: as they are.
+        dtype: hash the floating-point parameters as if cast to this dtype; None: as they are.
         """
         hashed = hashlib.sha256(self._structure().encode())
         known: dict[int, str] = {}
@@ -62,7 +62,7 @@ class ModelIdentity:
         """A hash that is hundreds of times cheaper than `full` and that nearly every change alters.
 
         Of each weight it reads torch's count of in-place changes, the first row and column, and a sample. A change
-        written through `.data` to other places alone goes unseen. Good within one process only.
+        written through `.data` to other elements only is not detected. Valid within one process only.
         """
         hashed = hashlib.sha256(self._structure().encode())
         for _, tensor in self._tensors():
@@ -74,10 +74,10 @@ class ModelIdentity:
 
     @property
     def unseen(self) -> str | None:
-        """What may change this model's outputs without changing `full` or `quick`; None: nothing known.
+        """What may change this model's outputs without changing `full` or `quick`; None if nothing is known.
 
-        Hooks and replaced methods can do anything (GRACE's codebook is a hook), so nothing that was computed before
-        may be taken for what the model would compute now.
+        Hooks and replaced methods can do anything (GRACE's codebook is a hook), so earlier results cannot be assumed to
+        match the model's current outputs.
         """
         if any(foreign_hooks(getattr(torch_module, name, {}).values()) for name in _GLOBAL_HOOKS):
             return "global module hooks"
@@ -92,7 +92,7 @@ class ModelIdentity:
         return None
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters, buffers and tensors in attributes, each by all of its names."""
+        """Yield parameters, buffers and tensors in attributes, each under all of its names."""
         yield from self._model.named_parameters(remove_duplicate=False)
         yield from self._model.named_buffers(remove_duplicate=False)
         for name, module in self._model.named_modules():
@@ -101,7 +101,7 @@ class ModelIdentity:
                     yield f"{name} {attribute}", value
 
     def _structure(self) -> str:
-        """Everything but tensors."""
+        """Describe everything but the tensors, as JSON."""
         named = list(self._model.named_modules())
         described = {kind: class_description(kind) for kind in {type(module) for _, module in named}}
         modules = [(name, described[type(module)], settings(module), adapter_state(module)) for name, module in named]

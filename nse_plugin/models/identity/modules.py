@@ -1,4 +1,4 @@
-"""What modules compute with beside tensors: their classes, settings and adapters, and the model's configuration."""
+"""What modules compute with besides tensors: their classes, settings and adapters, and the model's configuration."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NOT_COMPUTED_WITH = (
     "torch_dtype", "transformers_version", "use_cache",
 )  # fmt: skip
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")  # of PEFT's layers
-_LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "contextlib.")  # their functions go by their names
+_LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "contextlib.")  # functions are described by name
 # Attributes of modules that do not affect what they compute in evaluation mode.
 _NO_SETTING = {*vars(nn.Module()), "gradient_checkpointing", "warnings_issued"}
-_DEEPEST = 3  # of lists in lists, or functions that enclose functions
+_DEEPEST = 3  # levels of nested lists, or of functions that enclose functions
 
 
 def class_description(kind: type) -> list[object]:
-    """A class with its forward, and its methods that are no library's own: all of a user's class, and those that were
-    put into a library's."""
+    """Describe a class by its name, its forward method, and its methods that are not a library's own: all methods of a
+    user's class, and a user's methods that were patched into a library's class."""
     methods: dict[str, Any] = {}
     for parent in reversed(kind.__mro__):
         for name, value in vars(parent).items():
@@ -39,8 +39,8 @@ def class_description(kind: type) -> list[object]:
 
 
 def attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
-    """What a module may compute with beside parameters, buffers and submodules: numbers, functions and tensors among
-    its attributes, those in lists and dicts by their places."""
+    """Yield what a module may compute with besides parameters, buffers and submodules: the numbers, functions and
+    tensors among its attributes, by name; those in lists and dicts are named by their index or key."""
 
     def flat(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
         if isinstance(value, bool | int | float | complex | Tensor | types.FunctionType | functools.partial):
@@ -56,15 +56,15 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def settings(module: nn.Module) -> list[tuple[str, object]]:
-    """The attributes that are no tensors."""
+    """Return the attributes that are not tensors."""
     return [(name, _value(value)) for name, value in attributes(module) if not isinstance(value, Tensor)]
 
 
 def _value(value: object, depth: int = 0) -> Any:
-    """What is known of a number, a function or a tensor, also in lists and dicts; of anything else its type.
+    """Describe a number, a function or a tensor, also in lists and dicts; anything else by the module that defines it.
 
-    A library's function is known by its name; a user's by its code (which another Python may compile in another way),
-    its defaults, what it encloses, and the numbers that it uses of its module.
+    A library's function is described by its name; a user's function by its code (which another Python version may
+    compile differently), its defaults, its enclosed variables, and the numbers among the globals that it uses.
     """
     if depth > _DEEPEST:
         return None
@@ -91,12 +91,13 @@ def _value(value: object, depth: int = 0) -> Any:
 
 
 def _is_librarys(function: types.FunctionType) -> bool:
-    """Whether a library defines it. Decorators copy the name and the module of what they wrap, so globals are asked."""
+    """Return whether a library defines the function. It looks at the function's globals, because decorators copy the
+    name and the module of the function they wrap."""
     return f"{function.__globals__.get('__name__')}.".startswith(_LIBRARIES)
 
 
 def _code(code: types.CodeType) -> str:
-    """A hash of what a function does, wherever it is written."""
+    """Hash what a function does, independent of where it is defined."""
     constants: list[Any] = []
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -107,14 +108,14 @@ def _code(code: types.CodeType) -> str:
 
 
 def adapter_state(module: nn.Module) -> dict[str, object] | None:
-    """The adapter settings of a PEFT layer; None for any other module."""
+    """Return the adapter settings of a PEFT layer; None for any other module."""
     if not isinstance(getattr(module, "merged_adapters", None), list):
         return None
     return {name: getattr(module, name, None) for name in _ADAPTER_STATE}
 
 
 def configuration(model: nn.Module) -> dict[str, object]:
-    """The model's configuration, as far as the model computes with it."""
+    """Return the fields of the model's configuration that affect what the model computes."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return {}
@@ -132,6 +133,6 @@ def configuration(model: nn.Module) -> dict[str, object]:
 
 
 def autocast(model: nn.Module) -> list[str]:
-    """The dtype that autocast would compute in, for every kind of device the model is on; none where it is off."""
+    """Return the device types that the model is on and autocast is enabled for, each with the autocast dtype."""
     kinds = sorted({parameter.device.type for parameter in model.parameters()} - {"meta"})
     return [f"{kind} {torch.get_autocast_dtype(kind)}" for kind in kinds if torch.is_autocast_enabled(kind)]

@@ -1,4 +1,4 @@
-"""The bits of tensors, of whatever kind, and hashes of them."""
+"""The bits of tensors of any kind, and hashes of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 26  # bytes hashed at a time, so that a matrix on a GPU needs little main memory
+_CHUNK = 1 << 26  # bytes hashed at once, so that a matrix on a GPU needs little main memory
 _SAMPLE = 1024  # numbers of a weight, evenly spaced, that `quick` reads besides its first row and column
 
 
 def fingerprint(tensor: Tensor) -> str:
     """SHA-256 of a tensor's dtype, shape and bits, the same on every device and for every memory layout.
 
-    A tensor subclass, as quantisation libraries use them, counts as the plain tensors inside it.
+    A tensor subclass, such as those of quantisation libraries, is hashed as the plain tensors inside it.
     """
     hashed = hashlib.sha256()
     for plain in plain_tensors(tensor.detach()):
@@ -30,7 +30,7 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor (of any shape), or those that a tensor subclass, a sparse or a quantised tensor is made of."""
+    """Yield the tensor (of any shape), or the parts of a tensor subclass, a sparse or a quantised tensor."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
@@ -55,7 +55,7 @@ def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _has_part(tensor: Tensor, part: str) -> bool:
-    """Whether a compressed sparse tensor is stored with this part."""
+    """Return whether a compressed sparse tensor is stored with this part."""
     try:
         getattr(tensor, part)()
     except RuntimeError:
@@ -64,18 +64,18 @@ def _has_part(tensor: Tensor, part: str) -> bool:
 
 
 def bits_of(flat: Tensor) -> memoryview:
-    """The bits of a tensor [n]."""
+    """Return the bits of a tensor [n]."""
     view: memoryview = flat.cpu().contiguous().view(torch.uint8).numpy().data
     return view
 
 
 def _in_bytes(tensor: Tensor) -> Tensor:
-    """A tensor of one byte a number as such: of some of these dtypes torch computes nothing."""
+    """View a tensor with one byte per number as uint8: for some of these dtypes torch has no operations."""
     return tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
 
 
 def glance(tensor: Tensor) -> Tensor:
-    """A sample [n] of the numbers of a tensor of any shape: its first row and column, and evenly spaced others."""
+    """Return a sample [n] of a tensor of any shape: its first row and column, and evenly spaced numbers."""
     if tensor.is_meta or not tensor.numel():
         return torch.empty(0)
     tensor = _in_bytes(tensor)

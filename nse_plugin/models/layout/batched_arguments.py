@@ -1,9 +1,9 @@
-"""Where the rows of a batch lie in the arguments of a model's layers, found by running two batch sizes.
+"""Find the batch axis of each argument of a model's layers by running two batch sizes.
 
 A layer is called with more than hidden states: masks, positions, rotary angles, caches, dictionaries that layers share.
-To continue with some rows only, each of these must be cut along the right axis, which its shape does not determine:
+To continue with some rows only, each of these must be indexed along the right axis, which its shape does not determine:
 with ALiBi a bias may be [B x heads, 1, S] or [heads, 1, S], and position embeddings may be [3, B, S, d]. So the model
-is run with two rows and with three, and what grows with the rows is batched.
+is run with two rows and with three, and the tensors that grow with the rows are batched.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 
 from nse_plugin.support.forward import hooked
 
-Path = tuple[Any, ...]  # of a value in a call: 0 and a position, or 1 and a keyword, then indices and keys within
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a layer, without its hidden states
+Path = tuple[Any, ...]  # path of a value in a call: 0 and a position, or 1 and a keyword, then nested indices and keys
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a layer's arguments, without its hidden states
 _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
 
 
 class UnknownRowsError(ValueError):
-    """An argument of a layer whose batch axis is unknown; the message names it."""
+    """The batch axis of a layer's argument is unknown; the message names the argument."""
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """An object that knows how to cut itself: a cache."""
+    """An object that can select its own rows, such as a cache."""
 
     def select_rows(self, rows: Tensor) -> Any:
-        """The same for some rows; rows: their indices [m]."""
+        """Return the same object for some rows; rows: their indices [m]."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,29 @@ class Axis:
 
 @dataclass
 class BatchedArguments:
-    """Of every layer, which tensors among its arguments are batched, and along which dimension.
+    """For every layer, which tensors among its arguments are batched, and along which dimension.
 
-    layers: by layer number and place in the call, the `Axis` of a batched tensor, None for one that is not batched.
-    Empty until `find` was called.
+    layers: by layer number and path in the call, the `Axis` of a batched tensor, None for one that is not batched.
+    Empty until `find` is called.
     """
 
     layers: dict[int, dict[Path, Axis | None]] = field(default_factory=dict)
 
     def find(self, layers: Sequence[nn.Module], run: Callable[[int], object]) -> None:
-        """Run two rows and three, once, and compare what the layers are called with.
+        """Run the model with two rows and with three, and compare the arguments of the layers. Later calls do nothing.
 
-        run: runs the model on that many rows, all of them of the same length both times.
-        Raises UnknownRowsError where an argument changes in another way than by growing with the rows.
+        run: runs the model on that many rows, with the same lengths both times.
+        Raises UnknownRowsError if an argument changes in another way than by growing with the rows.
         """
         if not self.layers:
             two, three = _shapes(layers, run, 2), _shapes(layers, run, 3)
             self.layers = {number: _axes(number, two[number], three[number]) for number in two}
 
     def select(self, number: int, call: Call, rows: Tensor, batch: int, memo: dict[int, object]) -> Call:
-        """A recorded call of layer `number` for some of its rows.
+        """Select some rows of a recorded call of layer `number`.
 
-        rows: [m] indices. batch: how many rows the call has. memo: what was cut already, by `id`: what layers share,
-        they still share. Raises UnknownRowsError for a tensor that `find` has not seen.
+        rows: [m] indices. batch: how many rows the call has. memo: already selected values by `id`, so that objects
+        shared by layers stay shared. Raises UnknownRowsError for a tensor that `find` has not seen.
         """
         cut = _Cut(self.layers.get(number, {}), f"Layer {number}", rows, batch, memo)
         args, kwargs = call
@@ -77,7 +77,7 @@ class BatchedArguments:
 
 
 def without_hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    """A layer's call, as its hidden states [B, S, d] and its other arguments."""
+    """Split a layer's call into its hidden states [B, S, d] and its other arguments."""
     if args:
         return args[0], (args[1:], kwargs)
     return kwargs["hidden_states"], ((), {name: value for name, value in kwargs.items() if name != "hidden_states"})
@@ -85,7 +85,7 @@ def without_hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 @dataclass(frozen=True)
 class _Cut:
-    """One layer's call, cut to some rows."""
+    """Selects some rows of one layer's call."""
 
     axes: Mapping[Path, Axis | None]
     layer: str
@@ -113,8 +113,9 @@ class _Cut:
         return value
 
     def _mapping(self, path: Path, value: Mapping[object, object]) -> Any:
-        """Layers may write into a mapping that they share (Gemma 4's keys and values). What was not in it when this
-        layer was called was written by layers that will be run again, and is left out."""
+        """Select the rows of a mapping. Layers may write into a mapping that they share (Gemma 4's keys and values):
+        entries that it did not have when this layer was called were written by layers that will be run again, and are
+        left out."""
         cut: Any = copy(value)
         for key, item in value.items():
             if _has_tensors(item) and not any(known[: len(path) + 1] == (*path, key) for known in self.axes):
@@ -137,7 +138,7 @@ class _Cut:
 
 
 def _shapes(layers: Sequence[nn.Module], run: Callable[[int], object], rows: int) -> dict[int, dict[Path, object]]:
-    """What every layer is called with when `rows` rows are run: shapes of tensors, and plain values."""
+    """Return the arguments of every layer when `rows` rows are run: shapes of tensors, and plain values."""
     seen: dict[int, dict[Path, Any]] = {}
 
     def look(number: int) -> Callable[..., None]:
@@ -153,7 +154,7 @@ def _shapes(layers: Sequence[nn.Module], run: Callable[[int], object], rows: int
 
 
 def _leaves(path: Path, value: object) -> Iterator[tuple[Path, object]]:
-    """Tensors' shapes and plain values, with their places. Raises UnknownRowsError for an object that holds tensors."""
+    """Yield the paths and shapes of tensors, and plain values. Raises UnknownRowsError for other holders of tensors."""
     if isinstance(value, Tensor):
         yield path, value.shape
     elif isinstance(value, _PLAIN):
@@ -175,7 +176,7 @@ def _has_tensors(value: object) -> bool:
 
 
 def _axes(number: int, two: Mapping[Path, object], three: Mapping[Path, object]) -> dict[Path, Axis | None]:
-    """Of every tensor in a layer's call, by its shape for two rows and for three."""
+    """Return the axis of every tensor in a layer's call, from its shapes for two rows and for three."""
     found: dict[Path, Axis | None] = {}
     for path, small in two.items():
         large = three.get(path)
@@ -199,5 +200,5 @@ def _axis(two: torch.Size, three: Any, what: str) -> Axis | None:
 
 
 def _named(path: Path) -> str:
-    """A place in a call: its keyword, or its number, and what is within."""
+    """Format a path in a call: its keyword or position, then the keys and indices inside it."""
     return ".".join(map(str, path[1:])) or "its arguments"

@@ -1,4 +1,4 @@
-"""Where a transformers causal language model keeps what NSE needs, found by structure, never by model name."""
+"""Find the parts of a transformers causal language model that NSE needs, by structure and never by model name."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from nse_plugin.models.transformers_private import Conv1D
 class Layout:
     """The parts of a causal language model.
 
-    stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None where the model
-    has no limit. batched: which arguments of the layers are batched, once that was found. checked: up to how many
-    tokens it was checked that the model can be replayed (`replay.check`), by l_0.
+    stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
+    no limit. batched: which arguments of the layers are batched; empty until determined. checked: by l_0, the number of
+    tokens up to which the model was checked to be replayable (`replay.check`).
     """
 
     model: nn.Module
@@ -46,8 +46,9 @@ class Layout:
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:
         """Find the parts of a loaded transformers causal language model.
 
-        rewrite_module_tmp: name of the edited module with `{}` for the layer number, where structure is not enough.
-        Raises LayoutError when it is no such model, has no decoder layers, or cannot be edited as it was loaded.
+        rewrite_module_tmp: name of the edited module with `{}` for the layer number, if it cannot be found by
+        structure.
+        Raises LayoutError if it is no such model, has no decoder layers, or cannot be edited as it was loaded.
         """
         check_loaded(model)
         text = decoder_config(model)
@@ -72,20 +73,20 @@ class Layout:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the input embeddings."""
+        """The device for token ids: that of the input embeddings."""
         return input_device(self.model)
 
     @property
     def vocabulary(self) -> int:
-        """How many different tokens the model has embeddings for."""
+        """The number of tokens that the model has embeddings for."""
         model: Any = self.model
         return int(model.get_input_embeddings().weight.shape[0])
 
     def output_matrix(self, layer: int) -> OutputMatrix:
-        """`W_out` of a layer.
+        """Return `W_out` of a layer.
 
-        Raises LayoutError when the layer does not exist, has none or several candidates, or keeps it in another form
-        than a plain matrix.
+        Raises LayoutError if the layer does not exist, has no candidate or several, or stores it in another form than a
+        plain matrix.
         """
         if not 0 <= layer < len(self.layers):
             raise LayoutError(
@@ -111,14 +112,14 @@ class Layout:
         return OutputMatrix(f"{name}.weight", module)
 
     def output_matrices(self, layers: Sequence[int]) -> dict[int, OutputMatrix]:
-        """`W_out` of several layers, by layer number."""
+        """Return `W_out` of several layers, by layer number."""
         return {layer: self.output_matrix(layer) for layer in layers}
 
     def edited_matrices(self, layers: Sequence[int]) -> dict[int, OutputMatrix]:
-        """`W_out` of the layers to be edited, ascending.
+        """Return `W_out` of the layers to be edited, ascending.
 
-        Raises LayoutError also when the last of them is the model's last, above which there is nothing for z to act
-        through, or when a lower layer computes with the same weights: an update would change it unseen.
+        Raises LayoutError also if the last of them is the model's last layer, because z then has no layer to act
+        through, or if a lower layer uses the same weights, because an update would change that layer too.
         """
         matrices = self.output_matrices(layers)
         if layers[-1] == len(self.layers) - 1:
@@ -155,7 +156,7 @@ class Layout:
         return module
 
     def _check_writer(self, layer: int, name: str, module: nn.Module) -> None:
-        """Raise LayoutError unless a named module may be what an MLP adds to the residual stream."""
+        """Raise LayoutError unless a named module may be the matrix by which an MLP writes to the residual stream."""
         advice = "name the matrix that maps an MLP's neurons to the hidden size, e.g. 'model.layers.{}.mlp.down_proj'."
         inner = list(self.layers[layer].modules())[1:]
         owners = [one for one in inner if any(part is module for part in one.modules())]
@@ -171,7 +172,7 @@ class Layout:
             )
 
     def _last_mlp_matrix(self, layer: int) -> nn.Module:
-        """The one matrix outside attention that writes to the residual stream."""
+        """Return the only matrix outside attention that writes to the residual stream."""
         found = list(mlp_writers(self.layers[layer], self.hidden_size))
         if len(found) == 1:
             return found[0]

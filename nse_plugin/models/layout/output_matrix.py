@@ -39,13 +39,14 @@ class OutputMatrix:
         return self.as_matrix(self.weight.data)
 
     def as_matrix(self, data: Tensor) -> Tensor:
-        """A tensor in the module's own order as [d, f], a view."""
+        """View a tensor in the module's own order as [d, f]."""
         return data.T if isinstance(self.module, Conv1D) else data
 
     def add_columns(self, neurons: Tensor, delta: Tensor, master: Tensor | None = None) -> None:
-        """Add `delta` [d, m] to the columns `neurons` [m], summed in float64, rounded once.
+        """Add `delta` [d, m] to the columns `neurons` [m], summed in float64 and rounded once.
 
-        master: a finer copy of the weight, as the module stores it: the sum is made there, and rounded from there.
+        master: a higher-precision copy of the weight, in the module's own order; if given, the sum is stored there and
+        the model's weight is rounded from it.
         """
         matrix = self.matrix
         finest = matrix if master is None else self.as_matrix(master)
@@ -55,10 +56,10 @@ class OutputMatrix:
             matrix[:, neurons] = finest[:, neurons].to(matrix.dtype)
 
     def keys(self, inputs: Tensor, rows: int, tokens: int) -> Tensor:
-        """What the module is given for a batch of [rows, tokens], as [rows, tokens, f]: some layers (OPT's, mixtures of
-        experts) flatten it to [rows x tokens, f].
+        """Return the module's inputs for a batch of [rows, tokens] as [rows, tokens, f]; some layers (OPT's, mixtures
+        of experts) flatten them to [rows x tokens, f].
 
-        Raises LayoutError when it is given some of the tokens only, as a routed expert is.
+        Raises LayoutError if the module receives only some of the tokens, as a routed expert does.
         """
         if inputs.shape[:-1].numel() != rows * tokens:
             raise LayoutError(

@@ -1,4 +1,4 @@
-"""What a model is made of: whether it can be edited at all, and which matrices write to the residual stream."""
+"""The structure of a model: whether it can be edited at all, and which matrices write to the residual stream."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nse_plugin.models.transformers_private import Conv1D
 
 
 def is_attention(module: nn.Module) -> bool:
-    """By the name of its class, which every architecture gives alike."""
+    """Return whether a module is attention, by its class name, which is similar in all architectures."""
     kind = type(module).__name__.lower()
     return "attention" in kind or "attn" in kind
 
 
 def check_loaded(model: nn.Module) -> None:
-    """Raise LayoutError for what is no transformers model, or was loaded in a way that it cannot be edited."""
+    """Raise LayoutError if `model` is not a transformers model, or was loaded in a way that prevents editing."""
     kind = type(model).__name__
     if not hasattr(getattr(model, "config", None), "to_dict") or not hasattr(model, "get_input_embeddings"):
         wrapped = isinstance(getattr(model, "module", None), nn.Module)
@@ -39,7 +39,7 @@ def check_loaded(model: nn.Module) -> None:
 
 
 def decoder_config(model: nn.Module) -> Any:
-    """The configuration of the language model. Raises LayoutError when it lacks the number of layers."""
+    """Return the language model's configuration. Raises LayoutError if it lacks num_hidden_layers or hidden_size."""
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("num_hidden_layers", "hidden_size"):
@@ -49,7 +49,7 @@ def decoder_config(model: nn.Module) -> Any:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors (of any shape) lie in the same memory."""
+    """Return whether two tensors (of any shape) share memory."""
     if one is other:
         return True
     plain = type(one.data) is type(other.data) is Tensor and one.device == other.device
@@ -57,7 +57,7 @@ def share_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def out_features(module: nn.Module) -> int:
-    """How many numbers a Linear or Conv1D gives."""
+    """Return the output size of a Linear or Conv1D."""
     return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
 
 
@@ -66,7 +66,7 @@ def _in_features(module: nn.Module) -> int:
 
 
 def mlp_writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
-    """The matrices within a layer, outside attention, that map another size to the hidden size."""
+    """Find the matrices within a layer, outside attention, that map another size to the hidden size."""
     found: list[nn.Module] = []
     for child in module.children():
         if is_attention(child):

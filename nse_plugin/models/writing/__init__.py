@@ -1,4 +1,4 @@
-"""Text that a model writes."""
+"""Text generation."""
 
 from nse_plugin.models.writing.sampling import uniform_draws, write
 

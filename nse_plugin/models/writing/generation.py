@@ -1,8 +1,8 @@
-"""Text generation, the one entry point for templates, fluency, free answers and the other methods' samplers.
+"""Text generation: the single entry point for templates, fluency, free answers and the other methods' samplers.
 
-A prompt is read without the end-of-text token that some tokenizers append, or the model would begin another document;
-texts never go beyond the model's positions; special tokens are not drawn, so that texts have the length asked for; and
-the same seed gives the same text, whatever is in the batch beside it.
+The end-of-text token that some tokenizers append to a prompt is removed, or the model would begin another document.
+Texts never exceed the model's positions. Special tokens are never sampled, so that texts have the requested length. The
+same seed gives the same text, whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nse_plugin.models.writing.sampling import uniform_draws, write
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOP_K = 5  # of the most likely tokens, as ROME's generation takes
+TOP_K = 5  # number of most likely tokens to sample from, as in ROME's generation
 
 
 def continue_texts(
@@ -38,9 +38,10 @@ def continue_texts(
 ) -> list[str]:
     """Sample a continuation of each prompt, each token drawn from the `top_k` most likely ones.
 
-    new_tokens: how many tokens to write. total_tokens: instead, how long a text is with its prompt; a prompt that is as
-    long already is returned unchanged. Either way a text ends with the model's last position.
-    seed, places: every draw depends on the seed, the prompt's place (None: in the list) and the token's number alone.
+    new_tokens: how many tokens to write. total_tokens: instead, the length of the text including its prompt; a prompt
+    that is already as long is returned unchanged. In both cases a text ends at the model's last position at the latest.
+    seed, places: every draw depends only on the seed, the prompt's place (None: its index in the list) and the token's
+    number.
 
     Returns the texts, each with its prompt. Raises ValueError as `encoded` does.
     """
@@ -61,7 +62,7 @@ def continue_texts(
 def greedy_answers(
     model: nn.Module, rows: Sequence[Sequence[int]], new_tokens: int, ends: Collection[int]
 ) -> list[list[int]]:
-    """The most likely tokens after each row of token ids, without the row: up to one of `ends`, or `new_tokens`."""
+    """Return up to `new_tokens` most likely tokens after each row of token ids, ending before the first of `ends`."""
     always_first = torch.zeros(len(rows), new_tokens, dtype=torch.float64)
     written = write(model, rows, always_first, never=(), top_k=1, ends=ends)
     answers = [whole[len(row) :] for row, whole in zip(rows, written, strict=True)]
@@ -71,7 +72,7 @@ def greedy_answers(
 def encoded(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, room: int = 0, frame: Frame = PLAIN
 ) -> list[int]:
-    """A prompt as token ids, without an end of text. room: how many tokens are to follow. frame: where it is asked.
+    """Tokenise a prompt without an end of text. room: how many tokens are to follow. frame: plain text or a chat.
     Raises ValueError as `check_prompt` does."""
     ids = without_end(tokenizer, frame.around(prompt))
     check_prompt(model, prompt, ids, room)
@@ -79,14 +80,14 @@ def encoded(
 
 
 def check_prompt(model: nn.Module, prompt: str, ids: Sequence[int], room: int = 0) -> None:
-    """Raise ValueError when a prompt has no tokens, or leaves no room for `room` more among the model's positions."""
+    """Raise ValueError if a prompt has no tokens, or leaves no room for `room` more tokens in the model's positions."""
     if not ids:
         raise ValueError(f"prompt {prompt!r:.60} has no tokens: give a text that the tokenizer knows.")
     check_room(prompt, len(ids) + room, f" with room for {room} more" if room else "", max_positions(model.config))
 
 
 def _length(model: nn.Module, prompt: int, new_tokens: int | None, total_tokens: int | None) -> int:
-    """How many tokens the finished text has; prompt: the length of its prompt."""
+    """Return the number of tokens of the finished text; prompt: the number of tokens of its prompt."""
     if (new_tokens is None) == (total_tokens is None):
         raise ValueError("Give either new_tokens or total_tokens.")
     wanted = prompt + new_tokens if new_tokens is not None else max(prompt, total_tokens or 0)

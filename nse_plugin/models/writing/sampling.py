@@ -1,4 +1,4 @@
-"""Sample tokens after rows of tokens, seeded and in batches. Texts are written by `models.generation`."""
+"""Sample tokens after rows of tokens, seeded and in batches. `models.writing.generation` generates texts with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nse_plugin.models.prompts import pad_right
 from nse_plugin.models.transformers_private import cache_argument, cache_of
 from nse_plugin.support.rounding import relative_error, rounding_allowed
 
-Choose = Callable[[Tensor, Tensor], Tensor]  # of logits [B, V] and draws [B], which it may change, a token a row [B]
+Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], may be modified, and draws [B] -> one token per row [B]
 
 
 def uniform_draws(seed: int, places: Iterable[int], tokens: int) -> Tensor:
-    """Numbers in [0, 1), float64 [rows, tokens]; a row depends on the seed and its place only, not on its neighbours.
+    """Draw numbers in [0, 1), float64 [rows, tokens]; a row depends only on the seed and its place, not on other rows.
 
-    torch's and numpy's global generators are not touched.
+    The global generators of torch and numpy are not used.
     """
     return torch.from_numpy(np.stack([np.random.default_rng((seed, place)).random(tokens) for place in places]))
 
@@ -39,15 +39,15 @@ def write(
     ends: Collection[int] = (),
 ) -> list[list[int]]:
     """Sample as many tokens after each row of token ids as `draws` [rows, tokens] has columns, at temperature 1; fewer
-    where the model has no more positions.
+    if the model has no more positions.
 
-    Each token is the `draw` quantile of the distribution over the `top_k` most likely tokens, the best first (None:
-    over all). never: tokens that are not drawn, an end of text above all. ends: tokens after which a row is of no more
-    interest; nothing is written once every row has one. Batching changes nothing but rounding.
+    Each token is the `draw` quantile of the distribution over the `top_k` most likely tokens, the most likely first
+    (None: over all tokens). never: tokens that are not sampled, such as the end of text. ends: tokens at which a row is
+    complete; generation stops once every row has one. Batching changes nothing but rounding.
 
-    A model whose cached passes give other logits than its own pass over the whole text (positions that it counts by
-    itself, state that a cache does not hold) is run without a cache, row by row. Of a model with hooks, which may tell
-    passes apart, this is not asked.
+    If a model's cached passes give other logits than its own pass over the whole text (positions that it counts by
+    itself, state that a cache does not hold), it is run without a cache, row by row. A model with hooks is not checked,
+    because hooks may distinguish the passes.
 
     Returns the rows, continued.
     """
@@ -71,7 +71,7 @@ def write(
 def _with_cache(
     model: nn.Module, rows: Sequence[Sequence[int]], draws: Tensor, choose: Choose, ends: Collection[int], trusted: bool
 ) -> list[list[int]] | None:
-    """The new tokens of rows that are run together; None where the model cannot continue from its cache."""
+    """Return the new tokens of rows that are run together; None if the model cannot continue from its cache."""
     device = input_device(model)
     ids, mask = _pad_left(rows, device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -98,7 +98,7 @@ def _with_cache(
         if ended.all():
             break
     new: list[list[int]] = torch.cat(written, dim=1).tolist() if written else [[] for _ in rows]
-    shortest = min(range(len(rows)), key=lambda i: len(rows[i]))  # with the most padding
+    shortest = min(range(len(rows)), key=lambda i: len(rows[i]))  # the row with the most padding
     read = [*rows[shortest], *new[shortest][:-1]]
     if written and not trusted and not _are_its_own(model, read, logits[shortest]):
         return None
@@ -108,7 +108,7 @@ def _with_cache(
 def _without_cache(
     model: nn.Module, row: Sequence[int], draws: Tensor, choose: Choose, ends: Collection[int]
 ) -> list[int]:
-    """The new tokens of one row, by a pass over the whole text for each."""
+    """Return the new tokens of one row, each from a pass over the whole text."""
     text = list(row)
     for draw in draws:
         logits = model(input_ids=_one_row(model, text)).logits[:, -1].float().clone()
@@ -119,7 +119,7 @@ def _without_cache(
 
 
 def _are_its_own(model: nn.Module, text: Sequence[int], logits: Tensor) -> bool:
-    """Whether logits [V] are what the model predicts after a text when it reads all of it."""
+    """Return whether logits [V] match the model's prediction after a text when it reads all of the text."""
     own = model(input_ids=_one_row(model, text)).logits[0, -1].float()
     return not own.isfinite().all() or relative_error(logits, own) <= rounding_allowed(model)
 
@@ -129,8 +129,8 @@ def _one_row(model: nn.Module, ids: Sequence[int]) -> Tensor:
 
 
 def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None) -> Tensor:
-    """One token a row, [B]; logits: [B, V], draw: float64 [B]."""
-    logits[:, [token for token in never if token < logits.shape[1]]] = -torch.inf  # a pad token may lie beyond
+    """Choose one token per row, [B]. logits: [B, V], modified in place. draw: float64 [B]."""
+    logits[:, [token for token in never if token < logits.shape[1]]] = -torch.inf  # a pad token may be beyond V
     if top_k is None:
         tokens = None
     else:
@@ -142,6 +142,6 @@ def _drawn(logits: Tensor, draw: Tensor, never: Sequence[int], top_k: int | None
 
 
 def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask [B, longest], padded on the left: every row's next token comes at the same place."""
+    """Return ids and mask [B, longest], padded on the left, so that every row's next token is at the same position."""
     ids, mask = pad_right([row[::-1] for row in rows], device)
     return ids.flip(1), mask.flip(1)

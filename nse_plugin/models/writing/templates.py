@@ -1,4 +1,4 @@
-"""Context templates: the short beginnings of texts in which a fact is seen."""
+"""Context templates: short beginnings of texts that are put before a fact's prompt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
-NEW_TOKENS = 10  # as the authors' code generates
+NEW_TOKENS = 10  # as in the authors' code
 
 
 def context_templates(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
-    """The contexts a fact is seen in: "{}" itself and five short beginnings the model writes, as "...text. {}"."""
+    """Return the context templates: "{}" itself and five short beginnings that the model writes, as "...text. {}"."""
     texts = continue_texts(model, tokenizer, OPENINGS, new_tokens=NEW_TOKENS, seed=seed)
     return [SLOT, *(f"{_without_braces(text)}. {SLOT}" for text in texts)]
 
@@ -33,5 +33,5 @@ def check_templates(templates: list[str]) -> list[str]:
 
 
 def _without_braces(text: str) -> str:
-    """On one line, without what would be taken for the place of the prompt."""
+    """Put a text on one line, without braces, which would be read as the place of the prompt."""
     return " ".join(text.replace("{", " ").replace("}", " ").split())
