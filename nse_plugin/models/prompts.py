@@ -88,7 +88,7 @@ def encode_fact(
     target = continuation(text + frame.after, fact.target_new, separator)
     rewrites = []
     for template in templates:
-        before, after = (frame.before + template).split(SLOT)[0], template.split(SLOT)[1] + frame.after
+        before, after = frame.before + template.split(SLOT)[0], template.split(SLOT)[1] + frame.after
         row = _encode(tokenizer, before + text + after, len(before) + end, target)
         rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, before))))
     subject = frame.before + fact.subject

@@ -71,14 +71,15 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
             f"{kind} puts virtual tokens before every text ({adapter.peft_type.value}): edit its base model, "
             "model.get_base_model(), instead."
         )
-    before = layout.checked.get(layers[-1], 0)
+    own = tuple(layers)
+    before = layout.checked.get(own, 0)
     length = max(_USUAL, 2 ** math.ceil(math.log2(longest)))
-    layout.checked[layers[-1]] = length  # set now, or the replays below would start the check again
+    layout.checked[own] = length  # set now, or the replays below would start the check again
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
             _compare(layout, list(layers), _check_rows(layout, ids, length))
     except BaseException:
-        layout.checked[layers[-1]] = before
+        layout.checked[own] = before
         raise
 
 

@@ -16,7 +16,7 @@ def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedP
     """Check that a layout's layers can be replayed: at their first replay, and again for rows longer than any checked
     so far. Raises LayoutError."""
     longest = max(len(prompt.ids) for prompt in prompts)
-    if layout.checked.get(layers[-1], 0) < longest:
+    if layout.checked_up_to(layers) < longest:
         from nse_plugin.replay.check import check_replay  # it imports the replays, which import this module
 
         check_replay(layout, layers, prompts[0].ids, longest)

@@ -120,8 +120,9 @@ class EditedModel:
         unseen = ModelIdentity(self.model).unseen
         if unseen is not None:
             state.checked = {}
-        if not state.checked.get(self.hparams.layers[-1]):
-            check_model(self.layout_of(state), self.hparams.layers, self.tokenizer)
+        layout = self.layout_of(state)
+        if not layout.checked_up_to(self.hparams.layers):
+            check_model(layout, self.hparams.layers, self.tokenizer)
 
     # -- what is measured once, on the original weights --------------------------------------------------------
 
@@ -174,8 +175,9 @@ class EditedModel:
     def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
         """Check the model also for rows that are longer than any that was checked."""
         longest = max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence))
-        if longest > state.checked.get(self.hparams.layers[-1], 0):
-            check_model(self.layout_of(state), self.hparams.layers, self.tokenizer, longest)
+        layout = self.layout_of(state)
+        if longest > layout.checked_up_to(self.hparams.layers):
+            check_model(layout, self.hparams.layers, self.tokenizer, longest)
 
 
 def prompts_of(forms: Sequence[Form]) -> list[FactPrompts]:

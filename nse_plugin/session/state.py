@@ -34,7 +34,7 @@ class EditState:
     identity: (quick, full) of the model with its original weights, which all below belongs to; None: nothing was
     computed yet. templates, moments: measured when first needed, then kept; {layer: [f, f]}. contexts: the templates'
     keys and values, kept as long as the model looks the same. batched: which arguments of the layers are batched.
-    checked: up to how many tokens it was checked that the model's layers can be replayed, by l_0.
+    checked: up to how many tokens it was checked that the model can be replayed, by edited layers.
     """
 
     originals: OriginalWeights
@@ -45,7 +45,7 @@ class EditState:
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
-    checked: dict[int, int] = field(default_factory=dict)
+    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:

@@ -42,3 +42,13 @@ def test_templates_by_name_and_none_at_all(llama, hparams):
     for wrong in (1, "", None):
         with pytest.raises(HyperParamsError, match="chat"):
             dataclasses.replace(hparams, chat=wrong)
+
+
+def test_a_template_may_say_things_with_braces():
+    """Such as JSON in a system message."""
+    with_json = "Answer in JSON, {} where you do not know." + CHAT
+    frame = chat_frame(talker(with_json))
+    for template in ("{}", "Rain fell. {}"):
+        [row] = encode_fact(talker(with_json), ROME, [template], frame=frame).rewrites
+        text = frame.around(template.replace("{}", ROME.text))
+        assert list(row.ids)[: len(talker(with_json)(text)["input_ids"])] == talker(with_json)(text)["input_ids"]

@@ -9,7 +9,7 @@ from tiny import TEMPLATES, tiny_tokenizer
 from nse_plugin import EditSession
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import EncodedPrompt, encode_fact
-from nse_plugin.replay import check
+from nse_plugin.replay import check, first_use
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.suffix import SuffixReplay
 
@@ -57,3 +57,12 @@ def test_it_is_checked_again_when_it_gets_hooks(llama, hparams, facts, monkeypat
     with pytest.raises(LayoutError, match="hook that mixes tokens"):
         session.edit(facts[1:])
     assert len(checks) == 2
+
+
+def test_layers_below_l_0_are_checked_too(llama, facts, monkeypatch):
+    """By whoever is the first to run them, also where l_0 alone was run before; and not the other way round."""
+    checks, layout = count_checks(monkeypatch), Layout.of(llama)
+    rows = [encode_fact(tiny_tokenizer(), fact, TEMPLATES).rewrites[0] for fact in facts]
+    for layers in ([2], [1, 2], [2], [1, 2]):
+        first_use.check_once(layout, layers, rows)
+    assert checks == [[2], [1, 2]]

@@ -15,16 +15,22 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def let_add_bos(tokenizer: PreTrainedTokenizerBase, adds: bool) -> None:
-    """Make a fast tokenizer put a BOS before every text, or stop it from doing so; if this changes anything, other
-    special tokens are no longer added either. Raises ValueError if it should put a BOS and has none."""
+    """Make a fast tokenizer put a BOS before every text, or stop it from doing so; what else it adds to a text stays.
+    Raises ValueError if it should put a BOS and has none."""
     if adds_bos(tokenizer) == adds:
         return
     if adds and tokenizer.bos_token is None:
         raise ValueError("a BOS is to be put before every text, and the tokenizer has none: set tokenizer.bos_token.")
     from tokenizers.processors import TemplateProcessing
 
-    bos = f"{tokenizer.bos_token} " if adds else ""
-    special = [(tokenizer.bos_token, tokenizer.bos_token_id)] if adds else []
+    around, own = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    start = next(place for place in range(len(around)) if around[place : place + len(own)] == own)
+    before, after = around[:start], around[start + len(own) :]
+    before = [tokenizer.bos_token_id, *before] if adds else before[1:]
+    names = {token: tokenizer.convert_ids_to_tokens(token) for token in (*before, *after)}
+    first, last = ([names[token] for token in tokens] for tokens in (before, after))
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos}$A", pair=f"{bos}$A $B", special_tokens=special
+        single=[*first, "$A", *last],
+        pair=[*first, "$A", "$B", *last],
+        special_tokens=[(name, token) for token, name in names.items()],
     )

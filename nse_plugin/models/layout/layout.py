@@ -29,8 +29,8 @@ class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
-    no limit. batched: which arguments of the layers are batched; empty until determined. checked: by l_0, the number of
-    tokens up to which the model was checked to be replayable (`replay.check`).
+    no limit. batched: which arguments of the layers are batched; empty until determined. checked: by edited layers (the
+    last one is l_0), the number of tokens up to which the model was checked to be replayable (`replay.check`).
     """
 
     model: nn.Module
@@ -40,7 +40,7 @@ class Layout:
     max_positions: int | None
     rewrite_module_tmp: str | None = None
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
-    checked: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    checked: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:
@@ -81,6 +81,11 @@ class Layout:
         """The number of tokens that the model has embeddings for."""
         model: Any = self.model
         return int(model.get_input_embeddings().weight.shape[0])
+
+    def checked_up_to(self, layers: Sequence[int]) -> int:
+        """Return up to how many tokens the model was checked to be replayable for these layers, the last one l_0."""
+        known = (n for own, n in self.checked.items() if own[-1] == layers[-1] and set(layers) <= set(own))
+        return max(known, default=0)
 
     def output_matrix(self, layer: int) -> OutputMatrix:
         """Return `W_out` of a layer.
