@@ -1,4 +1,4 @@
-"""The only room that knows EasyEdit: NSE as one of its algorithms."""
+"""NSE as an algorithm of EasyEdit."""
 
 from nse_plugin.easyedit.algorithm import NSE, apply_nse_to_model
 from nse_plugin.easyedit.editor import make_editor

@@ -1,13 +1,13 @@
-"""NSE as EasyEdit calls an algorithm: `apply_to_model(model, tok, requests, hparams, ...)`.
+"""NSE with EasyEdit's interface for algorithms: `apply_to_model(model, tok, requests, hparams, ...)`.
 
-EasyEdit never indicates whether a call belongs to a sequence, and may restore old weights between calls.
-So the state follows the weights: what is remembered of a model is kept beside it, and its history finds from the
-weights which rounds stand, or that someone else changed them.
+EasyEdit never indicates whether a call belongs to a sequence, and may restore old weights between calls. The state
+therefore follows the weights: it is stored per model, and its history determines from the current weights which rounds
+are active, or that other code changed the weights.
 
-Each choice of layers has its own state, original weights and rounds. It continues whenever the weights of
-these layers are as one of its rounds left them, or as they were before the first: so it does when other layers were
-edited in between, or when a round in layers that overlap was undone. Where such a round stands, the weights count as
-changed by someone else.
+Each choice of layers has its own state, original weights and rounds. The state is continued whenever the weights of
+these layers are as one of its rounds left them, or as they were before the first round. This is also the case if other
+layers were edited in between, or a round in overlapping layers was undone. While a round in overlapping layers is
+active, the weights count as changed by other code.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _MEASURED_WITH = ("seed", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats
 
 @dataclass
 class _Remembered:
-    """What is kept beside a model, for one choice of layers. rewrite_module_tmp, measured_with: of the hyperparameters
-    of its last call."""
+    """The data stored for a model and one choice of layers. rewrite_module_tmp, measured_with: hyperparameters of the
+    last call with these layers."""
 
     state: EditState
     rewrite_module_tmp: str | None
     measured_with: tuple[Any, ...]
 
 
-_States = dict[tuple[str, ...], _Remembered]  # of one model, by the names of the edited matrices; the latest comes last
+_States = dict[tuple[str, ...], _Remembered]  # of one model, by the names of the edited matrices; the latest is last
 
 
 class NSE:
-    """The algorithm class. One instance may serve many models; each has its own states, held by weak reference: one for
-    each choice of layers, with a copy of their original weights."""
+    """The algorithm class. One instance can edit many models, to which it holds weak references. It stores one state
+    per model and choice of layers, with a copy of the original weights of these layers."""
 
     def __init__(self) -> None:
         self._models: WeakKeyDictionary[nn.Module, _States] = WeakKeyDictionary()
@@ -76,13 +76,13 @@ class NSE:
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         """Write one round of requests into the model (EasyEdit's contract).
 
-        requests: EasyEdit's: `prompt` (the subject written out, or `{}`), `subject`, `target_new`, and `separator` and
-        `aliases` as a Fact has them. Without `subject` it is found in `prompt` and `rephrase_prompt`.
-        copy: edit a copy.
-        return_orig_weights: also return the edited matrices as they were at entry ([d, f] of a Linear, [f, d] of a
+        requests: EasyEdit's requests, with `prompt` (subject written out, or `{}`), `subject`, `target_new`, and
+        optionally `separator` and `aliases` as in Fact. A missing `subject` is found in `prompt` and `rephrase_prompt`.
+        copy: edit a copy of the model.
+        return_orig_weights: also return the edited matrices from before this call ([d, f] of a Linear, [f, d] of a
         Conv1D), by parameter name.
         Returns (edited model, those tensors or {}). Raises FactError, HyperParamsError, LayoutError, MomentsError or
-        UpdateError; the model, and what is remembered of it, is then as it was.
+        UpdateError; the model and its stored states are then unchanged.
         """
         if not isinstance(hparams, NSEHyperParams):
             raise HyperParamsError(f"hparams is a {type(hparams).__name__}: alg_name NSE needs NSEHyperParams.")
@@ -102,9 +102,10 @@ class NSE:
         return model, originals
 
     def state_of(self, model: nn.Module) -> EditState | None:
-        """What is remembered of a model, with the layers it was last edited in, in line with its present weights.
+        """Return the state of a model for the layers that were edited last, with the rounds that its current weights
+        contain.
 
-        None before its first edit, and after someone else changed the edited weights.
+        Returns None before the first edit, and after other code changed the edited weights.
         """
         remembered = _latest(self._models.get(model, {}))
         if remembered is None:
@@ -121,10 +122,11 @@ class NSE:
         hparams: NSEHyperParams,
         masters: Mapping[int, Tensor],
     ) -> None:
-        """Remember a model that was edited in another process.
+        """Store a state for a model that was edited in another process.
 
-        state: with its original weights. protected, facts: the keys of the rounds that its present weights hold, and
-        what they wrote. masters: its master copies {layer: [d, f]}, if it is in bfloat16 or float16; empty: not known.
+        state: a state with the model's original weights. protected, facts: the keys and the facts of the rounds in the
+        current weights. masters: the master copies of a bfloat16 or float16 model, {layer: [d, f] or [f, d] as its
+        module stores it}; empty if not known.
         """
         matrices = Layout.of(model, hparams.rewrite_module_tmp).output_matrices(hparams.layers)
         weights = weights_of(matrices, fingerprint)
@@ -138,9 +140,10 @@ class NSE:
     def _edit(
         self, model: nn.Module, session: EditSession, facts: Sequence[Fact], hparams: NSEHyperParams, states: _States
     ) -> RoundReport:
-        """The session's state is remembered before the round, so that the round's commit into it is the last step.
+        """Make a round. The session's state is stored before the round, so that committing the round to it is the last
+        step.
 
-        states: what is remembered of the model so far; again, when the round was not made.
+        states: the states stored for the model so far; they are stored again if the round fails.
         """
         state, history = session.state, session.state.history
         try:
@@ -154,7 +157,7 @@ class NSE:
     def _session(
         self, model: nn.Module, tok: PreTrainedTokenizerBase, hparams: NSEHyperParams, states: _States
     ) -> EditSession:
-        """A session that continues from the remembered state, or starts afresh where that does not fit."""
+        """Return a session that continues from the stored state, or a new one if that state does not fit the model."""
         matrices = Layout.of(model, hparams.rewrite_module_tmp).edited_matrices(hparams.layers)
         remembered = states.get(tuple(matrix.name for matrix in matrices.values()))
         if remembered is not None:
@@ -194,7 +197,7 @@ def _measured_with(hparams: NSEHyperParams) -> tuple[object, ...]:
 
 
 def _with(states: _States, state: EditState, hparams: NSEHyperParams) -> _States:
-    """These states and the one of a call with `hparams`, in the place of an earlier one of its layers."""
+    """Return the states with the state of a call with `hparams` added last, replacing the one for the same layers."""
     name = tuple(state.matrices.values())
     others = {matrices: remembered for matrices, remembered in states.items() if matrices != name}
     return {**others, name: _Remembered(state, hparams.rewrite_module_tmp, _measured_with(hparams))}
@@ -204,5 +207,5 @@ def _latest(states: _States) -> _Remembered | None:
     return next(reversed(states.values()), None)
 
 
-nse = NSE()  # the instance that `register()` puts into EasyEdit
+nse = NSE()  # the instance that `register()` adds to EasyEdit
 apply_nse_to_model = nse.apply_to_model

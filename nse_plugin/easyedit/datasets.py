@@ -1,4 +1,4 @@
-"""EasyEdit's zsRE dataset drops the subject that its file gives; NSE edits at the subject, so keep it."""
+"""Keep the subjects of EasyEdit's zsRE dataset: the class drops the field, but NSE edits at the subject."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def keep_zsre_subjects(dataset_class: type[Any]) -> None:
             raw = json.load(file)
         for index in range(len(self)):
             record = self[index]
-            if "subject" in raw[record["case_id"]]:  # the class numbers records by their place in the file
+            if "subject" in raw[record["case_id"]]:  # the class numbers records by their index in the file
                 record["subject"] = raw[record["case_id"]]["subject"]
 
     dataset_class.__init__ = load_with_subjects

@@ -1,4 +1,4 @@
-"""An EasyEdit editor for a model that is loaded already."""
+"""Make an EasyEdit editor for a model that is already loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> Any:
-    """A working EasyEdit `BaseEditor` for a loaded model, of whatever architecture.
+    """Return a working EasyEdit `BaseEditor` for a loaded model of any architecture.
 
-    The editor edits `model` itself, on the device it is on. It gets copies of `tokenizer` and `hparams`
-    (`editor.tok`, `editor.hparams`), set up as EasyEdit expects them; yours stay as they are.
+    The editor edits `model` in place, on its current device. It gets copies of `tokenizer` and `hparams`
+    (`editor.tok`, `editor.hparams`) with the settings that EasyEdit expects; the originals are not modified.
 
     Raises:
         ImportError: EasyEdit was not found.
@@ -31,18 +31,19 @@ def make_editor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hpar
     tokenizer = ready_to_pad(tokenizer, left=hparams.alg_name == ALG_NAME)
     hparams.device = easyedit_device(model.device)
     model_name = hparams.model_name or type(model).__name__
-    hparams.model_name = (model, tokenizer)  # type: ignore[assignment]  # EasyEdit's own way in for a pair
+    hparams.model_name = (model, tokenizer)  # type: ignore[assignment]  # EasyEdit accepts such a pair here
     editor = importlib.import_module("easyeditor.editors.editor").BaseEditor.from_hparams(hparams)
     hparams.model_name = model_name
-    # EasyEdit's evaluators search this name for words, and take "t5" for an encoder-decoder: a class's name,
-    # unlike a folder's, holds such a word only when it is true.
+    # EasyEdit's evaluators search this name for words such as "t5", which means an encoder-decoder. A class name,
+    # unlike a folder name, contains such a word only if it applies.
     editor.model_name = type(model).__name__
     return editor
 
 
 def ready_to_pad(tokenizer: PreTrainedTokenizerBase, left: bool) -> PreTrainedTokenizerBase:
-    """A copy with a pad token, padding on the left where asked: EasyEdit's evaluators cut the answers out
-    of a padded batch as if all padding stood on the left."""
+    """Return a copy of the tokenizer with a pad token. left: also set the padding side to left, because EasyEdit's
+    evaluators extract answers from a padded batch as if all padding were on the left. Raises ValueError if the
+    tokenizer has neither a pad nor an eos token."""
     tokenizer = copy.deepcopy(tokenizer)
     if left:
         tokenizer.padding_side = "left"

@@ -1,4 +1,4 @@
-"""Find and import EasyEdit: the clone that `EASYEDIT_HOME` names, else the installed package."""
+"""Find and import EasyEdit: the clone that `EASYEDIT_HOME` names, otherwise the installed package."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ HOW_TO_GET_IT = (
 def import_easyedit() -> ModuleType:
     """Import EasyEdit once and return its package.
 
-    A second call returns the same package. The import leaves the random states, the root logger and
-    the environment as they were, and needs neither torchvision nor a GPU nor a network.
+    A second call returns the same package. The import does not change the random states, the root logger or the
+    environment, and needs neither torchvision nor a GPU nor a network.
 
     Raises:
-        ImportError: there is no EasyEdit, `EASYEDIT_HOME` is not a clone of it, another copy of it is
-            already loaded in this process, or something it needs is not installed.
+        ImportError: EasyEdit was not found, `EASYEDIT_HOME` is not a clone of it, another copy of it is already loaded
+            in this process, or one of its dependencies is not installed.
     """
     home = _home()
     loaded = sys.modules.get("easyeditor")
@@ -49,7 +49,7 @@ def import_easyedit() -> ModuleType:
             raise ImportError(HOW_TO_GET_IT)
         try:
             return importlib.import_module("easyeditor")
-        except Exception:  # a vision library too old or too new fails in many ways
+        except Exception:  # an incompatible vision library fails in many ways
             _forget("easyeditor")
         try:
             with stand_ins():
@@ -63,7 +63,8 @@ def import_easyedit() -> ModuleType:
 
 
 def _home() -> Path | None:
-    """The clone named by `EASYEDIT_HOME`, or None when the variable is unset or empty."""
+    """Return the clone named by `EASYEDIT_HOME`, or None if the variable is unset or empty. Raises ImportError if it is
+    not a clone of EasyEdit."""
     value = os.environ.get("EASYEDIT_HOME")
     if not value:
         return None
@@ -86,8 +87,8 @@ def _lies_in(package: ModuleType, home: Path) -> bool:
 
 @contextlib.contextmanager
 def _search_first(home: Path | None) -> Iterator[None]:
-    """Look in `home` first, for this import only: a clone also holds folders such as `examples`, which
-    must not hide the user's own."""
+    """Put `home` first in `sys.path` for the block only: a clone also has folders such as `examples`, which must not
+    shadow the user's own."""
     if home is None:
         yield
         return
@@ -99,20 +100,20 @@ def _search_first(home: Path | None) -> Iterator[None]:
 
 
 def _forget(package: str) -> None:
-    """Drop what a failed import left in sys.modules, so that the next attempt starts afresh."""
+    """Remove a package and its modules from `sys.modules`, so that the next import starts afresh after a failed one."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         del sys.modules[name]
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Undo what importing EasyEdit does to the process: it seeds every generator with 42, configures the
+    """Undo the side effects of importing EasyEdit in the block: it seeds every random generator with 42, configures the
     root logger and sets CUDA_LAUNCH_BLOCKING, which makes every later CUDA call wait."""
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_runs = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda_states = torch.cuda.get_rng_state_all() if cuda_runs else None
     launch_blocking = os.environ.get("CUDA_LAUNCH_BLOCKING")
-    placeholder = logging.NullHandler()  # logging.basicConfig does nothing when the root has a handler
+    placeholder = logging.NullHandler()  # logging.basicConfig does nothing if the root logger has a handler
     logging.getLogger().addHandler(placeholder)
     try:
         yield
@@ -127,5 +128,5 @@ def _undisturbed() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
-        else:  # CUDA has not started: a seed given now, the user's or torch's own, replaces the queued 42
+        else:  # CUDA is not initialised: the seed set here replaces the queued 42
             torch.cuda.manual_seed_all(torch.initial_seed())

@@ -1,4 +1,4 @@
-"""Make `alg_name: NSE` known to the imported EasyEdit."""
+"""Register `alg_name: NSE` with the imported EasyEdit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def register() -> None:
     """Make `alg_name: NSE` work in EasyEdit's `BaseEditor`; calling it again changes nothing.
 
     With the PyPI wheel, call it before the first `from easyeditor import ...`: as published, the wheel
-    cannot be imported beside a current transformers.
+    cannot be imported with a current transformers.
 
     Raises:
         ImportError: EasyEdit was not found or could not be imported; the message gives the remedy.
-        RuntimeError: this EasyEdit has an algorithm of that name already.
+        RuntimeError: this EasyEdit already has an algorithm of that name.
     """
     import_easyedit()
-    # by their full names: attribute access finds functions that `from ... import *` put over modules
+    # imported by full names: as attributes, some modules are hidden by functions of the same name (`import *`)
     editor_module = importlib.import_module("easyeditor.editors.editor")
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     if ALG_NAME in algorithms:
@@ -46,14 +46,14 @@ def register() -> None:
 
 
 def _make_batchable(batch_editor: Any) -> None:
-    """`BatchEditor.is_batchable_method` is a fixed list of names: add one."""
+    """Add NSE to the fixed list of names in `BatchEditor.is_batchable_method`."""
     is_batchable = batch_editor.is_batchable_method
     batch_editor.is_batchable_method = staticmethod(lambda name: name == ALG_NAME or is_batchable(name))
 
 
 def _name_the_way_out(base_editor: Any) -> None:
-    """EasyEdit chooses its loader by words in the model's name and raises a bare NotImplementedError when
-    it knows none of them: the error names what to do instead."""
+    """Give the constructor's NotImplementedError a message with the remedy: EasyEdit chooses its loader by words in the
+    model's name and raises the error without a message if it knows none of them."""
     load = base_editor.__init__
 
     @functools.wraps(load)

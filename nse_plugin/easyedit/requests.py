@@ -1,4 +1,4 @@
-"""Check the arguments of EasyEdit's editor before it does: it answers bad input with empty assertions."""
+"""Check the arguments of EasyEdit's editor first, because its own assertions for bad input have no messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from nse_plugin.support.suggestions import number_of
 
 
 def checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """`edit` or `batch_edit`, which with alg_name NSE raises FactError for requests that cannot be edited.
+    """Wrap `edit` or `batch_edit` so that with alg_name NSE it raises FactError for requests that cannot be edited.
 
-    A prompt with `{}` gets its subject written out, as EasyEdit wants it, and one without a subject the one that is
-    found in it.
+    In prompts with `{}` the subject is written out, as EasyEdit expects. A missing subject is found in the prompt.
     """
     signature = inspect.signature(method)
 
@@ -52,7 +51,8 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _facts(prompts: Sequence[object], targets: Sequence[object], subjects: object, rephrased: object) -> list[Fact]:
-    """rephrased: where a subject is found that is not given."""
+    """Convert the editor's arguments to facts. rephrased: rephrased prompts, which help to find a missing subject.
+    Raises FactError."""
     if not prompts:
         raise FactError("prompts is empty: give at least one fact.")
     subjects = [None] * len(prompts) if subjects is None else _listed(subjects)
@@ -61,7 +61,7 @@ def _facts(prompts: Sequence[object], targets: Sequence[object], subjects: objec
             given = f"{number_of(len(values), 'value')} for {number_of(len(prompts), 'prompt')}"
             raise FactError(f"{name} has {given}: give one for each.")
     rephrased = _listed(rephrased or ())
-    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit reports it
+    rephrased = rephrased if len(rephrased) == len(prompts) else [None] * len(prompts)  # EasyEdit reports this
     records = [
         {"prompt": prompt, "target_new": target, "subject": subject, "rephrase_prompt": None if subject else other}
         for prompt, target, subject, other in zip(prompts, targets, subjects, rephrased, strict=True)

@@ -1,8 +1,8 @@
-"""Let EasyEdit be imported without the libraries that only its other methods need.
+"""Stand-in modules for importing EasyEdit without the libraries that only its other methods need.
 
-`import easyeditor` imports every method it has, the multimodal ones too, and with them torchvision, timm,
-opencv and more, in versions that new releases of transformers no longer fit. Editing text needs none of
-them, so, where they are missing, empty stand-ins take their place.
+`import easyeditor` imports all of its methods, including the multimodal ones, and with them torchvision, timm, opencv
+and more, in versions that are incompatible with new releases of transformers. Editing text needs none of these
+libraries, so empty stand-ins replace them if they are missing.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-# Parts of EasyEdit itself, replaced whole: a stand-in for torchvision would mislead transformers, which
-# asks whether it is installed and remembers the answer.
+# Modules of EasyEdit itself, replaced as a whole: a stand-in for torchvision would mislead transformers, which checks
+# whether it is installed and caches the result.
 _PARTS = {
     "easyeditor.trainer.blip2_models": ("Blip2OPT", "MiniGPT4"),
     "easyeditor.dataset.processor.blip_processors": ("BlipImageEvalProcessor",),
     "easyeditor.dataset.processor.llavaov_processors": ("LLaVAOneVisionProcessor",),
     "easyeditor.dataset.processor.qwen2vl_processors": ("Qwen2VLProcessor",),
 }
-# Small libraries of methods that call a web service or score long answers.
+# Small libraries used by methods that call a web service or score long answers.
 _LIBRARIES = {"zhipuai": ("ZhipuAI",), "rouge": ("Rouge",)}
 
 
@@ -29,8 +29,8 @@ _LIBRARIES = {"zhipuai": ("ZhipuAI",), "rouge": ("Rouge",)}
 def stand_ins() -> Iterator[None]:
     """Put the stand-ins into `sys.modules` while EasyEdit is imported.
 
-    Those of EasyEdit's own parts stay, because it imports some of them again later; those of other
-    people's libraries go, so that no other library takes them for the real ones.
+    Stand-ins for EasyEdit's own modules remain afterwards, because EasyEdit imports some of them again later. Stand-ins
+    for third-party libraries are removed, so that no other code takes them for the real libraries.
     """
     libraries = {name: names for name, names in _LIBRARIES.items() if importlib.util.find_spec(name) is None}
     for module_name, class_names in {**_PARTS, **libraries}.items():
@@ -43,7 +43,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def _empty_module(module_name: str, class_names: tuple[str, ...]) -> ModuleType:
-    """A module whose classes can be named, but raise an error that names the missing package when instantiated."""
+    """Create a module with these classes, which raise an ImportError naming the missing module when instantiated."""
 
     def refuse(self: object, *args: object, **kwargs: object) -> None:
         raise ImportError(

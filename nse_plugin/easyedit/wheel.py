@@ -1,6 +1,6 @@
-"""Everything the PyPI wheel `easyeditor==0.0.1.dev0` (October 2023) needs before NSE runs in it.
+"""Shims that make NSE run in the PyPI wheel `easyeditor==0.0.1.dev0` (October 2023).
 
-A clone of EasyEdit's main needs none of this. Each shim documents what the wheel does and why that is changed.
+A clone of EasyEdit's main branch needs none of them. Each shim documents the wheel's behaviour and why it is changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def is_wheel(editor_module: ModuleType) -> bool:
-    """Whether this `easyeditor.editors.editor` is the 2023 wheel's, known by what it cannot do."""
+    """Return whether this `easyeditor.editors.editor` is from the 2023 wheel, which lacks `sequential_edit`."""
     return "sequential_edit" not in inspect.signature(editor_module.BaseEditor.batch_edit).parameters
 
 
@@ -40,11 +40,11 @@ def adapt(editor_module: ModuleType) -> None:
 
 
 def restoring_only_when_asked(apply_to_model: Method) -> Method:
-    """Give an algorithm the wheel's meaning of `keep_original_weight`.
+    """Wrap an algorithm so that it treats `keep_original_weight` as the wheel does.
 
-    On main an algorithm always returns the weights as they were, and the editor puts them back unless the
-    run is sequential. The wheel restores whatever it is given, and asks with `keep_original_weight=False`,
-    its default, that edits shall add up: the algorithm must then return no weights.
+    On main, an algorithm always returns the original weights, and the editor restores them unless the run is
+    sequential. The wheel restores all weights that are returned. With `keep_original_weight=False`, its default, edits
+    accumulate, so the algorithm must return no weights.
     """
 
     @functools.wraps(apply_to_model)
@@ -63,10 +63,10 @@ class _AnyTokenizer(type):
 
 
 class _LlamaTokenizer(metaclass=_AnyTokenizer):
-    """Stands for `transformers.LlamaTokenizer`, with which the wheel loads every model named llama.
+    """Replaces `transformers.LlamaTokenizer`, with which the wheel loads the tokenizer of every model named llama.
 
-    From transformers 5 on that class ignores the folder's own tokenizer.json and loses the spaces, without
-    a word. The wheel also asks `isinstance(tok, LlamaTokenizer)` before it sets the padding side.
+    Since transformers 5, that class ignores the folder's tokenizer.json and silently loses the spaces. The wheel also
+    checks `isinstance(tok, LlamaTokenizer)` before it sets the padding side.
     """
 
     @staticmethod
@@ -77,8 +77,8 @@ class _LlamaTokenizer(metaclass=_AnyTokenizer):
 
 
 def _sequential_edit(method: Method) -> Method:
-    """The wheel ignores main's `sequential_edit`: translate it into the wheel's own argument. Without it the
-    wheel's default stands, and edits add up."""
+    """Translate main's argument `sequential_edit`, which the wheel ignores, into the wheel's `keep_original_weight`. If
+    it is not given, the wheel's default applies and edits accumulate."""
 
     @functools.wraps(method)
     def edit(self: object, *args: object, sequential_edit: bool | None = None, **kwargs: object) -> Any:
@@ -90,8 +90,8 @@ def _sequential_edit(method: Method) -> Method:
 
 
 def _keeping_batch_size(method: Method) -> Method:
-    """The wheel's single edits set `hparams.batch_size` to 1 permanently, which would turn every later
-    `batch_edit` into single edits too: put back what the user chose."""
+    """Restore the user's `hparams.batch_size` after single edits: the wheel sets it to 1 permanently, which would turn
+    every later `batch_edit` into single edits too."""
 
     @functools.wraps(method)
     def edit(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,11 +106,11 @@ def _keeping_batch_size(method: Method) -> Method:
 
 
 def _every_chunk(method: Method) -> Method:
-    """The wheel cuts the facts into chunks of `batch_size` and returns the last chunk's metrics only: run
-    its method once per chunk, by giving it one chunk at a time, and return the metrics of them all.
+    """Return the metrics of all chunks: the wheel splits the facts into chunks of `batch_size` and returns only the
+    metrics of the last chunk. The shim runs its method once per chunk, with one chunk at a time.
 
-    As in the wheel, "pre" is measured after the chunk's edits were undone, so in a sequential run it shows
-    the edited model.
+    As in the wheel, "pre" is measured after the chunk's edits were undone, so in a sequential run it is measured on the
+    edited model.
     """
 
     @functools.wraps(method)
@@ -139,8 +139,8 @@ def _every_chunk(method: Method) -> Method:
 
 
 def _on_its_device(method: Method) -> Method:
-    """The wheel sends everything to `f"cuda:{hparams.device}"`, also when the device is "cpu" or there is
-    no CUDA. While one of its methods runs, that one name stands for the device that is meant."""
+    """Run a method of the wheel on the intended device: the wheel moves everything to `f"cuda:{hparams.device}"`, even
+    if the device is "cpu" or there is no CUDA. While the method runs, that name is read as the intended device."""
 
     @functools.wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +151,7 @@ def _on_its_device(method: Method) -> Method:
 
 
 def _loading_on_its_device(load: Method) -> Method:
-    """The same for the constructor, where the editor has no `hparams` yet."""
+    """Do the same as `_on_its_device` for the constructor, when the editor has no `hparams` yet."""
 
     @functools.wraps(load)
     def load_there(self: object, hparams: Any) -> None:
@@ -162,7 +162,7 @@ def _loading_on_its_device(load: Method) -> Method:
 
 
 def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
-    """The scope in which `f"cuda:{hparams.device}"` works: nothing to do where there is such a device."""
+    """Return a context manager in which `f"cuda:{hparams.device}"` works; it does nothing if that device exists."""
     device: int | str = getattr(hparams, "device", "cpu")  # methods that call a web service have none
     written = f"cuda:{device}"
     meant = torch.device(written if str(device).isdigit() else device)
@@ -172,10 +172,10 @@ def device_meant(hparams: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 class DeviceName(TorchFunctionMode):
-    """Read the string `name` as `device` in every torch call.
+    """Context manager in which every torch call reads the string `name` as `device`.
 
-    A scope around the editor's methods rather than a change of torch for the whole process: no other code
-    gets the wrong name understood, and on a machine with CUDA it is not even entered.
+    It is active only during the editor's methods instead of changing torch for the whole process, so that other code is
+    not affected. On a machine with CUDA it is not used at all if `hparams.device` is a number.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -199,11 +199,11 @@ class DeviceName(TorchFunctionMode):
 
 @contextlib.contextmanager
 def layers_in_tuples(layers: Iterable[nn.Module], nethook_name: str = "easyeditor.util.nethook") -> Iterator[None]:
-    """Within, the wheel's `Trace`, or that of another code with ROME's nethook, shows the decoder layers' outputs as
-    tuples.
+    """Run the block with the `Trace` of the wheel, or of other code with ROME's nethook, returning the outputs of the
+    decoder layers as tuples.
 
-    MEMIT takes `output[0]` for the hidden states [B, S, d]. That is how decoder layers returned them until
-    transformers 4.53; since then they return the hidden states themselves, and `[0]` would be the first row.
+    MEMIT uses `output[0]` as the hidden states [B, S, d]. Decoder layers returned them in a tuple until transformers
+    4.53; since then they return the hidden states themselves, and `[0]` would be the first row.
     """
     nethook: Any = importlib.import_module(nethook_name)
     own, decoder_layers = nethook.Trace, set(layers)

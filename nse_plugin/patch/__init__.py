@@ -1,1 +1,1 @@
-"""An edit as a file: exactly the columns that changed, for this library and for other programs."""
+"""An edit as a file that holds exactly the changed columns, and its exports for other programs."""

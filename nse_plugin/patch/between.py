@@ -1,4 +1,4 @@
-"""The patch of two models, whatever method edited the second one."""
+"""Make a patch from two models, for any editing method."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 def patch_between(
     base: nn.Module, edited: nn.Module, tokenizer: Any, hparams: Mapping[str, Any], facts: Sequence[Fact], time: str
 ) -> EditPatch:
-    """What was edited: the matrices in which `edited` differs from `base`, a model of the same parameters.
+    """Return the patch with all matrices in which `edited` differs from `base`, a model with the same parameters.
 
-    tokenizer: theirs. hparams: of the method, with its `alg_name`. facts: that were written. time: UTC, ISO 8601. It is
-    one round, whose reason names the method. Raises PatchError where nothing but matrices may differ and something
-    does, or nothing differs.
+    tokenizer: the tokenizer of both models. hparams: hyperparameters of the method, including `alg_name`. facts: the
+    facts that were written. time: UTC, ISO 8601. The patch has one round, whose reason is the name of the method.
+    Raises PatchError if the models differ in anything but the values of matrices, or do not differ.
     """
     before, after = dict(base.named_parameters()), dict(edited.named_parameters())
     if before.keys() != after.keys():
@@ -61,7 +61,7 @@ def patch_between(
 
 
 def _by_layer(names: Sequence[str]) -> dict[int, str]:
-    """Parameters by the number in their name; where several have the same one, or one has none, by their place."""
+    """Return parameter names by the layer number in them, or by index if the numbers are missing or not unique."""
     numbers = [int(found[1]) if (found := _NUMBER.search(name)) else None for name in names]
     if None in numbers or len(set(numbers)) < len(names):
         return dict(enumerate(names))

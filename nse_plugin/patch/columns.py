@@ -1,7 +1,7 @@
-"""What an edit changed: columns of the edited matrices before and after it, bit for bit.
+"""The changes of an edit: columns of the edited matrices before and after it, exact to the bit.
 
-A sum is not exact (W + (W' - W) misses W' in the last digit of some entries), so the values themselves are kept. This
-file needs torch alone: a patch is applied where nothing else of this library is.
+Adding a difference is not exact (W + (W' - W) differs from W' in the last digit of some entries), so the values
+themselves are kept. This file imports only torch, so that a patch can be applied without the rest of this library.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Which = Literal["old", "new"]
 
 
 class PatchError(ValueError):
-    """A patch, or a model, that cannot be used with it; the message gives the remedy."""
+    """A patch cannot be used, or cannot be used with this model or file; the message gives the remedy."""
 
 
 class EditedMatrix(Protocol):
-    """What is needed of `nse_plugin.models.layout.OutputMatrix`."""
+    """The interface of `nse_plugin.models.layout.OutputMatrix` that patches use."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class EditedMatrix(Protocol):
 
     @property
     def matrix(self) -> Tensor:
-        """Its data as [d, f], a view."""
+        """The parameter's data as [d, f], a view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,10 @@ Columns = Mapping[int, ChangedColumns]  # by layer
 
 
 def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor]) -> Columns:
-    """The columns in which matrices differ from what they were, in any bit (so that NaN and -0 count).
+    """Return the columns in which matrices differ from their earlier values, compared by bits (so NaN and -0 count).
 
-    before: {layer: the weight as its module stores it, [d, f] or [f, d]}. A layer in which none differs is left out.
+    before: the earlier weights, {layer: [d, f] or [f, d] as its module stores it}. Layers without differences are left
+    out.
     """
     found: dict[int, ChangedColumns] = {}
     for layer, matrix in matrices.items():
@@ -75,8 +76,8 @@ def difference(matrices: Mapping[int, EditedMatrix], before: Mapping[int, Tensor
 
 
 def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What goes into a file: tensors by name (`neurons.4` [m], `old.4` and `new.4` [m, d]), and, for JSON, each layer's
-    name, shape, order and dtype."""
+    """Return the content of a file: tensors by name (`neurons.4` [m], `old.4` and `new.4` [m, d]), and a JSON document
+    with the name, shape, orientation (`transposed`) and dtype of each layer's matrix."""
     tensors = {f"{part}.{layer}": getattr(one, part) for layer, one in columns.items() for part in _PARTS}
     described = {
         str(layer): {
@@ -88,8 +89,8 @@ def tensors_of(columns: Columns) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def columns_from(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Columns:
-    """Inverse of `tensors_of`: `neurons.4` [m], `old.4` and `new.4` [m, d], and what JSON holds of each layer.
-    Raises PatchError where the two do not fit together."""
+    """Inverse of `tensors_of`. tensors: `neurons.4` [m], `old.4` and `new.4` [m, d]. described: the JSON document.
+    Raises PatchError if the two do not match."""
     wanted = {f"{part}.{layer}" for layer in described for part in _PARTS}
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))[0]
@@ -98,7 +99,7 @@ def columns_from(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) ->
 
 
 def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> None:
-    """Raise PatchError unless the matrices' columns equal `which` of these, bit for bit; nothing is written."""
+    """Raise PatchError unless the matrices have the columns before (`old`) or after (`new`) the edit, bit for bit."""
     for layer, one in columns.items():
         matrix = matrices.get(layer)
         if matrix is None or matrix.name != one.name:
@@ -121,7 +122,10 @@ def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Whic
 
 
 def write(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> None:
-    """Copy `old` or `new` into the live matrices, bit for bit. Check first."""
+    """Copy the columns before (`old`) or after (`new`) the edit into the matrices, bit for bit.
+
+    Nothing is checked: call `check_on` first.
+    """
     with torch.no_grad():
         for layer, one in columns.items():
             matrix = matrices[layer].matrix
@@ -129,9 +133,10 @@ def write(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) 
 
 
 def composed(first: Columns, second: Columns) -> Columns:
-    """Both edits as one: `second` was made on the weights that `first` left.
+    """Combine two edits into one. second: an edit made on the weights that `first` left.
 
-    Columns that end as they began are left out. Raises PatchError where the second did not find what the first left.
+    Columns that are equal before and after both edits are left out. Raises PatchError if the second edit was not made
+    on the weights that the first one left.
     """
     found = dict(first)
     for layer, then in second.items():
@@ -149,7 +154,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _composed_columns(first: ChangedColumns, second: ChangedColumns) -> ChangedColumns | None:
-    """None: every column ends as it began."""
+    """Combine two edits of one matrix. Returns None if all columns are equal before and after both edits."""
     if (first.name, first.shape, first.new.dtype) != (second.name, second.shape, second.new.dtype):
         raise PatchError(f"{second.name} is not {first.name} of the first patch: give two patches of one model.")
     place = {neuron: at for at, neuron in enumerate(first.neurons.tolist())}
@@ -191,7 +196,7 @@ def _is_transposed(matrix: EditedMatrix) -> bool:
 
 
 def _columns_as_rows(matrix: Tensor, neurons: Tensor) -> Tensor:
-    """Columns of [d, f] as rows [m, d], in main memory."""
+    """Return columns of a matrix [d, f] as rows [m, d], in main memory."""
     return matrix[:, neurons].T.detach().contiguous().cpu()
 
 

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files that others may read, written whole or not at all."""
+"""Write safetensors files atomically and with normal permissions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nse_plugin.support.files import written_whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors of any shape to a safetensors file, with the mode that the umask gives (safetensors 0.8.0 makes it
+    """Write tensors of any shape to a safetensors file, with permissions by the umask (safetensors 0.8.0 makes files
     private)."""
     with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
@@ -21,7 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def make_readable(file: Path) -> None:
-    """Give a file that safetensors wrote the mode that the umask gives."""
+    """Set the permissions of a file written by safetensors according to the umask."""
     umask = os.umask(0)
     os.umask(umask)
     file.chmod(0o666 & ~umask)

@@ -1,4 +1,4 @@
-"""EditPatch: what a session, a round or a range of rounds changed, as one file."""
+"""EditPatch: the changes of a session, a round or a range of rounds, as one file."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     from nse_plugin.session import EditSession
 
 FORMAT = 1
-_ENTRY = "nse_patch"  # of the file's metadata
-_MARKS = ("matrices", "before", "after")  # of each layer
+_ENTRY = "nse_patch"  # key in the file's metadata
+_MARKS = ("matrices", "before", "after")  # fields with one entry per layer
 
 
 @dataclass(frozen=True, eq=False)
 class EditPatch:
     """The change that edits made to a model, exact to the bit.
 
-    columns: by layer, the columns of W_out that differ, before and after; of `patch_between` by a number, where several
-    matrices of a layer differ. matrices: the names of all matrices that the session edits, by layer; before, after:
-    SHA-256 of each of them. others: SHA-256 over all other weights of the model. hparams: the hyperparameters of the
-    edits. rounds: of each, `id`, `number`, `time`, `author`, `reason` and how many `facts`. facts: records that
-    `Fact(**record)` reads, in the order they were written; None: left out. model_name: what the model was loaded as, as
-    far as it is known. adds_bos: whether the tokenizer put a BOS before prompts, as a server must do too; None: not
-    known.
+    columns: by layer, the columns of W_out that differ, before and after; from `patch_between` by index, if several
+    matrices of a layer differ or a name has no layer number. matrices: the names of all matrices that the session
+    edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the model.
+    hparams: the hyperparameters of the edits. rounds: for each round `id`, `number`, `time`, `author`, `reason` and the
+    number of `facts`. facts: records for `Fact(**record)`, in the order they were written; None if left out.
+    model_name: the name or path that the model was loaded from, if known. adds_bos: whether the tokenizer put a BOS
+    before prompts, as a server must also do; None if not known.
 
-    Applying and reverting need torch and safetensors alone.
+    Applying and reverting a patch needs only torch and safetensors.
     """
 
     columns: Columns
@@ -64,18 +64,18 @@ class EditPatch:
 
     @classmethod
     def of(cls, session: EditSession | str | os.PathLike[str], first: int = 1, last: int | None = None) -> EditPatch:
-        """What the rounds from number `first` to `last` (None: the last) of a session changed.
+        """Return the patch of rounds `first` to `last` (None: the last one) of a session.
 
-        session: also its folder, without the model. Raises PatchError where they changed nothing, ValueError for what
-        are no rounds, SessionError.
+        session: a session or the path of its folder, which needs no model. Raises PatchError if the rounds changed
+        nothing, ValueError if there are no such rounds, SessionError.
         """
-        from nse_plugin.patch.rounds import patch_of_rounds  # which knows sessions
+        from nse_plugin.patch.rounds import patch_of_rounds  # imports sessions, which this file does not need
 
         return patch_of_rounds(session, first, last)
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> EditPatch:
-        """Read a patch; every byte of it is checked. Raises PatchError for what is no patch, or damaged."""
+        """Read a patch and verify every byte. Raises PatchError if the file is not a patch or is damaged."""
         path = Path(file)
         try:
             with safe_open(path, "pt") as opened:
@@ -110,10 +110,10 @@ class EditPatch:
         return cls(columns_from(tensors, about["layers"]), **own)
 
     def save(self, file: str | os.PathLike[str], include_facts: bool = True) -> Path:
-        """Write it to one safetensors file, whole or not at all; returns the path.
+        """Write the patch to one safetensors file, atomically, and return the path.
 
-        include_facts: False leaves the facts out. That is for size and tidiness and hides nothing: what was edited can
-        be recovered from an update of weights (arXiv 2602.10134). Raises PatchError for a folder, OSError.
+        include_facts: False leaves the facts out. This makes the file smaller but hides nothing: the edited facts can
+        be recovered from a weight update (arXiv 2602.10134). Raises PatchError if `file` is a folder, OSError.
         """
         path = Path(file)
         if path.is_dir():
@@ -131,25 +131,27 @@ class EditPatch:
             "layers": layers,
             "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
         }
-        text = json.dumps(about, sort_keys=True)  # in ASCII: an author may be what a shell could not decode
-        # one entry: several would stand in another order each time
+        text = json.dumps(about, sort_keys=True)  # in ASCII: an author may hold bytes a shell could not decode
+        # one entry, because several entries would be written in a different order each time
         write_tensors(path, tensors, {_ENTRY: f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
         return path
 
     # -- on a model ----------------------------------------------------------------------------------------------
 
     def apply(self, model: nn.Module) -> None:
-        """Make the model the edited one, in place. Raises PatchError for any other model than the base, untouched."""
+        """Apply the edits to the base model, in place. Raises PatchError for any other model, which stays unchanged."""
         self._check(model, "old")
         write(self.columns, matrices_of(model, self.columns), "new")
 
     def revert(self, model: nn.Module) -> None:
-        """Make the edited model the base again, to the bit. Raises PatchError for any other model, untouched."""
+        """Turn the edited model back into the base, in place and exact to the bit. Raises PatchError for any other
+        model, which stays unchanged."""
         self._check(model, "new")
         write(self.columns, matrices_of(model, self.columns), "old")
 
     def verify(self, model: nn.Module) -> Literal["base", "applied"]:
-        """Which of the two the model is, to the bit of every weight. Raises PatchError when it is neither."""
+        """Return whether the model is the base or the edited model, compared by every bit of its weights. Raises
+        PatchError if it is neither."""
         try:
             check_on(self.columns, matrices_of(model, self.columns), "old")
         except PatchError:
@@ -159,7 +161,7 @@ class EditPatch:
         return "base"
 
     def _check(self, model: nn.Module, which: Which) -> None:
-        """Raise PatchError unless every weight of the model is as it was before (`old`) or after (`new`) the edits."""
+        """Raise PatchError unless every weight of the model is the one before (`old`) or after (`new`) the edits."""
         matrices = matrices_of(model, self.columns)
         check_on(self.columns, matrices, which)
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -174,10 +176,11 @@ class EditPatch:
                 f"{self.model_name or 'the model'} as it was when it was edited, in the same dtype."
             )
 
-    # -- more than one -------------------------------------------------------------------------------------------
+    # -- combining and comparing ---------------------------------------------------------------------------------
 
     def compose(self, second: EditPatch) -> EditPatch:
-        """Both edits as one patch: `second` was made on the model edited by this one. Raises PatchError."""
+        """Combine two patches into one. second: a patch made on the model edited by this one. Raises PatchError if it
+        was not, or if it undoes this patch."""
         if (self.others, self.matrices, self.after) != (second.others, second.matrices, second.before):
             raise PatchError(
                 "the second patch was not made on the model edited by the first one: give them in the order they "
@@ -196,20 +199,20 @@ class EditPatch:
         )
 
     def change(self, layer: int) -> Tensor:
-        """W_out after the edits minus before [d, f], float64."""
+        """Return W_out after the edits minus W_out before them, [d, f] float64."""
         one = self.columns[layer]
         change = torch.zeros(one.shape, dtype=torch.float64)
         change[:, one.neurons] = (one.new.double() - one.old.double()).T
         return change
 
     def norms(self) -> dict[int, float]:
-        """The Frobenius norm of the change, by layer."""
+        """Return the Frobenius norm of the change, by layer."""
         return {layer: float((one.new.double() - one.old.double()).norm()) for layer, one in self.columns.items()}
 
     def diff(self, other: EditPatch) -> dict[str, Any]:
-        """How another patch differs: `same_base`; `facts_only_here` and `facts_only_there` (None: left out of one of
-        them); and by layer the `columns` each changes, the `norms` of both changes, and that of what lies between them
-        (`distance`)."""
+        """Compare this patch with another one. Returns `same_base`; `facts_only_here` and `facts_only_there` (None if
+        one of the patches has no facts); and `layers`, with, for each layer, the number of changed `columns` and the
+        `norms` of the change in both patches, and the norm of the difference of the two changes (`distance`)."""
         facts = [[json.dumps(fact, sort_keys=True) for fact in one.facts or ()] for one in (self, other)]
         known = self.facts is not None and other.facts is not None
         only = [[json.loads(fact) for fact in own if fact not in rest] for own, rest in (facts, reversed(facts))]
@@ -244,19 +247,19 @@ class EditPatch:
         return write_gguf_lora(self, Path(file), Path(base), rank)
 
     def to_gguf(self, file: str | os.PathLike[str], base: str | os.PathLike[str]) -> Path:
-        """Write the GGUF file `base` with the edited matrices in it; see `export.gguf.write_gguf_model`."""
+        """Write a copy of the GGUF file `base` with the edited matrices; see `export.gguf.write_gguf_model`."""
         from nse_plugin.patch.export.gguf import write_gguf_model
 
         return write_gguf_model(self, Path(file), Path(base))
 
     def to_overlay(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
-        """Write the edited checkpoint, linking what did not change; see `export.overlay.write_overlay`."""
+        """Write the edited checkpoint with links to its unchanged files; see `export.overlay.write_overlay`."""
         from nse_plugin.patch.export.overlay import write_overlay
 
         return write_overlay(self, Path(checkpoint), Path(folder), link=True)
 
     def merge(self, checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
-        """Write the edited checkpoint as a folder that stands alone; see `export.overlay.write_overlay`."""
+        """Write the edited checkpoint as a self-contained folder; see `export.overlay.write_overlay`."""
         from nse_plugin.patch.export.overlay import write_overlay
 
         return write_overlay(self, Path(checkpoint), Path(folder), link=False)

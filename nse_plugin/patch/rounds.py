@@ -1,4 +1,4 @@
-"""The patch of a session's rounds."""
+"""Make a patch from a session's rounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def patch_of_rounds(
     session: EditSession | str | os.PathLike[str], first: int = 1, last: int | None = None
 ) -> EditPatch:
-    """See `EditPatch.of`."""
+    """Return the patch of a session's rounds; see `EditPatch.of`."""
     if isinstance(session, str | os.PathLike):
         about = Journal(session).description()
         names = {int(layer): str(name) for layer, name in about["matrices"].items()}
@@ -39,13 +39,13 @@ def patch_of_rounds(
 
 
 def record_of(fact: Fact) -> dict[str, object]:
-    """The fields of a fact that differ from their defaults, as JSON takes them."""
+    """Return the fields of a fact that differ from their defaults, as JSON-serialisable values."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
 
 
 class _Origin(NamedTuple):
-    """A patch's description of its base: see `EditPatch`."""
+    """The fields of `EditPatch` that describe the base model."""
 
     others: str
     model_name: str | None

@@ -1,5 +1,5 @@
-"""The weights of a model as a patch knows them: parameters and buffers by their names, whatever class computes with
-them. Needs torch alone."""
+"""The weights of a model as a patch identifies them: parameters and buffers by name, independent of the modules'
+classes. Imports only torch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class NamedMatrix:
 
     @property
     def matrix(self) -> Tensor:
-        """Its data as [d, f], a view."""
+        """The parameter's data as [d, f], a view."""
         return self.weight.data.T if self.transposed else self.weight.data
 
 
 def matrices_of(model: nn.Module, columns: Columns) -> dict[int, NamedMatrix]:
-    """The parameters that columns belong to. Raises PatchError where the model has none of that name."""
+    """Return the parameters that the columns belong to, by layer. Raises PatchError if the model lacks one of them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for one in columns.values():
         if one.name not in parameters:
@@ -40,25 +40,26 @@ def matrices_of(model: nn.Module, columns: Columns) -> dict[int, NamedMatrix]:
 
 
 def others_hash(model: nn.Module, edited: Iterable[str]) -> str:
-    """SHA-256 over names and bits of all that `save_pretrained` writes but the edited parameters, given by their names.
-    About a second for 1.5 GB.
+    """Return the SHA-256 over names and bits of the model's state dict without the edited parameters.
 
-    Of equal tensors the last name counts: tied weights are there once in a checkpoint's file and twice in a model."""
+    edited: the names of the edited parameters. Takes about a second for 1.5 GB. Equal tensors are hashed once, under
+    the last of their names: tied weights are stored once in a checkpoint and have two names in a model.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    left_out = {id(parameters[name]) for name in edited}  # models tie parameters, which then have several names
+    left_out = {id(parameters[name]) for name in edited}  # by id: tied parameters have several names
     state = sorted(model.state_dict(keep_vars=True).items())
     return hash_of({name: tensor_hash(tensor) for name, tensor in state if id(tensor) not in left_out})
 
 
 def hash_of(hashes: Mapping[str, str]) -> str:
-    """SHA-256 over tensors' names and hashes, as `others_hash` takes it."""
+    """Return the SHA-256 over tensors' names and hashes, {name: hash}, as used by `others_hash`."""
     named = {content: name for name, content in sorted(hashes.items())}
     text = "".join(f"{name} {content}\n" for content, name in sorted(named.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and bits."""
+    """Return the SHA-256 of a tensor's dtype, shape and bits."""
     plain = tensor.detach().cpu().contiguous()
     hashed = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
     hashed.update(plain.flatten().view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""A model edited round after round: `EditSession`, the rounds' history, and what lasts between rounds."""
+"""Edit a model in rounds: `EditSession`, the history of its rounds, and the state kept between rounds."""
 
 from nse_plugin.session.folder.lock import SessionError
 from nse_plugin.session.folder.opening import read_columns, read_rounds

@@ -1,4 +1,4 @@
-"""What the model of a session writes after a prompt, before and after the session's edits."""
+"""Greedy continuations of prompts by a session's model, before and after the session's edits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PROMPTS_AT_ONCE = 64
 def before_and_after(
     session: EditSession, prompts: Sequence[str], tokens: int, or_fewer: bool = False
 ) -> list[tuple[str, str]]:
-    """Greedy continuations of each prompt, without it: of the unedited model and of the edited one.
+    """Return the greedy continuations of each prompt, without the prompt: (unedited model, edited model).
 
-    tokens: the most that are written; the end of the text ends a continuation earlier. or_fewer: write fewer after a
-    prompt that leaves less room among the model's positions. Raises ValueError for such a prompt otherwise, and for one
-    that has no tokens.
+    tokens: the maximum length of a continuation; an end-of-text token ends it earlier. or_fewer: write fewer tokens
+    after a prompt that leaves less room in the model's positions, instead of raising ValueError. Raises ValueError also
+    for a prompt without tokens.
     """
     room = 0 if or_fewer else tokens
     rows = [encoded(session.model, session.tokenizer, prompt, room) for prompt in prompts]
@@ -29,7 +29,7 @@ def before_and_after(
 
 
 def _answers(session: EditSession, rows: Sequence[Sequence[int]], tokens: int) -> list[str]:
-    """Rows that leave room for as many tokens are written together."""
+    """Continue the rows; rows with room for the same number of tokens are batched together."""
     model, tokenizer = session.model, session.tokenizer
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     most = max_positions(model.config)

@@ -1,4 +1,4 @@
-"""Does every fact that was written hold on the model as it is now, and what took the place of those that do not?"""
+"""Check whether the current model still predicts every written fact, and which later facts overwrote the lost ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Written:
-    """A fact that a round wrote. probability: of its target after that round."""
+    """A fact of a round. probability: of the fact's target after that round."""
 
     fact: Fact
     round: int
@@ -31,7 +31,7 @@ class _Written:
 
 
 def check_facts(edited: EditedModel, records: Sequence[RoundRecord]) -> pandas.DataFrame:
-    """The table of `EditSession.check`."""
+    """Return the table of `EditSession.check`."""
     import pandas
 
     written = _written_facts(records)
@@ -57,7 +57,10 @@ def check_facts(edited: EditedModel, records: Sequence[RoundRecord]) -> pandas.D
 
 
 def _written_facts(records: Sequence[RoundRecord]) -> list[_Written]:
-    """The facts of all rounds, in order; one that several rounds were given stands at its last place."""
+    """Return the facts of all rounds in order, except those with status `kept`.
+
+    A fact of several rounds is listed once, for the last of them.
+    """
     found: dict[Hashable, _Written] = {}
     for record in records:
         after = record.report.frame["target_after"].tolist()
@@ -69,7 +72,11 @@ def _written_facts(records: Sequence[RoundRecord]) -> list[_Written]:
 
 
 def _overwritten_by(written: Sequence[_Written], holds: Sequence[bool]) -> list[list[int | str]]:
-    """Of each the later fact of the same question; without one, and where it does not hold, those about its subject."""
+    """Return the case_ids (or texts) of the later facts that overwrote each fact.
+
+    That is the last fact with the same question; if there is none and the fact does not hold, all later facts about its
+    subject.
+    """
     asking: dict[Hashable, list[_Written]] = defaultdict(list)
     about: dict[str, list[_Written]] = defaultdict(list)
     for one in written:

@@ -1,4 +1,4 @@
-"""A model that is edited, with what is measured of it as it was before the first edit."""
+"""The model that a session edits, and what is measured once on its original weights."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class EditedModel:
-    """A model with its tokenizer and hyperparameters; arguments as of `EditSession`.
+    """A model with its tokenizer and hyperparameters; the arguments are those of `EditSession`.
 
-    It holds nothing that changes from round to round: that is `EditState`, which is given to every method.
+    It holds nothing that changes from round to round: that is kept in an `EditState`, which the methods take.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class EditedModel:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.read_fingerprint = read_fingerprint
         self.layout = Layout.of(model, hparams.rewrite_module_tmp)
-        self.layers = sorted(self.layout.edited_matrices(hparams.layers))  # which refuses what cannot be edited
+        self.layers = sorted(self.layout.edited_matrices(hparams.layers))  # raises if a layer cannot be edited
         if hparams.store is not None:
             Store(hparams.store).check_folder()
         if moments is not None and not isinstance(moments, Mapping):
@@ -67,23 +67,23 @@ class EditedModel:
 
     @property
     def matrices(self) -> dict[int, OutputMatrix]:
-        """The edited matrices, by layer, as they are now: a module may have been put in the place of another."""
+        """The edited matrices by layer, looked up on every access because modules may have been replaced."""
         return self.layout.output_matrices(self.layers)
 
     def weights(self) -> Weights:
-        """Fingerprints of the edited matrices as they are now."""
+        """Return the fingerprints of the current edited matrices."""
         return weights_of(self.matrices, self.read_fingerprint)
 
     def fresh_state(self) -> EditState:
-        """The state of a model that has not been edited: its present weights are the original ones."""
+        """Return the state of an unedited model: the current weights are taken as the original ones."""
         return EditState.fresh(self.matrices, self.read_fingerprint)
 
     def layout_of(self, state: EditState) -> Layout:
-        """The layout, with what the state has found out of the model's layers."""
+        """Return the layout with the state's record of batched arguments and of checked row lengths."""
         return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
 
     def use_what_was_given(self, state: EditState) -> None:
-        """Put given moments and templates into a state."""
+        """Put the moments and templates that were given to the constructor into a state."""
         if self._given_moments is not None:
             state.moments = self._given_moments
         if self._given_templates is not None:
@@ -91,7 +91,7 @@ class EditedModel:
 
     @contextmanager
     def using(self, settings: Mapping[str, object]) -> Iterator[None]:
-        """Within, these hyperparameters have other values."""
+        """Run the block with these hyperparameters overridden."""
         hparams = self.hparams
         try:
             self.hparams = hparams.with_overrides(**settings)
@@ -101,15 +101,15 @@ class EditedModel:
 
     @contextmanager
     def original(self, state: EditState) -> Iterator[None]:
-        """Within, the model has its original weights."""
+        """Run the block with the model's original weights."""
         with torch.inference_mode(False), state.originals.rewound(self.matrices):
             yield
 
     def check(self, state: EditState) -> None:
-        """Refuse a model whose layers cannot be replayed, before anything is computed; forget what was measured when
-        something else than the edited matrices has changed.
+        """Raise LayoutError if the model's layers cannot be replayed, before anything is computed.
 
-        A model with hooks or replaced forwards is checked every time: what they do may have changed unseen.
+        Discards the state's measurements if anything but the edited matrices has changed. A model with hooks or
+        replaced forwards is checked every time, because their effect may have changed unnoticed.
         """
         identity = state.identity_of(self.model, self.matrices)
         if state.identity is not None and state.identity[1] != identity[1]:
@@ -124,26 +124,29 @@ class EditedModel:
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)
 
-    # -- what is measured once, on the original weights --------------------------------------------------------
+    # -- measured once, on the original weights ----------------------------------------------------------------
 
     def templates(self, state: EditState) -> list[str]:
-        """The contexts a fact is seen in, the bare "{}" first."""
+        """Return the context templates, the bare "{}" first; generated by the original model when first needed."""
         if state.templates is None:
             with self.original(state):
                 state.templates = context_templates(self.model, self.tokenizer, self.hparams.seed)
         return state.templates
 
     def moments(self, state: EditState) -> dict[int, Tensor]:
-        """C0 by layer, [f, f]."""
+        """Return C0 by layer, [f, f]; read or measured on the original weights when first needed."""
         if state.moments is None:
             with self.original(state):
                 state.moments = second_moments(self.layout_of(state), self.tokenizer, self.hparams)
         return state.moments
 
-    # -- facts in all their forms ------------------------------------------------------------------------------
+    # -- forms of facts ----------------------------------------------------------------------------------------
 
     def forms(self, state: EditState, facts: Sequence[Fact]) -> list[Form]:
-        """Every fact in all its forms, as it is asked. Raises FactError, HyperParamsError."""
+        """Return all forms of every fact, before attention sinks are avoided.
+
+        Raises FactError, HyperParamsError, LayoutError.
+        """
         self.hparams.check()
         if self.hparams.layers != state.layers:
             raise HyperParamsError(
@@ -155,7 +158,10 @@ class EditedModel:
         return forms
 
     def behind_words(self, state: EditState, facts: Sequence[Fact], forms: list[Form]) -> list[Form]:
-        """The forms without attention sinks; where there were any, a warning names them."""
+        """Return the forms, with the bare prompt replaced by a generated context if the subject is an attention sink.
+
+        Warns if there are such facts.
+        """
         if not early(prompts_of(forms)):
             return forms
         with self.original(state):
@@ -173,7 +179,7 @@ class EditedModel:
         return found
 
     def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
-        """Check the model also for rows that are longer than any that was checked."""
+        """Check the model again if a row is longer than all rows checked so far."""
         longest = max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence))
         layout = self.layout_of(state)
         if longest > layout.checked_up_to(self.hparams.layers):
@@ -181,12 +187,12 @@ class EditedModel:
 
 
 def prompts_of(forms: Sequence[Form]) -> list[FactPrompts]:
-    """The rows of each form."""
+    """Return the token rows of each form."""
     return [form.prompts for form in forms]
 
 
 def warn_of_adapters(model: nn.Module) -> None:
-    """Warn of a model with PEFT adapters. PEFT means it so: what it saves of a model is the adapter."""
+    """Warn if the model has PEFT adapters: by design, `save_pretrained` of a PEFT model saves only the adapters."""
     if any(isinstance(getattr(module, "merged_adapters", None), list) for module in model.modules()):
         log.warning(
             "This model has PEFT adapters, and edits go into the base model: save_pretrained of the PEFT model writes "

@@ -1,9 +1,9 @@
-"""The rounds made on a model's edited matrices, and which of them its present weights hold.
+"""The rounds made on a model's edited matrices, and which of them the current weights contain.
 
-Weights may be restored without notice: EasyEdit restores them after an edit, a user loads an old state_dict.
-So every round is kept with a fingerprint of the weights that it left, and with the round that it was made on. Weights
-that a round left hold that round and those below it, whatever was undone or made since; weights that no round left were
-changed by someone else.
+Weights may be restored without notice: EasyEdit restores them after an edit, or a user loads an old state_dict.
+Every round is therefore kept with a fingerprint of the weights it left and with its predecessor. If the current weights
+are those that a round left, that round and its predecessors are active, regardless of which rounds were undone or made
+since; weights that no round left were changed by other code.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Weights = Mapping[int, str]  # fingerprints of the edited matrices, by layer
 
 @dataclass(frozen=True)
 class Request:
-    """What a round is asked to do.
+    """The input of a round.
 
-    facts: all that were given, also those that were not written. on_conflict: what becomes of those that an earlier
-    round wrote with another target. author, reason: who asked for it, and why. time: UTC, ISO 8601. settings: the
-    hyperparameters. given_values: whether z was given and not computed.
+    facts: all given facts, including those that were not written. on_conflict: what to do with facts that an earlier
+    round wrote with another target, as in `EditSession.edit`. author, reason: who requested the round, and why. time:
+    UTC, ISO 8601. settings: the hyperparameters. given_values: whether z was given instead of computed.
     """
 
     facts: tuple[Fact, ...]
@@ -43,15 +43,15 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One round that was made.
+    """One completed round.
 
-    below: the place in `History.made` of the round it was made on; None: it was made on the first weights. after: the
-    weights it left. keys: {layer: [m, f]} in main memory, what later rounds protect of it. report: what it did. facts:
-    those it wrote, also those of earlier rounds that it wrote again. request: what it was asked to do; None: not kept.
-    columns: what it changed; None: not kept, or on disk. master_columns: {layer: (neurons [m], columns [m, d])}, what
-    it made of master copies, if the model has such. id: its own, of all that it is and the rounds below it. moments,
-    masters: fingerprints of the second moments that it was made with, and of the master copies that it left; of rounds
-    on disk.
+    below: the index in `History.made` of the round before it; None if it was made on the start weights. after: the
+    fingerprints of the weights it left. keys: {layer: [m, f]} in main memory, its keys, which later rounds protect.
+    report: the round's report. facts: the facts it wrote, including facts of earlier rounds that it wrote again.
+    request: its input; None if not kept. columns: its changes; None if not kept or on disk. master_columns: {layer:
+    (neurons [m], columns [m, d])}, the changed columns of the master copies, if the model has them. id: identifies the
+    round's content and all rounds before it. moments, masters: fingerprints of the second moments that it used and of
+    the master copies that it left; only set for rounds on disk.
     """
 
     below: int | None
@@ -69,13 +69,14 @@ class Round:
 
 @dataclass(frozen=True)
 class History:
-    """The rounds of a model. Never changed: `extended`, `standing` and `first` make others.
+    """The rounds of a model. Immutable: `extended`, `standing` and `first` return new histories.
 
-    start: the weights before the first of `rounds`. made: every round ever made, also those that were undone by putting
-    weights back, so that they are known when their weights come back: such a round costs the memory of its keys, as one
-    that stands does. last: the place in `made` of the last one that stands; None: none does. protected_before,
-    facts_before: of still earlier rounds, whose weights are not known. knowledge: the former and the keys of `rounds`.
-    masters: the master copies (`masters.py`) that the last of them left; None: there are none, or they are not known.
+    start: the fingerprints of the weights before the first of `rounds`. made: every round ever made, including rounds
+    that were undone by restoring weights, so that they are recognised when their weights return; such a round takes the
+    memory of its keys, like an active round. last: the index in `made` of the last active round; None if there is none.
+    protected_before, facts_before: the protected keys and the facts of rounds before `start`, whose weights are not
+    known. knowledge: `protected_before` and the keys of `rounds`. masters: the master copies (`masters.py`) that the
+    last active round left; None if the model has none or they are not known.
     """
 
     start: Weights
@@ -88,7 +89,7 @@ class History:
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """Those that stand, in order."""
+        """The active rounds, in order."""
         found = []
         place = self.last
         while place is not None:
@@ -98,18 +99,21 @@ class History:
 
     @property
     def now(self) -> Weights:
-        """The weights that the last round which stands left."""
+        """The fingerprints of the weights that the last active round left."""
         return self.start if self.last is None else self.made[self.last].after
 
     def standing_facts(self, facts: Sequence[Fact]) -> list[Fact]:
-        """The facts of its rounds that have a subject in common with these, each as it was written last."""
+        """Return the facts of the active rounds that share a name of the subject with these facts.
+
+        If several facts have the same question, only the last one is returned.
+        """
         names = {name.strip() for fact in facts for name in fact.names}
         written = {fact.question: fact for fact in self.written if any(name.strip() in names for name in fact.names)}
         return list(written.values())
 
     @property
     def written(self) -> list[Fact]:
-        """The facts of its rounds, in order; one that was written again stands there again."""
+        """The facts of the active rounds, in order; a fact that was written again is listed again."""
         return [*self.facts_before, *(fact for made in self.rounds for fact in made.facts)]
 
     def extended(
@@ -121,16 +125,16 @@ class History:
         masters: Mapping[int, Tensor] | None = None,
         **more: Any,
     ) -> History:
-        """This history and one more round. keys: {layer: [m, f]}, wherever they are. facts: that it wrote. masters: as
-        it left them. more: of the round's other fields."""
+        """Return this history with one more round. keys: {layer: [m, f]}, on any device. facts: those the round wrote.
+        masters: the master copies that it left. more: other fields of `Round`."""
         made = Round(self.last, after, {layer: k.cpu() for layer, k in keys.items()}, report, tuple(facts), **more)
         return dataclasses.replace(
             self, made=(*self.made, made), last=len(self.made), knowledge=self.knowledge.extended(keys), masters=masters
         )
 
     def standing(self, now: Weights) -> History | None:
-        """The history with the rounds that stand when the weights are `now`; None when neither a round nor the start
-        left these."""
+        """Return the history with the rounds that are active if the weights are `now`; None if these are neither the
+        start weights nor those that a round left."""
         if now == self.now:
             return self
         for place in reversed(range(len(self.made))):
@@ -139,13 +143,13 @@ class History:
         return self.up_to(None) if self.start == now else None
 
     def first(self, count: int) -> History:
-        """The history with the first `count` of the rounds that stand, as if no others had ever been made."""
+        """Return the history of the first `count` active rounds, as if no other rounds had ever been made."""
         rounds = self.rounds[:count]
         made = tuple(dataclasses.replace(one, below=place - 1 if place else None) for place, one in enumerate(rounds))
         return dataclasses.replace(self, made=made).up_to(len(made) - 1 if made else None)
 
     def up_to(self, last: int | None) -> History:
-        """The history whose last round that stands is at this place of `made`."""
+        """Return the history whose last active round has this index in `made`; None for no active round."""
         history = dataclasses.replace(self, last=last, masters=None)
         knowledge = self.protected_before
         for made in history.rounds:

@@ -1,7 +1,8 @@
-"""Master copies of a bfloat16 or float16 model's edited matrices: W_0 and the sum of all changes, in float32.
+"""Float32 master copies of the edited matrices of a bfloat16 or float16 model: W_0 plus the sum of all changes.
 
-A round's change of most weights is smaller than the steps of these dtypes. Added to the model itself it is rounded
-again in every pass of every round; here it is added to the master copy, and the model has that copy rounded once.
+Most weights change less in a round than the resolution of these dtypes. If changes were added to the model itself, they
+would be rounded in every pass of every round. They are added to the master copy instead, and the model gets that copy
+rounded once.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from nse_plugin.patch.columns import difference
 
 COARSE = (torch.bfloat16, torch.float16)  # the dtypes of models that have master copies
 
-Masters = Mapping[int, Tensor]  # float32, as the modules store them, by layer; none for other models
+Masters = Mapping[int, Tensor]  # by layer, float32, as the modules store the weights; empty for other models
 Changes = Mapping[int, tuple[Tensor, Tensor]]  # {layer: (neurons [m], columns [m, d])}
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """A master copy in the place of its matrix."""
+    """A master copy as an `EditedMatrix`, so that `difference` can compare it."""
 
     name: str
     weight: Tensor
@@ -31,12 +32,12 @@ class _Copy:
 
 
 def masters_of(weights: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """New master copies of weights, [d, f] or [f, d] as their modules store them, by layer."""
+    """Create master copies of the weights of coarse dtypes, [d, f] or [f, d] as their modules store them, by layer."""
     return {layer: weight.float() for layer, weight in weights.items() if weight.dtype in COARSE}
 
 
 def changed_masters(matrices: Mapping[int, OutputMatrix], before: Masters, after: Masters) -> Changes:
-    """The columns of master copies that differ, as they are after."""
+    """Return the columns of the master copies that differ between `before` and `after`, with their values after."""
     copies = {
         layer: _Copy(matrices[layer].name, copy, matrices[layer].as_matrix(copy)) for layer, copy in after.items()
     }
@@ -45,12 +46,12 @@ def changed_masters(matrices: Mapping[int, OutputMatrix], before: Masters, after
 
 def apply_changes(matrices: Mapping[int, OutputMatrix], weights: Mapping[int, Tensor], changes: Changes) -> None:
     """Write columns [m, d] of neurons [m] into copies of matrices, in place. Raises IndexError, KeyError or
-    RuntimeError where they do not fit."""
+    RuntimeError if they do not fit."""
     for layer, (neurons, columns) in changes.items():
         matrix = matrices[layer].as_matrix(weights[layer])
         matrix[:, neurons.to(matrix.device)] = columns.T.to(matrix)
 
 
 def are_of(matrices: Mapping[int, OutputMatrix], masters: Masters) -> bool:
-    """Whether the matrices are these master copies, rounded."""
+    """Return whether the matrices are equal to these master copies, rounded to the model's dtype."""
     return all(torch.equal(copy.to(matrices[layer].weight), matrices[layer].weight) for layer, copy in masters.items())

@@ -1,4 +1,4 @@
-"""What one round of edits did, fact by fact."""
+"""The report of one round of edits, with one row per fact."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nse_plugin.support.suggestions import number_of
 if TYPE_CHECKING:
     import pandas
 
-MOMENTS = "moments"  # the part of a round's time that is spent once for a model
+MOMENTS = "moments"  # the part of a round's time that is spent once per model
 
 
 WEAK_VALUE = "weak_value"
 KEPT = "kept"
 _AGAIN = ["case_id", "status", "residual", "target_after", "is_said"]
-_STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from good to bad
+_STATUSES = (DONE, WEAK_VALUE, OFF_TARGET, SKIPPED, FAILED)  # from best to worst
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The predictions of one target in the bare prompt: by the model that z was made for, the unedited one; by the same
-    with z; by the edited model after the round."""
+    """The predictions of one target in the bare prompt: by the model that z was computed for (the unedited one, unless
+    `rewind: false`), by the same model with z, and by the edited model after the round."""
 
     before: Prediction
     under_z: Prediction
@@ -38,30 +38,30 @@ class Targets:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What one round did. No fact is dropped silently: each has a row.
+    """The report of one round. No fact is dropped silently: each has a row.
 
-    frame: pandas, a row per fact; of one that is written for several names, or in plain text and in a chat, the worst:
+    frame: pandas, one row per fact; for a fact with several forms (names, plain text and chat), the worst values:
         case_id
-        subject: as it was given or found
-        status: `done`; `weak_value`: as near to z as `done`, but z does not make the model predict the target (not each
-            of its tokens is the most likely one), or the target is not more probable than unedited; `off_target`:
-            residual still above alpha; `skipped_upper_bound`: preset released only, took part in no update; `failed`:
-            not finite, left out; `kept`: not written, since another target of an earlier round stands
+        subject: as given or found
+        status: `done`; `weak_value`: as close to z as `done`, but with z the model does not predict the target (not
+            each of its tokens is the most likely one), or the target is not more probable than before; `off_target`:
+            residual still above alpha; `skipped_upper_bound`: only with preset released, took part in no update;
+            `failed`: not finite, left out; `kept`: not written, because an earlier round wrote another target
             (`on_conflict="keep"`)
         residual_before, residual: norm(z - h) in the unit of the hidden states
-        passes: updates it took part in
-        target_before, target_under_z, target_after: probability of the target (geometric mean of its tokens') in the
-            bare prompt, on the model that z was made for (the unedited one, unless `rewind: false`), there with z, and
-            after the round; is_said: whether each of its tokens is the most likely one after the round
-        same_subject: how many other facts about its subject stand, of this round and earlier ones, which its value
-            serves too
-        replaces: the target that an earlier round gave the same prompt and subject
-        seconds: its share of the round's time, without second moments
-    again: pandas, of the facts of earlier rounds that were written again, since a fact of this one is about their
+        passes: number of updates that the fact took part in
+        target_before, target_under_z, target_after: probability of the target (geometric mean over its tokens) in the
+            bare prompt, on the model that z was computed for (the unedited one, unless `rewind: false`), on that model
+            with z, and after the round; is_said: whether each of its tokens is the most likely one after the round
+        same_subject: the number of other active facts about the subject, of this round and earlier ones, which share
+            the fact's value
+        replaces: the target that an earlier round wrote for the same prompt and subject
+        seconds: the fact's share of the round's time, without second moments
+    again: pandas, one row per fact of an earlier round that was written again because this round has a fact about its
         subject: case_id, status, residual, target_after and is_said, as above
-    seconds: the round's wall time by part: "moments" (found or measured, in the first round), "values", "update" (with
-    the model's predictions before and after it).
-    values_from_store: how many of its z were read and not computed.
+    seconds: the round's wall time by part: "moments" (read or measured, in the first round), "values", "update"
+    (including the model's predictions before and after it).
+    values_from_store: how many of the round's z were read from the store and not computed.
     """
 
     frame: pandas.DataFrame
@@ -82,9 +82,10 @@ class RoundReport:
         seconds: dict[str, float],
         from_store: int,
     ) -> RoundReport:
-        """again: facts of earlier rounds that were written again. forms: those of each fact, of these last, as
-        `by_fact` gives them, by their places in result and targets. earlier: facts of earlier rounds about the same
-        subjects, written again or not. total: the round's wall time in seconds, second moments included."""
+        """Build the report of a round. again: facts of earlier rounds that were written again. forms: the forms of each
+        fact, first of `facts`, then of `again`, as indices into result and targets (from `by_fact`). earlier: facts of
+        earlier rounds about the same subjects, written again or not. total: the round's wall time in seconds, including
+        second moments."""
         import pandas
 
         every = [*facts, *again]
@@ -119,9 +120,9 @@ class RoundReport:
         return cls(own, rest[_AGAIN], seconds, from_store)
 
     def with_kept(self, facts: Sequence[Fact], written: Sequence[int]) -> RoundReport:
-        """The report with a row also for those facts of the round that were not written, since others stand.
+        """Return the report with additional rows of status `kept` for the facts of the round that were not written.
 
-        facts: all of the round. written: the places among them of those that have a row, in order."""
+        facts: all facts of the round. written: the indices of the facts that already have a row, in order."""
         import pandas
 
         kept = [place for place in range(len(facts)) if place not in {*written}]
@@ -132,25 +133,25 @@ class RoundReport:
 
     @classmethod
     def of_kept(cls, facts: Sequence[Fact]) -> RoundReport:
-        """Of a round that would have written none of its facts, and so was not made."""
+        """Return the report of a round that was not made, because all of its facts have status `kept`."""
         frame = _kept_rows(facts, range(len(facts)))
         return cls(frame, frame.iloc[:0][_AGAIN])
 
     def to_record(self) -> dict[str, object]:
-        """All of it as plain Python values that JSON takes."""
+        """Return the report as JSON-serialisable Python values."""
         own = {"frame": _columns_of(self.frame), "again": _columns_of(self.again)}
         return {**own, "seconds": dict(self.seconds), "values_from_store": self.values_from_store}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RoundReport:
-        """What `to_record` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Build a report from the result of `to_record`. Raises KeyError, TypeError or ValueError for anything else."""
         report = cls.__new__(cls)
         own = {"seconds": dict(record["seconds"]), "values_from_store": int(record["values_from_store"])}
         vars(report).update(own, _frames={name: record[name] for name in ("frame", "again")})
         return report
 
     def __getattr__(self, name: str) -> Any:
-        """A frame of a report that was read: made when it is first asked for, since a thousand rounds have two each."""
+        """Create a frame of a report read from a record on first access: a thousand rounds have two thousand frames."""
         stored = vars(self).get("_frames", {})
         if name not in stored:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -158,7 +159,7 @@ class RoundReport:
 
     @property
     def statuses(self) -> tuple[str, ...]:
-        """One a fact."""
+        """The status of each fact."""
         stored = vars(self).get("_frames")
         return tuple(stored["frame"]["status"][1] if stored else self.frame["status"])
 
@@ -176,18 +177,18 @@ def _counted(frame: pandas.DataFrame) -> str:
 
 
 def _status(status: str, target: Targets) -> str:
-    """Of a fact that came near z, whether z was worth coming near."""
+    """Return the status of one form, with `done` changed to `weak_value` if z or the edit did not work."""
     is_likelier = target.after.log_probability > target.before.log_probability
     return WEAK_VALUE if status == DONE and not (target.under_z.is_said and is_likelier) else status
 
 
 def _case_ids(facts: Sequence[Fact]) -> list[Any]:
-    """Those that have none are numbered."""
+    """Return the case_ids of the facts, with the index of a fact as default."""
     return [number if fact.case_id is None else fact.case_id for number, fact in enumerate(facts)]
 
 
 def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
-    """Rows of facts that were not written, by their places."""
+    """Return rows for facts that were not written. kept: their indices in `facts`."""
     import pandas
 
     numbers = ("residual_before", "residual", "target_before", "target_under_z", "target_after")
@@ -206,7 +207,7 @@ def _kept_rows(facts: Sequence[Fact], kept: Sequence[int]) -> pandas.DataFrame:
 
 
 def _columns_of(frame: pandas.DataFrame) -> dict[str, object]:
-    """{column: [dtype, values]}, numbers that are not finite as None or text."""
+    """Return {column: [dtype, values]}, with NaN as None and infinities as text."""
     return {
         str(name): [str(column.dtype), [_json_number(value) for value in column.tolist()]]
         for name, column in frame.items()

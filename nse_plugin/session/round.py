@@ -1,4 +1,4 @@
-"""One round: first planned, which changes nothing, then written into the model. The caller decides what stands."""
+"""The two steps of a round: plan it without changing the model, then write it. The caller commits or reverts it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ ON_CONFLICT = ("replace", "keep", "error")
 
 @dataclass
 class Plan:
-    """All that a round needs before it writes.
+    """Everything that is computed for a round before it changes the model.
 
-    facts: those to write, at the places `written` of those that were asked for. again: facts of earlier rounds that are
-    written again with them. earlier: those about the same subjects. asked: the forms of both as they are asked; forms:
-    as they are written. values: z [m, d] of the forms. moments: {layer: [f, f]}. said: of each form. started: when, as
-    `time.monotonic` says.
+    facts: the facts to write. written: their indices in the request's facts. again: facts of earlier rounds that are
+    written again with them. earlier: all facts of earlier rounds about the same subjects. asked: the forms of `facts`
+    and `again`, used for predictions. forms: the same with attention sinks avoided, used for writing. values: z [m, d]
+    of the forms. moments: {layer: [f, f]}. said: the target predictions by the index of the form. from_store: how many
+    values were read from the store. started: start of the round on the clock of `time.monotonic`. seconds: wall time by
+    part.
     """
 
     request: Request
@@ -60,7 +62,7 @@ class Plan:
 
 
 def conflicts(history: History, facts: Sequence[Fact]) -> dict[int, Fact]:
-    """By the place of each fact that has one: the fact that stands, of the same question with another target."""
+    """Return {index of a fact: the active fact that it conflicts with}, with the same question and another target."""
     standing = {fact.question: fact for fact in history.standing_facts(facts)}
     found = {place: standing[fact.question] for place, fact in enumerate(facts) if fact.question in standing}
     return {place: fact for place, fact in found.items() if fact.signature != facts[place].signature}
@@ -74,9 +76,9 @@ def plan_round(
     request: Request,
     values: Tensor | None = None,
 ) -> Plan | RoundReport:
-    """Compute what a round needs; the model is as before. A report where there is nothing to write.
+    """Compute what a round needs, without changing the model. Returns a report if there is nothing to write.
 
-    values: z [m, d] as `EditSession.values` returned it; None: computed. Raises FactError, HyperParamsError,
+    values: z [m, d] as returned by `EditSession.values`; None to compute them. Raises FactError, HyperParamsError,
     LayoutError, MomentsError, ValueError.
     """
     started, read_before, seconds = time.monotonic(), source.from_store, dict[str, float]()
@@ -121,11 +123,11 @@ def write_round(
     before: OriginalWeights | None,
     masters: Masters,
 ) -> History:
-    """Write a planned round into the model. Returns the history with it; the caller puts the weights back when
-    something goes wrong.
+    """Write a planned round into the model and return the history with it. The caller must restore the weights after an
+    error.
 
-    before: the edited matrices as they are, to note which columns change; None: they are not noted. masters: as they
-    are, not to be changed. Raises UpdateError.
+    before: the current edited matrices, to record which columns change; None to record nothing. masters: the current
+    master copies; they are not modified. Raises UpdateError.
     """
     written_to = {layer: master.clone() for layer, master in masters.items()}
     hparams, layout = edited.hparams, edited.layout_of(state)
@@ -149,13 +151,14 @@ def write_round(
 
 
 def again_with(earlier: Sequence[Fact], facts: Sequence[Fact]) -> list[Fact]:
-    """The earlier facts that are written again with these, which replace none of them."""
+    """Return the earlier facts to write again together with `facts`: those that no fact in `facts` replaces."""
     replaced = {fact.question for fact in facts}
     return [fact for fact in earlier if fact.question not in replaced]
 
 
 def _to_write(history: History, request: Request) -> list[int]:
-    """The places of the facts that are written. Raises FactError for the first conflict of `on_conflict="error"`."""
+    """Return the indices of the facts to write. Raises FactError for conflicts if `on_conflict` is "error", ValueError
+    for an unknown `on_conflict`."""
     if request.on_conflict not in ON_CONFLICT:
         raise ValueError(f"on_conflict = {request.on_conflict!r} cannot be used: use one of {', '.join(ON_CONFLICT)}.")
     against = {} if request.on_conflict == "replace" else conflicts(history, request.facts)
@@ -171,7 +174,7 @@ def _to_write(history: History, request: Request) -> list[int]:
 
 
 def _check_values(values: Tensor, needed: tuple[int, int]) -> None:
-    """Raise ValueError unless values are numbers [n, d], `needed`."""
+    """Raise ValueError unless values is a tensor of the shape `needed`, [n, d]."""
     if not isinstance(values, torch.Tensor):
         raise ValueError(
             f"values is a {type(values).__name__}, and these facts need a tensor {needed}, as `values` returns it."

@@ -1,6 +1,6 @@
-"""What lasts from round to round: original weights, the history of rounds, and what was measured once.
+"""The state kept between rounds: the original weights, the history of rounds, and everything that is measured once.
 
-It holds no reference to the model, so that it can be kept beside it by weak reference.
+It holds no reference to the model, so that it can be stored in a dictionary with weak references to models.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from nse_plugin.session.report import RoundReport
 
 
 class StateError(ValueError):
-    """A state that does not belong to the model it is given with; the message gives the reason."""
+    """A state that does not belong to the given model; the message gives the reason."""
 
 
 @dataclass
 class EditState:
-    """Everything that lasts from round to round.
+    """The state kept between rounds.
 
     originals: the edited matrices before the first edit. matrices: their names, by layer. history: the rounds made.
-    identity: (quick, full) of the model with its original weights, which all below belongs to; None: nothing was
-    computed yet. templates, moments: measured when first needed, then kept; {layer: [f, f]}. contexts: the templates'
-    keys and values, kept as long as the model looks the same. batched: which arguments of the layers are batched.
-    checked: up to how many tokens it was checked that the model can be replayed, by edited layers.
+    identity: (quick, full) identity of the model with its original weights, for which all following fields hold; None
+    if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
+    contexts: the templates' keys and values, kept until the model's quick identity or device changes. batched: which
+    arguments of the layers are batched. checked: by edited layers, the largest number of tokens for which replaying
+    them was checked.
     """
 
     originals: OriginalWeights
@@ -49,9 +50,9 @@ class EditState:
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
-        """The state of a model that has not been edited: its present weights are the original ones.
+        """Create the state of an unedited model: the current weights are taken as the original ones.
 
-        read: takes the fingerprint of one matrix, [d, f] or as its module stores it.
+        read: computes the fingerprint of one weight, [d, f] or [f, d] as its module stores it.
         """
         return cls(OriginalWeights.of(matrices), names_of(matrices), History(weights_of(matrices, read)))
 
@@ -62,36 +63,36 @@ class EditState:
 
     @property
     def knowledge(self) -> ProtectedKeys:
-        """The protected keys Kp of all rounds made."""
+        """The protected keys Kp of all active rounds."""
         return self.history.knowledge
 
     @property
     def reports(self) -> list[RoundReport]:
-        """One a round, in order."""
+        """The reports of the active rounds, in order."""
         return [made.report for made in self.history.rounds]
 
     def branched(self) -> EditState:
-        """A state that is continued separately. Shared are tensors, which are never changed, `contexts`, which are
-        cleared when they do not fit a model, and `batched`, which is found once."""
+        """Return a copy of the state to continue from separately. The copy shares tensors, which are never modified,
+        `contexts`, which are cleared if they do not fit a model, and `batched` and `checked`."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
-        """Forget all that was computed of the model; the original weights and the rounds stay."""
+        """Discard everything that was computed from the model; keep the original weights and the rounds."""
         self.templates = self.moments = None
         self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), {}
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:
-        """The state with the rounds that stand when the weights are `now`; None when they were changed by others."""
+        """Return the state with the rounds that are active if the weights are `now`; None if no round left them."""
         history = self.history.standing(now)
         if history is None or history is self.history:
             return None if history is None else self
         return dataclasses.replace(self, history=history)
 
     def identity_of(self, model: nn.Module, matrices: Mapping[int, OutputMatrix]) -> tuple[str, str]:
-        """(quick, full) of the model as it is now, but for its edited matrices, which count as the original ones.
+        """Return the (quick, full) identity of the current model with the original weights in its edited matrices.
 
-        The full one is computed again only when the quick one has changed.
+        The full identity is computed again only if the quick one has changed.
         """
         with torch.inference_mode(False), self.originals.rewound(matrices):
             identity = ModelIdentity(model)
@@ -99,11 +100,10 @@ class EditState:
             return self.identity if self.identity and self.identity[0] == quick else (quick, identity.full())
 
     def fitting(self, model: nn.Module, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
-        """A branch with the rounds that stand on these matrices of a model, whose weights are `now`.
+        """Return a branch of the state for a model, with the rounds that are active if its matrices' weights are `now`.
 
-        Where something else of the model is another (an adapter that was switched, layers that are not edited), the
-        rounds stand and nothing that was measured does. Raises StateError when the state is of other matrices or
-        weights.
+        If other parts of the model have changed (an adapter was switched, other layers), the branch keeps the rounds
+        and discards everything that was measured. Raises StateError if the state belongs to other matrices or weights.
         """
         if self.matrices != names_of(matrices):
             raise StateError(
@@ -123,10 +123,10 @@ class EditState:
 
 
 def weights_of(matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> Weights:
-    """Fingerprints of matrices as they are now, by layer. read: takes that of one weight, [d, f] or [f, d]."""
+    """Return the fingerprints of matrices, by layer. read: computes the one of a weight, [d, f] or [f, d]."""
     return {layer: read(matrix.weight.data) for layer, matrix in matrices.items()}
 
 
 def names_of(matrices: Mapping[int, OutputMatrix]) -> dict[int, str]:
-    """The names of matrices, by layer."""
+    """Return the names of matrices, by layer."""
     return {layer: matrix.name for layer, matrix in matrices.items()}

@@ -1,4 +1,4 @@
-"""The rounds of a session: which of them stand, and how others come to stand, all at once or not at all."""
+"""The rounds of a session: which of them are active, and transactions that change this completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Commit = Callable[[EditState, History], None]
 class Rounds:
     """The rounds of an edited model, in memory and, with a journal, in a folder.
 
-    state: with the rounds that stand. undoable: whether what they change is kept.
+    state: the state with the active rounds. undoable: whether their changes are kept.
 
-    The model, the state and the folder change in one order: weights in the live model, the round's folder, HEAD, the
-    state. A round is made when HEAD leads to it; without a journal, when the state has it. Whatever stops a
-    transaction before that restores the weights; whatever stops it later leaves state and weights as HEAD has them.
+    Changes are made in a fixed order: the weights of the live model, the round's folder, HEAD, the state. A round is
+    committed when HEAD names it; without a journal, when the state has it. If a transaction is interrupted before the
+    commit, the weights are restored; if it is interrupted later, state and weights agree with HEAD.
     """
 
     def __init__(self, edited: EditedModel, state: EditState, undoable: bool, journal: Journal | None) -> None:
@@ -44,10 +44,11 @@ class Rounds:
         self._marks: tuple[object, dict[int, str]] = None, {}
 
     def standing(self) -> tuple[EditState, History]:
-        """The state that the present weights belong to, and the rounds that they hold.
+        """Return the state of the current weights and the history of the rounds that they contain.
 
-        Where others have changed them it is a new state, which only a round that is made puts in the old one's place.
-        Raises SessionError where the rounds are in a folder.
+        If other code has changed the weights, returns a new state, which replaces the old one when a round is
+        committed; raises SessionError instead if the rounds are in a folder. Raises ValueError if the model's dtype has
+        changed.
         """
         matrices = self._edited.matrices
         self.state.originals.check_dtypes(matrices)
@@ -78,8 +79,8 @@ class Rounds:
 
     @contextlib.contextmanager
     def transaction(self, before: OriginalWeights) -> Iterator[Commit]:
-        """Within, weights may change; they are put back unless the function that this gives is called with the state
-        and the history that are to stand. before: the weights as they are."""
+        """Run a block that may change weights, and restore them afterwards unless the block calls the yielded function
+        with the new state and history. before: the current weights."""
         earlier, decided = self.state.history, None
 
         def commit(state: EditState, history: History) -> None:
@@ -104,9 +105,10 @@ class Rounds:
             raise
 
     def written(self, state: EditState, history: History, plan: Plan, before: OriginalWeights) -> History:
-        """Write a planned round into the model, and its folder; it does not stand yet. Returns the history with it.
+        """Write a planned round into the model and, with a journal, its folder, without committing it. Returns the
+        history with it.
 
-        before: the weights as they are.
+        before: the current weights.
         """
         masters = self._masters_of(state, history)
         extended = write_round(self._edited, state, history, plan, before if self._undoable else None, masters)
@@ -123,7 +125,10 @@ class Rounds:
         return dataclasses.replace(extended, made=(*extended.made[:-1], made))
 
     def wound_back(self, history: History, count: int) -> History:
-        """Put the model's weights back to what the first `count` rounds left. Returns the history of these."""
+        """Set the model's weights back to those after the first `count` rounds. Returns the history of these rounds.
+
+        Raises SessionError if the recorded changes do not lead to those weights.
+        """
         rounds, matrices = history.rounds, self._edited.matrices
         for number in range(len(rounds), count, -1):
             write(self.columns_of(rounds[number - 1], number), matrices, "old")
@@ -134,7 +139,8 @@ class Rounds:
         return earlier
 
     def columns_of(self, made: Round, number: int) -> Columns:
-        """What a round changed. number: 1 for the first that stands."""
+        """Return the changes of a round. number: 1 for the first active round. Raises SessionError if they were not
+        kept."""
         if self.journal is not None:
             return self.journal.columns(Head(number, made.id))
         if made.columns is None:
@@ -142,8 +148,8 @@ class Rounds:
         return made.columns
 
     def check_open(self) -> None:
-        """Raise SessionError when the session was closed, or its folder has other rounds than this process knows of: a
-        lock does not reach everywhere (a forked process, some network folders, a copy put in the folder's place)."""
+        """Raise SessionError if the session was closed, or its folder has other rounds than this process knows of. A
+        lock does not prevent this in all cases (a forked process, some network file systems, a replaced folder)."""
         if self.journal is None:
             return
         if not self.journal.is_open:
@@ -155,7 +161,7 @@ class Rounds:
             )
 
     def check_plan(self, history: History, plan: Plan, state: EditState) -> None:
-        """Raise SessionError when a round in a folder would go on with another model or other second moments."""
+        """Raise SessionError if a session in a folder would continue with another model or other second moments."""
         if self.journal is None:
             return
         if self._identity is not None and state.identity is not None and state.identity[1] != self._identity[1]:
@@ -171,7 +177,7 @@ class Rounds:
             )
 
     def remove_undone(self) -> None:
-        """Remove the folders of rounds that do not stand."""
+        """Remove the folders of rounds that are not active."""
         with contextlib.suppress(SessionError):
             if self.journal is not None and self.journal.head() == self._head(self.state.history):
                 self.journal.remove_others(self.state.history.rounds)
@@ -181,9 +187,10 @@ class Rounds:
         return Head(len(history.rounds), self._root if last is None else history.made[last].id)
 
     def _masters_of(self, state: EditState, history: History) -> Masters:
-        """The master copies of a coarse model, as the rounds of a history left them.
+        """Return the master copies of a bfloat16 or float16 model after the rounds of a history; empty if it has none.
 
-        Where these were not kept, new ones of the present weights: what was below their rounding is lost.
+        If the rounds' changes of the copies were not kept, returns new copies of the current weights, without the
+        digits that were rounded off.
         """
         matrices = self._edited.matrices
         if history.masters is not None:
@@ -201,7 +208,7 @@ class Rounds:
         return {layer: copy.to(matrices[layer].weight.device) for layer, copy in masters.items()}
 
     def _bring_to(self, journal: Journal, masters: Masters, history: History) -> None:
-        """Bring new master copies of the base to what the rounds in a folder left."""
+        """Apply the changes of the rounds in a folder to new master copies of the base."""
         try:
             changes = journal.outermost(history.rounds, "new", of_masters=True)
             apply_changes(self._edited.matrices, masters, changes)
@@ -214,7 +221,7 @@ class Rounds:
             raise SessionError(f"{journal.folder} does not lead to the master copies of its rounds: restore it.")
 
     def _marks_of(self, plan: Plan) -> dict[int, str]:
-        """Fingerprints of a plan's second moments, read once."""
+        """Return the fingerprints of a plan's second moments, cached for the last moments."""
         if self._marks[0] is not plan.moments:
             self._marks = plan.moments, {layer: fingerprint(moment) for layer, moment in plan.moments.items()}
         return self._marks[1]

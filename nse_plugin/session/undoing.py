@@ -1,4 +1,4 @@
-"""Which rounds are undone, and what is asked of the others when single facts are retired."""
+"""Compute which rounds to undo, and the requests of the rounds to make again when single facts are retired."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nse_plugin.session.history import History, Request
 
 
 def rounds_to_keep(history: History, rounds: int | None, to: str | None) -> int:
-    """How many rounds stand after the last `rounds` were undone, or those after the one whose id begins with `to`.
+    """Return how many rounds to keep if the last `rounds`, or all after the one whose id begins with `to`, are undone.
 
-    Raises ValueError where there are no such rounds.
+    rounds: None, without `to`: one. Raises ValueError if there are no such rounds or both arguments are given.
     """
     ids = [made.id for made in history.rounds]
     if to is not None:
@@ -32,10 +32,11 @@ def rounds_to_keep(history: History, rounds: int | None, to: str | None) -> int:
 
 
 def requests_without(history: History, case_ids: Iterable[int | str] | int | str) -> tuple[int, list[Request]]:
-    """How many rounds come before the first that has one of these facts, and what is asked of those from there on.
+    """Return the number of rounds before the first one with one of these facts, and the requests of the later rounds
+    without these facts. Rounds without other facts are left out.
 
-    case_ids: text that is no fact's stands for the number that it writes. Raises FactError for one that no round has,
-    SessionError where a round cannot be made again.
+    case_ids: a text that is no fact's case_id is read as a number. Raises FactError for a case_id that no round has,
+    SessionError if a round cannot be made again.
     """
     wanted = [case_ids] if isinstance(case_ids, int | str) else list(case_ids)
     asked = [made.request for made in history.rounds]

@@ -1,4 +1,4 @@
-"""Where the values z of a round come from: computed on the original weights, or read from the store."""
+"""Provide the values z of a round: computed on the original weights, or read from the store."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from nse_plugin.support.progress import bar
 
 log = logging.getLogger(__name__)
 
-Groups = Sequence[list[int]]  # of facts (indices) that share a value
-KEPT_AT_ONCE = 64  # facts whose values are computed together and then put in the store: a stop loses no more
+Groups = Sequence[list[int]]  # groups of indices that share a value
+KEPT_AT_ONCE = 64  # facts per batch; each batch is put into the store, so an interrupt loses at most one batch
 
 
 class ValueSource:
-    """Values of facts for an edited model. from_store: how many of those so far were read and not computed."""
+    """Values of facts for an edited model. from_store: how many so far were read from the store and not computed."""
 
     def __init__(self, edited: EditedModel) -> None:
         self._edited = edited
@@ -36,8 +36,8 @@ class ValueSource:
     def values(
         self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, TargetPredictions]
     ) -> Tensor:
-        """z of every form, [n, d]. groups: those that share what is added to h. said: gets the predictions of those
-        that are computed."""
+        """Return z of every form, [n, d]. groups: forms (indices) that share delta. said: filled with the forms' target
+        predictions, by index, unless a store is used."""
         edited, prompts = self._edited, prompts_of(forms)
         with bar("values z, facts", len(prompts)) as advance:
             if not edited.hparams.rewind:
@@ -46,9 +46,9 @@ class ValueSource:
                 return self._rewound_values(state, prompts, groups, said, advance)
 
     def say(self, state: EditState, forms: Sequence[Form], values: Tensor, said: dict[int, TargetPredictions]) -> None:
-        """Add to `said` what the model predicts under values [n, d], of the forms whose values were not computed here.
+        """Add the predictions under values [n, d] to `said`, for the forms that it has none for yet.
 
-        It is asked of the model that the values were made for: the original one, with `rewind`.
+        They are made by the model that the values were computed for: with `rewind`, the original one.
         """
         edited = self._edited
         missing = [place for place in range(len(forms)) if place not in said]
@@ -68,7 +68,8 @@ class ValueSource:
         said: dict[int, TargetPredictions],
         on_done: Callable[[int], None],
     ) -> Tensor:
-        """On the original weights. Nothing that was kept is used of a model that may have changed unseen."""
+        """Compute or read values on the original weights. For a model that may have changed unnoticed, neither stored
+        values nor cached contexts are used."""
         edited = self._edited
         unseen = ModelIdentity(edited.model).unseen
         if unseen is None and edited.hparams.store is not None:
@@ -86,7 +87,7 @@ class ValueSource:
         groups: Groups,
         on_done: Callable[[int], None],
     ) -> Tensor:
-        """What the store has of the values, the rest computed and put there."""
+        """Read values from the store; compute the missing ones and put them into the store."""
         edited = self._edited
         _, full = state.identity_of(edited.model, edited.matrices)
         addresses = value_cache_keys(full, prompts, edited.hparams, groups)
@@ -109,7 +110,7 @@ class ValueSource:
 
 
 def _at_most(count: int, groups: Groups) -> Iterator[list[list[int]]]:
-    """Consecutive groups with at most `count` members together, or a single larger one."""
+    """Yield lists of consecutive groups with at most `count` members in total, or one larger group."""
     some: list[list[int]] = []
     for group in groups:
         if some and sum(map(len, some)) + len(group) > count:

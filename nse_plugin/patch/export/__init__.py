@@ -1,1 +1,1 @@
-"""A patch in the forms that other programs read."""
+"""Export a patch to formats of other programs."""

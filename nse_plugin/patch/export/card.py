@@ -17,7 +17,10 @@ _METHOD = "NSE, arXiv 2410.04045"
 
 
 def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | None) -> str:
-    """README.md, with the metadata that the Hugging Face hub reads."""
+    """Return the text of README.md, with metadata for the Hugging Face hub.
+
+    factors: the adapter's factors by layer. rank: the rank that the adapter was truncated to; None if it is complete.
+    """
     r = next(iter(factors.values())).a.shape[0]
     count = sum(int(one["facts"]) for one in patch.rounds)
     base = patch.model_name or "the base model"

@@ -1,4 +1,4 @@
-"""A patch's changes as products of two thin matrices: an update of n facts has about n independent directions."""
+"""Factor a patch's changes into products of two thin matrices: the update of n facts has a rank of about n."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from nse_plugin.patch.columns import ChangedColumns, PatchError
 from nse_plugin.patch.patch import EditPatch
 
 log = logging.getLogger(__name__)
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 takes as max_lora_rank
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM 0.32 accepts for max_lora_rank
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Change = b @ a. a: [r, f], b: [d, r], float32. rank: how many directions the change really has, at most r."""
+    """Factors of one matrix's change, b @ a, in float32. name: the matrix's parameter. a: [r, f]. b: [d, r]. rank: the
+    number of directions that are not filled with zeros, at most r. transposed: the module stores the matrix as [f, d].
+    """
 
     name: str
     a: Tensor
@@ -28,10 +30,11 @@ class Factors:
 
 
 def factors_of(patch: EditPatch, rank: int | None = None) -> dict[int, Factors]:
-    """The changes by layer, all with one r: the largest rank any layer has, the rest filled with zeros.
+    """Return the factors by layer, all with the same r: the largest rank of any layer. Factors of lower rank are filled
+    with zeros.
 
-    rank: only this many directions of each, the longest (facts are lost that way: below one direction a fact they are
-    no longer predicted). Raises PatchError for a rank that is not above 0.
+    rank: keep at most this many directions per layer, those with the largest singular values. This loses facts: with
+    less than one direction per fact they are no longer predicted. Raises PatchError if rank is not above 0.
     """
     if rank is not None and rank < 1:
         raise PatchError(f"rank = {rank} cannot be used: give a number above 0, or none for the whole change.")
@@ -43,15 +46,15 @@ def factors_of(patch: EditPatch, rank: int | None = None) -> dict[int, Factors]:
 
 
 def _change(one: ChangedColumns) -> Tensor:
-    """[d, m] float64, of the changed columns alone."""
+    """Return the change of the changed columns, [d, m] float64."""
     return (one.new.double() - one.old.double()).T
 
 
 def _rank(sizes: Tensor, one: ChangedColumns) -> int:
-    """Singular values above the noise of rounding the weights to their dtype.
+    """Return the number of singular values above the noise of rounding the weights to their dtype, at least 1.
 
-    The noise is taken for independent numbers of the rounding's size, whose largest singular value is about
-    std * (sqrt(d) + sqrt(m)).
+    The noise is modelled as independent numbers with the standard deviation of the rounding error. Their largest
+    singular value is about std * (sqrt(d) + sqrt(m)).
     """
     std = torch.finfo(one.new.dtype).eps * float(one.new.double().square().mean().sqrt()) / math.sqrt(12)
     m, d = one.new.shape

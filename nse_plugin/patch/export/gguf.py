@@ -1,4 +1,4 @@
-"""A patch for llama.cpp and Ollama: a LoRA adapter in their format, or a model file with the edited matrices in it."""
+"""Export a patch for llama.cpp and Ollama: as a LoRA adapter, or as a model file with the edited matrices."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def write_gguf_lora(patch: EditPatch, file: Path, base: Path, rank: int | None = None) -> Path:
-    """Write an adapter (float32) for the GGUF file `base`; returns its path. Needs the package `gguf`.
+    """Write a float32 adapter for the GGUF file `base` and return its path. Needs the package `gguf`.
 
-    One rank for all layers, since llama.cpp divides the one alpha by each tensor's own rank. Warns where the file has
-    other weights than those that were edited (another quantisation of the same model keeps some of the facts alone), or
-    other tokens. Raises PatchError where `base` is no GGUF file, or has not these matrices.
+    rank: as in `factors_of`. All layers have the same rank, because llama.cpp divides the adapter's single alpha by the
+    rank of each tensor. Warns if `base` has other weights than the edited model had (with another quantisation of the
+    same model, only some of the facts hold) or treats BOS differently. Raises PatchError if `base` is not a GGUF file
+    or lacks the edited matrices.
     """
     from gguf import GGUFWriter
 
@@ -53,11 +54,11 @@ def write_gguf_lora(patch: EditPatch, file: Path, base: Path, rank: int | None =
 
 
 def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
-    """Write a copy of the GGUF file `base` in which the edited matrices alone are other ones, quantised as they were
-    there; returns its path. Needs the package `gguf`, which quantises the types Q4_0 to Q8_0, F16, BF16 and F32.
+    """Write a copy of the GGUF file `base` with the edited matrices, and return its path.
 
-    Raises PatchError for a type it does not quantise (write an adapter instead), and where `base` is not the file whose
-    dequantised weights were edited.
+    The edited matrices keep their type of quantisation. Needs the package `gguf`, which quantises the types Q4_0 to
+    Q8_0, F16, BF16 and F32. Raises PatchError for a type that `gguf` cannot quantise (write an adapter instead), or if
+    `base` is not the file whose dequantised weights were edited.
     """
     from gguf import GGMLQuantizationType, quantize
 
@@ -92,7 +93,7 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
 
 
 def read_gguf(path: Path) -> GGUFReader:
-    """Raises PatchError where it cannot be read."""
+    """Open a GGUF file for reading. Raises PatchError if it cannot be read."""
     try:
         return open_gguf(path)
     except GGUFError as error:
@@ -100,7 +101,7 @@ def read_gguf(path: Path) -> GGUFReader:
 
 
 def _warn_of(patch: EditPatch, reader: GGUFReader, names: Mapping[int, str], base: Path) -> None:
-    """Warn where the file computes with other numbers, or other tokens, than the facts were written on."""
+    """Warn if the file has other weights, or another BOS setting, than the model on which the facts were written."""
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if not all(_is_base(one, _matrix(tensors[names[layer]])) for layer, one in patch.columns.items()):
         log.warning(
@@ -116,20 +117,20 @@ def _warn_of(patch: EditPatch, reader: GGUFReader, names: Mapping[int, str], bas
 
 
 def _matrix(tensor: Any) -> Any:
-    """Dequantised, [d, f] float32."""
+    """Dequantise a tensor, [d, f] float32."""
     from gguf import dequantize
 
     return dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
 
 
 def _is_base(one: ChangedColumns, matrix: Any) -> bool:
-    """Whether a matrix [d, f] has the columns as they were before the edits, in the dtype they were edited in."""
+    """Return whether a matrix [d, f], in the dtype of the edited model, has the columns from before the edits."""
     found = torch.from_numpy(matrix[:, one.neurons.numpy()].T).to(one.old.dtype)
     return torch.equal(found, one.old)
 
 
 def _names(patch: EditPatch, reader: GGUFReader) -> dict[int, str]:
-    """What the file calls each edited matrix, by layer."""
+    """Return the name of each edited matrix in the file, by layer. Raises PatchError if the file has no such matrix."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     architecture = _text(reader, "general.architecture")

@@ -1,4 +1,4 @@
-"""A patch as a LoRA adapter for PEFT, transformers, vLLM and SGLang."""
+"""Export a patch as a LoRA adapter for PEFT, transformers, vLLM and SGLang."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _PREFIX = "base_model.model."
 
 
 def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
-    """Write adapter_config.json, adapter_model.safetensors (float32) and a model card; returns the folder.
+    """Write adapter_config.json, adapter_model.safetensors (float32) and a model card; return the folder.
 
-    One rank for all layers, the largest any needs, and `lora_alpha` equal to it, so that every program scales by 1;
-    modules by their full names, since PEFT loses layers of adapters that share a suffix. rank: keep only this many
-    directions; measure what still holds before you ship that. Raises PatchError where the folder holds anything else.
+    All layers have the same rank, the largest that any layer needs, and `lora_alpha` is equal to it, so that every
+    program scales by 1. Modules are listed by their full names, because PEFT loses layers of adapters that share a
+    suffix. rank: keep only this many directions; measure which facts still hold before publishing such an adapter.
+    Raises PatchError if the folder holds other files, a file is in its place, or rank is not above 0.
     """
     if file := file_in_the_way(folder.absolute()):
         raise PatchError(f"{folder} cannot hold an adapter: {file} is a file; name a folder.")
@@ -58,8 +59,8 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
 
 
 def check_lora(model: nn.Module, folder: str | Path) -> None:
-    """Raise PatchError unless every tensor of an adapter has its module in the model, in the right shape, and every
-    module that it names a tensor. PEFT does not warn where a part of an adapter is not used.
+    """Raise PatchError unless an adapter fits the model: every tensor belongs to a module of the model, in the right
+    shape, and every module in its configuration has its tensors. PEFT does not warn if part of an adapter is not used.
 
     model: the base, or a PEFT model of it.
     """

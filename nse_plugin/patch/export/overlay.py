@@ -1,4 +1,4 @@
-"""An edited checkpoint in a new folder: only files with an edited tensor are written again."""
+"""Write an edited checkpoint to a new folder; only files with an edited tensor are rewritten."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def write_overlay(patch: EditPatch, checkpoint: Path, folder: Path, link: bool) -> Path:
-    """Write the checkpoint with the edits in it; returns the folder.
+    """Write the checkpoint with the edits applied and return the folder.
 
-    checkpoint: a folder with safetensors files, of the base model. link: other files are hard links to the checkpoint's
-    (symbolic ones on another file system), else copies. Raises PatchError, before anything is written, where the
-    checkpoint has other matrices than the base where it was edited, or the folder is there already; where other weights
-    differ there is a warning.
+    checkpoint: the folder of the base model, with safetensors files. link: True makes the other files hard links to
+    those of the checkpoint (symbolic links on another file system), False copies them. Raises PatchError, before
+    anything is written, if the checkpoint's edited matrices differ from those of the base, `folder` exists or is within
+    the checkpoint, or the checkpoint is not a folder. Warns if other weights differ.
     """
     if folder.exists():
         raise PatchError(f"{folder} is there already: name a new folder.")
@@ -47,11 +47,11 @@ def write_overlay(patch: EditPatch, checkpoint: Path, folder: Path, link: bool) 
     return folder
 
 
-Edited = Mapping[str, tuple[int, ChangedColumns]]  # by the tensor's name in the file
+Edited = Mapping[str, tuple[int, ChangedColumns]]  # (layer, columns) by the tensor's name in the file
 
 
 def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[int, ChangedColumns]]]:
-    """Which tensors of which files are edited; they are compared with the patch's base."""
+    """Return the edited tensors of each file. Raises PatchError if one is missing or differs from the patch's base."""
     found: dict[Path, dict[str, tuple[int, ChangedColumns]]] = {}
     missing = dict(patch.columns)
     for path in sorted(checkpoint.glob("*.safetensors")):
@@ -72,8 +72,8 @@ def _files_of(patch: EditPatch, checkpoint: Path) -> dict[Path, dict[str, tuple[
 
 
 def _warn_of_other_weights(patch: EditPatch, checkpoint: Path) -> None:
-    """Warn where weights that are not edited are others than the base's: of a fine-tuned model, say. Weights are known
-    by their names in the model, which those in a file of `save_pretrained` are."""
+    """Warn if weights that are not edited differ from those of the base, as in a fine-tuned model. Only checkpoints
+    that use the model's parameter names, such as those of `save_pretrained`, are checked."""
     named: dict[str, str] = {}
     left_out = set(patch.matrices.values())
     for path in sorted(checkpoint.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""What is left of a patch's facts when an adapter keeps fewer directions than the change has."""
+"""Measure how many of a patch's facts hold when an adapter keeps fewer directions than the change has."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 def kept_at_rank(
     patch: EditPatch, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rank: int
 ) -> dict[str, object]:
-    """How many of the patch's facts hold with adapters of `rank` directions and with the whole change.
+    """Count the patch's facts that hold with an adapter of `rank` directions and with the whole change.
 
-    model: the base, or the edited one; its weights are afterwards what they were. Returns `rank`, `facts`, and of both
-    `begun` and `begun_whole` (top-1: the target's first token is the most likely one) and `said`, `said_whole` (all its
-    tokens are). Efficacy would hide the loss: below one direction a fact, top-1 goes long before P(new) > P(old) does.
-    Raises PatchError for a model that is neither, a patch without its facts, a rank that is not above 0.
+    model: the base or the edited model; its weights are restored afterwards. Returns `rank`; `facts`, their number; and
+    the numbers of facts with the adapter and with the whole change: `begun` and `begun_whole` (the target's first token
+    is the most likely one), `said` and `said_whole` (all of its tokens are). Efficacy would hide the loss: below one
+    direction per fact, the target stops being the most likely answer long before P(new) > P(old) fails. Raises
+    PatchError if the model is neither base nor edited, the patch has no facts, or rank is not above 0.
     """
     if patch.facts is None:
         raise PatchError("the patch holds no facts (include_facts=False): make it again from its session.")

@@ -1,1 +1,1 @@
-"""Does an edit hold where the model is served?"""
+"""Check whether an edit holds when llama.cpp serves the model."""

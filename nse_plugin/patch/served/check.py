@@ -1,4 +1,4 @@
-"""Does every fact hold where the model is served? llama.cpp is asked, with its own tokens and its own numbers."""
+"""Check every fact in llama.cpp, with llama.cpp's own tokenisation and arithmetic."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nse_plugin.patch.served.llama_cpp import Served, served_answers
 
 @dataclass(frozen=True)
 class ServedFact:
-    """A fact as llama.cpp answers it. answer: its continuation of the prompt, as long as the target may be. holds:
-    whether that begins with the target."""
+    """llama.cpp's answer to the prompt of a fact. answer: its continuation of the prompt, long enough for any target.
+    holds: whether the answer begins with the target."""
 
     case_id: int | str | None
     subject: str
@@ -27,10 +27,11 @@ class ServedFact:
 def check_served(
     file: str | Path, facts: Sequence[Fact], adapter: str | Path | None = None, threads: int = 1
 ) -> list[dict[str, object]]:
-    """Ask llama.cpp for every fact, of a GGUF file with or without a GGUF adapter: a dict of `ServedFact` for each.
+    """Prompt llama.cpp for every fact and return one dict per fact, with the fields of `ServedFact`.
 
-    The prompts are texts, which llama.cpp tokenises by the file's settings, with or without a BOS. Raises PatchError
-    where `xllamacpp` is not installed, or the files cannot be loaded.
+    file: a GGUF model. adapter: a GGUF adapter for it. The prompts are passed as texts, which llama.cpp tokenises by
+    the file's settings, with or without a BOS. Raises PatchError if `xllamacpp` is not installed or a file cannot be
+    loaded.
     """
     longest = max((len(fact.target_new.encode()) for fact in facts), default=0)  # no target has more tokens than bytes
     asked = [fact.text for fact in facts]

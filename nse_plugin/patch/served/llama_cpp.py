@@ -1,4 +1,4 @@
-"""What a served model writes: llama.cpp, in this process (package xllamacpp)."""
+"""Generate text with llama.cpp in this process (package xllamacpp)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Served:
 def served_answers(
     file: Path, prompts: Sequence[Sequence[int] | str], adapter: Path | None = None, tokens: int = 8, threads: int = 1
 ) -> list[Served]:
-    """Greedy continuations of `tokens` tokens from llama.cpp, of a GGUF model with or without a GGUF adapter.
+    """Return greedy continuations with at most `tokens` tokens from llama.cpp.
 
-    prompts: token ids, or texts, which llama.cpp then tokenises by the file's settings. Needs `xllamacpp`. Raises
-    PatchError where it is not installed, or model or adapter cannot be loaded.
+    file: a GGUF model. prompts: token ids, or texts, which llama.cpp tokenises by the file's settings. adapter: a GGUF
+    adapter for the model. Needs `xllamacpp`. Raises PatchError if it is not installed, the model or the adapter cannot
+    be loaded, or llama.cpp refuses a prompt.
     """
-    longest = max((len(prompt) for prompt in prompts), default=0)  # characters of a text are more than its tokens
+    sizes = (len(prompt.encode() if isinstance(prompt, str) else prompt) for prompt in prompts)
+    longest = max(sizes, default=0)  # a text has at most one token per byte
     server = _server(file, adapter, longest + tokens + 8, threads)
     return [_answered(server, prompt, tokens) for prompt in prompts]
 

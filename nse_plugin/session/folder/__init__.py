@@ -1,1 +1,1 @@
-"""A session's folder: what is in it, and how a model is brought to its last round."""
+"""A session's folder: its files, and how a model is brought to the last round in it."""

@@ -1,4 +1,4 @@
-"""A session in memory, written down: each of its rounds goes into a folder, which then is the folder of a session."""
+"""Copy the rounds of a session in memory into a folder, which can then be opened as a session's folder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from nse_plugin.session.state import EditState
 
 
 class SessionCopy:
-    """Follows rounds that are made elsewhere, through EasyEdit say, on one model: `add` after each of them.
+    """Records rounds that other code makes on a model, for example through EasyEdit: call `add` after each round.
 
-    folder: new, or what an earlier copy wrote. edited: the model, before its first round or as one of those in the
-    folder left it; rounds after that one are removed. masters: the master copies of a bfloat16 or float16 model then;
-    None: before the first round. Raises SessionError where the folder does not lead to these weights.
+    folder: a new folder, or one that an earlier copy wrote. edited: the model, either before its first round or as one
+    of the rounds in the folder left it; later rounds are removed from the folder. masters: the current master copies of
+    a bfloat16 or float16 model, {layer: [d, f] or [f, d] as the module stores it}; None before the first round. Raises
+    SessionError if no round in the folder left the model's current weights.
 
-    What a round changes is found by comparing, so a copy of the edited matrices is kept in memory.
+    The changes of a round are found by comparison, so a copy of the edited matrices is kept in memory.
     """
 
     def __init__(self, folder: Path, edited: EditedModel, masters: Mapping[int, Tensor] | None = None) -> None:
@@ -47,7 +48,7 @@ class SessionCopy:
             self._journal.remove_others(rounds)
 
     def add(self, state: EditState) -> None:
-        """Write down the last round of a state, which the model's weights are of. Raises OSError."""
+        """Write the last round of a state, which must be the one that left the model's weights. Raises OSError."""
         matrices, history = self._edited.matrices, state.history
         assert history.last is not None
         if self._journal.is_new:
@@ -67,14 +68,14 @@ class SessionCopy:
         self._masters = masters
 
     def close(self) -> None:
-        """Let others open the folder."""
+        """Release the folder, so that other processes can open it."""
         self._journal.close()
 
 
 def rounds_to(folder: Path, weights: Weights) -> int | None:
-    """How many rounds of a session's folder lead to these weights; None: it has no such round, or there is none.
+    """Return the number of the round in a session's folder that left these weights; 0 if they are the unedited ones.
 
-    Raises SessionError where a file is damaged.
+    Returns None if no round left them or the folder holds no session. Raises SessionError if a file is damaged.
     """
     journal = Journal(folder)
     if not folder.is_dir() or journal.is_new:

@@ -1,18 +1,19 @@
-"""A session's folder: what is in it, and in which order it is written, so that a kill loses the round in flight alone.
+"""A session's folder: its files, and the order in which they are written. A kill loses only the unfinished round.
 
-    session.json                  what the session belongs to: base model, hyperparameters, templates, format
-    HEAD                          number and id of the last round that stands
-    rounds/0001-5f3a90c1/         a round, by its number and the beginning of its id
-        round.json                when, who, why, settings, fingerprints, report, checksums of the other files
-        facts.jsonl               a fact a line
-        columns.safetensors       the columns it changed, before and after
+    session.json                  the session's base model, hyperparameters, templates and format
+    HEAD                          number and id of the last active round
+    rounds/0001-5f3a90c1/         a round, named by its number and the beginning of its id
+        round.json                time, author, reason, settings, fingerprints, report, checksums of the other files
+        facts.jsonl               one fact per line
+        columns.safetensors       the changed columns, before and after the round
         keys.safetensors          the keys that later rounds protect
-        masters.safetensors       of a bfloat16 or float16 model: what it made of the float32 copies (`masters.py`)
-    lock, holder.json             which process has the session open
+        masters.safetensors       changed columns of the float32 master copies (`masters.py`), if the model has them
+    lock, holder.json             the process that has the session open
 
-A round's folder is written aside, synced and renamed; the round is made when HEAD is replaced. An id is the SHA-256 of
-round.json, which has the checksums of the other files and the id of the round below (of the first: of session.json).
-So HEAD vouches for every byte. Round folders that HEAD does not lead to belong to no round, and are removed.
+A round's folder is written under a temporary name, synced and renamed; replacing HEAD commits the round. A round's id
+is the SHA-256 of round.json, which contains the checksums of the other files and the id of the previous round (in the
+first round, the hash of session.json). HEAD therefore verifies every byte. Round folders that cannot be reached from
+HEAD are not part of the session and are removed.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ FORMAT = 1
 _DESCRIPTION, _HEAD, _ROUNDS = "session.json", "HEAD", "rounds"
 _ROUND, _FACTS, _COLUMNS, _KEYS = "round.json", "facts.jsonl", "columns.safetensors", "keys.safetensors"
 _MASTERS = "masters.safetensors"
-_A_ROUND = re.compile(r"\d{4,}-[0-9a-f]{8}|\.[0-9a-f]{32}")  # its folder, or one that was not finished
+_A_ROUND = re.compile(r"\d{4,}-[0-9a-f]{8}|\.[0-9a-f]{32}")  # a round's folder, or an unfinished one
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError)
 
 
 class Head(NamedTuple):
-    """The last round that stands; number 0 and the id of session.json: none does."""
+    """The last active round. Without active rounds, number is 0 and id is the hash of session.json."""
 
     number: int
     id: str
 
 
 class Journal:
-    """The folder of a session. Reading needs no lock; a writer holds it from `held` to `close`.
+    """The folder of a session. Reading needs no lock; a writer holds the lock from `held` to `close`.
 
-    folder: made absolute, so that it is the same wherever the process goes. Raises SessionError, in one sentence that
-    names the file, for whatever cannot be read.
+    folder: made absolute, so that a change of the working directory does not matter. Raises SessionError, in one
+    sentence that names the file, for any file that cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -69,26 +70,26 @@ class Journal:
 
     @classmethod
     def held(cls, folder: str | os.PathLike[str], may_be_new: bool) -> Journal:
-        """The journal of a folder that no other process may open meanwhile.
+        """Open a folder's journal for writing and lock the folder against other processes.
 
-        may_be_new: make the folder when it is not there. Raises SessionError when another process has it, it is no
-        folder for a session, or has none and may not be new.
+        may_be_new: accept a folder without a session, and create it if it does not exist. Raises SessionError if
+        another process has the folder open, it holds other files, or it holds no session and may not be new.
         """
         journal = cls(folder)
         if not (may_be_new or (journal.folder / _DESCRIPTION).exists()):
             raise SessionError(f"{journal.folder} holds no session: name another folder, or give hparams to begin one.")
         if journal.folder.is_dir():
-            _ = journal.is_new  # which refuses a folder of other files, before there is a lock in it
+            _ = journal.is_new  # raises for a folder of other files, before a lock file is created in it
         journal._lock = SessionLock(journal.folder)
         return journal
 
     @property
     def is_open(self) -> bool:
-        """Whether this process may write."""
+        """Whether this process holds the lock and may write."""
         return self._lock is not None
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Release the folder's lock."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -97,10 +98,10 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether no session has been begun here. Raises SessionError where there are other files."""
+        """Whether no session has been started in the folder. Raises SessionError if it holds other files."""
         if (self.folder / _DESCRIPTION).exists():
             return False
-        own = {_HEAD, LOCK, HOLDER}  # of a session whose beginning was interrupted
+        own = {_HEAD, LOCK, HOLDER}  # left by a session that was interrupted while starting
         others = [path.name for path in self.folder.iterdir() if path.name not in own and path.name[0] != "."]
         if others:
             raise SessionError(
@@ -110,13 +111,13 @@ class Journal:
         return True
 
     def begin(self, description: Mapping[str, object]) -> None:
-        """Write session.json and a HEAD without rounds. description: all but the format."""
+        """Write session.json and a HEAD without rounds. description: the content of session.json without the format."""
         whole = {"format": FORMAT, **description}
         self.set_head(Head(0, digest(whole)))
         _write_text(self.folder / _DESCRIPTION, json.dumps(whole, indent=1, default=lambda number: number.item()))
 
     def description(self) -> dict[str, Any]:
-        """What `begin` wrote."""
+        """Read session.json."""
         path = self.folder / _DESCRIPTION
         if not path.exists() and not (self.folder / _HEAD).exists():
             raise SessionError(f"{self.folder} holds no session: name the folder of one.")
@@ -131,22 +132,22 @@ class Journal:
         return found
 
     def head(self) -> Head:
-        """The last round that stands."""
+        """Read the last active round from HEAD."""
         path = self.folder / _HEAD
         with _reading(path):
             number, identifier = path.read_text(encoding="ascii").split()
             return Head(int(number), identifier)
 
     def set_head(self, head: Head) -> None:
-        """The commit: from here on it is this round that stands."""
+        """Commit: make this round the last active one."""
         _write_text(self.folder / _HEAD, f"{head.number:04d} {head.id}\n")
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
     def write(self, document: Mapping[str, Any], made: Round) -> str:
-        """Write a round's folder; it stands when HEAD leads to it. Returns its id.
+        """Write a round's folder and return the round's id. The round becomes active when HEAD names it.
 
-        document: of `record.document_of`. made: with its columns.
+        document: from `record.document_of`. made: the round, including its columns.
         """
         tensors, described = tensors_of(made.columns or {})
         lines = "".join(as_json(line) + "\n" for line in fact_lines(made))
@@ -166,7 +167,7 @@ class Journal:
         return identifier
 
     def rounds(self, with_keys: bool = True) -> list[Round]:
-        """Those that stand, in order, without columns; with_keys: with what they protect."""
+        """Read the active rounds, in order, without their columns. with_keys: include their protected keys."""
         first, head, documents = digest(self.description()), self.head(), []
         at = head
         while at.number > 0:
@@ -181,7 +182,7 @@ class Journal:
         return [self._round(document, place, with_keys) for place, document in enumerate(documents)]
 
     def columns(self, head: Head) -> Columns:
-        """What a round changed."""
+        """Read the columns that a round changed."""
         document = self._document(head)
         path = self._folder_of(head) / _COLUMNS
         with _reading(path):
@@ -190,19 +191,21 @@ class Journal:
     def outermost(
         self, rounds: Sequence[Round], which: str, of_masters: bool = False
     ) -> dict[int, tuple[Tensor, Tensor]]:
-        """{layer: (neurons [m], columns [m, d])} of all the columns that rounds have changed, the first round first:
-        as the last of them left it (`new`), or as the first of them found it (`old`). of_masters: of the master copies,
-        which have `new` alone.
+        """Return all columns that the rounds changed, {layer: (neurons [m], columns [m, d])}.
 
-        Of a round whose columns other rounds supply only the neurons are read. Checksums are not verified: callers
-        compare the fingerprints of the result, and call `check_files` where they differ.
+        rounds: in order, the first round first. which: `new` for a column as the last round that changed it left it,
+        `old` for a column as it was before the first round that changed it. of_masters: return the columns of the
+        master copies, for which only `new` is stored.
+
+        If other rounds supply all columns of a round, only its neurons are read. Checksums are not verified: callers
+        compare the fingerprints of the result and call `check_files` if they differ.
         """
         heads = [Head(number, made.id) for number, made in enumerate(rounds, 1)]
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for head in reversed(heads) if which == "new" else heads:
             path = self._folder_of(head) / (_MASTERS if of_masters else _COLUMNS)
             if of_masters and _MASTERS not in self._document(head)["files"]:
-                continue  # a round that changed nothing
+                continue  # the round changed nothing
             with _reading(path), safe_open(path, framework="pt") as file:
                 names = file.keys()
                 for layer in [name.partition(".")[2] for name in names if name.startswith("neurons.")]:
@@ -215,14 +218,14 @@ class Journal:
         return found
 
     def check_files(self, rounds: Sequence[Round]) -> None:
-        """Read every file of rounds. Raises SessionError for the first that is damaged."""
+        """Verify every file of the rounds. Raises SessionError for the first damaged file."""
         for number, made in enumerate(rounds, 1):
             document = self._document(Head(number, made.id))
             for name in document["files"]:
                 self._checked(self._folder_of(Head(number, made.id)) / name, document)
 
     def remove_others(self, rounds: Sequence[Round]) -> None:
-        """Remove what belongs to none of these rounds: undone ones, and what a kill has left half-written."""
+        """Remove everything that belongs to none of these rounds: undone rounds, and incomplete files after a kill."""
         kept = {self._folder_of(Head(number, made.id)).name for number, made in enumerate(rounds, 1)}
         inside = self.folder / _ROUNDS
         found = [path for path in inside.iterdir() if path.name not in kept] if inside.is_dir() else []
@@ -237,7 +240,7 @@ class Journal:
         return self.folder / _ROUNDS / f"{head.number:04d}-{head.id[:8]}"
 
     def _document(self, head: Head) -> dict[str, Any]:
-        """round.json of a round, checked against its id."""
+        """Read round.json of a round and verify it against the round's id."""
         path = self._folder_of(head) / _ROUND
         with _reading(path):
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -258,7 +261,7 @@ class Journal:
         return Round(**{**vars(made), "keys": keys})
 
     def _checked(self, path: Path, document: Mapping[str, Any]) -> bytes:
-        """A file of a round, byte for byte what was written."""
+        """Read a file of a round and verify its checksum."""
         with _reading(path):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != document["files"][path.name]:
@@ -273,7 +276,7 @@ def _write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Within, whatever goes wrong is a SessionError that names the file."""
+    """Run the block with errors of reading a file raised as SessionError that names the file."""
     try:
         yield
     except SessionError:

@@ -1,4 +1,4 @@
-"""One process at a time in a session's folder; the error for a second one names the holder."""
+"""Lock a session's folder, so that only one process opens it; the error for a second process names the holder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LOCK, HOLDER = "lock", "holder.json"
 
 
 class SessionError(ValueError):
-    """A session's folder, or a model, that cannot be used with it; the message gives the remedy."""
+    """A session's folder cannot be used, or cannot be used with this model; the message gives the remedy."""
 
 
 class SessionLock:
-    """The lock of a folder, from now to `release`, or to the end of the process. The folder is made.
+    """The lock of a folder, held until `release` or the end of the process. Creates the folder if needed.
 
-    Raises SessionError when another process has it, or it cannot be written.
+    Raises SessionError if another process holds the lock or the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,23 +38,23 @@ class SessionLock:
         except OSError as error:
             raise SessionError(f"{folder} cannot be written ({error}): make it writable, or copy it.") from error
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-        with contextlib.suppress(OSError):  # it helps those who come next, no more
+        with contextlib.suppress(OSError):  # the file is only used in error messages
             (folder / HOLDER).write_text(json.dumps(me), encoding="utf-8")
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             (self._folder / HOLDER).unlink()
         self._lock.release()
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601."""
+    """Return the current time, UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _holder(folder: Path) -> str:
-    """A description of the lock's holder."""
+    """Describe the process that holds the lock."""
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -1,4 +1,4 @@
-"""A session on disk and a model in memory brought together: the model is brought to the session's HEAD, or refused."""
+"""Open a session on disk: bring a model in memory to the session's HEAD, or raise an error if it does not fit."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ log = logging.getLogger(__name__)
 
 
 def read_rounds(folder: str | os.PathLike[str]) -> list[RoundRecord]:
-    """The rounds of a session's folder that stand, in order: without its model, and while another process has it open.
+    """Return the active rounds of a session's folder, in order. Works without the model, and while another process has
+    the session open.
 
-    Raises SessionError where there is no session, or a file is damaged.
+    Raises SessionError if the folder holds no session or a file is damaged.
     """
     journal = Journal(folder)
     return records_of(_history(journal.description(), journal.rounds(with_keys=False)))
 
 
 def read_both(folder: str | os.PathLike[str], first: int, last: int | None) -> tuple[list[RoundRecord], Columns]:
-    """`read_rounds` and `read_columns` of one moment: another process may undo rounds meanwhile."""
+    """Return `read_rounds` and `read_columns` for the same HEAD, since another process may undo rounds in between."""
     journal = Journal(folder)
     rounds = journal.rounds(with_keys=False)
     columns = together(rounds, first, last, lambda made, number: journal.columns(Head(number, made.id)))
@@ -44,14 +45,15 @@ def read_both(folder: str | os.PathLike[str], first: int, last: int | None) -> t
 
 
 def read_columns(folder: str | os.PathLike[str], first: int = 1, last: int | None = None) -> Columns:
-    """`EditSession.columns` of a session's folder, without its model."""
+    """Return `EditSession.columns` of a session's folder, without its model."""
     return read_both(folder, first, last)[1]
 
 
 def roll_back(folder: str | os.PathLike[str], rounds: int | None = None, to: str | None = None) -> list[RoundRecord]:
-    """`EditSession.rollback` of a session's folder, without its model, which is brought there when it is opened next.
+    """Undo rounds as `EditSession.rollback` does, but in a session's folder, without its model.
 
-    Returns the rounds that were undone. Raises SessionError, ValueError.
+    The model is brought to the remaining rounds when the session is opened with it. Returns the rounds that were
+    undone. Raises SessionError, ValueError.
     """
     description = Journal(folder).description()
     with contextlib.closing(Journal.held(folder, may_be_new=False)) as journal:
@@ -64,14 +66,15 @@ def roll_back(folder: str | os.PathLike[str], rounds: int | None = None, to: str
 
 
 def _history(description: Mapping[str, Any], rounds: Sequence[Round]) -> History:
-    """Without keys."""
+    """Return the history of these rounds, without protected keys."""
     return History(weights_from(description["start"]), tuple(rounds), len(rounds) - 1 if rounds else None)
 
 
 def together(
     rounds: Sequence[Round], first: int, last: int | None, columns_of: Callable[[Round, int], Columns]
 ) -> Columns:
-    """What the rounds from number `first` to `last` (None: the last) changed together. columns_of: what one did."""
+    """Return the combined changes of rounds `first` to `last` (None: the last one). columns_of: returns the changes of
+    one round, given the round and its number. Raises ValueError if there are no such rounds."""
     if not rounds:
         raise ValueError("The session has no round that stands: make one first.")
     last = len(rounds) if last is None else last
@@ -82,7 +85,11 @@ def together(
 
 
 def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperParams:
-    """Those that are given, or for None the session's own. Raises SessionError when they would edit otherwise."""
+    """Return the given hyperparameters, or those of the session if None is given.
+
+    Raises SessionError if the given ones would edit differently than those of the session, or if those of the session
+    cannot be used.
+    """
     if given is None:
         own = journal.description()["hparams"]
         try:
@@ -98,7 +105,7 @@ def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperPa
 
 
 def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
-    """Raise SessionError when hyperparameters would edit otherwise than the session's own."""
+    """Raise SessionError if hyperparameters would edit differently than those of the session."""
     own = journal.description()["hparams"]
     for name, value in settings_of(given).items():
         if name not in RUNNING and own.get(name) != value:
@@ -109,7 +116,7 @@ def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
 
 
 def begin(journal: Journal, edited: EditedModel) -> EditState:
-    """Begin a session: the model as it is counts as not edited."""
+    """Start a new session in the journal's folder; the model's current weights are taken as unedited."""
     state = edited.fresh_state()
     edited.use_what_was_given(state)
     edited.check(state)
@@ -118,7 +125,7 @@ def begin(journal: Journal, edited: EditedModel) -> EditState:
 
 
 def description_of(edited: EditedModel, state: EditState) -> dict[str, Any]:
-    """What session.json says of a session: its base model, hyperparameters and templates."""
+    """Return the content of session.json: the base model, hyperparameters and templates."""
     return {
         "created": now(),
         "model": _name_of(edited),
@@ -135,9 +142,9 @@ def description_of(edited: EditedModel, state: EditState) -> dict[str, Any]:
 
 
 def resume(journal: Journal, edited: EditedModel, templates: Sequence[str] | None) -> EditState:
-    """Bring a model to HEAD: the base model as it was loaded, or one that is there already.
+    """Bring the model to HEAD. It must have the base's weights or those of HEAD.
 
-    templates: as given. Raises SessionError; the model is then as it was.
+    templates: those given to `EditSession.open`. If this raises SessionError, the model is unchanged.
     """
     description = journal.description()
     if templates is not None and list(templates) != description["templates"]:
@@ -168,7 +175,8 @@ def resume(journal: Journal, edited: EditedModel, templates: Sequence[str] | Non
 def _take_on(
     weights: OriginalWeights, edited: EditedModel, journal: Journal, rounds: Sequence[Round], which: str, aim: Weights
 ) -> None:
-    """Put the columns that rounds found (`old`) or left (`new`) into copies of the matrices."""
+    """Write the columns before (`old`) or after (`new`) the rounds into copies of the matrices. Raises SessionError
+    unless the copies then have the fingerprints `aim`."""
     try:
         apply_changes(edited.matrices, weights.tensors, journal.outermost(rounds, which))
         sound = {layer: edited.read_fingerprint(tensor) for layer, tensor in weights.tensors.items()} == aim
@@ -181,7 +189,7 @@ def _take_on(
 
 
 def _check_base(journal: Journal, description: Mapping[str, object], edited: EditedModel, state: EditState) -> None:
-    """Refuse another base; warn of the same base under other settings of the computation."""
+    """Raise SessionError for another base model; warn if the same base computes with other settings."""
     if others_hash(edited.model, state.matrices.values()) != description["others"]:
         raise _another_base(journal, description, edited, "its other weights differ")
     state.identity = state.identity_of(edited.model, edited.matrices)
@@ -201,7 +209,7 @@ def _another_base(journal: Journal, description: Mapping[str, object], edited: E
 
 
 def _name_of(edited: EditedModel) -> str:
-    """A short description of the model."""
+    """Return a short description of the model."""
     config: Any = edited.model.config
     name = str(getattr(config, "_name_or_path", "") or "")
     weight = next(iter(edited.matrices.values())).weight

@@ -1,4 +1,4 @@
-"""What is kept of a round beside its tensors: as `RoundRecord`, and as JSON."""
+"""The record of a round without its tensors: as `RoundRecord`, and as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nse_plugin.facts import Fact
 from nse_plugin.session.history import History, Request, Round, Weights
 from nse_plugin.session.report import RoundReport
 
-SECRET = ("api_key",)  # never written down
-# Hyperparameters of how and where it is run: they may change during a session.
+SECRET = ("api_key",)  # never written to disk
+# Hyperparameters of how and where rounds are run; they may change during a session.
 RUNNING = {
     *SECRET, "batch_size", "device", "evaluation_type", "fp16", "max_length", "model_name", "model_parallel",
     "stats_dir", "store", "tokens_per_batch", "use_chat_template",
@@ -23,12 +23,12 @@ RUNNING = {
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round that stands.
+    """One active round.
 
-    id: SHA-256 of all that the round is and of the rounds below it, 64 hexadecimal digits. number: 1 for the first.
-    time: UTC, ISO 8601. author, reason, on_conflict: as given to `edit`. facts: those that were given. statuses: one a
-    fact, as in the report. settings: the hyperparameters. before, after: fingerprints of the edited matrices, by layer.
-    report: what it did.
+    id: SHA-256 over the content of this round and all rounds before it, 64 hexadecimal digits. number: 1 for the first.
+    time: UTC, ISO 8601. author, reason, on_conflict: as given to `edit`. facts: all facts given to `edit`. statuses:
+    one per fact, as in the report. settings: the hyperparameters. before, after: fingerprints of the edited matrices,
+    by layer. report: the round's report.
     """
 
     id: str
@@ -46,7 +46,7 @@ class RoundRecord:
 
 
 def records_of(history: History) -> list[RoundRecord]:
-    """Of the rounds that stand, in order."""
+    """Return the records of the active rounds, in order."""
     found, before = [], history.start
     for number, made in enumerate(history.rounds, 1):
         asked = made.request or Request(made.facts)
@@ -61,7 +61,7 @@ def records_of(history: History) -> list[RoundRecord]:
 
 
 def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[str, object]:
-    """All of a round but its facts and tensors, as JSON takes it. parent: the id of the round below it."""
+    """Return the JSON document of a round, without its facts and tensors. parent: the id of the previous round."""
     asked = made.request or Request(made.facts)
     fields = {name: value for name, value in vars(asked).items() if name not in ("facts", "settings")}
     return {
@@ -78,7 +78,8 @@ def document_of(made: Round, parent: str, number: int, before: Weights) -> dict[
 
 
 def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], below: int | None) -> Round:
-    """The round that `document_of` and `fact_lines` described, without keys. Raises KeyError, TypeError, ValueError."""
+    """Return the round, without keys, from the output of `document_of` and `fact_lines`. below: its predecessor's index
+    in `History.made`. Raises KeyError, TypeError, ValueError."""
     read = [Fact(**line["fact"]) for line in facts]
     asked = tuple(fact for fact, line in zip(read, facts, strict=True) if line["asked"])
     written = tuple(fact for fact, line in zip(read, facts, strict=True) if line["written"])
@@ -92,8 +93,8 @@ def round_of(document: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], be
 
 
 def fact_lines(made: Round) -> list[dict[str, object]]:
-    """A line for each fact that was asked for, and for each of earlier rounds that was written again. written: whether
-    it was."""
+    """Return one JSON object per requested fact and per fact of earlier rounds that was written again, each with flags:
+    `asked` (requested in this round) and `written`."""
     asked = dict.fromkeys(made.request.facts if made.request else made.facts)
     written = set(made.facts)
     every = {**asked, **dict.fromkeys(made.facts)}
@@ -101,34 +102,34 @@ def fact_lines(made: Round) -> list[dict[str, object]]:
 
 
 def weights_from(record: Mapping[str, object]) -> Weights:
-    """Fingerprints by layer, as JSON keeps them."""
+    """Convert fingerprints by layer from JSON."""
     return {int(layer): str(fingerprint) for layer, fingerprint in record.items()}
 
 
 def as_json(document: object) -> str:
-    """On one line, with sorted keys."""
-    return json.dumps(document, sort_keys=True, allow_nan=False, default=lambda number: number.item())  # of numpy
+    """Return JSON on one line, with sorted keys."""
+    return json.dumps(document, sort_keys=True, allow_nan=False, default=lambda number: number.item())  # NumPy scalars
 
 
 def digest(document: object) -> str:
-    """SHA-256 of what JSON takes, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON document, independent of the order of its keys."""
     return hashlib.sha256(as_json(document).encode()).hexdigest()
 
 
 def settings_of(hparams: Any) -> dict[str, Any]:
-    """Hyperparameters as JSON takes them, without secrets."""
+    """Return hyperparameters as a JSON-serialisable dict, without secrets."""
     return {name: value for name, value in hparams.to_dict().items() if name not in SECRET}
 
 
 def check_text(**given: object) -> None:
-    """Raise ValueError for what is neither text nor None, by its name."""
+    """Raise ValueError, with the argument's name, for a value that is neither text nor None."""
     for name, value in given.items():
         if not isinstance(value, str | None):
             raise ValueError(f"{name} is a {type(value).__name__}: give text, or leave it out.")
 
 
 def _fields_given(fact: Fact) -> dict[str, object]:
-    """The fields that differ from their defaults."""
+    """Return the fields that differ from their defaults."""
     fields = {field.name: (getattr(fact, field.name), field.default) for field in dataclasses.fields(fact)}
     return {name: value for name, (value, default) in fields.items() if value != default}
 

@@ -1,1 +1,1 @@
-"""A session as one page to read."""
+"""A session as an HTML page."""

@@ -1,4 +1,4 @@
-"""The facts of a session as its page lists them: every one of every round, with what became of it."""
+"""The facts of a session as listed on its page: every fact of every round, with its current state."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nse_plugin.session.report import KEPT
 if TYPE_CHECKING:
     from nse_plugin.session.session import EditSession
 
-_TOKENS = 20  # of a generation
+_TOKENS = 20  # per continuation
 HOLDS, LOST, REPLACED, AGAIN, NOT_WRITTEN = "holds", "does not hold", "replaced", "written again", "not written"
 
 
 @dataclass(frozen=True)
 class Now:
-    """What the model predicts for a fact. probability: of its target. overwritten_by: as in `check`. before, after: how
-    the unedited and the edited model continue its prompt."""
+    """The current model's predictions for a fact. holds, probability, overwritten_by: as in `EditSession.check`.
+    before, after: the continuations of the prompt by the unedited and the edited model."""
 
     holds: bool
     probability: float
@@ -34,14 +34,14 @@ class Now:
 
 
 class Place(NamedTuple):
-    """Where a fact is: the round's number, and its place in it from 1."""
+    """The position of a fact: the round's number, and the fact's number in the round, from 1."""
 
     round: int
     number: int
 
     @property
     def anchor(self) -> str:
-        """Its id on the page."""
+        """The fact's HTML id on the page."""
         return f"fact-{self.round}-{self.number}"
 
 
@@ -49,9 +49,10 @@ class Place(NamedTuple):
 class FactRow:
     """One fact of one round.
 
-    status, before, after, is_said: of its round's report (probabilities of the target; None: it was not written).
-    later: where a later round wrote the same prompt and subject last, and the target there. now: None without the
-    model, for facts that were not written, and for those that a later round wrote again.
+    status, before, after, is_said: from the round's report (before, after: probability of the target; None if the fact
+    was not written). later: the last later fact with the same prompt and subject: its position and target. now: the
+    model's predictions; None without the model, for facts that were not written, and for facts that a later round wrote
+    again.
     """
 
     place: Place
@@ -65,7 +66,7 @@ class FactRow:
 
     @property
     def state(self) -> str:
-        """What became of it, in a word or two; without the model its status after the round."""
+        """The fact's current state in one to three words; without the model, its status after the round."""
         if self.status in (KEPT, FAILED):
             return NOT_WRITTEN
         if self.later is not None:
@@ -75,11 +76,11 @@ class FactRow:
         return self.status.replace("_", " ")
 
 
-Key = tuple[int, str, str, str]  # a fact's round, subject, prompt and target
+Key = tuple[int, str, str, str]  # round, subject, prompt and target of a fact
 
 
 def ask(session: EditSession) -> dict[Key, Now]:
-    """Check every fact on the session's model, and have it continue each prompt before and after the edits."""
+    """Check every fact on the session's model, and continue each prompt with the unedited and the edited model."""
     rows = session.check().to_dict("records")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     written = dict(zip(prompts, before_and_after(session, prompts, _TOKENS, or_fewer=True), strict=True))
@@ -92,7 +93,7 @@ def ask(session: EditSession) -> dict[Key, Now]:
 
 
 def fact_rows(records: Sequence[RoundRecord], now: Mapping[Key, Now]) -> list[FactRow]:
-    """A row for each fact that a round was given, in order. now: of `ask`; empty without the model."""
+    """Return one row per fact of each round, in order. now: the result of `ask`; empty without the model."""
     written: dict[Hashable, list[tuple[Place, str]]] = defaultdict(list)
     for record in records:
         for number, (fact, status) in enumerate(zip(record.facts, record.statuses, strict=True), 1):

@@ -1,4 +1,4 @@
-"""The page of a session: one HTML file that needs nothing else, with its rounds, its facts, and what they changed."""
+"""The page of a session: one self-contained HTML file with its rounds, its facts, and the changes of the weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from nse_plugin.support.suggestions import number_of
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_LEAST_SLOTS = 24  # of a chart: few rounds do not make bars as wide as the page
+_LEAST_SLOTS = 24  # per chart, so that few rounds do not give bars as wide as the page
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What rounds changed in the matrix of one layer. norms: Frobenius norm of the change, one a round. columns: how
-    many columns it changed, one a round. base: the norm of the matrix before all of them; None: not noted, by an
-    earlier version."""
+    """The changes of the matrix of one layer. base: the norm of the matrix before the first round; None if an earlier
+    version did not record it. norms: the Frobenius norm of the change, one per round. columns: the number of changed
+    columns, one per round."""
 
     layer: int
     base: float | None
@@ -39,31 +39,31 @@ class LayerChange:
     columns: list[int]
 
     def share(self, norm: float) -> str:
-        """A norm in percent of the matrix's own, in brackets; nothing where that is not known."""
+        """Format a norm as a percentage of the matrix's norm, in brackets; empty if the latter is not known."""
         return f" ({100 * norm / self.base:.2g}%)" if self.base else ""
 
 
 def default_path(folder: str | os.PathLike[str]) -> Path:
-    """Beside the session's folder, with its name and `.html`."""
+    """Return the default path of the page: next to the session's folder, with its name and `.html`."""
     path = Path(folder).resolve()
     return path.with_name(f"{path.name}.html")
 
 
 def write_page(folder: str | os.PathLike[str], out: Path, now: Mapping[Key, Now] | None = None) -> None:
-    """Write the page of a session's folder. now: its model's answers (`facts.ask`); None: only what is in the folder.
+    """Write the page of a session's folder. now: the model's answers (`facts.ask`); None to use only the folder.
 
-    Raises SessionError where there is no session or a file is damaged, ValueError for an `out` within the folder,
+    Raises SessionError if there is no session or a file is damaged, ValueError if `out` is within the folder,
     ImportError without jinja2, OSError.
     """
     if out.resolve().is_relative_to(Path(folder).resolve()):
         raise ValueError(f"out = {out} is within the session's folder, which has files of rounds only: name another.")
     html = page_of(folder, now)
     with written_whole(out) as path:
-        path.write_text(html, encoding="utf-8", errors="replace")  # an author may be what a shell could not decode
+        path.write_text(html, encoding="utf-8", errors="replace")  # an author may hold bytes a shell could not decode
 
 
 def page_of(folder: str | os.PathLike[str], now: Mapping[Key, Now] | None = None) -> str:
-    """The page as text; as `write_page`."""
+    """Return the page as text; the arguments are those of `write_page`."""
     journal, records = Journal(folder), read_rounds(folder)
     facts = fact_rows(records, now or {})
     changes, script = _changes(journal, records), _file("search.js")
@@ -89,7 +89,7 @@ def page_of(folder: str | os.PathLike[str], now: Mapping[Key, Now] | None = None
 
 
 def _changes(journal: Journal, records: Sequence[RoundRecord]) -> list[LayerChange]:
-    """By layer; one round's columns are in memory at a time."""
+    """Return the changes of each layer, with the columns of only one round in memory at a time."""
     about = journal.description()
     norms = about.get("norms", {})
     changes = [LayerChange(layer, norms.get(str(layer)), [], []) for layer in sorted(map(int, about["matrices"]))]
