@@ -6,6 +6,8 @@ except the normal equations themselves.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from nse_plugin.models.layout import Layout
@@ -26,6 +28,11 @@ def subject_end(tokenizer, text, characters):
     return len(tokenizer(text[:characters])["input_ids"]) - 1
 
 
+@lru_cache(maxsize=1)
+def layers_of(model):
+    return Layout.of(model).layers
+
+
 def run(model, ids, layer=None, position=None, delta=None):
     """One full forward pass, delta added to `layer`'s output at `position`; logits [S, V] and that output [S, d]."""
     seen = {}
@@ -38,7 +45,7 @@ def run(model, ids, layer=None, position=None, delta=None):
         seen["hidden"] = hidden[0]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    handle = Layout.of(model).layers[layer].register_forward_hook(hook)
+    handle = layers_of(model)[layer].register_forward_hook(hook)
     try:
         logits = model(input_ids=ids, use_cache=False).logits[0]
     finally:

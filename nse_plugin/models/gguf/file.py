@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,20 @@ def gguf_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
 def open_gguf(path: Path) -> GGUFReader:
     """Open a GGUF file for reading. Raises GGUFError if it cannot be read or the package `gguf` is not installed."""
     try:
-        from gguf import GGUFReader
+        state = path.stat()
+        return _reader(str(path.resolve()), state.st_mtime_ns, state.st_size)
     except ImportError as error:
         raise GGUFError("GGUF files need the package gguf: pip install gguf.") from error
-    try:
-        return GGUFReader(str(path))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise GGUFError(f"{path} cannot be read as GGUF ({error}): give a GGUF file of a language model.") from error
+
+
+@lru_cache(maxsize=1)
+def _reader(path: str, modified: int, size: int) -> GGUFReader:
+    """Read a file's metadata, which takes seconds (a vocabulary is 50,000 entries); a command asks several times."""
+    from gguf import GGUFReader
+
+    return GGUFReader(path)
 
 
 def _open_model(path: Path) -> GGUFReader:
