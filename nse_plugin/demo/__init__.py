@@ -1,1 +1,1 @@
-"""`nse demo`: edits of the embedded model, round after round, and what they did."""
+"""`nse demo`: edit the embedded model, round after round, and measure the result."""

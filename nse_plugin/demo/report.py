@@ -16,17 +16,17 @@ from nse_plugin.facts import Fact
 from nse_plugin.support.files import written_whole
 
 ALL_METRICS = (*METRICS, "fluency")
-SHOWN = 3  # texts, of the oldest edits
-SENTENCE = 72  # characters
+SHOWN = 3  # number of texts to print, of the oldest edits
+SENTENCE = 72  # maximum number of characters to print of a text
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """All facts, scored on one model.
+    """The scores of all facts on one model.
 
-    scores: a row per fact: case_id, efficacy, generalization, specificity, fluency, and, after editing, round (from
-    1, the oldest), status, residual_before, residual, passes, seconds. texts: what the model wrote after a fact's
-    prompt, by the fact's row; only these rows have a fluency.
+    scores: one row per fact: case_id, efficacy, generalization, specificity, fluency, and, after editing, round (from
+    1, the oldest), status, residual_before, residual, passes, seconds. texts: the model's continuations of a fact's
+    prompt, including the prompt, by the fact's row; only these rows have a fluency.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Measurement:
 def save_results(
     out: Path, measurements: Sequence[Measurement], facts: Sequence[Fact], relations: Mapping[object, str]
 ) -> pd.DataFrame:
-    """Write summary.csv, facts.csv and efficacy_by_age.png, each whole or not at all; returns the summary."""
+    """Write summary.csv, facts.csv and efficacy_by_age.png, each atomically. Returns the summary."""
     summary = summary_frame(measurements)
     for name, frame in (("summary.csv", summary), ("facts.csv", facts_frame(measurements, facts, relations))):
         with written_whole(out / name) as path:
@@ -54,7 +54,7 @@ def save_results(
 
 
 def summary_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Columns method, edits, metric, value: a row per method and metric."""
+    """Return one row per method and metric, with the columns method, edits, metric, value."""
     rows = [(m.method, m.edits, metric, m.means[metric]) for m in measurements for metric in ALL_METRICS]
     return pd.DataFrame(rows, columns=["method", "edits", "metric", "value"])
 
@@ -62,7 +62,7 @@ def summary_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
 def facts_frame(
     measurements: Sequence[Measurement], facts: Sequence[Fact], relations: Mapping[object, str]
 ) -> pd.DataFrame:
-    """A row per method and fact: the fact, its `age` (rounds written after its own), and its scores."""
+    """Return one row per method and fact: the fact, its scores, and its `age` (the number of rounds after its own)."""
     described = pd.DataFrame(
         {
             "case_id": [fact.case_id for fact in facts],
@@ -87,7 +87,7 @@ def _age(scores: pd.DataFrame) -> pd.Series[int]:
 
 
 def plot_by_age(measurements: Sequence[Measurement], path: Path) -> None:
-    """Efficacy and Generalization of the final model by the age of the edit, a colour per method."""
+    """Plot Efficacy and Generalization of the final model by the age of the edit, one colour per method."""
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -108,7 +108,7 @@ def plot_by_age(measurements: Sequence[Measurement], path: Path) -> None:
 
 
 def show_results(console: Console, measurements: Sequence[Measurement], facts: Sequence[Fact]) -> None:
-    """Print the table of metrics and what the models write about some of the facts."""
+    """Print the table of metrics, and the models' texts about some of the facts."""
     table = Table(title=f"All {len(facts)} facts on the final model")
     table.add_column("")
     for metric in ALL_METRICS:

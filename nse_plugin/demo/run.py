@@ -1,7 +1,7 @@
-"""`nse demo`: NSE and sequential MEMIT write the same facts into SmolLM2-135M through EasyEdit; both are measured.
+"""`nse demo`: write the same facts into SmolLM2-135M with NSE and with sequential MEMIT, through EasyEdit, and measure.
 
-Each method edits a copy of the model, round after round, through EasyEdit's own `batch_edit`; all facts are
-scored on the final model, so what counts is what is left after all the later rounds.
+Each method edits a copy of the model, round after round, through EasyEdit's own `batch_edit`. All facts are scored on
+the final model, so the scores show which edits survive the later rounds.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from nse_plugin.support.files import file_in_the_way
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ROUND = 10  # facts
-EVERY_SECOND = slice(1, None, 2)  # facts whose prompts the model continues, 100 tokens each, for Fluency
-# With these, NSE is MEMIT, round after round: targets on the edited model, all neurons, one pass, nothing protected.
+ROUND = 10  # facts per round
+EVERY_SECOND = slice(1, None, 2)  # facts whose prompts are continued to texts of 100 tokens, for Fluency
+# With these settings, NSE is sequential MEMIT: z on the edited model, all neurons, one pass, no protected keys.
 SEQUENTIAL_MEMIT: dict[str, Any] = {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
-# The demo forgets its models; the README's section "Keep" goes on from here.
+# The demo does not save its models; the README's section "Keep" continues from here.
 NEXT = """
 Edits to keep, look at and undo, in the same model:
   nse edit --model embedded --session corrections --solver fast --fact "The capital of {} is" Japan Kyoto
@@ -51,17 +51,17 @@ Edits to keep, look at and undo, in the same model:
 def run_demo(out: str | Path = "results/demo", console: Console | None = None) -> pd.DataFrame:
     """Run the demo on screen and write `summary.csv`, `facts.csv`, `efficacy_by_age.png` and `demo.log` into `out`.
 
-    The model and its second moments are made once and kept in `$NSE_HOME` or `~/.cache/nse-plugin`. Everything is
-    seeded. EasyEdit's own output goes to demo.log.
+    The model is converted and its second moments are measured only once, and saved in `$NSE_HOME` or
+    `~/.cache/nse-plugin`. Everything is seeded. EasyEdit's own output goes to demo.log.
 
     Returns the summary: columns method, edits, metric, value.
-    Raises ValueError where `out` is a file, EmbeddedModelError or ImportError when the model's package or EasyEdit is
-    not installed.
+    Raises ValueError if `out` is a file, EmbeddedModelError or ImportError if the model's package or EasyEdit is not
+    installed.
     """
     out = Path(out).resolve()
     if file := file_in_the_way(out):
         raise ValueError(f"out = {str(out)!r} cannot be used: {file} is a file; name a folder.")
-    console = console or Console(file=sys.stdout)  # held: the stages redirect sys.stdout
+    console = console or Console(file=sys.stdout)  # a reference to stdout, because the stages redirect sys.stdout
     records = demo_records()
     facts = [Fact.from_record(record) for record in records]
     rounds = -(-len(facts) // ROUND)
@@ -85,7 +85,7 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
 
 
 def demo_records() -> list[dict[str, Any]]:
-    """The demo's facts as records that `Fact.from_record` reads, each with its `relation` besides."""
+    """Return the demo's facts as records for `Fact.from_record`, each with an additional field `relation`."""
     text = resources.files("nse_plugin.data").joinpath("demo_facts.json").read_text(encoding="utf-8")
     records: list[dict[str, Any]] = json.loads(text)
     return records
@@ -98,9 +98,9 @@ def compare(
     methods: dict[str, NSEHyperParams],
     stages: Stages,
 ) -> list[Measurement]:
-    """Measure the model as it is ("before"), then a copy of it after each method's rounds.
+    """Measure the unedited model ("before"), then a copy of it after each method's rounds.
 
-    methods: hyperparameters by the method's name. The model itself is never edited.
+    methods: hyperparameters by the name of the method. The model itself is never edited.
     """
     with stages("EasyEdit") as note:
         from nse_plugin.easyedit import register
@@ -125,7 +125,7 @@ def compare(
 
 
 def measured_moments(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> str:
-    """Have the second moments ready for all methods; returns whether they were measured or read, and where they are."""
+    """Load or measure the second moments for all methods. Returns a note: which of the two, and their folder."""
     layout = Layout.of(model)
     kept = moments_are_kept(layout, tokenizer, hparams)
     second_moments(layout, tokenizer, hparams)
@@ -133,7 +133,7 @@ def measured_moments(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def shortened(path: Path) -> str:
-    """A path to show: `~` for the home folder, relative where it lies in the working directory."""
+    """Shorten a path for display: relative to the working directory if inside it, else with `~` for the home folder."""
     for base, mark in ((Path.cwd(), ""), (Path.home(), "~/")):
         if path.is_relative_to(base):
             return f"{mark}{path.relative_to(base)}"
@@ -147,14 +147,15 @@ def edit_in_rounds(
     facts: Sequence[Fact],
     note: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Send the facts through EasyEdit's `batch_edit`, `hparams.batch_size` at a time; the model keeps the edits.
+    """Edit the model in place with EasyEdit's `batch_edit`, in rounds of `hparams.batch_size` facts.
 
-    Returns a row per fact: round (from 1) and the columns of a RoundReport but case_id.
+    note: called with a text about each round. Returns one row per fact: round (from 1) and the columns of a RoundReport
+    except case_id.
     """
     from nse_plugin.easyedit import make_editor
     from nse_plugin.easyedit.algorithm import nse
 
-    # EasyEdit makes a folder ./logs wherever an editor is made
+    # EasyEdit creates a folder ./logs in the working directory when an editor is created
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere, contextlib.chdir(elsewhere):
         editor = make_editor(model, tokenizer, hparams)
     starts = range(0, len(facts), hparams.batch_size)
@@ -182,7 +183,10 @@ def measure(
     facts: Sequence[Fact],
     edits: pd.DataFrame | None,
 ) -> Measurement:
-    """Score all facts on the model as it is now, and let it write after every second fact's prompt."""
+    """Score all facts on the model in its current state, and let it continue every second fact's prompt.
+
+    edits: the result of `edit_in_rounds`; None: the model is not edited.
+    """
     writers = range(len(facts))[EVERY_SECOND]
     texts = dict(zip(writers, continuations(model, tokenizer, [facts[i].text for i in writers]), strict=True))
     scores = score_facts(model, tokenizer, facts)

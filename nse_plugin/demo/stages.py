@@ -1,4 +1,4 @@
-"""The demo's progress: a line a stage, with its time; all other output goes to a file."""
+"""The demo's progress: one line per stage, with its time; all other output goes to a file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.console import Console
 
 
 class Stages:
-    """Print one line a stage. Use as a context manager; a call opens a stage:
+    """Print one line per stage. Use it as a context manager; call it to open a stage:
 
         with Stages(console, log) as stages, stages("model") as note:
             ...
             note("read from the cache")
 
-    What is printed meanwhile, progress bars included, goes to the file `log`. Errors are raised as ever.
-    total: seconds since it was made.
+    Output printed during a stage, including progress bars, goes to the file `log`. Errors are raised as usual.
+    total: seconds since the object was created.
     """
 
     def __init__(self, console: Console, log: Path) -> None:
@@ -41,7 +41,7 @@ class Stages:
 
     @contextlib.contextmanager
     def __call__(self, name: str, has_bar: bool = False) -> Iterator[Callable[[str], None]]:
-        """A stage. Yields a function that sets the text after the name on its line.
+        """Context manager of one stage. Yields a function that sets the text at the end of the stage's line.
 
         has_bar: the stage shows a progress bar itself, so its output is not sent to the file.
         """

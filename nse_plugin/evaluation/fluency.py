@@ -1,4 +1,4 @@
-"""The former place of `nse_plugin.evaluation.metrics.fluency`: importing it gives that module."""
+"""The former name of `nse_plugin.evaluation.metrics.fluency`: importing this module gives that one."""
 
 import sys
 

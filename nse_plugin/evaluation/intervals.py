@@ -1,28 +1,30 @@
-"""How far a number may be off: 95% intervals of metrics, and tests of two models on the same facts.
+"""Uncertainty of metrics: 95% intervals, and tests that compare two models on the same facts.
 
-A fact is the unit: its prompts share a subject and a target, so ten prompts of one fact are not ten observations.
+The unit of observation is a fact: its prompts share a subject and a target, so ten prompts of one fact are not ten
+observations.
 
 Intervals:
-- A share of facts (Efficacy: one 0 or 1 a fact) has Wilson's score interval (Wilson 1927).
-- The mean of a share a fact (Generalization: two prompts a fact) has the interval of Gaffke (2005; Learned-Miller and
-  Thomas 2019, arXiv 1905.06208): the facts are weighted at random, as in the Bayesian bootstrap (Rubin 1981), together
-  with one more fact that is wrong throughout (for the low end) or right throughout (for the high end). A bootstrap
-  without that fact has no width where all facts are alike, which is where editing methods live. Of zeros and ones it
-  is the interval of Clopper and Pearson.
-- The score, the harmonic mean of three such means, has the same interval, with a fact that is wrong, or right, in all
-  three.
-- What has no natural ends (Fluency, Consistency, differences in nats) has Student's t interval.
-- Perplexity, time and memory are one number a model, and have none.
+- A share of facts (Efficacy: a single 0 or 1 per fact) has Wilson's score interval (Wilson 1927).
+- The mean of a share per fact (Generalization: two prompts per fact) has the interval of Gaffke (2005; Learned-Miller
+  and Thomas 2019, arXiv 1905.06208): the facts are weighted at random, as in the Bayesian bootstrap (Rubin 1981),
+  together with one additional fact that is entirely wrong (for the low end) or entirely right (for the high end).
+  Without this fact, the bootstrap interval has zero width if all facts have the same value, which is common for editing
+  methods. For zeros and ones, Gaffke's interval is that of Clopper and Pearson.
+- The score, the harmonic mean of three such means, has the same kind of interval, with an additional fact that is
+  wrong, or right, in all three metrics.
+- Metrics treated as unbounded (Fluency, Consistency, differences in nats) have Student's t interval.
+- Perplexity, time and memory are one number per model and have no interval.
 
 Tests, paired by fact:
-- McNemar's exact test where a fact is right or wrong: the binomial test of the facts on which two models differ.
-- Otherwise the randomisation test (Fisher 1935), which is the same test of zeros and ones: were the models alike, what
-  each made of a fact could as well be the other's, so the two are swapped at random, fact by fact.
-- The difference's interval is that test's own: the values that the difference takes on random halves of the facts
-  (Hartigan 1969, typical values). It leaves out 0 where p is below 5%; facts that all differ alike have none.
-- The paired t-test and its interval for what has no natural ends.
+- McNemar's exact test if every fact is either right or wrong: the binomial test on the facts where two models differ.
+- Otherwise the randomisation test (Fisher 1935), of which McNemar's is the case of zeros and ones: if the models were
+  equivalent, their values for a fact could be exchanged, so they are swapped at random, independently for each fact.
+- The interval of the difference corresponds to this test: it is taken from the differences on random halves of the
+  facts (Hartigan 1969, typical values). It excludes 0 if p is below 5%. There is no interval if the difference is the
+  same for all facts.
+- The paired t-test and its interval for unbounded metrics.
 
-Needs scipy, which the extra `experiments` brings.
+Needs scipy, which the extra `experiments` installs.
 """
 
 from __future__ import annotations
@@ -49,13 +51,13 @@ RESAMPLES = 4000
 SCORE = "score"
 ENDS = (-1, 1)  # low, high
 SHARE = (0.0, 1.0)
-# Metrics of facts that are not shares: their smallest and largest value, or None.
+# Smallest and largest value of the metrics that are not shares; None if treated as unbounded.
 _RANGES: dict[str, tuple[float, float] | None] = {
     **{f"{metric}_magnitude": (-1.0, 1.0) for metric in METRICS},
     **dict.fromkeys(("fluency", "consistency", "locality_shift")),
 }
 ROUNDING = 1e-9
-_AT_A_TIME = 1 << 22  # random weights held at a time, to bound memory
+_AT_A_TIME = 1 << 22  # random weights in memory at a time
 
 
 class Interval(NamedTuple):
@@ -67,10 +69,11 @@ NONE = Interval(math.nan, math.nan)
 
 
 class Comparison(NamedTuple):
-    """One model against another on the same facts.
+    """Comparison of two models on the same facts, for one metric.
 
-    facts: how many were compared. better, worse: on how many the first model has the larger, the smaller value (NaN
-    for a score). difference: first minus second, with its 95% interval low to high. p: two-sided.
+    facts: the number of facts compared. better, worse: the number of facts for which the first model's value is larger,
+    or smaller (NaN for the score). difference: first minus second, with its 95% interval from low to high. p:
+    two-sided.
     """
 
     facts: int
@@ -83,7 +86,7 @@ class Comparison(NamedTuple):
 
 
 def wilson(share: float, n: int) -> Interval:
-    """Wilson's interval of a share of n facts or questions; none where the share is NaN."""
+    """Return Wilson's interval for a share of n facts or questions; `NONE` if the share is NaN."""
     if math.isnan(share):
         return NONE
     low, high = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
@@ -91,7 +94,7 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def normal_interval(value: float, stderr: float) -> Interval:
-    """Of a number with a standard error: the normal interval; none where the error is 0 or not known."""
+    """Return the normal interval for a value with a standard error; `NONE` if the error is 0 or NaN."""
     if not stderr > 0:
         return NONE
     low, high = stats.norm.interval(LEVEL, value, stderr)
@@ -99,10 +102,10 @@ def normal_interval(value: float, stderr: float) -> Interval:
 
 
 def metric_intervals(facts: pd.DataFrame) -> dict[str, Interval]:
-    """The interval of the mean of each column, and of `score` where the three it is made of are there.
+    """Return the interval of the mean of each column, and of `score` if its three metrics are present.
 
-    facts: a row a fact, a column a metric; NaN where a fact has no such prompts. NaN where there is no interval: of no
-    fact, and of one or of equal facts for a metric without natural ends.
+    facts: one row per fact, one column per metric; NaN if a fact has no such prompts. An interval is `NONE` if no fact
+    has a value and, for an unbounded metric, if only one fact has one, all values are equal, or one is not finite.
     """
     facts = facts.astype(float)
     shares = facts[_shares(facts)].dropna(axis="columns", how="all")
@@ -122,11 +125,11 @@ def metric_intervals(facts: pd.DataFrame) -> dict[str, Interval]:
 
 
 def compare_facts(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Comparison]:
-    """Each metric that both frames have, and `score`, of one model against another.
+    """Compare two models on each metric that both frames contain, and on `score`.
 
-    ours, theirs: as for `metric_intervals`, of the same facts in the same order. A fact is left out of a metric's
-    comparison where either has no value, and a metric where no fact is left.
-    Raises ValueError when the frames differ in length.
+    ours, theirs: as for `metric_intervals`, with the same facts in the same order. A metric is compared on the facts
+    for which both models have a value, and omitted if there are none.
+    Raises ValueError if the frames differ in length.
     """
     if len(ours) != len(theirs):
         raise ValueError(
@@ -160,22 +163,23 @@ def compare_facts(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Compari
 
 
 def _shares(facts: pd.DataFrame) -> list[str]:
-    """The metrics with natural ends."""
+    """Return the names of the bounded metrics."""
     return [str(metric) for metric in facts if _RANGES.get(str(metric), SHARE) is not None]
 
 
 def _random_means(shares: pd.DataFrame, end: int) -> pd.DataFrame:
-    """The mean of each column under random weights, the same for as many facts: of the facts, and of one more that is
-    wrong (end -1) or right (1) throughout. NaN is left out. A row for each of `RESAMPLES` draws."""
+    """Return the mean of each column under random weights, over the facts and one additional fact that is entirely
+    wrong (end -1) or entirely right (end 1); one row for each of `RESAMPLES` draws. NaN is skipped. The weights depend
+    only on the number of facts."""
     extreme = [(_RANGES.get(str(metric)) or SHARE)[end > 0] for metric in shares]
     rows = np.vstack([shares.to_numpy(), np.reshape(extreme, (1, -1))])
-    generator = np.random.default_rng(0)  # exponential weights over their sum are uniform on the simplex
+    generator = np.random.default_rng(0)  # exponential weights divided by their sum are uniform on the simplex
     draws = (generator.standard_exponential((count, len(rows))) for count in _blocks(len(shares)))
     return _means(pd.DataFrame(rows, columns=shares.columns), draws)
 
 
 def _means(facts: pd.DataFrame, draws: Iterable[npt.NDArray[np.float64]]) -> pd.DataFrame:
-    """The mean of each column under the weights [draws, facts]; NaN is left out, and given where nothing is left."""
+    """Return the mean of each column under the weights [draws, facts]. NaN is skipped; NaN if nothing is left."""
     there, filled = facts.notna().to_numpy(float), facts.fillna(0.0).to_numpy()
     with np.errstate(invalid="ignore"):
         means = [(weights @ filled) / (weights @ there) for weights in draws]
@@ -183,18 +187,18 @@ def _means(facts: pd.DataFrame, draws: Iterable[npt.NDArray[np.float64]]) -> pd.
 
 
 def _scores(means: pd.DataFrame) -> pd.Series[float]:
-    """The score of each draw; 0 where one of its three is."""
+    """Return the score of each draw; 0 if one of its three metrics is 0."""
     return 3 / (1 / means[list(METRICS)]).sum(axis="columns", skipna=False)
 
 
 def _interval(low: pd.Series[float], high: pd.Series[float]) -> Interval:
-    """From draws of what may be too low, and of what may be too high."""
+    """Return the interval from the lower quantile of `low` to the upper quantile of `high`, draws of a statistic."""
     return Interval(float(low.quantile((1 - LEVEL) / 2)), float(high.quantile((1 + LEVEL) / 2)))
 
 
 class _PairedDraws:
-    """The means of two models, by column, on `RESAMPLES` draws: the models swapped at random, fact by fact, and both on
-    a random half of the facts. ours, theirs: NaN in the same places."""
+    """Column means of two models on `RESAMPLES` draws of two kinds: with the models swapped at random for each fact,
+    and on a random half of the facts. ours, theirs: one row per fact, NaN in the same places."""
 
     def __init__(self, ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
         middle, half = ((ours + theirs) / 2).mean(), (ours - theirs) / 2
@@ -206,24 +210,24 @@ class _PairedDraws:
     def test(
         self, statistic: Callable[[pd.DataFrame], pd.Series[float]], difference: float, widest: float
     ) -> tuple[Interval, float]:
-        """The interval and two-sided p of the difference of a statistic, which lies within `widest` of 0."""
+        """Return the interval and two-sided p of the difference, within [-widest, widest], of a statistic."""
         swapped, halved = (statistic(ours) - statistic(theirs) for ours, theirs in (self._swapped, self._halved))
         beyond = int((swapped.abs() >= abs(difference) - ROUNDING).sum())
         alike = halved.max() - halved.min() < ROUNDING
-        # A half without facts carries no information: the difference may be anything.
+        # A half without facts carries no information: the difference may have any value.
         interval = NONE if alike else _interval(halved.fillna(-widest), halved.fillna(widest))
         return interval, (beyond + 1) / (RESAMPLES + 1)
 
 
 def _halves(facts: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Weights [draws, facts] of 0 and 1, the same ones for as many facts."""
+    """Yield blocks of weights 0 and 1, [draws, facts], which depend only on the number of facts."""
     generator = np.random.default_rng(0)
     for count in _blocks(facts):
         yield generator.integers(2, size=(count, facts)).astype(float)
 
 
 def _mcnemar(ours: pd.Series[float], theirs: pd.Series[float]) -> float | None:
-    """None where a fact may be partly right."""
+    """Return p of McNemar's exact test; None if a value is neither 0 nor 1."""
     if not (ours.isin(SHARE).all() and theirs.isin(SHARE).all()):
         return None
     better, differ = int((ours > theirs).sum()), int((ours != theirs).sum())
@@ -231,14 +235,14 @@ def _mcnemar(ours: pd.Series[float], theirs: pd.Series[float]) -> float | None:
 
 
 def _blocks(facts: int) -> list[int]:
-    """`RESAMPLES` in parts whose random numbers fit into memory."""
+    """Split `RESAMPLES` into blocks whose random numbers fit into memory."""
     block = max(1, _AT_A_TIME // (facts + 1))
     return [min(block, RESAMPLES - first) for first in range(0, RESAMPLES, block)]
 
 
 def _student(values: pd.Series[float]) -> tuple[Interval, float]:
-    """The t interval of the mean, and p of its being 0. No interval of a single value, of values that are alike but for
-    rounding, or not finite."""
+    """Return the t interval of the mean, and p of the t-test for a mean of 0. The interval is `NONE` if there are fewer
+    than two values, or if the values are equal within rounding or not finite."""
     if not values.any():
         return NONE, 1.0
     if len(values) < 2 or not np.isfinite(values).all():

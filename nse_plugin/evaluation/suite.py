@@ -1,10 +1,10 @@
-"""What a comparison measures, by families of metrics: one call for a model as it is now.
+"""All metrics of a comparison, by family: one call measures a model in its current state.
 
-The teacher-forced families (probability, accuracy, locality, probes, subjects, and of chat what is teacher-forced)
-share one forward pass over the different rows of all their prompts and targets; fluency and consistency share the texts
-the model writes; generation, answers and chat have their own.
+The teacher-forced families (probability, accuracy, locality, probes, subjects, and the teacher-forced metrics of chat)
+share one batched forward pass over the distinct rows of all their prompts and targets; fluency and consistency share
+the texts the model writes; generation, answers and chat generate their own texts.
 
-A fact that a later one has replaced has no metrics: what it asks for is no longer wanted.
+A fact that a later one has replaced has no metrics, because its target is no longer the desired answer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "consistency": ("consistency",),
     "perplexity": ("perplexity",),
 }
-PAIRS = {  # in plain text
+PAIRS = {  # of plain-text prompts
     "probability": probability.pairs,
     "accuracy": accuracy.pairs,
     "locality": locality.pairs,
@@ -63,13 +63,13 @@ WRITE_PLAINLY = Generation()
 
 @dataclass(frozen=True)
 class Measured:
-    """One model, measured.
+    """The measurements of one model.
 
-    facts: a row per fact, in the order given, a column per metric of `FAMILIES` that was asked for; NaN where a fact
-    has no such metric; with a judge also `generation_judged`. overall: the metrics' means over the facts, `score` (see
-    `mean_scores`) and perplexity; a metric without a value is left out. texts: what the model wrote; columns fact (its
-    row), prompt, text (the prompt first). replaced: by fact, whether a later one has replaced it, so that it has no
-    metrics (NaN).
+    facts: one row per fact, in the given order, and one column per metric of the requested families; NaN if a metric
+    does not apply to a fact; with a judge also `generation_judged`. overall: the means of the metrics over the facts,
+    `score` (see `mean_scores`) and perplexity; a metric without any value is omitted. texts: the texts that the model
+    wrote, with columns fact (its row), prompt, text (including the prompt). replaced: for each fact, whether a later
+    one has replaced it, so that its metrics are NaN.
     """
 
     facts: pd.DataFrame
@@ -96,18 +96,20 @@ def measure(
     seed: int = 0,
     tokens_per_batch: int = 1024,
 ) -> Measured:
-    """Measure a model as it is now.
+    """Measure a model in its current state.
 
-    facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`. rounds: in which
-    each fact was written, of the first ones (a checkpoint), and only these are measured; None: nothing was written, and
-    all are. The facts that write, their random numbers and the words' TF-IDF weights are those of the whole comparison
-    at every checkpoint. reference: for locality, `locality_reference` of all facts on the unedited model. text,
-    text_tokens: for perplexity, held-out text and after how many tokens to cut it (None: nowhere). fluency_facts,
-    answers_facts: how many of all the facts write for fluency and consistency, and for answers, evenly spaced; None:
-    all. probability_chat: ask for probability in a chat too, as in `NSEHyperParams.chat`. generation, chat: the
-    settings of those families; the judge is tried, and the chat template looked for, before anything is measured.
+    facts: all facts of the comparison, in the order they are edited. families: names in `FAMILIES`. rounds: the round
+    of each fact written so far (at a checkpoint); only these first facts are measured. None: nothing was written, all
+    facts are measured. At every checkpoint, the selection of facts for which texts are written, their random numbers
+    and the TF-IDF weights are those of the whole comparison. reference: for locality, `locality_reference` of all facts
+    on the unedited model. text, text_tokens: for perplexity, the held-out text and the number of tokens to truncate it
+    to (None: not truncated). fluency_facts, answers_facts: for how many of all facts, evenly spaced, the model writes
+    for fluency and consistency, and for answers; None: for all. probability_chat: whether probability asks in a chat,
+    as in `NSEHyperParams.chat`. generation, chat: the settings of these families; the judge and the chat template are
+    checked before anything is measured.
 
-    Raises ValueError when a family is unknown or lacks what it needs, FactError when there are no facts, JudgeError.
+    Raises ValueError if a family is unknown or lacks a required argument, FactError if there are no facts, a fact has
+    no target_true for probability, or there is no such chat template, JudgeError if the judge fails.
     """
     _check(families, facts, reference, text)
     where = _frames(tokenizer, families, probability_chat, generation, chat)
@@ -154,7 +156,7 @@ def _check(families: Collection[str], facts: Sequence[Fact], reference: Predicti
 
 
 def _spaced(facts: int, measured: int, count: int | None) -> list[int]:
-    """Evenly spaced among all facts, those (rows) that are measured."""
+    """Return the rows of `count` facts evenly spaced among all facts, without those that are not measured."""
     return [row for row in evenly_spaced(facts, count) if row < measured]
 
 
@@ -165,7 +167,7 @@ def _frames(
     generation: Generation,
     chat: Chat,
 ) -> dict[str, list[Frame]]:
-    """Where probability and chat ask, by family. Raises ValueError or JudgeError where generation lacks something."""
+    """Return the frames by family. Raises ValueError if a chat template is missing, JudgeError if the judge fails."""
     if "generation" in families:
         generation.check(tokenizer)
     where = {"probability": frames(tokenizer, probability_chat)}
@@ -173,7 +175,7 @@ def _frames(
 
 
 def forced_pairs(fact: Fact, families: Collection[str], where: Mapping[str, Sequence[Frame]]) -> list[Pair]:
-    """What the teacher-forced families need predicted of a fact. where: the frames that probability and chat ask in."""
+    """Return the pairs of a fact for the teacher-forced families. where: the frames of probability and chat."""
     askers: dict[str, Callable[[Fact], list[Pair]]] = {
         **PAIRS,
         "probability": functools.partial(probability.pairs, frames=where.get("probability", [PLAIN])),
@@ -219,7 +221,7 @@ def _answered(
     frame: Frame,
     tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of some facts (rows): the scores of what the assistant answers, and its answers with their prompts."""
+    """Return the scores of the assistant's answers for the facts in rows `writers`, and texts with their prompts."""
     chosen = [facts[row] for row in writers]
     scores, replies = in_chat.answered(model, tokenizer, chosen, frame, tokens_per_batch)
     prompts = [f"{fact.text} (in a chat)" for fact in chosen]
@@ -235,7 +237,7 @@ def _generated(
     generation: Generation,
     tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of some facts (rows): the scores of what is written freely, and the texts with their prompts."""
+    """Return the scores of free generation for the facts in rows `writers`, and the texts with their prompts."""
     chosen = [facts[row] for row in writers]
     scores, texts = free_generation.free_generation(
         model, tokenizer, chosen, chat=generation.chat, judge=generation.judge, tokens_per_batch=tokens_per_batch
@@ -250,14 +252,14 @@ def _whole_answers(
     writers: list[int],
     tokens_per_batch: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of some facts (rows): whether the target is the whole answer, and the texts with their prompts."""
+    """Return the scores of whole answers for the facts in rows `writers`, and the texts with their prompts."""
     chosen = [facts[row] for row in writers]
     scores, texts = answers.whole_answers(model, tokenizer, chosen, tokens_per_batch=tokens_per_batch)
     return scores.set_axis(writers), _after(texts, writers)
 
 
 def _after(texts: pd.DataFrame, writers: Sequence[int]) -> pd.DataFrame:
-    """Texts of some facts (rows), which hold the answer alone, with the prompt first and the rows among all facts."""
+    """Put the prompt before each answer, and replace indices into `writers` by rows among all facts."""
     text = texts["prompt"].str.rstrip() + " " + texts["text"]
     return texts.assign(text=text, fact=[writers[row] for row in texts["fact"]])
 
@@ -273,7 +275,7 @@ def _continuations(
 def _of_texts(
     facts: Sequence[Fact], texts: dict[int, list[str]], families: Collection[str]
 ) -> dict[str, pd.Series[float]]:
-    """Fluency and consistency of the texts, as far as they are asked for, by fact (row)."""
+    """Return fluency and consistency of the texts, if requested, by fact (row)."""
     scores: dict[str, pd.Series[float]] = {}
     if "fluency" in families:
         scores["fluency"] = pd.Series({row: fluency(own) for row, own in texts.items()}, dtype=float)
@@ -283,7 +285,7 @@ def _of_texts(
 
 
 def _consistency(facts: Sequence[Fact], texts: dict[int, list[str]]) -> pd.Series[float]:
-    """By fact, where it wrote and has reference texts."""
+    """Return the consistency of each fact (row) that has texts and reference texts."""
     documents = [document for fact in facts for document in fact.reference_texts]
     referenced = [row for row in texts if facts[row].reference_texts]
     if not referenced:

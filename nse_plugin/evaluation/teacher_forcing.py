@@ -1,7 +1,6 @@
-"""A model's prediction of a target, each of whose tokens is predicted from the prompt and the tokens before it.
+"""Teacher-forced predictions: each token of a target is predicted from the prompt and the target's tokens before it.
 
-One batched pass answers for all the metrics of probability, accuracy and locality: they only read different things
-out of the same predictions.
+One batched pass serves the metrics of probability, accuracy and locality, which are computed from the same predictions.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one target after one prompt.
+    """A model's prediction of one target after one prompt.
 
-    log_probability: mean over the target's tokens (natural logarithm), so that targets of different lengths compare.
-    target: the target's token ids. best: at each of them, the token the model holds most likely; -1 where its logits
-    are not numbers.
+    log_probability: mean over the target's tokens (natural logarithm), so that targets of different lengths are
+    comparable. target: the target's token ids. best: the model's most likely token at each of the target's positions;
+    -1 if the logits there contain NaN.
     """
 
     log_probability: float
@@ -41,7 +40,7 @@ class Prediction:
 
     @classmethod
     def of(cls, logits: Tensor, target: Sequence[int]) -> Prediction:
-        """logits: [n, vocabulary], at each of the target's n tokens."""
+        """Build from the logits [n, vocabulary] that predict each of the target's n tokens."""
         logits = logits.float()
         following = torch.tensor(target, device=logits.device)[:, None]
         mean = logits.log_softmax(dim=-1).gather(1, following).mean()
@@ -65,7 +64,7 @@ class Prediction:
 
     @property
     def accuracy(self) -> float:
-        """The share of the target's tokens that the model holds most likely."""
+        """The share of the target's tokens that are the model's most likely tokens."""
         return share_of_equal(self.best, self.target)
 
 
@@ -75,13 +74,13 @@ Predictions = Mapping[Pair, Prediction]
 def predict(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], tokens_per_batch: int = 1024
 ) -> dict[Pair, Prediction]:
-    """The prediction of every distinct pair of a prompt and a target, joined by `facts.continuation`.
+    """Predict every distinct pair of a prompt and a target, joined by `facts.continuation`.
 
-    pairs: `(prompt, target)` or `(prompt, target, separator)`, as `Fact.asked` makes them.
+    pairs: `(prompt, target)` or `(prompt, target, separator)`, as returned by `Fact.asked`.
 
-    Rows are built from token ids and padded on the right, so the tokenizer's padding side and pad token play no
-    part, and batching changes nothing but rounding. tokens_per_batch bounds rows x longest row of one forward pass.
-    Raises ValueError for a pair that takes more tokens than the model has positions.
+    Rows are built from token ids and padded on the right, so the tokenizer's padding side and pad token are not used,
+    and batching changes nothing but rounding. tokens_per_batch bounds rows x longest row of one forward pass.
+    Raises ValueError if a pair has more tokens than the model has positions.
     """
     unique = list(dict.fromkeys(pairs))
     encoded = [split_target(tokenizer, *pair) for pair in unique]
@@ -94,8 +93,8 @@ def predict(
 def predict_tokens(
     model: nn.Module, encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int = 1024
 ) -> list[Prediction]:
-    """The prediction of every target, each given as the token ids of its prompt and its own."""
-    # A target's last token is predicted, never read: one-token targets of a prompt share their row.
+    """Predict every target. encoded: the token ids of each prompt and of its target."""
+    # A target's last token is predicted but is not an input, so all one-token targets of a prompt share one row.
     readers: dict[tuple[int, ...], list[int]] = {}
     for index, (prompt_ids, target_ids) in enumerate(encoded):
         readers.setdefault((*prompt_ids, *target_ids[:-1]), []).append(index)
@@ -110,7 +109,7 @@ def predict_tokens(
         ):
             rows = [different[i] for i in chosen]
             read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
-            # The head, wide as it is, runs only at positions that some row is read at.
+            # The head is expensive, so it runs only at the positions that some row needs.
             wanted = sorted({place for row, index in read for place in _places(rows[row], encoded[index][1])})
             column = {place: number for number, place in enumerate(wanted)}
             ids, mask = pad_right(rows, device)
@@ -124,15 +123,15 @@ def predict_tokens(
 
 
 def _places(row: Sequence[int], target: Sequence[int]) -> range:
-    """The positions of a row whose logits predict the target's tokens."""
+    """Return the positions of a row whose logits predict the target's tokens."""
     return range(len(row) - len(target), len(row))
 
 
 def share_of_equal(one: Sequence[int], other: Sequence[int]) -> float:
-    """At how many of their places, of all, two rows of token ids of the same length agree."""
+    """Return the share of positions at which two rows of token ids of the same length agree."""
     return mean_or_nan([float(a == b) for a, b in zip(one, other, strict=True)])
 
 
 def mean_or_nan(values: Sequence[float]) -> float:
-    """The mean; NaN, which tables leave empty, when there is nothing to average."""
+    """Return the mean; NaN, which tables leave empty, if there are no values."""
     return float(np.mean(values)) if len(values) else math.nan

@@ -1,4 +1,4 @@
-"""A held-out text as a language model reads it: windows of tokens that do not overlap."""
+"""Split a held-out text into non-overlapping windows of tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def text_windows(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_tokens: int | None
 ) -> list[list[int]]:
-    """Token ids of the text, cut after `max_tokens` tokens (None: nowhere), in windows of `window` tokens (fewer, where
-    the model has fewer positions). A last window of a single token is left out: each first token is context only.
+    """Return the token ids of the text, truncated to `max_tokens` tokens (None: not truncated), in windows of `window`
+    tokens (fewer if the model has fewer positions). A last window of a single token is dropped, because the first token
+    of a window is context only.
 
-    Raises ValueError when window is below 2, or the text has fewer than two tokens.
+    Raises ValueError if window is below 2, or the text has fewer than two tokens.
     """
     if window < 2:
         raise ValueError(f"window = {window} cannot be used: give 2 tokens or more, the first is context only.")

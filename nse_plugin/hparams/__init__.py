@@ -1,4 +1,4 @@
-"""NSE's hyperparameters: the dataclass, the values for known models, and files of them."""
+"""NSE's hyperparameters: the dataclass, values for known models, and hyperparameter files."""
 
 from nse_plugin.hparams.errors import HyperParamsError
 from nse_plugin.hparams.settings import NSEHyperParams

@@ -1,4 +1,4 @@
-"""What is wrong with a hyperparameter."""
+"""The error for invalid hyperparameters."""
 
 from __future__ import annotations
 

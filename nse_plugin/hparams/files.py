@@ -1,4 +1,4 @@
-"""Files of hyperparameters: the presets that come with the package, by name, and a file's text."""
+"""Hyperparameter files: find presets by name, read files, and format hyperparameters as YAML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _OF_THE_RUN = ("store", "evaluation_type", "api_key")
 
 
 def find_file(name: str) -> Path:
-    """A path as given, with .yaml added as EasyEdit does, or NSE's preset of that name. Raises HyperParamsError."""
+    """Return the given path, the path with .yaml appended as in EasyEdit, or NSE's preset of that name. Raises
+    HyperParamsError if none of them exists."""
     bundled = [root / "NSE" for root in _preset_folders()]
     given = Path(name)
     candidates = [given, Path(f"{name}.yaml")]
@@ -32,7 +33,7 @@ def find_file(name: str) -> Path:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file's mapping. Raises HyperParamsError for a file that is not readable as such, or holds none."""
+    """Read the mapping in a YAML or JSON file. Raises HyperParamsError if the file is malformed or is not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
         config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -45,9 +46,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def preset_path(method: str, model_name: str) -> Path:
-    """The file hparams/<method>/<model_name>.yaml that comes with this package.
+    """Return the path of hparams/<method>/<model_name>.yaml in this package.
 
-    method: a folder's name, "FT-L". Raises HyperParamsError when there is none; the message says which there are.
+    method: the name of a folder, e.g. "FT-L". Raises HyperParamsError if there is no such file; the message
+    suggests a similar name or lists the available ones.
     """
     roots = _preset_folders()
     for root in roots:
@@ -61,14 +63,15 @@ def preset_path(method: str, model_name: str) -> Path:
 
 
 def _preset_folders() -> list[Path]:
-    """The folder of presets, in a wheel or in a checkout."""
+    """Return the existing folders of presets: in a wheel, in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return [root for root in (package / "presets", package.parent / "hparams") if root.is_dir()]
 
 
 def preset_text(hparams: Mapping[str, Any], found: Sequence[str], why: Mapping[str, str] | None = None) -> str:
-    """YAML. hparams: as `NSEHyperParams.to_dict` gives them. found: lines of comment at its top. why: field -> how its
-    value was found, a comment above it."""
+    """Format a preset as YAML. hparams: as returned by `NSEHyperParams.to_dict`. found: comment lines at the top. why:
+    comments above single fields, {field: how its value was found}. Fields that are None or in `_OF_THE_RUN` are
+    omitted."""
     lines = [f"# {line}" for line in found]
     for name, value in hparams.items():
         if value is None or name in _OF_THE_RUN:

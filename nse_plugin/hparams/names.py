@@ -1,4 +1,4 @@
-"""The names a hyperparameter may have in a file: NSE's, EasyEdit's and the authors'."""
+"""The names of a hyperparameter in files: NSE's, EasyEdit's and the authors'."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from nse_plugin.support.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
-# What MEMIT's and the authors' files also carry and NSE needs nobody to say: it finds the model's parts by
-# structure, and always optimises at the last layer. Such a key may stand in a file, with the one value that is
-# right (None: any).
+# Keys in MEMIT's and the authors' files that NSE does not need: it finds the model's modules by structure, and always
+# optimises at the last layer. A file may contain these keys, but only with the value given here (None: any value).
 _FOUND_BY_STRUCTURE: dict[str, Any] = {
     "layer_module_tmp": None, "mlp_module_tmp": None, "attn_module_tmp": None, "ln_f_module": None,
     "lm_head_module": None, "v_loss_layer": None, "layer_selection": "all", "mom2_adjustment": True,
@@ -23,14 +22,15 @@ _ALIASES = {"neuron_threshold": "p", "alg": "alg_name", "L2": "ridge"}
 
 
 def known_fields(names: Collection[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve aliases, drop what is found by structure, and refuse unknown keys with the nearest name.
+    """Resolve aliases, drop keys that NSE finds by structure, and reject unknown keys with a suggestion.
 
-    names: of the fields. Raises HyperParamsError for an unknown name, and for two names of one field.
+    names: the names of the fields. Raises HyperParamsError for an unknown name, for two names of the same field, and
+    for a dropped key with a value that NSE does not support.
     """
     known: dict[str, Any] = {}
     spelt: dict[str, str] = {}
     given = list(config.items())
-    if isinstance(config.get("values"), Mapping):  # the value step's own may stand under one heading
+    if isinstance(config.get("values"), Mapping):  # settings of the value step may be nested under this key
         given = [(key, value) for key, value in given if key != "values"] + list(config["values"].items())
     for key, value in given:
         name = _ALIASES.get(key, key)

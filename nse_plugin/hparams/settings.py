@@ -1,8 +1,8 @@
 """NSE's hyperparameters: one dataclass and its checks.
 
-Field names are EasyEdit's where EasyEdit has them. EasyEdit assigns to these objects (the wheel sets
-`batch_size = 1`), so they are not frozen: values are read leniently whenever one is assigned, and `check()` runs when
-an object is built and again before every round.
+Fields that EasyEdit also has use EasyEdit's names. EasyEdit assigns to these objects (the wheel sets `batch_size = 1`),
+so they are not frozen: a value is converted to its field's type at every assignment, and `check()` runs when an object
+is created and again before every round.
 """
 
 from __future__ import annotations
@@ -32,41 +32,44 @@ class NSEHyperParams:
 
     What is edited
         layers: the edited layers, ascending; the last one, l_0, is where the value z is optimised.
-        p: neuron selection: the smallest set of neurons whose scores sum to `p` of the total; in (0, 1].
-        subspace: where an update may live: `neurons`, those that `p` selects, or the `null_space` of C0 (arXiv
-            2410.02355, AlphaEdit), where `p` plays no part.
+        p: neuron selection: the smallest set of neurons whose scores sum to at least `p` of the total; in (0, 1].
+        subspace: the subspace of an update: `neurons`, the neurons selected by `p`, or `null_space`, the null space of
+            C0 (arXiv 2410.02355, AlphaEdit), for which `p` is not used.
         nullspace_threshold: for `null_space`: the eigenvalue of C0 below which a direction counts as unused.
-        alpha: a fact whose residual norm(z - h) is above `alpha` goes round again; the unit is that of h.
-        max_iterations: passes over the layers (preset `released` makes one fewer, as the authors' code does).
+        alpha: a fact whose residual norm(z - h) is above `alpha` takes part in another pass; in the unit of h.
+        max_iterations: passes over the layers (preset `released` makes one fewer, like the authors' code).
         mom2_update_weight: lambda, the weight of the preserved knowledge C0; 0 only with a ridge.
         ridge: added to the diagonal of the update's system (AlphaEdit's L2).
-        preset: `paper`, or `released` for the authors' code: neuron set short of p, `max_iterations - 1`
-            passes, facts above `upper_bound` skipped (and reported).
-        chat: write facts as a user's message that the assistant answers, in the tokenizer's chat template: True, or the
-            name of one of several templates; "both": one value for this and for plain text; False: plain text.
-        rewind: compute z on the original weights. False: on the weights as they are now (ablation).
-        accumulate: protect the keys of earlier rounds, and write their facts about a round's subjects again. False:
-            each round forgets them (ablation).
+        preset: `paper`, or `released` for the behaviour of the authors' code: the scores of the selected neurons sum to
+            at most `p` of the total, `max_iterations - 1` passes, facts above `upper_bound` are skipped (and reported).
+        chat: the form in which facts are written. False: plain text; True: a user's message that the assistant
+            answers, in the tokenizer's chat template; the name of one of several templates: in that template; "both":
+            one value z for the chat and for plain text.
+        rewind: compute z on the original weights. False: on the current weights (ablation).
+        accumulate: protect the keys of earlier rounds, and write earlier facts about a round's subjects again. False:
+            ignore earlier rounds (ablation).
     How z is optimised
-        v_lr, v_num_grad_steps: Adam's learning rate and the loss evaluations (steps - 1 updates).
+        v_lr, v_num_grad_steps: Adam's learning rate, and the number of loss evaluations (one more than updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
-        clamp_norm_factor: delta is kept within this many norm(h).
+        clamp_norm_factor: bound of norm(delta), as a multiple of norm(h).
         solver: `exact`, as published; `fast`: fewer contexts and fewer, longer steps (`method/value_optimizer.py`).
-            In a file it may also stand as `values: {solver: fast}`.
-        z_stop: `loss`: a fact's optimisation ends at a loss below 0.05, as published; `argmax`: also as soon as its
-            target is the model's first choice in every context (ENCORE, arXiv 2502.01636).
+            A file may also give it as `values: {solver: fast}`.
+        z_stop: `loss`: a fact's optimisation stops at a loss below 0.05, as published; `argmax`: also as soon as its
+            target is the model's most likely answer in every context (ENCORE, arXiv 2502.01636).
     Second moments C0
-        mom2_dataset: `self` (text the model writes), `wikipedia`, or a .txt, .jsonl or .parquet file.
-        mom2_n_samples: documents read, or passages written for `self`.
-        mom2_dtype: `float32` or `float64`, the type they are kept in.
-        stats_dir: where EasyEdit's npz files lie and new ones go; None: in the store, or the user's cache folder.
+        mom2_dataset: `self` (text generated by the model), `wikipedia`, or a .txt, .jsonl or .parquet file.
+        mom2_n_samples: the number of documents to read, or of passages to generate for `self`.
+        mom2_dtype: `float32` or `float64`, the dtype of the saved moments.
+        stats_dir: the folder in which EasyEdit's npz files are read and written; None: the store, or the user's cache
+            folder.
     Running
-        store: a folder where z, and second moments without a stats_dir, are kept for other runs (`Store`); None: none.
-        tokens_per_batch: upper bound on the tokens of one forward pass; those that gradients go through count many
-            times. Lower it for less memory: results differ by rounding alone.
-        seed: of everything sampled (context templates, self-written text).
-        rewrite_module_tmp: the edited matrix by name with `{}` for the layer; None: found by structure.
-        The rest is read by EasyEdit itself.
+        store: a folder in which z and, without a stats_dir, second moments are saved for other runs (`Store`); None:
+            z is not saved.
+        tokens_per_batch: upper bound on the tokens of one forward pass; a token with gradients counts many times.
+            Lower it to save memory: results differ only by rounding.
+        seed: for everything that is sampled (context templates, text for `self`).
+        rewrite_module_tmp: the name of the edited matrix, with `{}` for the layer; None: found by structure.
+        The other fields are used by EasyEdit itself.
 
     Raises HyperParamsError from `check()`.
     """
@@ -122,7 +125,7 @@ class NSEHyperParams:
         object.__setattr__(self, name, plain_python(_FIELD_TYPES.get(name, ""), value))
 
     def check(self) -> None:
-        """Raise HyperParamsError on the first value that cannot be used."""
+        """Raise HyperParamsError for the first invalid value."""
         require(self.alg_name == "NSE", "alg_name", self.alg_name, "this class configures alg_name: NSE")
         layers = self.layers
         if not isinstance(layers, list):
@@ -176,7 +179,7 @@ class NSEHyperParams:
 
     @property
     def passes(self) -> int:
-        """How often the layers are gone through at most."""
+        """The maximum number of passes over the layers."""
         return self.max_iterations - (self.preset == "released")
 
     # -- reading and writing ---------------------------------------------------------------------------------
@@ -203,12 +206,12 @@ class NSEHyperParams:
 
     @classmethod
     def for_model(cls, model_or_name: Any, **overrides: Any) -> NSEHyperParams:
-        """The hyperparameters published (or tuned here) for a model, with `overrides` on top.
+        """Return the hyperparameters for a model, published or tuned for this package, updated by `overrides`.
 
-        model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which
-        EasyEdit is then to load.
-        A model nobody tuned needs at least `layers` and `alpha` among the overrides.
-        Raises HyperParamsError for an unknown model without them, and for unknown or unusable overrides.
+        model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which becomes
+        `model_name`, the model that EasyEdit loads.
+        A model without tuned hyperparameters needs at least `layers` and `alpha` among the overrides.
+        Raises HyperParamsError for such a model without them, and for unknown or invalid overrides.
         """
         from nse_plugin.hparams.tuned import TUNED_FOR  # subclasses of this class
 
@@ -227,21 +230,22 @@ class NSEHyperParams:
         return chosen(**settings)
 
     def with_overrides(self, **overrides: Any) -> NSEHyperParams:
-        """A copy with other values of some fields, by any of their names. Raises HyperParamsError."""
+        """Return a copy with other values for some fields, given by any of their names. Raises HyperParamsError for an
+        unknown name or an invalid value."""
         return dataclasses.replace(self, **known_fields(_FIELD_TYPES, overrides))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain Python values."""
+        """Return all fields as plain Python values."""
         return {**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}, "layers": [*self.layers]}
 
-    # -- what a subclass per model says of the model it is for -------------------------------------------------
+    # -- the model that a subclass is tuned for ---------------------------------------------------------------
 
     aliases: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[tuple[str, int, int, int] | None] = None  # model_type, layers, hidden size, vocabulary
 
     @classmethod
     def fits(cls, model_or_name: Any) -> bool:
-        """Whether this class was tuned for the model: by its shape when loaded, else by its name."""
+        """Return whether this class was tuned for the model, by the shape of a loaded model or by a name."""
         config = getattr(model_or_name, "config", None)
         if config is not None:
             config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -255,7 +259,7 @@ _FIELD_TYPES = {spec.name: str(spec.type) for spec in dataclasses.fields(NSEHype
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """A value as the field `name` keeps it: 1 is 1.0 where a number need not be whole. Raises HyperParamsError for an
+    """Convert a value to the type of the field `name`: 1 becomes 1.0 for a float field. Raises HyperParamsError for an
     unknown name."""
     if name not in _FIELD_TYPES:
         raise HyperParamsError(f"Unknown hyperparameter {name!r}: the fields are {', '.join(sorted(_FIELD_TYPES))}.")

@@ -1,4 +1,4 @@
-"""Hyperparameters per model: the published ones, and those tuned here."""
+"""Hyperparameters per model: published ones, and ones tuned for this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nse_plugin.hparams.settings import NSEHyperParams
 
 @dataclass
 class GPT2XLNSEHyperParams(NSEHyperParams):
-    """GPT2-XL, the published figures (layers 13-17, alpha 35, p 1.0, lambda 10,000)."""
+    """GPT2-XL, published values (layers 13-17, alpha 35, p 1.0, lambda 10,000)."""
 
     layers: list[int] = field(default_factory=lambda: [13, 14, 15, 16, 17])
     alpha: float = 35.0
@@ -27,7 +27,7 @@ class GPT2XLNSEHyperParams(NSEHyperParams):
 
 @dataclass
 class GPTJNSEHyperParams(NSEHyperParams):
-    """GPT-J-6B, the published figures (layers 3-8, alpha 15, p 0.8, lambda 15,000)."""
+    """GPT-J-6B, published values (layers 3-8, alpha 15, p 0.8, lambda 15,000)."""
 
     layers: list[int] = field(default_factory=lambda: [3, 4, 5, 6, 7, 8])
     alpha: float = 15.0
@@ -43,7 +43,7 @@ class GPTJNSEHyperParams(NSEHyperParams):
 
 @dataclass
 class Llama3NSEHyperParams(NSEHyperParams):
-    """Llama3-8B, the published figures (layers 4-8, alpha 2.5, p 1.0, v_lr 0.1, lambda 15,000)."""
+    """Llama3-8B, published values (layers 4-8, alpha 2.5, p 1.0, v_lr 0.1, lambda 15,000)."""
 
     layers: list[int] = field(default_factory=lambda: [4, 5, 6, 7, 8])
     alpha: float = 2.5
@@ -61,7 +61,7 @@ class Llama3NSEHyperParams(NSEHyperParams):
 
 @dataclass
 class SmolLM2NSEHyperParams(NSEHyperParams):
-    """SmolLM2-135M, tuned here on CounterFact facts (README, "How SmolLM2 was tuned")."""
+    """SmolLM2-135M, tuned for this package on CounterFact facts (README, "How SmolLM2 was tuned")."""
 
     layers: list[int] = field(default_factory=lambda: [4, 5, 6])
     alpha: float = 15.0

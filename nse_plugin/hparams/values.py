@@ -1,4 +1,4 @@
-"""Single values of hyperparameters: as files and EasyEdit give them, and what they may be."""
+"""Convert and check single values of hyperparameters, as read from files or set by EasyEdit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from nse_plugin.hparams.errors import HyperParamsError
 
 
 def plain_python(kind: str, value: Any) -> Any:
-    """A value for a field of type `kind`: YAML 1.1 reads 5e-1 as a string, and OmegaConf brings its own lists."""
+    """Convert a value to the type `kind` of its field, or return it unchanged if that is not possible. YAML 1.1 reads
+    5e-1 as a string, and OmegaConf has its own lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if kind.startswith("list") and not isinstance(value, str | int | float) and value is not None:
@@ -28,16 +29,16 @@ def plain_python(kind: str, value: Any) -> Any:
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:
-    """Raise HyperParamsError, with the field, its value and the remedy, unless `ok`."""
+    """Raise HyperParamsError, which names the field, its value and the remedy, unless `ok`."""
     if not ok:
         raise HyperParamsError(f"{name} = {value!r} cannot be used: {remedy}.")
 
 
 def is_int(value: Any) -> bool:
-    """Whether a value is an integer and no truth value."""
+    """Return whether a value is an integer but not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number and no truth value."""
+    """Return whether a value is a finite number but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,1 +1,1 @@
-"""Second moments C0 = E[k k^T] of the edited layers: measured, kept and found again."""
+"""Second moments C0 = E[k k^T] of the edited layers: measure, store and load them."""

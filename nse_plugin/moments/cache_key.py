@@ -1,6 +1,6 @@
-"""What a second moment is measured from, as one hash: its address in a `Store`.
+"""The key of a layer's second moments in a `Store`: one hash of everything that C0 is measured from.
 
-C0 depends on the unedited model, its tokenizer and the text.
+C0 depends on the unedited model, its tokenizer, the text, and the settings in `MOMENT_SETTINGS`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from nse_plugin.support.hashing import hash_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOMENTS = 2  # raise it whenever moments/measure.py, corpora.py or models/writing make other moments than before
+MOMENTS = 2  # increment it whenever moments/measure.py, corpora.py or models/writing give other moments
 MOMENT_SETTINGS = ("mom2_n_samples", "mom2_dtype")
 
 
 def moment_cache_keys(model: str, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> dict[int, str]:
-    """The address of every edited layer's C0, {layer: address}. model: its fingerprint, as for `value_cache_keys`."""
+    """Return every edited layer's address of C0, {layer: address}. model: its identity, as for `value_cache_keys`."""
     settings = {name: getattr(hparams, name) for name in MOMENT_SETTINGS}
     text = corpus_identity(hparams)
     shared = {"moment": MOMENTS, "model": model, "tokenizer": _tokenizer(tokenizer), "text": text, **settings}
@@ -28,10 +28,10 @@ def moment_cache_keys(model: str, tokenizer: PreTrainedTokenizerBase, hparams: N
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how text becomes tokens, but for padding and truncation, which play no part here."""
+    """Return a hash of how text is tokenised, without padding and truncation, which are not used here."""
     special = sorted(tokenizer.all_special_ids), tokenizer.bos_token_id, tokenizer.eos_token_id
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # in Python: its vocabulary is the best there is
+    if backend is None:  # a tokenizer in pure Python: its vocabulary is the best description available
         return hash_of({"special": special, "vocabulary": sorted(tokenizer.get_vocab().items())})
     described = json.loads(backend.to_str())
     kept = {name: value for name, value in described.items() if name not in ("padding", "truncation")}

@@ -1,4 +1,4 @@
-"""Second moments that can be used: of the right shape, finite, and from enough tokens."""
+"""Check that second moments are usable: of the right shape, finite, and from enough tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMatrix]) -> dict[int, Tensor]:
-    """Raise MomentsError unless there is a finite [f, f] matrix for every edited layer."""
+    """Return the moments of the layers in `matrices`. Raises MomentsError unless each is a finite tensor [f, f]."""
     for layer, matrix in matrices.items():
         if layer not in moments:
             raise MomentsError(
@@ -36,7 +36,7 @@ def check_moments(moments: Mapping[int, Tensor], matrices: Mapping[int, OutputMa
 
 
 def check_finite(layout: Layout, sums: MomentSums) -> None:
-    """Refuse a model whose activations are not numbers before more is computed of them. Raises MomentsError."""
+    """Raise MomentsError if the sums are not finite, so that a model with invalid activations is rejected early."""
     for layer, total in sums.sums.items():
         if not bool(total.isfinite().all()):
             dtype = str(layout.output_matrix(layer).weight.dtype).removeprefix("torch.")
@@ -47,7 +47,7 @@ def check_finite(layout: Layout, sums: MomentSums) -> None:
 
 
 def warn_if_few(stored: Iterable[Stored]) -> None:
-    """Log a warning when second moments were measured from too few tokens."""
+    """Log a warning if second moments were measured from too few tokens."""
     for moment, tokens in stored:
         if tokens < TOKENS_PER_NEURON * len(moment):
             log.warning(

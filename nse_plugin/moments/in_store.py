@@ -1,4 +1,4 @@
-"""Second moments in a store, under the hash of what they were measured from."""
+"""Second moments in a `Store`, addressed by the hash of everything they are measured from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def stores_with_moments() -> list[Path]:
-    """The user's own store and all others that moments were measured into, as far as they are there."""
+    """Return the existing stores with moments: the user's own, and all others that moments were measured into."""
     try:
         noted = _note_path().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -43,7 +43,7 @@ def _note_path() -> Path:
 
 
 def _note(store: Path) -> None:
-    """Have a store looked into from now on."""
+    """Add a store to the ones that `stores_with_moments` returns."""
     store = store.resolve()
     if store not in stores_with_moments():
         with contextlib.suppress(OSError), _note_path().open("a", encoding="utf-8") as stream:
@@ -51,7 +51,7 @@ def _note(store: Path) -> None:
 
 
 class InStore:
-    """Moments under the hash of what they were measured from."""
+    """Moments in a store, addressed by the hash of everything they are measured from."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class InStore:
         return {layer: self._addresses(None)[layer] for layer in layers}
 
     def read(self, layer: int) -> Stored | None:
-        """Of this model, or of the same one in another precision."""
+        """Read the moments of this model, or of the same model in another precision; None if there are none."""
         if self.unseen is not None or not any(self._folder.glob("??")):
             return None
         for dtype in (None, *EDITABLE_DTYPES):
@@ -101,7 +101,7 @@ class InStore:
         self._store.put_all([(self._addresses(None)[layer], stored.moment, MOMENT, about)])
 
     def check_writable(self) -> None:
-        """A store that cannot be written to is a warning; a folder that cannot be a store is an error."""
+        """Log a warning if the store is not writable. Raises StoreError if there is a file in place of its folder."""
         if self._hparams.store is not None:
             self._store.check_folder()
         problem = why_not_writable(self.folder)

@@ -1,7 +1,7 @@
 """Second moments C0 = E[k k^T] of all edited layers in one pass over a text.
 
 k is the input of `W_out` at every token. The model runs on windows of at most `WINDOW` tokens, in batches of bounded
-size, and stops after the last edited layer. Texts are in `corpora`, files in `npz` and `in_store`.
+size, and stops at the last edited layer. `corpora` provides the text; `npz` and `in_store` save the moments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MomentsError(ValueError):
 
 @dataclass
 class MomentSums:
-    """Running sums over a text: {layer: sum of k k^T [f, f]}, the tokens and the batches seen so far."""
+    """Running sums over a text. sums: {layer: sum of k k^T, [f, f]}. tokens, batches: the numbers processed so far."""
 
     sums: dict[int, Tensor]
     tokens: int = 0
@@ -42,11 +42,11 @@ def measure_moments(
     resume: MomentSums | None = None,
     on_batch: Callable[[MomentSums], None] = lambda sums: None,
 ) -> MomentSums:
-    """Add the keys of every token of every batch, for all layers, in one forward pass a batch.
+    """Sum k k^T over the keys of all tokens, for all layers, with one forward pass per batch.
 
-    batches: lists of token rows. resume: sums of an earlier, interrupted call; `batches` continues after what it saw.
-    on_batch: called after each batch, e.g. to show or save progress.
-    Sums are kept in float32, float64 for a float64 model. Raises MomentsError when the text has no tokens.
+    batches: lists of token rows. resume: sums of an earlier, interrupted call, after whose last batch `batches` starts;
+    None: start from zero. on_batch: called after each batch, e.g. to show or save progress.
+    Sums are computed in float32, or float64 for a float64 model. Raises MomentsError if the text has no tokens.
     """
     matrices = layout.output_matrices(layers)
     done = resume if resume is not None else MomentSums({})
@@ -65,7 +65,7 @@ def measure_moments(
 
 
 def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
-    """The inputs of `W_out` at all real tokens, {layer: [tokens, f]}."""
+    """Return the inputs of `W_out` at all tokens that are not padding, {layer: [tokens, f]}."""
     ids, mask = pad_right(rows, layout.device)
     keys: dict[int, Tensor] = {}
     last = max(matrices)
@@ -82,6 +82,6 @@ def _keys_of(layout: Layout, matrices: dict[int, OutputMatrix], rows: Sequence[S
 
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
     with hooked(*handles):
-        # no token attends to the padding after it, and a padded place that attends to nothing may become NaN
+        # an all-ones mask: no token attends to the padding after it, and masked positions may become NaN
         layout.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return keys

@@ -1,9 +1,9 @@
 """Second moments as EasyEdit's npz files.
 
-They lie at `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, with `mom2.mom2` (sum of k k^T),
-`mom2.count` and `sample_size`, as EasyEdit and MEMIT lay them out. Ours also record what they were measured from;
-where a file of ours has the name but is of something else, it is left alone, and this model's gets a mark of its own
-before `.npz`. EasyEdit's files do not, and are taken by their name.
+The path is `{stats_dir}/{model}/{corpus}_stats/{module}_{dtype}_mom2_{samples}.npz`, and the entries are `mom2.mom2`
+(sum of k k^T), `mom2.count` and `sample_size`, as in EasyEdit and MEMIT. Files written here also record what they were
+measured from; if such a file exists at the path but has another origin, it is not touched, and a hash of this model's
+origin is inserted before `.npz`. EasyEdit's files have no such record and are identified by their path.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class NpzFiles:
         return self.file(self._matrix(self._hparams.layers[0])).parent
 
     def names(self, layers: list[int]) -> dict[int, str]:
-        assert self._tokenizer is not None  # only `file` works without one
+        assert self._tokenizer is not None  # only `file` works without a tokenizer
         addresses = moment_cache_keys(self.identity(None), self._tokenizer, self._hparams)
         return {layer: addresses[layer] for layer in layers}
 
@@ -113,7 +113,7 @@ class NpzFiles:
         return _Origin(self.identity(None), str(matrix.weight.dtype), self._text)
 
     def _is_of(self, path: Path, matrix: OutputMatrix) -> bool:
-        """Whether a file records that it was measured on this model, maybe in another precision, and on this text."""
+        """Return whether a file was measured on this model, possibly in another precision, and on this text."""
         found = _origin_in(path)
         if self.unseen is not None or found is None or self._text not in (found.text, ""):
             return False
@@ -131,15 +131,15 @@ class NpzFiles:
         if not name:
             embeddings = layout.model.get_input_embeddings().weight.data  # type: ignore[operator]
             name = f"{config.model_type}-{fingerprint(embeddings)[:8]}"
-        underscored = self._root / name.replace("/", "_") / file  # ROME's and MEMIT's way
+        underscored = self._root / name.replace("/", "_") / file  # as in ROME and MEMIT
         return underscored if underscored.is_file() else self._root / name.split("/")[-1] / file
 
 
 class _Origin(NamedTuple):
-    """What moments are measured from.
+    """What moments were measured from.
 
-    model: its `ModelIdentity.full`. dtype: it was in. text: the corpus and its seed; "" where its file is not there any
-    more.
+    model: `ModelIdentity.full`. dtype: the dtype of the edited matrix. text: `corpus_identity`; "" if the corpus file
+    no longer exists.
     """
 
     model: str
@@ -152,7 +152,7 @@ class _Origin(NamedTuple):
 
 
 def _origin_in(path: Path) -> _Origin | None:
-    """What a file records that it was measured from; None when it is EasyEdit's, or cannot be read."""
+    """Read the origin that a file records; None if the file is EasyEdit's or cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if not any(name.startswith("nse.") for name in data.files):
@@ -163,7 +163,7 @@ def _origin_in(path: Path) -> _Origin | None:
 
 
 def _read(path: Path, layer: int, matrix: OutputMatrix) -> Stored | None:
-    """What a file holds; None when there is none."""
+    """Read the moments of a file; None if the file does not exist. Raises MomentsError if they are not usable."""
     if not path.is_file():
         return None
     remedy = "delete the file to have it measured again"

@@ -1,12 +1,13 @@
-"""Second moments C0, found or measured, and kept for the next time.
+"""Second moments C0: loaded if they were saved before, otherwise measured and saved.
 
-Where they are kept is a setting. In a store (`store`, or the user's own in `cache_home()/moments`) they lie under the
-hash of what they were measured from (`in_store`). With `stats_dir` they are EasyEdit's npz files (`npz`).
+The hyperparameters decide where they are saved. In a store (`store`, or the user's own in `cache_home()/moments`) they
+are addressed by the hash of everything they are measured from (`in_store`). With `stats_dir` they are EasyEdit's npz
+files (`npz`).
 
-Where they are to be kept in a store, they are also looked for in the user's own and in all others that this user has
-had moments measured into (`cache_home()/stores_with_moments.txt`), so that no command measures what another one has. Of
-a model with hooks or replaced methods (`ModelIdentity.unseen`) nothing that was measured is known to hold: its moments
-are measured in each session, and not kept.
+If moments are saved in a store, they are also looked up in the user's own store and in all other stores that this user
+has measured moments into (`cache_home()/stores_with_moments.txt`), so that no command repeats another's measurement.
+If the model has hooks or replaced methods (`ModelIdentity.unseen`), earlier measurements may not apply to it, so its
+moments are measured in each session and not saved. (EasyEdit's own npz files are still used.)
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ def measure_here(
     layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
     on_batch: Callable[[MomentSums], None],
 ) -> MomentSums:  # fmt: skip
-    """A `Measure` in this process."""
+    """Measure moments in this process; a `Measure`."""
     return measure_moments(layout, layers, token_batches(layout, tokenizer, hparams, sums.batches), sums, on_batch)
 
 
 def second_moments(
     layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, measure: Measure = measure_here
 ) -> dict[int, Tensor]:
-    """C0 of every edited layer, {layer: [f, f]}: read from where they are kept, else measured on the present weights
-    and kept there. Of several processes that want the same ones at once, one measures.
+    """Return C0 of every edited layer, {layer: [f, f]}: loaded if saved before, otherwise measured on the current
+    weights and saved. If several processes need the same moments at once, only one measures them.
 
-    measure: another way to measure, e.g. on a cluster.
+    measure: how to measure, e.g. on a cluster.
     Call it on the unedited model (`OriginalWeights.rewound`).
-    Raises MomentsError for a file that is corrupt, of the wrong shape or not finite, for a stats_dir that cannot be
-    written, and for a corpus that cannot be had.
+    Raises MomentsError if a file is corrupt or has the wrong shape, if moments are not finite, if stats_dir is not
+    writable, or if the corpus cannot be read; StoreError if `store` is a file.
     """
     kept = _kept(layout, tokenizer, hparams)
     found = _found(kept, layout, tokenizer, hparams)
@@ -80,16 +81,16 @@ def second_moments(
 
 
 def moments_are_kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> bool:
-    """Whether `second_moments` would find them all and measure nothing."""
+    """Return whether `second_moments` would find the moments of all edited layers and measure nothing."""
     found = _found(_kept(layout, tokenizer, hparams), layout, tokenizer, hparams)
     return len(found) == len(hparams.layers)
 
 
 def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) -> Path:
-    """The npz file in stats_dir that a layer's moments are in, or will be written to.
+    """Return the npz file in stats_dir that contains a layer's moments, or to which they will be written.
 
-    That is the path EasyEdit gives them, unless it is taken by moments of something else, or this model's lie under
-    another model's name.
+    This is EasyEdit's path, unless that path contains moments of another origin, or this model's moments are saved
+    under another model's name.
     """
     return NpzFiles(layout, None, hparams, _text(hparams)).file(matrix)
 
@@ -104,7 +105,7 @@ def _kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperP
 def _found(
     kept: Kept, layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams
 ) -> dict[int, Stored]:
-    """What is kept there; or in another store, and from now on there too."""
+    """Load saved moments from `kept`, then from the user's other stores, whose moments are copied to `kept`."""
     found = _read_all(kept, hparams.layers)
     if not isinstance(kept, InStore):
         return found
@@ -123,7 +124,7 @@ def _read_all(kept: Kept, layers: Iterable[int]) -> dict[int, Stored]:
 
 
 def _text(hparams: NSEHyperParams) -> str:
-    """What the corpus is; "" for a file that is not there any more: moments outlive their text."""
+    """Return `corpus_identity`; "" if the corpus file no longer exists, since moments may outlive their text."""
     try:
         return corpus_identity(hparams)
     except MomentsError:
@@ -132,7 +133,7 @@ def _text(hparams: NSEHyperParams) -> str:
 
 @contextlib.contextmanager
 def _alone(what: Mapping[int, str]) -> Iterator[None]:
-    """Within, no other process of this user measures the same moments; where no lock can be had, maybe."""
+    """Context manager in which no other process of this user measures the same moments, if a lock can be created."""
     mark = hashlib.sha256(repr(sorted(what.values())).encode()).hexdigest()[:16]
     folder = cache_home() / "locks"
     if why_not_writable(folder):

@@ -1,4 +1,4 @@
-"""A measurement that resumes where it was interrupted."""
+"""Measure second moments so that an interrupted measurement can be resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SAVE_EVERY_SECONDS = 20.0
 Measure = Callable[
     [Layout, Any, NSEHyperParams, list[int], MomentSums, Callable[[MomentSums], None]], MomentSums
-]  # of these layers, going on from sums of an earlier, interrupted call; the last is called as sums grow
+]  # measures the given layers, continuing from the given sums, and calls the last argument after each batch
 
 
 def measured_for_keeps(
@@ -41,7 +41,7 @@ def measured_for_keeps(
     folder: Path,
     measure: Measure,
 ) -> MomentSums:
-    """What `measured` gives for layers {layer: address}; in a partial file meanwhile, to resume from after a stop."""
+    """Run `measured` for the layers {layer: address}, and save a partial file from which a later call resumes."""
     what = [*missing.values(), f"{hparams.tokens_per_batch} tokens a batch"]
     partial = folder / f"nse_partial-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.safetensors"
     save_at = time.monotonic() + SAVE_EVERY_SECONDS
@@ -51,12 +51,12 @@ def measured_for_keeps(
         started = time.monotonic()
         if started >= save_at:
             _save_partial(partial, now, what)
-            # the sums of a large model are gigabytes: writing them takes a twentieth of the time at most
+            # the sums of a large model are gigabytes: spend at most a twentieth of the time on writing them
             took = time.monotonic() - started
             save_at = started + max(SAVE_EVERY_SECONDS, 20 * took)
 
     sums = measured(layout, tokenizer, hparams, list(missing), _resume(partial, what), save, measure)
-    with contextlib.suppress(OSError):  # there was no place for it
+    with contextlib.suppress(OSError):  # the folder is not writable
         partial.unlink(missing_ok=True)
     return sums
 
@@ -65,7 +65,8 @@ def measured(
     layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int], sums: MomentSums,
     on_batch: Callable[[MomentSums], None], measure: Measure,
 ) -> MomentSums:  # fmt: skip
-    """One pass for all layers, going on from `sums`. Raises MomentsError when the first of it is not finite."""
+    """Measure all layers in one pass, continuing from `sums`, with a progress bar. on_batch: called after each batch.
+    Raises MomentsError if the sums are not finite after the first batch."""
     total = hparams.mom2_n_samples * PASSAGE_TOKENS if hparams.mom2_dataset == SELF_WRITTEN else None
     with bar(f"second moments of layers {layers}, tokens", total) as advance:
         advance(sums.tokens)
@@ -89,20 +90,20 @@ def _save_partial(path: Path, sums: MomentSums, what: list[str]) -> None:
     try:
         with written_whole(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
-    except (OSError, SafetensorError) as error:  # a partial file is a help, never a hindrance
+    except (OSError, SafetensorError) as error:  # a partial file is optional
         log.warning("%s cannot be written (%s): an interrupted measurement would begin again.", path, error)
 
 
 def _resume(path: Path, what: list[str]) -> MomentSums:
     if path.is_file():
         try:
-            with safe_open(path, framework="pt") as stream:  # once: another process may put a newer one there
+            with safe_open(path, framework="pt") as stream:  # opened once: another process may replace the file
                 metadata = stream.metadata()
                 if json.loads(metadata["what"]) == what:
                     seen = json.loads(metadata["seen"])
                     log.info("Second moments go on after %d batches (%s).", seen["batches"], path)
                     sums = {int(layer): stream.get_tensor(layer) for layer in metadata["layers"].split()}
                     return MomentSums(sums, **seen)
-        except Exception as error:  # a partial file is a help, never a hindrance
+        except Exception as error:  # a partial file is optional
             log.warning("%s cannot be used (%s): starting again.", path, error)
     return MomentSums({})

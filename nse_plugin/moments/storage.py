@@ -1,4 +1,4 @@
-"""What every place has in common that second moments are kept in."""
+"""The common interface of the places in which second moments are saved."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from nse_plugin.support.files import cache_home
 
 
 def moments_folder(hparams: NSEHyperParams) -> Path:
-    """Where second moments are kept: the store, or the stats_dir where there is one."""
+    """Return the folder for second moments: `stats_dir` if set, otherwise `store` or the user's own store."""
     if hparams.stats_dir is not None:
         return Path(hparams.stats_dir).expanduser()
     return cache_home() / "moments" if hparams.store is None else Path(hparams.store).expanduser()
 
 
 class Stored(NamedTuple):
-    """tokens: how many they were measured from; NaN where that is not known."""
+    """Saved second moments. moment: [f, f]. tokens: the number of tokens they were measured from; NaN if unknown."""
 
     moment: Tensor
     tokens: float
 
 
-Identity = Callable[[torch.dtype | None], str]  # `ModelIdentity.full`, each dtype's read once
+Identity = Callable[[torch.dtype | None], str]  # `ModelIdentity.full`, cached by dtype
 
 
 class Kept(Protocol):
-    """Where moments are kept. unseen: of the model. names: a name for each layer's, which identifies what they are
-    measured from. stored: what `write` writes, of the right shape and finite."""
+    """A place for saved moments. unseen: `ModelIdentity.unseen` of the model. names: the address of each layer's
+    moments, which identifies what they are measured from. stored: convert sums to the moments that `write` saves, and
+    check that they are finite and have the right shape."""
 
     unseen: str | None
     identity: Identity
@@ -54,7 +55,7 @@ class Kept(Protocol):
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """The system's error when a file is put into the folder; None when it can be."""
+    """Return the system's error message if a file cannot be created in the folder; None if it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

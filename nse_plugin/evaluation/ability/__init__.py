@@ -1,1 +1,1 @@
-"""What an edited model can still do: questions with choices, and tasks of lm-evaluation-harness."""
+"""General ability of an edited model: multiple-choice questions, and tasks of lm-evaluation-harness."""

@@ -1,7 +1,7 @@
-"""Tasks of lm-evaluation-harness (EleutherAI, `pip install nse-plugin[eval]`) on a model that is loaded already.
+"""Tasks of lm-evaluation-harness (EleutherAI, `pip install nse-plugin[eval]`) on a loaded model.
 
-Loading the tasks and running them are two steps, so that a misspelt name, or data that are not there, stop a user
-before a model is loaded and not after an hour of measuring.
+Loading the tasks and running them are separate steps, so that a misspelt name or missing data stops a run before the
+model is loaded, not after an hour of measuring.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-# What the authors of NSE measure, 100 items each. Their "nli" is MNLI in the paper's words; the file of their code
-# holds pairs of RTE's training split.
+# The tasks that the authors of NSE measure, 100 items each. Their "nli" is MNLI according to the paper, but the data
+# file of their code contains pairs from RTE's training split.
 PAPER = ("sst2", "mrpc", "mmlu", "rte", "cola", "mnli")
 PAPER_ITEMS = 100
-STDERR_RESAMPLES = 1000  # in the harness' own bootstrap, for the standard error of a metric that is no mean
-FEWSHOT_SEED = 1234  # the harness' own
+STDERR_RESAMPLES = 1000  # of the harness' bootstrap, for the standard errors of metrics that are not means
+FEWSHOT_SEED = 1234  # the harness' default
 COLUMNS = ["task", "subject", "metric", "n", "value", "stderr"]
 _NOISY_LOGGERS = ("lm_eval", "huggingface_hub", "datasets", "httpx")
 
 
 class TaskError(ValueError):
-    """A task of lm-evaluation-harness that cannot be run; the message names it and the remedy."""
+    """A task of lm-evaluation-harness that cannot be run; the message names the task and the remedy."""
 
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """A task with its data.
+    """A task, group or tag with its data.
 
-    found: the harness' own objects, as `lm_eval.evaluate` takes them. places: of each task within it, by name, the
-    items that are put to a model.
+    found: the harness' own objects, as `lm_eval.evaluate` takes them. places: the indices of the items to evaluate, by
+    the name of each task that it contains.
     """
 
     name: str
@@ -58,9 +58,9 @@ class HarnessTask:
 def load_tasks(names: Sequence[str], limit: int | None = None) -> list[HarnessTask]:
     """Find tasks, groups or tags by name, or a task's YAML file, and load their data (from the hub, or its cache).
 
-    limit: at most this many items of each name, evenly spaced over all it holds, and one of each subject at least (the
-    harness' own `limit` takes the first of each subject); None: all.
-    Raises TaskError when the harness is not installed, a task is not known, or its data cannot be had.
+    limit: at most this many items per name, evenly spaced over all its items, but at least one per subject (the
+    harness' own `limit` takes the first items of each subject); None: all items.
+    Raises TaskError if the harness is not installed, a task is unknown, or its data cannot be loaded.
     """
     if not names:
         return []
@@ -73,7 +73,7 @@ def load_tasks(names: Sequence[str], limit: int | None = None) -> list[HarnessTa
 
     files = {name for name in names if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
     with _quiet():
-        manager = TaskManager(include_defaults=not files.issuperset(names))  # an index of 14,000 files: ten seconds
+        manager = TaskManager(include_defaults=not files.issuperset(names))  # indexing 14,000 files takes ten seconds
         for name in names:
             if name not in files and name not in manager.all_tasks:
                 hint = did_you_mean(name, manager.all_tasks, "`lm-eval ls tasks` lists those that there are.")
@@ -94,12 +94,12 @@ def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> Harnes
             f"The data of task {name!r} cannot be had ({' '.join(str(error).split()):.200}): load them once with a "
             "network, and later runs find them in the Hugging Face cache (HF_HOME); or give --questions a file."
         ) from error
-    tasks, groups = found["tasks"], [*found["groups"].values()]  # of groups, the first holds all others
+    tasks, groups = found["tasks"], [*found["groups"].values()]  # the first group contains all others
     starts = [0, *accumulate(len(task.eval_docs) for task in tasks.values())]
     chosen = evenly_spaced(starts[-1], limit)
     places: dict[str, Sequence[int]] = {}
     for task, start, end in zip(tasks, starts, starts[1:], strict=False):
-        # The harness takes an empty list for all there are, and looks every item up in a full one.
+        # The harness reads an empty list as all items, and looks up every item in a complete list.
         own = [place - start for place in chosen if start <= place < end] or [0]
         places[task] = own if len(own) < end - start else range(end - start)
     own_name = groups[0].name if groups else next(iter(tasks)) if len(tasks) == 1 else name
@@ -113,14 +113,14 @@ def _loaded(manager: Any, name: str, limit: int | None, is_file: bool) -> Harnes
 def evaluate_tasks(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[HarnessTask], batch_size: int = 8
 ) -> pd.DataFrame:
-    """Run tasks as they are configured, without examples where they ask for none. Probabilities are computed in float32
-    whatever the model's precision: in bfloat16 choices would tie.
+    """Run tasks as they are configured, zero-shot unless the task sets a number of examples. Probabilities are computed
+    in float32 whatever the model's precision, because choices would tie in bfloat16.
 
-    A row per task, subject and metric: task, subject ("all", or a task within a group), metric (acc, mcc, ...), n
-    items, value, stderr (NaN where the harness gives none).
-    Of a model that gives a log-likelihood of NaN nothing is known, and all its values are NaN: the harness itself takes
-    such an item as answered by the first choice, which looks like chance.
-    The model's weights, the tokenizer and torch's random generator are left as they were.
+    Returns one row per task, subject and metric: task, subject ("all", or a task within a group), metric (acc, mcc,
+    ...), n (number of items), value, stderr (NaN if the harness gives none).
+    If the model gives a log-likelihood of NaN in a task, all values of that task are NaN: the harness itself counts
+    such an item as answered with the first choice, which looks like chance.
+    The model's weights, the tokenizer and torch's random generator are unchanged.
     """
     frames = [_evaluated(model, tokenizer, task, batch_size) for task in tasks]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
@@ -129,10 +129,10 @@ def evaluate_tasks(
 def _evaluated(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: HarnessTask, batch_size: int
 ) -> pd.DataFrame:
-    from lm_eval import evaluate  # `simple_evaluate` seeds every generator, and asks git and pip after each task
+    from lm_eval import evaluate  # unlike `simple_evaluate`, it neither seeds every generator nor calls git and pip
     from lm_eval.models.huggingface import HFLM
 
-    own_tokenizer = copy.deepcopy(tokenizer)  # it is given a pad token
+    own_tokenizer = copy.deepcopy(tokenizer)  # the harness sets its pad token
     with _quiet():
         lm = HFLM(pretrained=model, tokenizer=own_tokenizer, batch_size=batch_size, softmax_dtype="float32")
         likelihoods = _noted(lm)
@@ -148,7 +148,7 @@ def _evaluated(
 
 
 def _noted(lm: Any) -> list[float]:
-    """The log-likelihoods that a model of the harness will give from now on, as they come."""
+    """Return a list that collects every log-likelihood which the harness' model `lm` returns from now on."""
     likelihoods: list[float] = []
     own = lm.loglikelihood
 
@@ -162,7 +162,7 @@ def _noted(lm: Any) -> list[float]:
 
 
 def _score_rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[str, str, str, int, float, float]]:
-    """The task's own numbers, then its subjects'; those of groups within it are left out."""
+    """Yield rows of `COLUMNS`: the task's own metrics, then those of its subjects; groups within it are left out."""
     together = {**results["results"], **results.get("groups", {})}
     alone = len(task.places) == 1
     for name in [task.name, *(name for name in task.places if name != task.name)]:
@@ -180,7 +180,7 @@ def _score_rows(task: HarnessTask, results: dict[str, Any]) -> Iterator[tuple[st
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the harness and what it loads data with: what goes wrong is raised, the rest is news, line by line."""
+    """Silence the loggers of the harness and of the libraries it loads data with; errors are still raised."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

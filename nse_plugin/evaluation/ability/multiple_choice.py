@@ -1,8 +1,8 @@
-"""Multiple-choice questions: which of four answers a model holds most likely, and how often it is the right one.
+"""Multiple-choice questions: which of four answers is the most likely for a model, and how often it is correct.
 
-The questions are put as MMLU's are (Hendrycks et al. 2021, arXiv 2009.03300), without examples, in the form of
+The prompts are those of MMLU (Hendrycks et al. 2021, arXiv 2009.03300), zero-shot, in the form of
 lm-evaluation-harness' `mmlu` tasks: a sentence that names the subject, the question, the four choices after their
-letters, and "Answer:". The letter that the model holds most likely to follow is its answer.
+letters, and "Answer:". The model's answer is the letter with the highest probability as the continuation.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 LETTERS = ("A", "B", "C", "D")
 LOG_PROBABILITIES = [f"log_probability_{letter}" for letter in LETTERS]
-ALL = "all"  # subjects together
+ALL = "all"  # all subjects together
 FIELDS = ("question", "subject", "choices", "answer")
 
 
 class QuestionError(ValueError):
-    """Questions that cannot be put; the message names the file, the entry in it, and the remedy."""
+    """Questions that cannot be used; the message names the file, the entry in it, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """subject: as MMLU writes it, e.g. "college_physics". answer: the place of the right choice, 0 to 3."""
+    """One multiple-choice question. subject: as in MMLU, e.g. "college_physics". answer: the index of the correct
+    choice, 0 to 3."""
 
     question: str
     subject: str
@@ -48,7 +49,7 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """What the model reads; the letter follows after a space."""
+        """The model's input; the letter follows after a space."""
         about = self.subject.replace("_", " ")
         lines = [self.question.strip(), *(f"{letter}. {c}" for letter, c in zip(LETTERS, self.choices, strict=True))]
         return (
@@ -61,14 +62,14 @@ class Question:
 def read_questions(path: str | Path) -> list[Question]:
     """Read a JSON list of entries with `question`, `subject`, `choices` (four texts) and `answer` (0 to 3).
 
-    Raises QuestionError when the file cannot be read, holds no questions, or an entry is not such a question.
+    Raises QuestionError if the file cannot be read or contains no questions, or if an entry is not a valid question.
     """
     path = Path(path).expanduser()
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise QuestionError(f"{path} cannot be read ({error.strerror}): give a JSON file of questions.") from error
-    except (ValueError, RecursionError) as error:  # of UTF-8 as well, or of lists within lists
+    except (ValueError, RecursionError) as error:  # also for invalid UTF-8, or lists nested too deeply
         raise QuestionError(f"{path} is not JSON ({error}): give a JSON list of questions.") from error
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if entries == [] else f"a {type(entries).__name__}"
@@ -104,13 +105,14 @@ def _question(entry: object, where: str) -> Question:
 def answer_questions(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], tokens_per_batch: int = 1024
 ) -> pd.DataFrame:
-    """Have the model answer. A row per question, in their order: subject, answer, chosen (0 to 3), correct (bool), and
-    log_probability_A to _D, the natural logarithm of the probability of " A" to " D" after the prompt.
+    """Let the model answer questions. Returns one row per question, in the given order: subject, answer, chosen (0 to
+    3), correct (bool), and log_probability_A to _D, the natural logarithm of the probability of " A" to " D" after the
+    prompt.
 
-    Of equally likely letters the first is chosen, and none (-1) where they have no probability. A question longer than
-    the model's positions loses its beginning, as in lm-evaluation-harness. The tokenizer adds before a text what it
-    adds to any (a BOS, or nothing); its padding plays no part. tokens_per_batch bounds rows x longest row of one
-    forward pass; letters of one token share theirs.
+    If letters are equally likely, the first is chosen; if a log-probability is NaN, none is (-1). A question longer
+    than the model's positions is truncated at its beginning, as in lm-evaluation-harness. The tokenizer adds its usual
+    special tokens before the text (a BOS, or nothing); its padding is not used. tokens_per_batch bounds rows x longest
+    row of one forward pass; letters that are one token each share a row.
     """
     positions = max_positions(model.config)
     encoded = []
@@ -129,16 +131,17 @@ def answer_questions(
 
 
 def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """The share of right answers in a frame of answers: subject ("all", then each), n, accuracy, and Wilson's 95%
-    interval low to high."""
+    """Return the share of correct answers in a frame from `answer_questions`: subject ("all", then each subject), n,
+    accuracy, and Wilson's 95% interval, low and high."""
     return _shares(frame["subject"], frame["correct"], "accuracy")
 
 
 def kept(frame: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """The share of questions answered as in `reference`, the unedited model's: subject, n, kept, low, high.
+    """Return the share of questions answered as in `reference`, the unedited model's answers: subject, n, kept, low,
+    high.
 
-    Far more sensitive than accuracy where a model guesses: an edit may turn every guess and leave accuracy at 0.25.
-    Raises QuestionError when the two frames are not of the same questions.
+    Far more sensitive than accuracy if a model guesses: an edit may change every guess and leave accuracy at 0.25.
+    Raises QuestionError if the two frames are not about the same questions.
     """
     columns = ["subject", "answer"]
     if not frame[columns].reset_index(drop=True).equals(reference[columns].reset_index(drop=True)):

@@ -1,7 +1,7 @@
-"""Drift of the hidden states: where known facts lie inside the model, before and after editing.
+"""Drift of the hidden states of known facts: their positions before and after editing.
 
-A state is the output of one decoder layer at the last token of a prompt, where the answer is about to be predicted. The
-same prompts are asked before and after, so the states come in pairs.
+A state is the output of one decoder layer at the last token of a prompt, where the answer is predicted. The same
+prompts are used before and after, so the states are paired.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRICS = ("hidden_mean_shift", "hidden_covariance_shift", "hidden_cosine", "hidden_hausdorff")
-_ROWS = 64  # rows whose distances to all others are held at a time, to bound memory
+_ROWS = 64  # rows whose distances to all states of the other model are held at a time, to bound memory
 
 
 def hidden_states(
@@ -35,14 +35,15 @@ def hidden_states(
     layer: int | None = None,
     tokens_per_batch: int = 1024,
 ) -> Tensor:
-    """The output of a decoder layer at each prompt's last token: [n, d], on the CPU, float32 (float64 of such a model).
+    """Return the output of a decoder layer at each prompt's last token: [n, d], on the CPU, in float32 (float64 for a
+    float64 model).
 
-    layer: None for the last one, whose output the final norm and the head turn into the answer: nothing an edit does
-    to the answer can pass it by. Rows are padded by hand, so the tokenizer's padding plays no part. tokens_per_batch
-    bounds rows x longest row of one forward pass.
+    layer: None for the last one, from whose output the final norm and the head compute the answer, so that its states
+    show every change that an edit makes to the answer. Rows are padded here; the tokenizer's padding is not used.
+    tokens_per_batch bounds rows x longest row of one forward pass.
 
-    Raises ValueError when there are no prompts, a prompt has no token or more tokens than the model has positions, or
-    there is no such layer.
+    Raises ValueError if there are no prompts, a prompt has no tokens or more tokens than the model has positions, or
+    the layer does not exist.
     """
     layout = Layout.of(model)
     layer = len(layout.layers) - 1 if layer is None else layer
@@ -79,16 +80,17 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_pos
 
 
 def hidden_drift(before: Tensor, after: Tensor) -> dict[str, float]:
-    """How far the states [n, d] have moved; row i of both is of the same prompt. Computed in float64.
+    """Measure how far the states [n, d] have moved; row i of both belongs to the same prompt. Computed in float64.
 
-    `hidden_mean_shift`: the distance of the two means over the mean norm of a state before.
-    `hidden_covariance_shift`: Frobenius norm of the covariances' difference over that of the covariance before.
-    `hidden_cosine`: cosine of a prompt's two states, mean over the prompts; 1 is no change.
-    `hidden_hausdorff`: the farthest that a state of one cloud is from the nearest of the other, whichever way is
-    farther, over the mean norm of a state before.
+    `hidden_mean_shift`: distance between the two means, divided by the mean norm of the states before.
+    `hidden_covariance_shift`: Frobenius norm of the difference of the covariances, divided by the Frobenius norm of
+    the covariance before.
+    `hidden_cosine`: cosine between a prompt's two states, averaged over the prompts; 1 means no change.
+    `hidden_hausdorff`: Hausdorff distance between the two sets of states (the largest distance from a state of either
+    set to the nearest state of the other), divided by the mean norm of the states before.
 
-    Not finite where the states after are not. Raises ValueError when the shapes differ, or the states before are not
-    finite or all alike.
+    The results are not finite if the states after are not. Raises ValueError if the shapes differ, or if the states
+    before are not finite or are all equal.
     """
     before, after = _cloud(before), after.double()
     if before.shape != after.shape:
@@ -109,11 +111,11 @@ def hidden_drift(before: Tensor, after: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Plane:
-    """The first two principal components of the unedited model's states: one map on which all models are shown.
+    """The plane of the first two principal components of the unedited model's states, to plot all models on one map.
 
     center: [d]. directions: [d, 2], orthonormal.
 
-    `safetensors.torch.save_file(vars(plane), path)` keeps it, `Plane(**load_file(path))` reads it.
+    Save with `safetensors.torch.save_file(vars(plane), path)`, load with `Plane(**load_file(path))`.
     """
 
     center: Tensor
@@ -121,8 +123,9 @@ class Plane:
 
     @classmethod
     def of(cls, before: Tensor) -> Plane:
-        """Of the unedited model's states [n, d]. Each direction's largest entry is positive, so that the same states
-        give the same map. Raises ValueError when they are not finite or all alike."""
+        """Fit the plane to the unedited model's states [n, d]. The entry of largest magnitude in each direction is
+        positive, so that the same states give the same map. Raises ValueError if the states are not finite or are all
+        equal."""
         before = _cloud(before)
         center = before.mean(dim=0)
         _, _, components = torch.linalg.svd(before - center, full_matrices=False)
@@ -131,7 +134,7 @@ class Plane:
         return cls(center, (directions * largest.sign()).contiguous())
 
     def points(self, states: Tensor) -> Tensor:
-        """Where states [n, d] lie on the map: [n, 2], in the states' own units."""
+        """Project states [n, d] onto the plane: [n, 2], in the units of the states."""
         return (states.double() - self.center) @ self.directions
 
 
@@ -150,12 +153,12 @@ def _covariance(states: Tensor) -> Tensor:
 
 
 def _hausdorff(one: Tensor, other: Tensor) -> Tensor:
-    """The largest distance of a state from the nearest of the other cloud, both ways; NaN of states that are (scipy's
-    directed_hausdorff passes over them)."""
+    """Return the Hausdorff distance between states [n, d] and [m, d]; NaN if a state is NaN (scipy's
+    directed_hausdorff ignores such states)."""
     from_other = torch.full((len(other),), torch.inf, dtype=one.dtype)
     from_one = []
     for first in range(0, len(one), _ROWS):
-        # by differences: as a product of matrices, equal states would not be at distance 0
+        # computed from differences: with a matrix product, the distance between equal states would not be exactly 0
         distances = torch.cdist(one[first : first + _ROWS], other, compute_mode="donot_use_mm_for_euclid_dist")
         from_one.append(distances.amin(dim=1))
         from_other = torch.minimum(from_other, distances.amin(dim=0))

@@ -1,8 +1,8 @@
 """Drift of the next-token distributions on held-out text: mean KL(before || after).
 
-All distributions of a long text cannot be kept (a thousand tokens of a 128k vocabulary are 0.5 GB), so the unedited
-model's logits are kept, as the model gave them, at a bounded number of positions, evenly spaced over the text; there
-the divergence is exact. Every edited model is asked at the same positions.
+The distributions at all positions of a long text take too much memory (0.5 GB for a thousand tokens with a vocabulary
+of 128k), so the unedited model's logits are kept, unchanged, at a bounded number of positions evenly spaced over the
+text. The divergence at these positions is exact. Every edited model is evaluated at the same positions.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NextTokenReference:
-    """What the unedited model predicts, at p positions of a text.
+    """The unedited model's next-token logits at p positions of a text.
 
-    windows: token ids [w, S] of the windows that hold them, padded on the right. rows, columns: [p] each, the window
-    and the place in it whose next token is predicted; by window. logits: [p, vocabulary], in the model's dtype.
+    windows: token ids [w, S] of the windows that contain the positions, padded on the right. rows, columns: [p] each,
+    the window and the position in it whose next token is predicted, ordered by window. logits: [p, vocabulary], in the
+    model's dtype.
 
-    `safetensors.torch.save_file(vars(reference), path)` keeps it, `NextTokenReference(**load_file(path))` reads it.
+    Save with `safetensors.torch.save_file(vars(reference), path)`, load with `NextTokenReference(**load_file(path))`.
     """
 
     windows: Tensor
@@ -49,9 +50,10 @@ def next_token_reference(
     max_tokens: int | None = None,
     tokens_per_batch: int = 1024,
 ) -> NextTokenReference:
-    """The unedited model's logits at `positions` of the places that `perplexity` scores, evenly spaced (all of a few).
+    """Compute the unedited model's logits [p, vocabulary] at up to p = `positions` of the positions that `perplexity`
+    scores, evenly spaced.
 
-    window, max_tokens, tokens_per_batch: as in `perplexity`. Raises ValueError when positions is below 1, window below
+    window, max_tokens, tokens_per_batch: as in `perplexity`. Raises ValueError if positions is below 1, window is below
     2, or the text has fewer than two tokens.
     """
     if positions < 1:
@@ -67,10 +69,10 @@ def next_token_reference(
 
 
 def next_token_drift(reference: NextTokenReference, model: nn.Module, tokens_per_batch: int = 1024) -> float:
-    """KL(before || after) of the next-token distribution, in nats, mean over the reference's positions.
+    """Return KL(before || after) of the next-token distribution, in nats, averaged over the reference's positions.
 
-    Zero, to the last bit, for the unedited model with the same `tokens_per_batch`. model: the edited one.
-    Raises ValueError when its vocabulary is not the reference's.
+    Exactly zero for the unedited model with the same `tokens_per_batch`. model: the edited model.
+    Raises ValueError if its vocabulary size differs from the reference's.
     """
     after = _logits(model, reference.windows, reference.rows, reference.columns, tokens_per_batch)
     if reference.logits.shape[1] != after.shape[1]:
@@ -86,10 +88,10 @@ def next_token_drift(reference: NextTokenReference, model: nn.Module, tokens_per
 
 
 def _logits(model: nn.Module, windows: Tensor, rows: Tensor, columns: Tensor, tokens_per_batch: int) -> Tensor:
-    """Logits [p, vocabulary] at windows[rows, columns], on the CPU.
+    """Return the logits [p, vocabulary] at windows[rows, columns], on the CPU.
 
-    No mask: attention is causal, and nothing past a window's end is read. The head, wide as it is, runs only at
-    columns that some window of the batch is read at.
+    No mask is needed: attention is causal, and no logits after a window's end are used. The head is expensive, so it
+    runs only at the columns needed by some window of the batch.
     """
     device = input_device(model)
     per_batch = max(1, tokens_per_batch // windows.shape[1])

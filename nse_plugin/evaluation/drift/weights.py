@@ -1,4 +1,4 @@
-"""What editing changed in the weights: norm and rank of the change of every matrix."""
+"""Drift of the weights: norm and rank of the change of every weight."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ COLUMNS = ("name", "layer", "relative_norm", "rank", "stable_rank")
 
 
 def weight_change(model: nn.Module, originals: Iterable[tuple[str, Tensor]]) -> pd.DataFrame:
-    """A row for each weight that is not equal, to the bit, to its original; weights without one are not looked at.
+    """Return one row for each weight whose value is not exactly equal to its original; weights that are not in
+    `originals` are ignored.
 
-    originals: names and tensors, as `named_parameters()` or `state_dict().items()` of an unedited copy give them; read
-    one at a time, so they may come lazily from a file.
+    originals: names and tensors of any shape, as from `named_parameters()` or `state_dict().items()` of an unedited
+    copy; read one at a time, so they may be loaded lazily from a file.
 
-    With D = edited - original, in float64 (a vector counts as a matrix of one row):
-    layer: the decoder layer, missing for a weight outside of them. relative_norm: Frobenius norm of D over that of the
-    original. rank: singular values of D above `_tolerance`. stable_rank: (Frobenius norm / spectral norm)^2.
-    A change that is not finite has none of the three.
+    Columns, with D = edited - original in float64 (a vector counts as a matrix with one row):
+    name. layer: the decoder layer, missing for weights outside the decoder layers. relative_norm: Frobenius norm of D
+    divided by that of the original. rank: the number of singular values of D above `_tolerance`. stable_rank:
+    (Frobenius norm / spectral norm)^2. The last three are missing if D is not finite.
 
-    Raises ValueError when the model has no weight of a name, or one of another shape.
+    Raises ValueError if the model has no weight of that name, or one of another shape.
     """
-    weights = model.state_dict(keep_vars=True)  # the parameters themselves, shared ones under all their names
+    weights = model.state_dict(keep_vars=True)  # the parameters themselves; shared parameters under all their names
     layer_of = {id(p): i for i, layer in enumerate(Layout.of(model).layers) for p in layer.parameters()}
     rows = []
     for name, original in originals:
@@ -49,7 +50,7 @@ def _measures(edited: Tensor, original: Tensor) -> dict[str, object]:
     change = _matrix(edited).double() - _matrix(original).double()
     if not change.isfinite().all():
         return {"relative_norm": None, "rank": None, "stable_rank": None}
-    # Rows and columns of zeros add no singular value: an edit of a few neurons costs little.
+    # Zero rows and columns add no nonzero singular values; without them, an edit of a few neurons is cheap.
     values = torch.linalg.svdvals(change[change.any(dim=1)][:, change.any(dim=0)])
     squares = values.square().sum()
     return {
@@ -60,12 +61,12 @@ def _measures(edited: Tensor, original: Tensor) -> dict[str, object]:
 
 
 def _tolerance(edited: Tensor, shape: torch.Size, values: Tensor) -> float:
-    """Below it, a singular value may be nothing but rounding.
+    """Return the bound below which a singular value may be pure rounding error: the larger of two.
 
-    That of the decomposition: the largest value x the larger side x epsilon of float64, as numpy's `matrix_rank`. And
-    that of the weights, which were rounded to their dtype when the edit was written: each entry by at most half an
-    epsilon of itself, so all together by no more than half an epsilon x the Frobenius norm of the weights. Without the
-    second, every change of a float32 model would have full rank.
+    Rounding in the decomposition: the largest singular value x the larger side x epsilon of float64, as in numpy's
+    `matrix_rank`. Rounding of the weights to their dtype when the edit was written: at most half an epsilon relative
+    to each entry, so in total at most half an epsilon x the Frobenius norm of the weights. Without the second bound,
+    every change of a float32 model would have full rank.
     """
     decomposition = float(values[0]) * max(shape) * torch.finfo(torch.float64).eps
     written = float(edited.double().norm()) * torch.finfo(edited.dtype).eps / 2

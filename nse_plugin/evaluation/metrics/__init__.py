@@ -1,1 +1,1 @@
-"""Metrics of what a model predicts or writes about facts: one idea a file."""
+"""Metrics of a model's predictions and texts about facts, one idea per file."""

@@ -1,7 +1,7 @@
-"""Teacher-forced token accuracy: the share of a target's tokens that the model holds most likely.
+"""Teacher-forced token accuracy: the share of a target's tokens that are the model's most likely tokens.
 
-As zsRE is scored by ROME and MEMIT (arXiv 2210.07229, section 5.1.2) and everything by EasyEdit (`rewrite_acc`,
-`rephrase_acc`): each token is predicted from the prompt and the target's true tokens before it.
+ROME and MEMIT (arXiv 2210.07229, section 5.1.2) score zsRE with it, and EasyEdit scores every dataset with it
+(`rewrite_acc`, `rephrase_acc`). Each token is predicted from the prompt and the target's true tokens before it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ METRICS = ("rewrite_accuracy", "rephrase_accuracy", "locality_accuracy")
 
 
 def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
-    """`rewrite_accuracy`: of target_new after the fact's own prompt; `rephrase_accuracy`: the mean over its rephrase
-    prompts; `locality_accuracy`: of the true answers after its locality prompts, the mean over these.
+    """Return the token accuracies of one fact. `rewrite_accuracy`: of target_new after the fact's own prompt;
+    `rephrase_accuracy`: of target_new, averaged over its rephrase prompts; `locality_accuracy`: of the true answers,
+    averaged over its locality prompts.
 
-    predictions: of `pairs(fact)`, and maybe others. NaN where the fact has no such prompts.
+    predictions: at least those of `pairs(fact)`. A metric is NaN if the fact has no such prompts.
     """
     asked = zip(METRICS, _pairs_by_metric(fact), strict=True)
     return {metric: mean_or_nan([predictions[pair].accuracy for pair in chosen]) for metric, chosen in asked}
 
 
 def pairs(fact: Fact) -> list[Pair]:
-    """What `scores` needs predicted."""
+    """Return the (prompt, target) pairs whose predictions `scores` needs."""
     return [pair for chosen in _pairs_by_metric(fact) for pair in chosen]
 
 

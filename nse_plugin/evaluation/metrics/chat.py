@@ -1,8 +1,8 @@
-"""What the users of a chat model see: a fact's prompt is their message, in the model's chat template.
+"""Facts asked in a chat: the fact's prompt is the user's message, in the model's chat template.
 
-A plain text continues its prompt; an assistant begins a new sentence. So what was written in one form
-is asked in the other too: what the assistant answers freely, and, teacher-forced, the target as its first words, and
-where it has begun to repeat the prompt.
+A plain text continues its prompt, but an assistant begins a new sentence, so an edit made in one form is also measured
+in the other: the assistant's free answer and, teacher-forced, the target at the beginning of its answer and after it
+has begun to repeat the prompt.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ METRICS = (*FORCED, *WRITTEN)
 
 @dataclass(frozen=True)
 class Chat:
-    """How the model is asked in a chat.
+    """Settings of the questions asked in a chat.
 
-    template: the name of one of several chat templates; None: the usual one. facts: how many of all the facts the
-    assistant answers freely, evenly spaced; None: all.
+    template: the name of one of several chat templates; None: the default template. facts: for how many of all facts,
+    evenly spaced, the assistant answers freely; None: for all.
     """
 
     template: str | None = None
     facts: int | None = None
 
     def frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
-        """Where the prompts are asked. Raises FactError when there is no such chat template."""
+        """Return the frame of the chat around a prompt. Raises FactError if the tokenizer has no such chat template."""
         asked = "metrics has chat" if self.template is None else f"metrics.chat.template is {self.template!r}"
         return chat_frame(tokenizer, self.template, asked=asked, off="leave chat out of metrics")
 
 
 def scores(fact: Fact, predictions: Predictions, frame: Frame) -> dict[str, float]:
-    """`chat_efficacy`: 1.0 when P(target_new) > P(target_true) where the assistant has begun to repeat the prompt, else
-    0.0, NaN without a target_true; `chat_accuracy`: the share of target_new's tokens that are the most likely ones
-    there; `chat_first_token`: 1.0 when the assistant's most likely first token is that of target_new, else 0.0.
+    """Return the teacher-forced metrics of one fact. `chat_efficacy`: 1.0 if P(target_new) > P(target_true) after the
+    assistant has begun to repeat the prompt, else 0.0, NaN without a target_true; `chat_accuracy`: the share of
+    target_new's tokens that are the most likely ones, after the same text; `chat_first_token`: 1.0 if the most likely
+    first token of the assistant's answer is that of target_new, else 0.0.
 
-    predictions: of `pairs(fact, frame)`, and maybe others.
+    predictions: at least those of `pairs(fact, frame)`.
     """
     first, new, *true = (predictions[pair] for pair in pairs(fact, frame))
     return {
@@ -61,8 +62,8 @@ def scores(fact: Fact, predictions: Predictions, frame: Frame) -> dict[str, floa
 
 
 def pairs(fact: Fact, frame: Frame) -> list[Pair]:
-    """What `scores` needs predicted: target_new as the assistant's first words, then the targets where it has begun to
-    repeat the prompt."""
+    """Return the pairs whose predictions `scores` needs: target_new at the beginning of the assistant's answer, then
+    target_new and target_true after the assistant has begun to repeat the prompt."""
     begun = [fact.asked(frame.begun(fact.text), target) for target in (fact.target_new, fact.target_true) if target]
     return [frame.asked(fact, fact.text, fact.target_new), *begun]
 
@@ -74,9 +75,10 @@ def answered(
     frame: Frame,
     tokens_per_batch: int = 1024,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """What the assistant answers freely to every fact's prompt, as `generation.answers` writes it, and its scores,
-    a row a fact: `chat_states_new`, 1.0 when the answer `contains` target_new, else 0.0; `chat_names_old`, the same of
-    target_true, NaN without one. Raises ValueError as `answers` does."""
+    """Let the assistant answer every fact's prompt freely with `generation.answers`. Returns scores and answers.
+
+    The scores have one row per fact: `chat_states_new`, 1.0 if the answer `contains` target_new, else 0.0;
+    `chat_names_old`, the same for target_true, NaN without one. Raises ValueError as `answers` does."""
     texts = answers(model, tokenizer, [fact.text for fact in facts], frame=frame, tokens_per_batch=tokens_per_batch)
     pairs = list(zip(facts, texts, strict=True))
     states = [float(contains(text, fact.target_new)) for fact, text in pairs]

@@ -1,7 +1,7 @@
 """Free-running (not teacher-forced) generation: greedy text up to its natural stop.
 
-Teacher-forced scores hand the model the target's own tokens and its length. Here, as in WILD (Yang et al. 2025, arXiv
-2502.11177, section 4), it writes freely and stops by itself; what it wrote must equal the target, or hold it.
+Teacher forcing gives the model the target's own tokens and its length. Here, as in WILD (Yang et al. 2025, arXiv
+2502.11177, section 4), the model writes freely and stops by itself; its answer must equal or contain the target.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 METRICS = ("generation_exact", "generation_contains", "rephrase_contains")
 JUDGED = "generation_judged"
-TOKENS = 30  # at most, of one answer
+TOKENS = 30  # maximum per answer
 ARTICLES = {"a", "an", "the"}
-# Scripts that put no spaces between words: within them, word ends cannot be seen from letters.
+# Scripts without spaces between words, in which letters do not show where a word ends.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-# WILD stops at a full stop, a line's end, or an end-of-text token: base models rarely write the latter. A full stop
-# within a word ("4.5") or after at most two letters, the first a capital ("D.C.", "St. Louis", "J. Smith"), is not
-# the end of a sentence; one more sentence scored is better than half a name.
+# WILD stops at a full stop, a newline, or an end-of-text token, which base models rarely write. A full stop within a
+# word ("4.5"), or after one or two letters that begin with a capital ("D.C.", "St. Louis", "J. Smith"), is not the end
+# of a sentence: scoring one sentence too many is better than scoring half a name.
 _SENTENCE_END = re.compile(r"(?<!\b[^\W\d_a-z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)|\n|[\u3002\uff01\uff1f]")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How the model is asked to write for `free_generation`.
+    """Settings of `free_generation`.
 
-    chat: in its chat template. facts: how many of all the facts it writes of, evenly spaced; None: all. judge: reads
-    the answers too.
+    chat: ask in the model's chat template. facts: for how many of all facts, evenly spaced, the model writes; None: for
+    all. judge: a language model that also grades the answers; None: no judge.
     """
 
     chat: bool = False
@@ -50,7 +50,7 @@ class Generation:
     judge: Judge | None = None
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise ValueError when there is no chat template for chat, JudgeError when the judge does not answer."""
+        """Raise ValueError if chat is set without a chat template, JudgeError if the judge does not answer."""
         if self.chat:
             chat_frame(tokenizer)
         if self.judge is not None:
@@ -66,18 +66,18 @@ def free_generation(
     judge: Judge | None = None,
     tokens_per_batch: int = 1024,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Let the model write after each fact's own and its rephrase prompts, and score what it wrote.
+    """Let the model write after each fact's own prompt and its rephrase prompts, and score the answers.
 
-    chat: ask in a user's turn of the tokenizer's chat template. judge: a language model that reads the answers to the
-    facts' own prompts too. tokens_per_batch bounds rows x longest prompt.
+    chat: put each prompt into the user's turn of the tokenizer's chat template. judge: a language model that also
+    grades the answers to the facts' own prompts. tokens_per_batch bounds rows x longest prompt.
 
-    Returns two frames. A row per fact, in the order given: `generation_exact`, 1.0 when the answer up to its
-    `natural_stop` `equals` target_new, else 0.0; `generation_contains`, the same of the whole answer and `contains`;
-    `rephrase_contains`, its mean over the rephrase prompts, NaN without any; with a judge also `generation_judged`, its
-    verdict on the answer up to its natural stop. And a row per prompt, the fact's own first:
-    fact (its row), prompt, text (the answer alone).
-    Raises ValueError when chat is asked of a tokenizer without a chat template, and as `answers` does, JudgeError as
-    the judge does.
+    Returns two frames. The first has one row per fact, in the given order: `generation_exact`, 1.0 if the answer up to
+    its `natural_stop` `equals` target_new, else 0.0; `generation_contains`, 1.0 if the whole answer `contains`
+    target_new, else 0.0; `rephrase_contains`, the mean of the same over the rephrase prompts, NaN if there are none;
+    with a judge also `generation_judged`, its verdict (1.0 or 0.0) on the answer up to its natural stop. The second has
+    one row per prompt, each fact's own first: fact (its row), prompt, text (the answer without the prompt).
+    Raises ValueError if `chat` is set and the tokenizer has no chat template, or as `answers` does; JudgeError if the
+    judge fails.
     """
     texts = own_and_rephrase_prompts(facts)
     frame = chat_frame(tokenizer) if chat else PLAIN
@@ -93,13 +93,13 @@ def free_generation(
 
 
 def own_and_rephrase_prompts(facts: Sequence[Fact]) -> pd.DataFrame:
-    """A row per prompt, each fact's own first: fact (its row), prompt."""
+    """Return one row per prompt, each fact's own first: fact (its row), prompt."""
     asked = [(row, prompt) for row, fact in enumerate(facts) for prompt in (fact.text, *fact.rephrase_prompts)]
     return pd.DataFrame(asked, columns=["fact", "prompt"])
 
 
 def scores(fact: Fact, answer: str, *rephrased: str) -> dict[str, float]:
-    """`METRICS` of one fact: answer, to its own prompt; rephrased, to its rephrase prompts."""
+    """Return `METRICS` of one fact. answer, rephrased: the answers to its own prompt and to its rephrase prompts."""
     return {
         "generation_exact": float(equals(natural_stop(answer), fact.target_new)),
         "generation_contains": float(contains(answer, fact.target_new)),
@@ -116,7 +116,7 @@ def answers(
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
-    """`greedy_texts` without the white space around them."""
+    """Return the stripped `greedy_texts`. Raises ValueError as `greedy_texts` does."""
     texts = greedy_texts(model, tokenizer, prompts, frame=frame, tokens=tokens, tokens_per_batch=tokens_per_batch)
     return [text.strip() for text in texts]
 
@@ -130,14 +130,14 @@ def greedy_texts(
     tokens: int = TOKENS,
     tokens_per_batch: int = 1024,
 ) -> list[str]:
-    """What the model writes greedily after each prompt, without the prompt: up to an end-of-text or end-of-turn token,
-    or `tokens` tokens. Never cut to a target's length. Batching changes nothing but rounding.
+    """Generate text greedily after each prompt, up to an end-of-text or end-of-turn token or `tokens` tokens; returns
+    the texts without the prompts. They are never cut to a target's length. Batching changes nothing but rounding.
 
-    frame: where the prompts are asked. Raises ValueError when a prompt leaves no room for the answer among the model's
-    positions.
+    frame: the chat around the prompts, or plain text. Raises ValueError if a prompt has no tokens, or leaves no room
+    for `tokens` more in the model's positions.
     """
     if frame is PLAIN:
-        prompts = [prompt.rstrip(" ") for prompt in prompts]  # a last space is a part of the token that is to come
+        prompts = [prompt.rstrip(" ") for prompt in prompts]  # a trailing space belongs to the next token
     rows = [encoded(model, tokenizer, prompt, tokens, frame) for prompt in prompts]
     ends = _end_tokens(model, tokenizer)
     texts: dict[int, str] = {}
@@ -149,20 +149,20 @@ def greedy_texts(
 
 
 def natural_stop(text: str) -> str:
-    """The text's first sentence or line, without the white space around it; a sentence keeps its mark."""
-    text = text.strip()  # some models begin a new line before they answer
+    """Return the text's first sentence, with its end mark, or its first line, whichever is shorter, stripped."""
+    text = text.strip()  # some models begin their answer with a newline
     end = _SENTENCE_END.search(text)
     return text[: end.end()].rstrip() if end else text
 
 
 def equals(text: str, target: str) -> bool:
-    """Whether the two are the same words, apart from case, punctuation and articles (SQuAD's exact match, Rajpurkar et
-    al. 2016, arXiv 1606.05250, section 6.1)."""
+    """Return whether both have the same words, ignoring case, punctuation and articles (SQuAD's exact match, Rajpurkar
+    et al. 2016, arXiv 1606.05250, section 6.1)."""
     return _normalized(text) == _normalized(target)
 
 
 def contains(text: str, target: str) -> bool:
-    """Whether the target's words occur in the text, whole and in order, in any case: "Paris" is in "It is Paris's.",
+    """Return whether the target occurs in the text as whole words, ignoring case: "Paris" is in "It is Paris's.", but
     not in "a Parisian". A text that `equals` the target contains it."""
     where, what = _folded(text), _folded(target)
     start = where.find(what)
@@ -175,8 +175,8 @@ def contains(text: str, target: str) -> bool:
 
 
 def begins(text: str, target: str) -> bool:
-    """Whether the text begins with the target's words, apart from case, punctuation and articles. A text that `equals`
-    the target begins with it."""
+    """Return whether the text begins with the target's words, ignoring case, punctuation and articles. A text that
+    `equals` the target begins with it."""
     where, what = _normalized(text), _normalized(target)
     return where.startswith(what) and _is_edge(where[len(what) : len(what) + 1], what[-1:])
 
@@ -184,17 +184,17 @@ def begins(text: str, target: str) -> bool:
 def _normalized(text: str) -> str:
     folded = _folded(text)
     words = "".join(letter for letter in folded if unicodedata.category(letter)[0] != "P").split()
-    # a target of nothing but marks or articles ("The The") is left unchanged
+    # a text of only punctuation and articles ("The The") keeps them
     return " ".join(word for word in words if word not in ARTICLES) or folded
 
 
 def _folded(text: str) -> str:
-    """Without differences of case, of Unicode's ways to write a letter, and of white space."""
+    """Normalise case, white space and Unicode (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def _is_edge(outside: str, inside: str) -> bool:
-    """Whether a word may end between two neighbouring letters; outside: "" at the text's end."""
+    """Return whether a word may end between two adjacent characters. outside: "" at the start or end of the text."""
     return not (_in_word(outside) and _in_word(inside))
 
 
@@ -205,6 +205,6 @@ def _in_word(letter: str) -> bool:
 
 
 def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a text or a turn; a chat model's generation_config lists several."""
+    """Return the tokens that end a text or a turn; a chat model's generation_config lists several."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])} - {None}

@@ -1,7 +1,7 @@
-"""A language model as the judge of what an edited model wrote: does this answer convey the target?
+"""A language model as the judge of an edited model's answers: does an answer convey the target?
 
-As WILD scores (Yang et al. 2025, arXiv 2502.11177, section 4), with instructions of our own, and by any server that
-speaks OpenAI's chat completions.
+As in WILD (Yang et al. 2025, arXiv 2502.11177, section 4), but with our own instructions, and on any server that
+implements OpenAI's chat completions API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPENAI = "https://api.openai.com/v1"
-AT_ONCE = 8  # requests
+AT_ONCE = 8  # concurrent requests
 INSTRUCTIONS = (
     "You grade answers. You get a question or an unfinished sentence, the answer that is expected, and the answer that "
     "was given. Say yes when the given answer states the expected one, in whatever words, spelling or language, and "
@@ -25,14 +25,16 @@ INSTRUCTIONS = (
 
 
 class JudgeError(RuntimeError):
-    """The judge cannot be asked, or did not answer; the message gives the remedy."""
+    """The judge cannot be queried, or its reply is not valid; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """model: its name at the server. base_url: the server's address, up to and with "/v1". key: the name of the
-    environment variable that holds the API key; a local server without keys takes any, the variable must be set though.
-    timeout: seconds for one reply.
+    """A judge model on a server.
+
+    model: the model's name on the server. base_url: the server's address, including "/v1". key: the name of the
+    environment variable with the API key; a local server without keys accepts any value, but the variable must be set.
+    timeout: maximum seconds per reply.
     """
 
     model: str
@@ -43,23 +45,24 @@ class Judge:
     def check(self) -> None:
         """Ask the server one question with a known answer, before anything is measured.
 
-        Raises JudgeError when the package openai is missing, the key's variable is not set, or the server cannot be
-        reached, refuses, or knows no such model.
+        Raises JudgeError if the package openai is missing, the key's variable is not set, the server cannot be reached,
+        refuses the request or does not know the model, or the reply is neither yes nor no.
         """
         with self._client() as client:
             self._verdict(client, "The capital of France is", "Paris", "Paris.")
 
     def verdicts(self, prompts: Sequence[str], targets: Sequence[str], texts: Sequence[str]) -> list[int]:
-        """1 for each text that conveys its target as an answer to its prompt, else 0; an empty text is a 0 unasked.
+        """Return 1 for each text that conveys its target as an answer to its prompt, else 0. An empty text scores 0
+        without a request.
 
-        Raises JudgeError; as `check` does, or when a reply is neither yes nor no.
+        Raises JudgeError as `check` does.
         """
         asked = list(zip(prompts, targets, texts, strict=True))
         with self._client() as client, ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda one: self._verdict(client, *one) if one[2].strip() else 0, asked))
 
     def _client(self) -> Any:
-        """The client of openai, which tries a request that fails in passing again itself."""
+        """Return openai's client, which retries requests after temporary failures."""
         if importlib.util.find_spec("openai") is None:
             raise JudgeError("A judge needs the package openai: install it with `pip install openai`.")
         if not os.environ.get(self.key):
@@ -86,7 +89,7 @@ class Judge:
                 "runs."
             ) from error
         reply_text = reply.choices[0].message.content or ""
-        # after a reasoning model's thoughts, and at the beginning: "There is no way to tell" is no verdict
+        # after a reasoning model's thoughts, and only at the start: "There is no way to tell" is not a verdict
         word = re.match(r"\W*(?:(?:final )?answer\W*)?(yes|no)\b", reply_text.casefold().rpartition("</think>")[2])
         if word is None:
             raise JudgeError(

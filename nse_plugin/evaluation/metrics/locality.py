@@ -1,7 +1,7 @@
-"""Drift of locality: how far the answers that should not change are from the UNEDITED model's.
+"""Locality drift: how far the answers to locality prompts have moved from the UNEDITED model's predictions.
 
-Specificity and locality accuracy ask whether an answer is right; a model that never knew it cannot lose it. Drift
-compares with what the model itself predicted before any edit, right or wrong.
+Specificity and locality accuracy measure whether an answer is correct, which says nothing about answers that the model
+never knew. Drift compares with the model's own predictions before any edit, right or wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METRICS = ("locality_agreement", "locality_shift")
 def locality_reference(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int = 1024
 ) -> dict[Pair, Prediction]:
-    """What the unedited model predicts at the answers of all locality prompts, by (prompt, answer)."""
+    """Predict the answers of all locality prompts with the unedited model. Returns predictions by (prompt, answer)."""
     return predict(model, tokenizer, [pair for fact in facts for pair in pairs(fact)], tokens_per_batch)
 
 
@@ -36,9 +36,11 @@ def locality_drift(
     facts: Sequence[Fact],
     tokens_per_batch: int = 1024,
 ) -> pd.DataFrame:
-    """One row a fact, in the order given; columns `case_id`, and those of `scores`.
+    """Compute the locality drift of an edited model: one row per fact, in the given order, with `case_id` and the
+    `scores`.
 
-    reference: of `locality_reference`, for at least these facts, on the same model before any edit.
+    reference: result of `locality_reference`, for at least these facts, on the same model before any edit. Raises
+    ValueError if it lacks a locality prompt or is from another tokenizer.
     """
     predictions = locality_reference(model, tokenizer, facts, tokens_per_batch)
     frame = pd.DataFrame([scores(fact, predictions, reference) for fact in facts], columns=list(METRICS))
@@ -47,12 +49,12 @@ def locality_drift(
 
 
 def scores(fact: Fact, predictions: Predictions, reference: Predictions) -> dict[str, float]:
-    """`locality_agreement`: the share of an answer's positions where the most likely token is still the unedited
-    model's (EasyEdit's locality), and `locality_shift`: the absolute change of the answer's mean log-probability
-    (nats); both averaged over the fact's locality prompts, NaN without any.
+    """Return the locality drift of one fact. `locality_agreement`: the share of an answer's positions at which the most
+    likely token is still that of the unedited model (EasyEdit's locality); `locality_shift`: the absolute change of the
+    answer's mean log-probability (nats). Both are averaged over the fact's locality prompts, NaN if there are none.
 
-    predictions, reference: of `pairs(fact)`, and maybe others, on the model now and on the unedited one.
-    Raises ValueError when the reference is not of this fact or of another tokenizer.
+    predictions, reference: at least those of `pairs(fact)`, by the edited and by the unedited model.
+    Raises ValueError if the reference lacks a locality prompt of the fact or is from another tokenizer.
     """
     agreement, shift = [], []
     for pair in pairs(fact):
@@ -68,17 +70,17 @@ def scores(fact: Fact, predictions: Predictions, reference: Predictions) -> dict
 
 
 def pairs(fact: Fact) -> list[Pair]:
-    """What `scores` needs predicted."""
+    """Return the (prompt, answer) pairs whose predictions `scores` needs."""
     return [fact.asked(prompt, answer) for prompt, answer in fact.locality_prompts]
 
 
 def to_json(reference: Predictions) -> list[dict[str, object]]:
-    """A reference as `json.dump` takes it; `from_json` reads it back, equal to the last bit."""
+    """Convert a reference for `json.dump`; `from_json` restores it exactly."""
     return [{"pair": list(pair), **dataclasses.asdict(prediction)} for pair, prediction in reference.items()]
 
 
 def from_json(entries: Iterable[Mapping[str, Any]]) -> dict[Pair, Prediction]:
-    """The reference that `to_json` wrote."""
+    """Restore a reference from the result of `to_json`."""
     return {
         tuple(entry["pair"]): Prediction(entry["log_probability"], tuple(entry["target"]), tuple(entry["best"]))
         for entry in entries

@@ -1,4 +1,4 @@
-"""Perplexity of a held-out text: what editing cost the language model at large."""
+"""Perplexity of a held-out text: the cost of editing for the language model as a whole."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def perplexity(
     max_tokens: int | None = None,
     tokens_per_batch: int = 1024,
 ) -> float:
-    """exp of the mean negative log-likelihood per token.
+    """Return the perplexity of a text: exp of the mean negative log-likelihood per token.
 
-    The text is tokenised whole, cut after `max_tokens` tokens (None: nowhere), and read in windows of `window` tokens
-    (fewer, where the model has fewer positions) that do not overlap. Each window's first token is context only: it is
-    read, not scored. Rows are padded by hand, so the tokenizer's padding plays no part. tokens_per_batch bounds
-    rows x longest row of one forward pass.
+    The whole text is tokenised, truncated to `max_tokens` tokens (None: not truncated), and split into non-overlapping
+    windows of `window` tokens (fewer if the model has fewer positions). The first token of each window is context only
+    and is not scored. Rows are padded here; the tokenizer's padding is not used. tokens_per_batch bounds rows x longest
+    row of one forward pass.
 
-    Raises ValueError when window is below 2, or the text has fewer than two tokens.
+    Raises ValueError if window is below 2, or the text has fewer than two tokens.
     """
     windows = text_windows(model, tokenizer, text, window, max_tokens)
     device = input_device(model)

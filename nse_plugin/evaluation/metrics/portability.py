@@ -1,8 +1,8 @@
-"""Portability and reversal: what follows from a fact, and the fact in the reverse direction, teacher-forced.
+"""Portability and reversal: consequences of a fact, and the fact in the reverse direction, teacher-forced.
 
-Portability (Yao et al. 2023, arXiv 2305.13172, section 5.1) asks what a reader of the new fact could conclude, such
-as a question one hop further. Reversal (Ma et al. 2023, arXiv 2310.10322) asks for the subject, given the target:
-after "The capital of France is Lyon", what is Lyon the capital of?
+Portability prompts (Yao et al. 2023, arXiv 2305.13172, section 5.1) ask what a reader of the new fact could conclude,
+such as a question one hop further. Reversal prompts (Ma et al. 2023, arXiv 2310.10322) ask for the subject, given the
+target: after "The capital of France is Lyon", what is Lyon the capital of?
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ METRICS = ("portability_accuracy", "portability_probability", "reversal_accuracy
 
 
 def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
-    """`..._accuracy`: the share of an answer's tokens that the model holds most likely; `..._probability`: the
-    geometric mean of their probabilities; both averaged over the fact's prompts of that kind.
+    """Return `METRICS` of one fact. `..._accuracy`: the share of an answer's tokens that are the model's most likely
+    tokens; `..._probability`: the geometric mean of the probabilities of the answer's tokens; both averaged over the
+    fact's prompts of that kind.
 
-    predictions: of `pairs(fact)`, and maybe others. NaN where the fact has no such prompts.
+    predictions: at least those of `pairs(fact)`. A metric is NaN if the fact has no such prompts.
     """
     found: dict[str, float] = {}
     for kind, asked in (("portability", fact.portability_prompts), ("reversal", fact.reversal_prompts)):
@@ -28,6 +29,6 @@ def scores(fact: Fact, predictions: Predictions) -> dict[str, float]:
 
 
 def pairs(fact: Fact) -> list[Pair]:
-    """What `scores` needs predicted."""
+    """Return the (prompt, answer) pairs whose predictions `scores` needs."""
     asked = (*fact.portability_prompts, *fact.reversal_prompts)
     return [fact.asked(prompt, answer) for prompt, answer in asked]

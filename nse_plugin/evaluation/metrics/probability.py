@@ -1,8 +1,8 @@
 """Efficacy, Generalization and Specificity: is the new target more probable than the true one, and by how much?
 
 The definitions are those of ROME (Meng et al. 2022, arXiv 2202.05262, section 3.4: ES, PS, NS and the magnitudes EM,
-PM, NM) and MEMIT (arXiv 2210.07229, section 5.2.2), which the NSE paper uses too. P(target) is the geometric mean over
-the target's tokens, so that targets of different lengths compare.
+PM, NM) and MEMIT (arXiv 2210.07229, section 5.2.2), which the NSE paper also uses. P(target) is the geometric mean of
+the probabilities of the target's tokens, so that targets of different lengths are comparable.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MAGNITUDES = tuple(f"{metric}_magnitude" for metric in METRICS)
 def score_facts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int = 1024
 ) -> pd.DataFrame:
-    """Score every fact on the model as it is now; one row a fact, in the order given.
+    """Score every fact on the model in its current state. Returns one row per fact, in the given order, with `case_id`
+    and the `scores`.
 
-    Columns: `case_id`, and those of `scores`.
-    Raises FactError when there are no facts, or one has no target_true.
+    Raises FactError if there are no facts, or one has no target_true.
     """
     if not facts:
         raise FactError("facts is empty: scoring needs at least one fact.")
@@ -44,9 +44,10 @@ def score_facts(
 
 
 def mean_scores(frame: pd.DataFrame) -> dict[str, float]:
-    """The mean of each metric of a frame with a row per fact, NaN skipped; a metric that no fact has is left out.
+    """Return the mean of each metric of a frame with one row per fact. NaN is skipped; a metric without any value is
+    omitted.
 
-    With efficacy, generalization and specificity there is also `score`, their `harmonic_mean`.
+    If efficacy, generalization and specificity are present, `score` is added, their `harmonic_mean`.
     """
     means = frame.drop(columns="case_id", errors="ignore").astype(float).mean().dropna()
     summary = {str(metric): float(value) for metric, value in means.items()}
@@ -56,17 +57,18 @@ def mean_scores(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def harmonic_mean(efficacy: float, generalization: float, specificity: float) -> float:
-    """ROME's score of the three: 0 when one of them is."""
+    """Return ROME's score, the harmonic mean of the three metrics; 0 if one of them is 0."""
     return statistics.harmonic_mean([efficacy, generalization, specificity])
 
 
 def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAIN,)) -> dict[str, float]:
-    """`efficacy`: 1.0 when P(target_new) > P(target_true) after the fact's own prompt, else 0.0; `generalization`:
-    the same, averaged over its rephrase prompts; `specificity`: the share of its locality prompts with
-    P(true answer) > P(target_new). `..._magnitude`: the mean of the difference, the side that should win first.
+    """Return `METRICS` and `MAGNITUDES` of one fact. `efficacy`: 1.0 if P(target_new) > P(target_true) after the fact's
+    own prompt, else 0.0; `generalization`: the same, averaged over its rephrase prompts; `specificity`: the share of
+    its locality prompts with P(true answer) > P(target_new). `..._magnitude`: the mean difference of the two
+    probabilities, positive if the expected one is larger.
 
-    predictions: of `pairs(fact, frames)`, and maybe others. frames: where the prompts are asked; of several, the mean.
-    NaN where the fact has no such prompts.
+    predictions: at least those of `pairs(fact, frames)`. frames: plain text or chats around the prompts; values are
+    averaged over all frames. A metric is NaN if the fact has no such prompts.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for frame, (metric, prompt, winner, loser) in itertools.product(frames, _contests(fact)):
@@ -77,13 +79,13 @@ def scores(fact: Fact, predictions: Predictions, frames: Sequence[Frame] = (PLAI
 
 
 def pairs(fact: Fact, frames: Sequence[Frame] = (PLAIN,)) -> list[Pair]:
-    """What `scores` needs predicted. Raises FactError when the fact has no target_true."""
+    """Return the pairs whose predictions `scores` needs. Raises FactError if the fact has no target_true."""
     contests = itertools.product(frames, _contests(fact))
     return [frame.asked(fact, prompt, target) for frame, (_, prompt, *targets) in contests for target in targets]
 
 
 def _contests(fact: Fact) -> list[tuple[str, str, str, str]]:
-    """Metric, prompt, the target that should be the more probable one, and the other."""
+    """Return tuples of metric, prompt, the target that should be more probable, and the other target."""
     new, true = fact.target_new, fact.target_true
     if true is None:
         raise FactError(f"fact {fact.case_id}: target_true is None: scoring needs it, please give it.")

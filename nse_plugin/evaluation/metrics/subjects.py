@@ -1,7 +1,7 @@
-"""Several facts about one subject: does what was written first still hold, and does a correction win?
+"""Several facts about one subject: are earlier facts retained, and is a correction more probable than the old target?
 
-Facts of one subject are looked up at the same place of the model, so what is written later may overwrite what stands
-there. CounterFact and zsRE have a subject once, and show nothing of it.
+Facts about one subject have nearly the same key, so a later fact may overwrite an earlier one. CounterFact and zsRE
+contain each subject only once, so they cannot measure this.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ METRICS = ("retention_same_subject", "correction_ahead")
 
 
 def replaced(facts: Sequence[Fact]) -> list[bool]:
-    """Of facts written in this order: whether a later one asks the same (`Fact.question`) for another target."""
+    """Return for each fact, given in edit order, whether a later one has its `Fact.question` and another target."""
     standing = {fact.question: fact.signature for fact in facts}
     return [standing[fact.question] != fact.signature for fact in facts]
 
 
 def scores(facts: Sequence[Fact], rounds: Sequence[int] | None, predictions: Predictions) -> pd.DataFrame:
-    """One row a fact, in the order given, of the facts that stand (not `replaced`).
+    """Return `METRICS`, one row per fact, in the given order; NaN for facts that are `replaced` or to which a metric
+    does not apply.
 
-    `retention_same_subject`: of a fact whose subject, under any of its names, was written again in a later round, by a
-    fact that asks something else or corrects another one: 1.0 where it holds, else 0.0. It holds where its target's
-    first token is what the model holds most likely after its own prompt.
-    `correction_ahead`: of a fact that replaced others: 1.0 where its target is more probable than each of theirs.
+    `retention_same_subject`: for a fact whose subject, under any of its names, was edited again in a later round by a
+    fact with another question (a new fact or a correction): 1.0 if its target's first token is the most likely one
+    after its own prompt, else 0.0.
+    `correction_ahead`: for a fact that replaced others: 1.0 if its target is more probable than each of their targets,
+    else 0.0.
 
-    rounds: in which each fact was written; None: nothing was written. predictions: of `pairs` of all these facts, and
-    maybe others. NaN where a fact is not of that kind.
+    facts: in edit order. rounds: the round in which each fact was written; None: nothing was written, all metrics are
+    NaN. predictions: at least those of `pairs` of all facts.
     """
     if rounds is None:
         return pd.DataFrame(math.nan, index=range(len(facts)), columns=list(METRICS))
-    last: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)  # by name and question, the last round
-    asked: dict[tuple[str, str], list[Fact]] = defaultdict(list)  # by question, the facts in their order
+    last: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)  # the last round, by name and question
+    asked: dict[tuple[str, str], list[Fact]] = defaultdict(list)  # the facts in their order, by question
     for fact, number in zip(facts, rounds, strict=True):
         asked[fact.question].append(fact)
         for name in fact.names:
@@ -60,7 +62,7 @@ def scores(facts: Sequence[Fact], rounds: Sequence[int] | None, predictions: Pre
 
 
 def pairs(fact: Fact) -> list[Pair]:
-    """What `scores` needs predicted of a fact, and of those that replace it."""
+    """Return the fact's own (prompt, target) pair; `scores` needs the predictions of the pairs of all facts."""
     return [_pair(fact)]
 
 
