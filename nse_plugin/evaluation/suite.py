@@ -170,7 +170,7 @@ def _frames(
     """Return the frames by family. Raises ValueError if a chat template is missing, JudgeError if the judge fails."""
     if "generation" in families:
         generation.check(tokenizer)
-    where = {"probability": frames(tokenizer, probability_chat)}
+    where = {"probability": frames(tokenizer, probability_chat if "probability" in families else False)}
     return where | ({"chat": [chat.frame(tokenizer)]} if "chat" in families else {})
 
 
