@@ -1,6 +1,6 @@
 """NSE (Neuron-level Sequential Editing, arXiv 2410.04045) for EasyEdit and for live models.
 
-The public names are loaded when first used, so that `import nse_plugin` costs nothing.
+Public names are imported when they are first used, so that `import nse_plugin` is fast.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """As it was installed."""
+    """Return the version of the installed package, or "unknown" if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("nse-plugin")
-    except PackageNotFoundError:  # a folder on the path
+    except PackageNotFoundError:  # not installed, only a folder on the path
         return "unknown"

@@ -1,4 +1,4 @@
-"""The former place of `nse_plugin.facts.files`; what it offered can still be imported from here."""
+"""The former place of `nse_plugin.facts.files`; its public names can still be imported from here."""
 
 from nse_plugin.facts.files import PUBLISHED, DatasetError, Loaded, load_facts
 

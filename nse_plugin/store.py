@@ -1,12 +1,13 @@
-"""A folder of tensors by what they are computed from: values z and second moments, kept for other runs.
+"""A folder of tensors addressed by what they were computed from: values z and second moments, kept for other runs.
 
-Whatever may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`), so any number of
-processes and machines may fill one store at once: two that compute the same thing write the same thing.
+Everything that may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`), so any
+number of processes and machines can fill a store at once: two that compute the same tensor write the same file.
 
-    <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, what it is of, SHA-256 of its bytes
-             index/<writer>.jsonl         a line for every tensor a process has put there: `ls` need not open the files
+    <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, description, SHA-256 of its bytes
+             index/<writer>.jsonl         one line per tensor that a process wrote, so `ls` need not open the files
 
-A file is written aside and renamed. One whose checksum does not match is set aside (`.corrupt`) and computed again.
+A file is written under a temporary name and then renamed. A file with a wrong checksum is set aside (`.corrupt`), and
+its tensor is computed again.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ log = logging.getLogger(__name__)
 
 VALUE, MOMENT = "value", "moment"
 _SUFFIX, _CORRUPT = ".safetensors", ".corrupt"
-_ABANDONED = 3600.0  # seconds after which a file that is still being written belongs to a process that was killed
-# of writers (`home.written_whole`), and of moments that were being measured
+_ABANDONED = 3600.0  # seconds after which an unfinished file is taken to be left by a killed process
+# temporary files of `support.files.written_whole`, and second moments whose measurement is unfinished
 _UNFINISHED = (f"??/.{'[0-9a-f]' * 64}.*{_SUFFIX}", "index/.*.jsonl", "nse_partial-*", ".nse_partial-*")
 _ADDRESS = re.compile(r"[0-9a-f]{64}")
 _DAMAGED = (SafetensorError, KeyError, TypeError, ValueError)
-_WRITER = uuid.uuid4().hex  # this process's file in every store's index
+_WRITER = uuid.uuid4().hex  # names this process's file in the index of every store
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,18 @@ class Entry:
 
 
 class StoreError(ValueError):
-    """A folder that is no store; the message names it and the remedy."""
+    """A folder that cannot be used as a store; the message names it and the remedy."""
 
 
 class Store:
-    """A folder of tensors by content address."""
+    """A folder of tensors by address."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
 
     @classmethod
     def at(cls, folder: str | Path) -> Store:
-        """A store that is there already. Raises StoreError when there is no such folder, or it holds other things."""
+        """Open an existing store. Raises StoreError if there is no such folder, or it contains other things."""
         store = cls(folder)
         if not store.folder.is_dir():
             raise StoreError(f"There is no store {str(folder)!r}: give the folder that `store` was set to.")
@@ -73,34 +74,35 @@ class Store:
         return store
 
     def is_store(self) -> bool:
-        """Whether the folder, which must be there, is empty or holds what stores hold."""
+        """Whether the folder, which must exist, is empty or contains files of a store."""
         own = (*self._own(_SUFFIX), *self._own(_CORRUPT), *self.folder.glob("index/*.jsonl"))
         return bool(own) or any(self.folder.glob("nse_partial-*")) or not any(self.folder.iterdir())
 
     def check_folder(self) -> None:
-        """Raise StoreError when the store's folder cannot be one."""
+        """Raise StoreError if the store's folder cannot be a folder."""
         if file := file_in_the_way(self.folder):
             raise StoreError(f"store = {str(self.folder)!r} cannot be used: {file} is a file; name a folder.")
 
     def get(self, address: str) -> Tensor | None:
-        """The tensor (of any shape) at an address; None when there is none, or what is there is damaged."""
+        """Return the tensor (of any shape) at an address; None if there is none, or its file is damaged or cannot be
+        read."""
         path = self._path(address)
         try:
             tensor = _read(path)
         except FileNotFoundError:
             return None
-        except OSError as error:  # no permission, a host away: the file may be sound
+        except OSError as error:  # no permission, or a host is down: the file may be intact
             log.warning("%s cannot be read (%s): what it holds is computed again.", path, error)
             return None
         except _DAMAGED as error:
             _put_aside(path, error)
             return None
-        with contextlib.suppress(OSError):  # of a store that may only be read
-            os.utime(path)  # for `gc`
+        with contextlib.suppress(OSError):  # the store may be read-only
+            os.utime(path)  # the last use, for `gc`
         return tensor
 
     def put(self, address: str, tensor: Tensor, kind: str, about: str) -> None:
-        """Keep a tensor of any shape. kind, about: for `entries`. Raises OSError when it cannot be written."""
+        """Store a tensor of any shape. kind, about: as in `Entry`. Raises OSError if it cannot be written."""
         tensor = tensor.detach().cpu().contiguous()
         described = {"kind": kind, "about": about}
         with written_whole(self._path(address)) as path:
@@ -111,8 +113,8 @@ class Store:
             stream.write(json.dumps({"address": address, **described}) + "\n")
 
     def put_all(self, entries: Iterable[tuple[str, Tensor, str, str]]) -> None:
-        """`put` (address, tensor, kind, about), but for tensors that are not finite; a store that cannot be written to
-        is said, once, and no reason to stop."""
+        """`put` every (address, tensor, kind, about) whose tensor, of any shape, is finite. If the store cannot be
+        written to, log one warning and stop."""
         try:
             for address, tensor, kind, about in entries:
                 if tensor.isfinite().all():
@@ -121,7 +123,7 @@ class Store:
             log.warning("store %s cannot be written to (%s): what was computed is not kept.", self.folder, error)
 
     def entries(self) -> list[Entry]:
-        """All tensors, by kind and what they are of."""
+        """Return all tensors, sorted by `kind` and `about`."""
         known = self._index()
         found = []
         for path in self._files():
@@ -129,19 +131,20 @@ class Store:
             try:
                 about = known.get(address) or _metadata(path)
                 size = path.stat().st_size
-            except (OSError, SafetensorError):  # damaged, or removed meanwhile: `verify` finds out
+            except (OSError, SafetensorError):  # removed meanwhile, or damaged, which `verify` reports
                 continue
             found.append(Entry(address, about["kind"], about["about"], size))
         return sorted(found, key=lambda entry: (entry.kind, entry.about))
 
     def verify(self) -> tuple[int, list[Path]]:
-        """Read every tensor; put aside those that are damaged. Returns how many are sound, and the damaged ones."""
+        """Read every tensor, and set damaged files aside. Returns the number of intact tensors, and the damaged
+        files."""
         sound, damaged = 0, []
         for path in list(self._files()):
             try:
                 _read(path)
                 sound += 1
-            except FileNotFoundError:  # another process's `gc`
+            except FileNotFoundError:  # removed by another process's `gc`
                 continue
             except _DAMAGED as error:
                 _put_aside(path, error)
@@ -149,15 +152,16 @@ class Store:
         return sound, damaged
 
     def gc(self, unused_for: float | None = None) -> tuple[int, int]:
-        """Delete unused files: damaged ones that were set aside, what killed processes left half-written, and, where
-        given, tensors not used for that many seconds. Returns files and bytes removed."""
+        """Delete unused files: damaged files that were set aside, unfinished files of killed processes and, if
+        `unused_for` is given, tensors that were not used for that many seconds. Returns the numbers of files and bytes
+        removed."""
         doomed = [(path, 0.0) for path in self._own(_CORRUPT)]
         doomed += [(path, _ABANDONED) for pattern in _UNFINISHED for path in self.folder.glob(pattern)]
         if unused_for is not None:
             doomed += [(path, unused_for) for path in self._files()]
         now, files, freed = time.time(), 0, 0
         for path, age in doomed:
-            with contextlib.suppress(FileNotFoundError):  # another process's `gc`
+            with contextlib.suppress(FileNotFoundError):  # removed by another process's `gc`
                 stat = path.stat()
                 if now - stat.st_mtime >= age:
                     path.unlink()
@@ -169,7 +173,7 @@ class Store:
         return self._own(_SUFFIX)
 
     def _own(self, suffix: str) -> Iterator[Path]:
-        """Files at an address; anything else in the folder is not the store's."""
+        """Yield the files that are named by an address; other files in the folder do not belong to the store."""
         for path in self.folder.glob(f"??/*{suffix}"):
             address = path.name.removesuffix(suffix)
             if _ADDRESS.fullmatch(address) and address.startswith(path.parent.name):
@@ -179,12 +183,13 @@ class Store:
         return self.folder / address[:2] / f"{address}{_SUFFIX}"
 
     def _index(self) -> dict[str, dict[str, str]]:
-        """What writers recorded about their tensors. A truncated line is skipped: the file has the same metadata."""
+        """Return kind and description of tensors by address, as writers recorded them. A truncated line is skipped,
+        since the tensor's file has the same metadata."""
         known = {}
         for path in self.folder.glob("index/[!.]*.jsonl"):
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
-            except OSError:  # written anew meanwhile
+            except OSError:  # replaced meanwhile
                 continue
             for line in lines:
                 try:
@@ -195,9 +200,9 @@ class Store:
         return known
 
     def _write_index_anew(self) -> None:
-        """One file in place of many. A writer that adds a line to an old one meanwhile loses nothing but that line."""
+        """Replace all index files by one. If a writer adds a line to an old file meanwhile, only that line is lost."""
         old = list(self.folder.glob("index/[!.]*.jsonl"))
-        if not old:  # entries() reads the files then
+        if not old:  # entries() then reads the tensors' files
             return
         entries = [{"address": entry.address, "kind": entry.kind, "about": entry.about} for entry in self.entries()]
         with written_whole(self.folder / "index" / f"{uuid.uuid4().hex}.jsonl") as path:

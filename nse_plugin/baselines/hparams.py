@@ -1,7 +1,7 @@
-"""The hyperparameters of EasyEdit's algorithms, from YAML files in the form of EasyEdit's main.
+"""Hyperparameters of EasyEdit's algorithms, read from YAML files in the format of EasyEdit's main branch.
 
-One file serves main and the wheel of 2023, whose dataclasses differ in a few fields; and a mistake in it is one clear
-sentence, where EasyEdit has a TypeError or nothing.
+The same file works with main and with the wheel of 2023, whose dataclasses differ in a few fields. A mistake in a file
+is reported in one clear sentence, where EasyEdit raises a TypeError or nothing.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from nse_plugin.hparams.files import read_mapping
 from nse_plugin.models.loading import easyedit_device
 from nse_plugin.support.suggestions import did_you_mean
 
-# Fields that main has and the wheel lacks: what the wheel does is the value here (None: any will do).
+# Fields that only main has, with the value that corresponds to the wheel's behaviour (None: any value is accepted).
 _MAIN_ONLY: dict[str, Any] = {"objective_optimization": "prompt_last", "fp16": None, "max_output_length": None}
 _MAIN_ONLY_ALGORITHMS = ("AlphaEdit", "WISE", "ULTRAEDIT")
-_WHEEL_ONLY = {"alg": "alg_name"}  # filled from that field
+_WHEEL_ONLY = {"alg": "alg_name"}  # a field of the wheel: the field it is filled from
 
 
 def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, object], model: nn.Module) -> Any:
-    """The dataclass that `alg_name` takes, from a YAML file, `overrides` on top, for a loaded model.
+    """Load the hyperparameter dataclass of `alg_name` from a YAML file, for a loaded model; `overrides` take
+    precedence.
 
-    `device` becomes the model's; `model_name` is the file's, because EasyEdit searches it for words, and a folder's
-    name may hold any. A field that only the other EasyEdit has is dropped or filled.
-    Raises HyperParamsError for a file that is missing or unreadable, and a field that is unknown or missing;
-    ImportError when there is no EasyEdit.
+    `device` is set to the model's device. `model_name` is kept from the file, because EasyEdit searches it for words,
+    and the name of a model's folder may contain any word. A field that only the other version of EasyEdit has is
+    dropped or filled.
+    Raises HyperParamsError if the file is missing, unreadable or for another algorithm, or if a field is unknown,
+    missing or has a value that cannot be used; ImportError if there is no EasyEdit.
     """
     path = Path(path)
     ours = {**overrides, "device": easyedit_device(next(model.parameters()).device)}
@@ -56,10 +58,10 @@ def load_hparams(alg_name: str, path: str | Path, overrides: Mapping[str, object
 
 
 def _class_of(alg_name: str) -> Any:
-    """An algorithm's dataclass: those in EasyEdit's registry module are called MEMITHyperParams, SERACHparams, ..."""
+    """Return an algorithm's dataclass; EasyEdit's registry module has them as MEMITHyperParams, SERACHparams, ..."""
     import_easyedit()
     if alg_name == "GRACE":
-        return grace.GRACEHyperParams  # whatever EasyEdit has: the algorithm is ours
+        return grace.GRACEHyperParams  # with either EasyEdit: the algorithm is this package's own
     registry = vars(importlib.import_module("easyeditor.util.alg_dict"))
     wanted = _letters(alg_name)
     for name, found in registry.items():
@@ -69,7 +71,7 @@ def _class_of(alg_name: str) -> Any:
 
 
 def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
-    """The error message for an algorithm that the imported EasyEdit does not have, with its remedy."""
+    """Return the error message for an algorithm that the imported EasyEdit does not have, with its remedy."""
     if alg_name in _MAIN_ONLY_ALGORITHMS:
         hint = "EasyEdit's main has it: clone https://github.com/zjunlp/EasyEdit and set EASYEDIT_HOME to that folder."
     else:
@@ -78,7 +80,11 @@ def lacking(alg_name: str, algorithms: Iterable[str]) -> str:
 
 
 def _fitting(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the fields that the class has, no more and no fewer."""
+    """Drop fields that only the other EasyEdit has, and fill fields that only the wheel has.
+
+    Raises HyperParamsError if a field is unknown, has a value that this EasyEdit cannot use, or is missing without a
+    default.
+    """
     specs = {spec.name: spec for spec in dataclasses.fields(cls)}
     for name, source in _WHEEL_ONLY.items():
         if name in specs and source in config:
@@ -96,7 +102,7 @@ def _fitting(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unfolded(config: dict[str, object]) -> dict[str, Any]:
-    """WISE's files give three of its fields as one list."""
+    """Split `act_margin`, one list in WISE's files, into the fields alpha, beta and gamma."""
     if "act_margin" not in config:
         return config
     margin = config.pop("act_margin")
@@ -106,7 +112,7 @@ def _unfolded(config: dict[str, object]) -> dict[str, Any]:
 
 
 def _number_or_text(value: object) -> Any:
-    """YAML 1.1 reads 5e-4 as a string."""
+    """Convert text to a number if possible: YAML 1.1 reads 5e-4 as a string."""
     if isinstance(value, str):
         try:
             return float(value)

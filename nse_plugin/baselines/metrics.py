@@ -1,7 +1,8 @@
-"""EasyEdit's own evaluator as one more family of metrics, on a model in its final state.
+"""EasyEdit's own evaluator as an additional family of metrics, for a model in its final state.
 
-EasyEdit scores each edit right after it is made; here its `compute_edit_quality` is asked about all facts at one time.
-Its locality is the agreement with the unedited model's outputs, so it takes a reference from before the first edit.
+EasyEdit scores each edit directly after it is made; here its `compute_edit_quality` evaluates all facts on the same
+model. Its locality is the agreement with the unedited model's outputs, so it needs a reference from before the first
+edit.
 """
 
 from __future__ import annotations
@@ -27,28 +28,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRICS = ("easyedit_rewrite_acc", "easyedit_rephrase_acc", "easyedit_locality_acc")
-LOCALITY = "neighborhood"  # a name of ours: EasyEdit's records hold several kinds of locality prompts
-UNCUT = 1_000_000  # tokens; EasyEdit cuts a prompt with its target after `max_length`, the target's end first
-Outputs = list[list[int]]  # tokens by locality prompt
+LOCALITY = "neighborhood"  # chosen here: EasyEdit's records have several named kinds of locality prompts
+UNCUT = 1_000_000  # tokens; EasyEdit truncates a prompt with its target at `max_length`, so the target is cut first
+Outputs = list[list[int]]  # one fact's predicted tokens, by locality prompt
 
 
 def easyedit_reference(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[Outputs]:
-    """What the unedited model predicts at the locality prompts, by fact, as EasyEdit records it; plain numbers, fit for
-    JSON."""
+    """Return the unedited model's predicted tokens at the locality prompts, per fact, as EasyEdit records them: plain
+    numbers that can be stored as JSON."""
     return [_outputs(quality) for quality in _qualities(model, tokenizer, facts)]
 
 
 def easyedit_scores(
     reference: Sequence[Outputs], model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
 ) -> pd.DataFrame:
-    """One row a fact, in the order given; NaN where a fact has no such prompts. Columns, each a share of tokens:
-    `easyedit_rewrite_acc`; `easyedit_rephrase_acc`, of the first rephrase prompt, the only one its records hold;
-    `easyedit_locality_acc`, against the unedited model, the mean over the locality prompts.
+    """Score every fact. Returns one row per fact, in the given order; NaN if a fact has no prompts of that kind.
 
-    reference: of `easyedit_reference`, for the same facts. Every method is read teacher-forced, as EasyEdit reads all
-    but its own GRACE.
+    Each column is a share of tokens: `easyedit_rewrite_acc`; `easyedit_rephrase_acc`, for the first rephrase prompt,
+    the only one in EasyEdit's records; `easyedit_locality_acc`, the agreement with the unedited model, as the mean over
+    the locality prompts.
 
-    Raises ImportError when there is no EasyEdit, ValueError when the reference is of other facts.
+    reference: from `easyedit_reference`, for the same facts. Every method is evaluated with teacher forcing, as
+    EasyEdit evaluates all methods but its own GRACE.
+
+    Raises ImportError if there is no EasyEdit, ValueError if the reference is for other facts.
     """
     if [len(outputs) for outputs in reference] != [len(fact.locality_prompts) for fact in facts]:
         raise ValueError("The reference is not of these facts: make it with easyedit_reference, on the unedited model.")
@@ -61,7 +64,7 @@ def easyedit_scores(
 
 
 def _qualities(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> list[dict[str, Any]]:
-    """EasyEdit's verdict on each fact."""
+    """Return EasyEdit's evaluation of each fact."""
     register()
     compute = importlib.import_module("easyeditor.evaluate").compute_edit_quality
     device = input_device(model)
@@ -73,7 +76,8 @@ def _qualities(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequ
 
 
 def _record(fact: Fact) -> dict[str, object]:
-    """A fact as EasyEdit's evaluator reads it; it joins prompts and targets with a space itself."""
+    """Convert a fact to the record that EasyEdit's evaluator reads; the evaluator joins prompts and targets with a
+    space."""
     record: dict[str, Any] = {
         "prompt": fact.text.rstrip(),
         "target_new": fact.target_new.strip(),

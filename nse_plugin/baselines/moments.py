@@ -1,4 +1,4 @@
-"""Second moments for other methods, measured as NSE's are."""
+"""Second moments for other methods, measured as for NSE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def asks_for_moments(alg_name: str, hparams: Any) -> bool:
-    """Whether an algorithm of EasyEdit's needs second moments. NSE finds its own."""
+    """Whether an EasyEdit algorithm needs second moments. False for NSE, which gets its own."""
     if alg_name == NSE or not hasattr(hparams, "mom2_dataset"):
         return False
     return alg_name != "ROME" or bool(hparams.mom2_adjustment)
@@ -25,12 +25,12 @@ def asks_for_moments(alg_name: str, hparams: Any) -> bool:
 def moments_for(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, alg_name: str, hparams: Any, store: str | None
 ) -> dict[str, Tensor]:
-    """Second moments [f, f] of the layers to be edited, by module name; none for an algorithm that asks for none."""
+    """Return second moments [f, f] of the layers to be edited, by module name; {} if the algorithm needs none."""
     if not asks_for_moments(alg_name, hparams):
         return {}
     wanted = {name: getattr(hparams, name) for name in ("mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")}
     layout = Layout.of(model, hparams.rewrite_module_tmp)
-    # alpha: any will do, no second moment depends on it
+    # alpha: any value, second moments do not depend on it
     measuring = NSEHyperParams.for_model(
         model, layers=sorted(hparams.layers), alpha=1.0, upper_bound=None, store=store, **wanted
     )

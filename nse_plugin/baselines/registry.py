@@ -1,4 +1,4 @@
-"""The algorithms there are: EasyEdit's, NSE, and those of this room."""
+"""The available algorithms: EasyEdit's, NSE, and those of this package."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from nse_plugin.easyedit.register import register
 
 
 def available_algorithms() -> list[str]:
-    """The names that EasyEdit's `ALG_DICT` knows, NSE and the baselines that EasyEdit lacks among them.
+    """Return the names of all algorithms: those in EasyEdit's `ALG_DICT`, NSE, and the baselines that EasyEdit lacks.
 
-    Raises ImportError when there is no EasyEdit.
+    Raises ImportError if there is no EasyEdit.
     """
     return sorted(all_algorithms())
 
 
 def is_available(alg_name: str) -> bool:
-    """Whether the imported EasyEdit has an algorithm of this name."""
+    """Whether there is an algorithm of this name for the imported EasyEdit."""
     return alg_name in all_algorithms()
 
 
 def all_algorithms() -> dict[str, Apply]:
-    """EasyEdit's registry with NSE and what it lacks, and two of its algorithms replaced by ours.
+    """Return EasyEdit's registry with NSE and missing baselines added, and with two algorithms replaced.
 
-    MEND: ours takes a model of any name. GRACE: main's looks one position of a row up, the last edited prompt's length,
-    and so forgets every fact whose prompt has another.
+    MEND: this package's version accepts a model of any name. GRACE: main's version looks up one position of a row, at
+    the length of the last edited prompt, and so forgets every fact whose prompt has another length.
     """
     register()
     algorithms: dict[str, Apply] = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
@@ -39,7 +39,7 @@ def all_algorithms() -> dict[str, Apply]:
 
 
 def modules_of(algorithm: Apply) -> list[ModuleType]:
-    """The modules of EasyEdit that an algorithm is made of; none for those of this package."""
+    """Return the EasyEdit modules that implement an algorithm; [] for algorithms of this package."""
     package = inspect.unwrap(algorithm).__module__.rpartition(".")[0]
     if not package.startswith("easyeditor.models."):
         return []
@@ -47,8 +47,9 @@ def modules_of(algorithm: Apply) -> list[ModuleType]:
 
 
 def register_missing(algorithms: dict[str, Apply]) -> None:
-    """Add to `algorithms`, EasyEdit's `ALG_DICT`, the methods of this room that it has not; repeating changes nothing.
+    """Add to `algorithms`, EasyEdit's `ALG_DICT`, the baselines of this package that it lacks; repeating changes
+    nothing.
 
-    EasyEdit's main has a GRACE, the PyPI wheel of 2023 has none.
+    EasyEdit's main has GRACE, the PyPI wheel of 2023 does not.
     """
     algorithms.setdefault("GRACE", grace.apply_grace_to_model)

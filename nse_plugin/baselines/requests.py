@@ -1,4 +1,4 @@
-"""EasyEdit's requests, made of facts and read as texts, and the tokenizers that its algorithms take."""
+"""EasyEdit's requests, created from facts and read as texts, and tokenizers for its algorithms."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ if TYPE_CHECKING:
 
 
 def request_of(fact: Fact, hparams: Any) -> dict[str, object]:
-    """A fact as EasyEdit's editors hand it to an algorithm.
+    """Convert a fact to the request that EasyEdit's editors pass to an algorithm.
 
-    Algorithms that look the subject up put a `{}` in its place themselves, in every place it occurs: they are given
-    the prompt with its one `{}`, which all of them take.
+    Algorithms that look up the subject replace every occurrence of it in the prompt by `{}`. They get the prompt that
+    already has its one `{}`, which all of them accept.
     """
     request: dict[str, Any] = {
         "prompt": fact.prompt if hasattr(hparams, "fact_token") else fact.text,
         "subject": fact.subject,
         "target_new": fact.target_new.strip(" "),
-        "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's word for none
+        "ground_truth": fact.target_true or "<|endoftext|>",  # EasyEdit's placeholder if there is none
     }
     besides = {"case_id": fact.case_id, "separator": fact.separator, "aliases": list(fact.aliases) or None}
     return request | {name: value for name, value in besides.items() if value is not None}
 
 
 def padded_tokenizer(tokenizer: PreTrainedTokenizerBase, alg_name: str, side: str) -> PreTrainedTokenizerBase:
-    """A copy that pads on the side from which the algorithm does not count positions."""
+    """Return a copy of the tokenizer that has a pad token and pads on `side`, from which the algorithm counts no
+    positions."""
     tokenizer = deepcopy(tokenizer)
     tokenizer.padding_side = side
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if alg_name == "FT":
-        # Of the targets' tokens FT leaves out those that are "unknown": for GPT-2, where it was written, the padding.
-        # Make that so for others, and for a BOS in front of the target too.
+        # FT ignores target tokens equal to `unk_token`. It was written for GPT-2, where these are the padding. Give
+        # other tokenizers one token for both, which is the BOS if they put one before the target: it is ignored too.
         first = tokenizer("a")["input_ids"][0]
         if first == tokenizer.bos_token_id:
             tokenizer.pad_token = tokenizer.bos_token
@@ -46,11 +47,11 @@ def padded_tokenizer(tokenizer: PreTrainedTokenizerBase, alg_name: str, side: st
 
 
 def prompts_and_targets(requests: Sequence[Mapping[str, object]]) -> list[tuple[str, str, str]]:
-    """`(prompt with the subject written out, target, separator)` of every request.
+    """Return `(prompt with the subject written out, target, separator)` of every request.
 
-    requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`; `separator` where it is not
-    the space that EasyEdit puts between them.
-    Raises FactError when a text is missing, or there is a `{}` and no subject.
+    requests: `prompt` (with the subject written out, or with `{}` and a `subject`) and `target_new`; `separator` if it
+    is not the space that EasyEdit puts between them.
+    Raises FactError if a text is missing, or a prompt has `{}` and there is no subject.
     """
     return [_prompt_and_target(request, number) for number, request in enumerate(requests)]
 

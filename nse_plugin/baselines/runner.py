@@ -1,15 +1,15 @@
-"""Any of EasyEdit's algorithms on one loaded model, round after round, called through its `ALG_DICT`.
+"""Run any EasyEdit algorithm on one loaded model, round after round, through EasyEdit's `ALG_DICT`.
 
-EasyEdit's editors run an algorithm once, on a model they load themselves, and leave its side effects behind. A
-comparison needs more: the same model before every method, each method's memory its own, a round that can be repeated
-to the bit, and a sequence that can be resumed from a file. So around every call:
+EasyEdit's editors run an algorithm once, on a model that they load themselves, and do not clean up its side effects. A
+comparison needs more: the same model before every method, a separate memory for each method, rounds that are
+reproducible to the bit, and sequences of rounds that can be resumed from a file. So for every call:
 
-- the model's flags and the generators of random numbers are as before afterwards, and seeded within;
+- random number generators are seeded; afterwards they and the model's flags are as before;
 - what the algorithm keeps in module globals (context templates, covariances) belongs to one `EasyEditRunner`;
-- second moments are NSE's (`nse_plugin.moments`), measured on the unedited model: no Wikipedia, one pass;
-- context templates are sampled by `nse_plugin.models.writing.generation`: EasyEdit's sampler passes the wrong
-  attention mask to a current transformers;
-- what the algorithm prints goes to the log, at DEBUG.
+- second moments are those of NSE (`nse_plugin.moments`), measured in one pass on the unedited model, without Wikipedia;
+- context templates are sampled by `nse_plugin.models.writing.generation`, since EasyEdit's sampler passes a wrong
+  attention mask to current versions of transformers;
+- the algorithm's standard output goes to the log, at level DEBUG.
 """
 
 from __future__ import annotations
@@ -62,27 +62,27 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_EDITS_WEIGHTS = (*WEIGHTS_ALONE, NSE, "AlphaEdit", "ULTRAEDIT")  # what these remember beside them edits nothing
+_EDITS_WEIGHTS = (*WEIGHTS_ALONE, NSE, "AlphaEdit", "ULTRAEDIT")  # all edits of these are in the weights
 _VALUE_STEPS = ("compute_z", "compute_v")  # MEMIT's and ROME's
 _USER_ERRORS = (FactError, LayoutError, MomentsError, UpdateError, ArchiveError)
 
 
 class MethodError(RuntimeError):
-    """An algorithm that EasyEdit does not have, that failed, or that cannot continue; the message names it."""
+    """An algorithm is unknown to EasyEdit, has failed, or cannot continue; the message names it."""
 
 
 class EasyEditRunner:
     """One EasyEdit algorithm on one loaded model.
 
-    model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, in any
-    padding state; it is not touched. alg_name: a name in EasyEdit's `ALG_DICT`. hparams: what `load_hparams` returned.
-    seed: of the texts and draws the algorithm takes. store: where second moments without a stats_dir are kept; None: in
-    the user's cache folder.
+    model: an unedited transformers causal language model; it is edited in place. tokenizer: its tokenizer, with any
+    padding settings; it is not changed. alg_name: a name in EasyEdit's `ALG_DICT`. hparams: from `load_hparams`. seed:
+    for the texts and random numbers that the algorithm samples. store: where second moments without a stats_dir are
+    kept; None: the user's cache folder.
 
-    seconds: wall time so far: "edit" in all; and, of algorithms whose parts can be timed separately, "values" (z or v),
-    "moments" (second moments found or measured) and "update" (the rest).
+    seconds: wall-clock seconds so far: "edit" is the total; algorithms whose parts can be timed separately also have
+    "values" (z or v), "moments" (loading or measuring second moments) and "update" (the rest).
 
-    Raises MethodError for an unknown algorithm, ImportError when there is no EasyEdit.
+    Raises MethodError if the algorithm is unknown, ImportError if there is no EasyEdit.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class EasyEditRunner:
             raise MethodError(lacking(alg_name, algorithms))
         self.model, self.alg_name, self.hparams = model, alg_name, hparams
         self._seed, self._store = seed, store
-        self.values_from_store = 0  # of NSE's z so far
+        self.values_from_store = 0  # number of NSE's z that were read from the store so far
         self.seconds: dict[str, float] = {"edit": 0.0}
         self._apply = with_own_memory(alg_name, algorithms[alg_name])
         self._tokenizer = padded_tokenizer(tokenizer, alg_name, getattr(self._apply, "padding_side", "right"))
@@ -109,13 +109,13 @@ class EasyEditRunner:
         self._unedited = weight_fingerprints(model)
 
     def edit(self, facts: Sequence[Fact]) -> pandas.DataFrame:
-        """Write one round of facts into the model, in place: in one call where EasyEdit has the algorithm down as
-        batchable, else one by one.
+        """Write one round of facts into the model, in place: in one call if EasyEdit lists the algorithm as batchable,
+        otherwise one by one.
 
-        Returns a row per fact: case_id (its place in the round where it has none), status and residual (both NSE's;
-        else "done" and NaN).
-        Raises MethodError when the algorithm fails, and what this package raises for facts, second moments or an
-        archive that cannot be used. The model is then to be thrown away, but for NSE.
+        Returns one row per fact: case_id (the fact's index in the round if it has none), status and residual (NSE's
+        own; "done" and NaN for other algorithms).
+        Raises MethodError if the algorithm fails, and this package's own errors if facts, second moments or an archive
+        cannot be used. Discard the model then, except after NSE.
         """
         import pandas
 
@@ -134,15 +134,15 @@ class EasyEditRunner:
 
     @property
     def edits_weights(self) -> bool:
-        """Whether the edits are in the model's own parameters, and nowhere else."""
+        """Whether all edits are in the model's own parameters."""
         own = dict(self.model.named_parameters()).keys() == self._unedited.keys()
         return own and self.alg_name in _EDITS_WEIGHTS
 
     def state(self) -> dict[str, Tensor] | None:
-        """Everything besides the unedited model that `resume` needs: the changed parameters, each in its own shape, as
-        "weights.<name>", and the algorithm's state under "nse.", "grace.", "alphaedit." or "ultraedit.".
+        """Return everything besides the unedited model that `resume` needs: the changed parameters, each in its own
+        shape, as "weights.<name>", and the algorithm's state under "nse.", "grace.", "alphaedit." or "ultraedit.".
 
-        None: the algorithm has state that cannot be saved, so it cannot be resumed from a file.
+        Returns None if the algorithm has state that cannot be saved, so that it cannot be resumed from a file.
         """
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != self._unedited.keys():
@@ -155,10 +155,10 @@ class EasyEditRunner:
         return {**{f"weights.{name}": weight.detach().clone() for name, weight in changed.items()}, **own}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Bring a new runner on an unedited model to where `state()` was taken: what it then writes is, to the bit,
-        what it would have written without the stop.
+        """Bring a new runner on an unedited model to the point where `state()` was taken: later rounds give the same
+        results, to the bit, as without the interruption.
 
-        Raises MethodError when the model has been edited already, or has no parameter of a saved name and shape.
+        Raises MethodError if the model has already been edited, or has no parameter with a saved name and shape.
         """
         parameters = dict(self.model.named_parameters())
         weights = {name.removeprefix("weights."): saved for name, saved in state.items() if name.startswith("weights.")}
@@ -215,7 +215,7 @@ class EasyEditRunner:
             )
 
     def _count(self, seconds: float) -> None:
-        """Add a round's time; what its other parts did not take counts as the update's."""
+        """Add a round's time; "update" is the time that the round's other parts did not take."""
         self.seconds["edit"] += seconds
         if self.alg_name == NSE:
             report = self._nse_state().reports[-1]
@@ -227,12 +227,12 @@ class EasyEditRunner:
             self.seconds["update"] = self.seconds["edit"] - parts
 
     def _prepare(self) -> None:
-        """What must be done on the unedited model: once, before the first edit or the resumed weights."""
+        """Compute what needs the unedited model: once, before the first edit or before saved weights are restored."""
         if self._moments is not None:
             return
         with timed(self.seconds, "moments") if asks_for_moments(self.alg_name, self.hparams) else nullcontext():
             self._moments = moments_for(self.model, self._tokenizer, self.alg_name, self.hparams, self._store)
-        if not hasattr(self.hparams, "fact_token"):  # it looks no subject up
+        if not hasattr(self.hparams, "fact_token"):  # the algorithm does not look up subjects
             return
         with self._at_work():
             for module in self._modules:
@@ -245,7 +245,7 @@ class EasyEditRunner:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Within, everything is as the algorithm needs it; afterwards as it was, but for the edit."""
+        """Context manager that sets up everything an algorithm needs; afterwards, all but the edit is as before."""
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model))
             stack.enter_context(seeded(self._seed, self.model))
@@ -268,7 +268,8 @@ class EasyEditRunner:
     def _layer_stats(
         self, model: nn.Module, tok: PreTrainedTokenizerBase, layer_name: str, *_: object, **__: object
     ) -> SimpleNamespace:
-        """In place of EasyEdit's, which would download Wikipedia, and measure a model that is edited already."""
+        """Replace EasyEdit's function, which would download Wikipedia and measure a model that has already been
+        edited."""
         assert self._moments is not None
         moment = self._moments[layer_name]
         return SimpleNamespace(mom2=SimpleNamespace(moment=lambda: moment))
@@ -280,7 +281,7 @@ class EasyEditRunner:
 
         return within
 
-    # -- what a state holds beside the weights -----------------------------------------------------------------
+    # -- the state of NSE --------------------------------------------------------------------------------------
 
     def _nse_state(self) -> EditState:
         state = nse.state_of(self.model)

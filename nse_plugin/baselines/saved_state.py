@@ -1,4 +1,4 @@
-"""What is saved of an algorithm between rounds: weights that changed, facts, tensors by prefix."""
+"""The saved state of an algorithm between rounds: changed weights, facts, and tensors with prefixed names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nse_plugin.easyedit.algorithm import nse
 from nse_plugin.facts import Fact
 from nse_plugin.models.identity import fingerprint
 
-WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # all that these remember from round to round is in the weights
+WEIGHTS_ALONE = ("FT", "ROME", "MEMIT", "MEND")  # these keep nothing but the weights from round to round
 
 
 def weight_fingerprints(model: nn.Module) -> dict[str, str]:
@@ -26,7 +26,7 @@ def weight_fingerprints(model: nn.Module) -> dict[str, str]:
 
 
 def facts_as_tensor(facts: Sequence[Fact]) -> Tensor:
-    """Facts as a file of tensors can hold them: the bytes of their JSON, uint8 [bytes]."""
+    """Encode facts so that a file of tensors can hold them: the bytes of their JSON, uint8 [bytes]."""
     text = json.dumps([dataclasses.asdict(fact) for fact in facts])
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
@@ -38,19 +38,20 @@ def facts_of_tensor(tensor: Tensor) -> list[Fact]:
 
 
 def under_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors (of any shape) whose names begin with `prefix`, without it."""
+    """Return the tensors (of any shape) whose names begin with `prefix`, by names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def prefix_of(alg_name: str) -> str:
-    """What the names of an algorithm's own tensors begin with."""
+    """Return the prefix of the names of an algorithm's own tensors."""
     return f"{alg_name.lower()}."
 
 
 def own_state(alg_name: str, apply: Callable[..., Any], model: nn.Module) -> dict[str, Tensor] | None:
-    """What an algorithm remembers between rounds beside the weights: tensors of any shape, by prefixed names.
+    """Return what an algorithm keeps between rounds besides the weights: tensors of any shape, by prefixed names.
 
-    apply: the algorithm as it is called. model: the model that it edited. None: it has state that cannot be saved.
+    apply: the function or object that runs the algorithm. model: the model that it edited. Returns None if the
+    algorithm has state that cannot be saved.
     """
     if alg_name in WEIGHTS_ALONE:
         return {}

@@ -1,4 +1,4 @@
-"""What an algorithm of EasyEdit's is run within: its flags, its random numbers, its globals, its output."""
+"""Context managers for running an EasyEdit algorithm: model flags, random numbers, module globals, and output."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MEMORIES = ("CONTEXT_TEMPLATES_CACHE", "COV_CACHE", "inv_mom2_cache")  # module globals
+_MEMORIES = ("CONTEXT_TEMPLATES_CACHE", "COV_CACHE", "inv_mom2_cache")  # module globals that hold state
 
 
 def text_writer(seed: int) -> Callable[..., list[str]]:
-    """EasyEdit's `generate_fast`, with the same meaning of its arguments."""
+    """Return a replacement for EasyEdit's `generate_fast` that takes the same arguments and samples with `seed`."""
 
     def generate(
         model: nn.Module,
@@ -37,7 +37,7 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
         max_out_len: int = 200,
     ) -> list[str]:
         every = [prompt for prompt in prompts for _ in range(n_gen_per_prompt)]
-        # texts of different length shall not begin alike
+        # different draws for each length, so that texts do not begin alike
         places = range(1000 * max_out_len, 1000 * max_out_len + len(every))
         texts = continue_texts(model, tok, every, total_tokens=max_out_len, top_k=top_k, seed=seed, places=places)
         return [" ".join(text.split()) for text in texts]
@@ -47,7 +47,8 @@ def text_writer(seed: int) -> Callable[..., list[str]]:
 
 @contextmanager
 def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], object]) -> Iterator[None]:
-    """Within, the algorithm's module globals are those in `memories`, by module and name; then they are restored."""
+    """Run the block with the algorithm's module globals from `memories`, by module and name; afterwards store them
+    there again and restore the previous ones."""
     others = {
         (module.__name__, name): getattr(module, name)
         for module in modules
@@ -66,7 +67,8 @@ def own_memories(modules: Sequence[ModuleType], memories: dict[tuple[str, str], 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within. Afterwards it, and what asks for gradients, is as before; new gradients are dropped."""
+    """Run the block in evaluation mode. Afterwards training modes, `requires_grad` and gradients are as before; new
+    gradients are dropped."""
     training = [module for module in model.modules() if module.training]
     asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
     model.eval()
@@ -82,7 +84,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Python's, numpy's and torch's generators start from `seed`, and return to where they were."""
+    """Run the block with Python's, numpy's and torch's generators seeded with `seed`; afterwards restore their
+    states."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
@@ -97,7 +100,7 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
 
 
 class ToLog(io.TextIOBase):
-    """Standard output, to the log."""
+    """A stream to redirect standard output to: it writes to the log."""
 
     def write(self, text: str) -> int:
         if text.strip():

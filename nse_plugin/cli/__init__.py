@@ -1,5 +1,4 @@
-"""The command line: `nse demo`, `nse moments`, `nse values`, `nse compare`, `nse sweep`, `nse tune`, `nse ability`,
-`nse train-mend`, `nse store`."""
+"""The command line `nse`; `main` lists its commands."""
 
 from nse_plugin.cli.main import main
 

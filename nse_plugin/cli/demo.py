@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("demo", help="edit an embedded model through EasyEdit, and measure it")
     command.add_argument(
         "--out", type=Path, default=Path("results/demo"), help="folder for tables and plot (%(default)s)"
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it."""
+    """Run the command."""
     from nse_plugin.demo.run import run_demo
 
     run_demo(arguments.out)

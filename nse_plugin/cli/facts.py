@@ -1,4 +1,4 @@
-"""`nse facts`: what a file of facts may hold, and whether one can be used; no model is needed."""
+"""`nse facts`: show what a file of facts may contain, and check one; no model is needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = (
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "facts",
         help="check a file of facts, or show what one may hold",
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; 1 where `check` found a record that is no fact. Raises DatasetError."""
+    """Run the command. Returns 1 if `check` found a record that is not a fact. Raises DatasetError."""
     if arguments.example:
         _show_example()
         return 0

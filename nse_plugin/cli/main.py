@@ -1,4 +1,4 @@
-"""The command line: a command is a file of this folder."""
+"""The command line; each command has its own module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMANDS = (
     train_mend, store,
 )  # fmt: skip
 
-# What Python and hydra call a setting, and the shell an option.
+# Replacements in error messages: settings as named in Python and hydra, by the shell's options.
 _SHELL_WORDS = (
     (r"^limit (?:=|is) (\S+):", r"--limit \1:"),
     (r", or give None for all\b", ""),
@@ -37,7 +37,8 @@ _SHELL_WORDS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code. Errors a user can mend are one line, without a traceback."""
+    """Run a command and return the exit code. Errors that a user can fix are printed in one line, without a
+    traceback."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.rest = rest
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.traceback:
             raise
         print("nse:", _in_shell_words(" ".join(str(error).split()), arguments), file=sys.stderr)
-        from nse_plugin.experiments.plan.checks import CommandLineError  # a tenth of a second that others do not need
+        from nse_plugin.experiments.plan.checks import CommandLineError  # slow to import (0.1 s)
 
         return 2 if isinstance(error, CommandLineError) else 1
     except KeyboardInterrupt:

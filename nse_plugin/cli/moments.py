@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
 
 
-DOCUMENTS = 100_000  # of a text, as EasyEdit's files have it
+DOCUMENTS = 100_000  # documents to read of a text, the number in EasyEdit's files
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("moments", help="measure the second moments of a model and keep them")
     add_model(command)
     command.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it."""
+    """Run the command."""
     from nse_plugin.models.layout import Layout
     from nse_plugin.models.loading import load
     from nse_plugin.moments.provider import moments_file, second_moments
@@ -55,14 +55,14 @@ def run(arguments: argparse.Namespace) -> None:
     check_device(arguments, elsewhere=arguments.address is not None)
     hparams = _moments_hparams(arguments, checked_config(arguments))
     if hparams.stats_dir is None and hparams.store is None:
-        check_home()  # nothing measured could be kept
+        check_home()  # raise now, before measuring what could not be kept
     if hparams.store is not None:
         Store(hparams.store).check_folder()
     spread = arguments.workers is not None or arguments.address is not None
-    # This process then needs the model for its fingerprint and names only.
+    # With workers, this process needs the model only for its fingerprint and names.
     model, tokenizer = load(arguments.model, arguments.dtype, "cpu" if spread else arguments.device)
     layout = Layout.of(model, hparams.rewrite_module_tmp)
-    check_model(layout, hparams.layers, tokenizer)  # hours of measuring would be of no use
+    check_model(layout, hparams.layers, tokenizer)  # now, not after hours of measuring
     if spread:
         from nse_plugin.cluster.moments import measure_on
         from nse_plugin.cluster.pool import workers
@@ -104,7 +104,7 @@ def _numbers(layers: str) -> list[int]:
 
 
 def _moments_hparams(arguments: argparse.Namespace, config: PretrainedConfig) -> NSEHyperParams:
-    """config: of the model."""
+    """Return the hyperparameters that the options ask for. config: the model's."""
     from nse_plugin.experiments.plan.model import shape_of, tuned_name
     from nse_plugin.moments.corpora import SELF_WRITTEN
 
@@ -119,14 +119,14 @@ def _moments_hparams(arguments: argparse.Namespace, config: PretrainedConfig) ->
     }
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if arguments.store is not None:
-        given.update(store=arguments.store, stats_dir=arguments.stats_dir)  # a preset's stats_dir would come first
+        given.update(store=arguments.store, stats_dir=arguments.stats_dir)  # else a preset's stats_dir would be used
     if arguments.hparams is not None:
         hparams = NSEHyperParams.from_hparams(arguments.hparams)
         for name, value in given.items():
             setattr(hparams, name, value)
         hparams.check()
         return hparams
-    if "layers" in given:  # alpha plays no part here
+    if "layers" in given:  # alpha has no effect here
         return NSEHyperParams.for_model(SimpleNamespace(config=config), **{"alpha": 1.0, **given})
     if tuned_name(config) is None:
         raise ValueError(

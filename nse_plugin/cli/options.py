@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` returns
 
-NOT_ALL = 3  # the exit code where all was done, and the model does not predict every fact's target
+NOT_ALL = 3  # exit code if everything was done, but the model does not predict every fact's target
 
 
 def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
-    """--model, --device and --dtype, of every command that loads a model."""
+    """Add --model, --device and --dtype, for commands that load a model."""
     what = "folder or hub name of a causal language model, a GGUF file, or `embedded`"
     command.add_argument("--model", required=required, help=what)
     command.add_argument("--device", default="cpu", help="e.g. cpu, cuda:0, or cuda for a GPU a worker (%(default)s)")
@@ -25,29 +25,29 @@ def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def add_session(command: argparse.ArgumentParser) -> None:
-    """--session, of commands on a session's folder."""
+    """Add --session, for commands on a session's folder."""
     command.add_argument("--session", required=True, metavar="DIR", help="the session's folder")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
-    """--json, of commands that print a table."""
+    """Add --json, for commands that print a table."""
     command.add_argument("--json", action="store_true", help="print JSON for other programs, not a table")
 
 
 def add_skip_bad(command: argparse.ArgumentParser) -> None:
-    """--skip-bad, of commands that read facts."""
+    """Add --skip-bad, for commands that read facts."""
     command.add_argument("--skip-bad", action="store_true", help="leave out malformed records")
 
 
 def checked_config(arguments: argparse.Namespace) -> PretrainedConfig:
-    """The model's configuration. Raises PlanError where there is no model."""
+    """Return the model's configuration. Raises PlanError if there is no model."""
     from nse_plugin.experiments.plan.model import model_config
 
     return model_config(arguments.model, "--model")
 
 
 def check_chat(arguments: argparse.Namespace) -> None:
-    """Raise FactError when the model's tokenizer has not the chat template that --chat asks for."""
+    """Raise FactError if the model's tokenizer does not have the chat template that --chat asks for."""
     from nse_plugin.experiments.plan.model import model_tokenizer
     from nse_plugin.models.chat import chat_frame, template_of
 
@@ -58,7 +58,8 @@ def check_chat(arguments: argparse.Namespace) -> None:
 
 
 def check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None:
-    """elsewhere: it is another machine's. Raises ValueError for a device that is not there."""
+    """Raise ValueError if the device does not exist. elsewhere: the device is on another machine; only check its
+    name."""
     import torch
 
     device = arguments.device
@@ -74,7 +75,7 @@ def check_device(arguments: argparse.Namespace, elsewhere: bool = False) -> None
 
 
 def check_counts(arguments: argparse.Namespace, *options: str) -> None:
-    """Raise ValueError for one of these options that is given and not above 0."""
+    """Raise ValueError if one of these options is given and not above 0."""
     for option in options:
         count = getattr(arguments, option)
         if count is not None and count < 1:
@@ -82,5 +83,5 @@ def check_counts(arguments: argparse.Namespace, *options: str) -> None:
 
 
 def say_at_once(line: str) -> None:
-    """A line on standard error."""
+    """Print a line to standard error and flush it."""
     print(line, file=sys.stderr, flush=True)

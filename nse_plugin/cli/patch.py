@@ -1,4 +1,4 @@
-"""`nse patch`: the edits of a session as files: for this library, PEFT, llama.cpp, or as a checkpoint."""
+"""`nse patch`: a session's edits as files for this library, PEFT or llama.cpp, or as a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = {
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     whole = commands.add_parser("patch", help="edits as a file: make, apply, revert, compare, join, export")
     steps = whole.add_subparsers(required=True, metavar="step")
 
@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
 
 
 def _add_exports(steps: Commands) -> None:
-    """The steps that write for other programs."""
+    """Add the steps that write files for other programs."""
     lora = steps.add_parser("to-lora", help="a LoRA adapter for PEFT, transformers, vLLM and SGLang")
     _file(lora)
     _rank(lora)
@@ -225,6 +225,6 @@ def _checkpoint(arguments: argparse.Namespace) -> None:
 
 
 def _said(path: Path) -> None:
-    """Where it was written, and how large."""
+    """Print where the result was written, and its size."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     print(f"{path}: {sum(file.stat().st_size for file in files):,} bytes")

@@ -1,4 +1,4 @@
-"""`nse store`: look after a store of values z and second moments."""
+"""`nse store`: list, verify and clean up a store of values z and second moments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("store", help="look after a store of values z and second moments")
     command.add_argument(
         "what",
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    """Run it; 1 where `verify` found damage. Raises StoreError."""
+    """Run the command. Returns 1 if `verify` found damage. Raises StoreError."""
     from nse_plugin.store import Store, StoreError
 
     days = arguments.unused_for

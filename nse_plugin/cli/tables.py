@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs."""
+"""Output of the commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-WIDTH = 160  # columns of a table where there is no terminal
+WIDTH = 160  # columns of a table if there is no terminal
 
 
 def print_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], title: str | None = None) -> None:
-    """columns: title by the key in `rows`; a row may lack some."""
+    """Print rows as a table. columns: the heading for each key of `rows`; a row may lack keys."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -30,7 +30,7 @@ def print_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str]
 
 
 def shown(value: object) -> str:
-    """A cell: nothing for None and NaN, yes and no, probabilities and norms with three digits."""
+    """Format a cell: empty for None and NaN, yes or no, and floats with three decimals."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
@@ -39,12 +39,12 @@ def shown(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output; NaN is null."""
+    """Print one JSON document to standard output; numbers that are not finite are null."""
     print(json.dumps(_json_value(value), ensure_ascii=False, indent=2))
 
 
 def records(frame: Any) -> list[dict[str, Any]]:
-    """The rows of a DataFrame as dicts of plain Python values."""
+    """Return the rows of a DataFrame as dicts of plain Python values."""
     return [_json_value(row) for row in frame.to_dict("records")]
 
 

@@ -1,4 +1,4 @@
-"""`nse values`: compute values z into a store, for all rounds to come."""
+"""`nse values`: compute values z for all future rounds, and write them to a store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("values", help="compute values z into a store, for all rounds to come (Ray)")
     add_model(command)
     command.add_argument("--hparams", help="a preset's name or a YAML/JSON file; default: the preset for the model")
@@ -42,14 +42,14 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it."""
+    """Run the command."""
     from nse_plugin.cluster.pool import workers
     from nse_plugin.cluster.values import fill_store
     from nse_plugin.facts.files import load_facts
     from nse_plugin.store import Store
 
     check_counts(arguments, "limit", "workers")
-    if arguments.address is None:  # else the model need not be on this machine
+    if arguments.address is None:  # with an address, the model need not be on this machine
         checked_config(arguments)
     check_device(arguments, elsewhere=arguments.address is not None)
     facts = load_facts(arguments.facts, arguments.limit, arguments.skip_bad).facts
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _in_chat(hparams: NSEHyperParams | None, arguments: argparse.Namespace) -> NSEHyperParams:
-    """The hyperparameters, or those of the model, with chat as it was given."""
+    """Return the hyperparameters, by default the model's preset, with `chat` as given. Raises ValueError for `both`."""
     from nse_plugin.models.chat import BOTH
 
     if arguments.chat == BOTH:
@@ -78,7 +78,7 @@ def _in_chat(hparams: NSEHyperParams | None, arguments: argparse.Namespace) -> N
             "--chat both: what is written in plain text and in a chat shares a value that is made in its round, and "
             "nothing could be kept; give --chat, or leave it out."
         )
-    config = checked_config(arguments)  # also where the workers are elsewhere: they take its name only
+    config = checked_config(arguments)  # also needed if the workers are elsewhere: they get only the model's name
     check_chat(arguments)
     hparams = hparams or NSEHyperParams.for_model(SimpleNamespace(config=config))
     return hparams.with_overrides(chat=arguments.chat)

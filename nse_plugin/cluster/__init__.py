@@ -1,7 +1,8 @@
-"""Values z and second moments on many processes and hosts at once. The only room that imports ray.
+"""Compute values z and second moments on many processes and hosts. The only package that imports ray.
 
-Every worker loads the model once and is handed shards of facts or of text; what it computes returns to the process that
-asked, which writes it: workers need no file of it. A host of a cluster needs nse-plugin and the model.
+Every worker loads the model once and receives shards of facts or of text. It returns its results to the calling
+process, which writes them, so workers do not need access to its files. Each host of a cluster needs nse-plugin and the
+model.
 """
 
 from __future__ import annotations

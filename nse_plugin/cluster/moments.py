@@ -1,7 +1,6 @@
-"""Second moments over a text that is spread over workers: a drop-in for the measurement on one process.
+"""Measure second moments with a text spread over workers: a drop-in replacement for the measurement in one process.
 
-Sums are added in the text's order, whichever worker made them, so they do not depend on how many workers there are or
-how fast each is.
+Sums are added in the order of the text, so they do not depend on the number of workers or their speed.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from nse_plugin.moments.measure import MomentSums, measure_moments
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A shard's sums are f^2 numbers a layer, handed over once. This many tokens a neuron make them worth it.
+# A shard's sums are f^2 numbers per layer, sent once. A shard of this many tokens per neuron makes that worthwhile.
 _TOKENS_PER_NEURON = 32
-_SHARDS = 64  # at least, of the model's own text, where it has that many batches: writing it is slow
+_SHARDS = 64  # minimal number for text that the model writes, if it has that many batches: writing is slow
 
 
 def measure_on(pool: Pool) -> Callable[..., MomentSums]:
-    """What `second_moments` takes as `measure`. The pool's workers must have the same hyperparameters."""
+    """Return a function to pass to `second_moments` as `measure`. The pool's workers must have the same
+    hyperparameters."""
 
     def measure(
         layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, layers: list[int],
@@ -40,7 +40,7 @@ def measure_on(pool: Pool) -> Callable[..., MomentSums]:
             sums.tokens += part.tokens
             sums.batches += part.batches
             on_batch(sums)
-        return measure_moments(layout, layers, (), sums)  # which raises when there was no text
+        return measure_moments(layout, layers, (), sums)  # raises if there was no text
 
     return measure
 
@@ -48,7 +48,8 @@ def measure_on(pool: Pool) -> Callable[..., MomentSums]:
 def _shards(
     layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, first: int
 ) -> Iterator[range | list[Batch]]:
-    """Parts of the text from batch number `first` on: the rows themselves, or numbers of batches to write."""
+    """Yield parts of the text from batch number `first` on: the token rows, or numbers of batches that the model
+    writes."""
     width = layout.output_matrix(hparams.layers[0]).matrix.shape[1]
     size = max(1, _TOKENS_PER_NEURON * width // hparams.tokens_per_batch)
     if hparams.mom2_dataset == SELF_WRITTEN:
@@ -62,7 +63,7 @@ def _shards(
 
 
 def _in_order(numbered: Iterator[tuple[int, MomentSums]]) -> Iterator[MomentSums]:
-    """Results by their numbers, from 0; those that come early wait."""
+    """Yield results in the order of their numbers, from 0; results that come early are held back."""
     early: dict[int, MomentSums] = {}
     following = 0
     for number, result in numbered:

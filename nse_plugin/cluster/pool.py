@@ -1,7 +1,7 @@
-"""Ray workers, and shards of work for them: a free worker takes the next one, a lost worker's shard runs again.
+"""Ray workers, and shards of work for them: a free worker takes the next shard, a lost worker's shard runs again.
 
-Ray starts the workers, notices when one dies, and starts it anew, where need be on another host. Until it has loaded
-the model again the others continue without it.
+Ray starts the workers, detects when one dies, and restarts it, on another host if necessary. The other workers continue
+while the restarted one loads the model.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nse_plugin.hparams import NSEHyperParams
 
 log = logging.getLogger(__name__)
 
-RESTARTS = 3  # of one worker, before Ray gives it up
-DEATHS = 3  # of workers, before a shard is given up
+RESTARTS = 3  # restarts of a worker before Ray gives it up
+DEATHS = 3  # workers that may die at a shard before it is given up
 _Shard = tuple[int, tuple[Any, ...]]
 
 
@@ -31,11 +31,12 @@ _Shard = tuple[int, tuple[Any, ...]]
 def workers(
     count: int, address: str | None, model: str, dtype: str, device: str, hparams: NSEHyperParams | None
 ) -> Iterator[Pool]:
-    """So many workers with a model, until the block ends.
+    """Run the block with a pool of `count` workers, each of which loads the model.
 
-    address: of a Ray cluster, which is left as it is (`ray://host:10001`, `auto`); None: this machine. model, dtype,
-    device, hparams: as for `Worker`; with a CUDA device every worker has its own GPU. CPU threads of a worker:
-    OMP_NUM_THREADS here, else its share of the cores. Raises ClusterError.
+    address: of a running Ray cluster (`ray://host:10001`, `auto`), which is left as it is; None: this machine. model,
+    dtype, device, hparams: as for `Worker`; with a CUDA device every worker has its own GPU. The number of CPU threads
+    per worker is this process's OMP_NUM_THREADS, or else the worker's share of the cores. Raises ClusterError if the
+    workers cannot be started.
     """
     if count < 1:
         raise ClusterError(f"workers = {count} cannot be used: take at least one.")
@@ -48,23 +49,24 @@ def workers(
         device = "cuda" if gpus else device  # Ray shows a worker its own GPU only
         threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // count))
         handles = [actor.remote(model, dtype, device, hparams, threads) for _ in range(count)]
-        yield Pool(handles)  # Ray ends workers without references
+        yield Pool(handles)  # Ray stops workers that are no longer referenced
 
 
 @contextmanager
 def _connected(count: int, address: str | None) -> Iterator[int]:
-    """A connection to Ray, one that is there already or for the block. Yields the cores to share among workers."""
+    """Run the block connected to Ray; a connection that already exists is kept. Yields the number of cores to share
+    among workers."""
     if ray.is_initialized():
         yield _resources("CPU")
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send usage statistics
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default, Ray sends usage statistics
     try:
         _require_reachable(address)
         if address is None:
             ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray's failures come as many kinds
+    except Exception as error:  # Ray raises many types of exceptions
         remedy = (
             "try again when the machine is less busy"
             if address is None
@@ -80,34 +82,36 @@ def _connected(count: int, address: str | None) -> Iterator[int]:
 
 
 def _resources(kind: str) -> int:
-    """How many of `CPU` or `GPU` Ray has, on all hosts."""
-    api: Any = ray  # without types
+    """Return the total number of `CPU` or `GPU` that Ray has on all hosts."""
+    api: Any = ray  # ray is untyped
     return int(api.cluster_resources().get(kind, 0))
 
 
 def _require_reachable(address: str | None) -> None:
-    """Raise OSError where nothing listens: Ray itself would try for many minutes."""
+    """Raise OSError if nothing listens at the address: Ray itself would retry for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class Pool:
-    """Workers, each with one shard at most; made by `workers`. lost: how many shards had to run again."""
+    """A pool of workers with at most one shard each; created by `workers`. lost: how often a shard's worker was
+    lost."""
 
     def __init__(self, handles: list[Any]) -> None:
         self.lost = 0
         self.places: dict[Any, tuple[str, int]] = {}  # host and process of every worker that has loaded its model
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, _Shard | None]] = {}  # by what is awaited; no shard: the worker is loading
+        self._busy: dict[Any, tuple[Any, _Shard | None]] = {}  # by pending result; None while a worker loads
         for handle in handles:
             self._load(handle)
 
     def each(self, method: str, shards: Iterable[tuple[object, ...]]) -> Iterator[tuple[int, Any]]:
-        """What `Worker`'s method returns for every shard, with the shard's number, in the order they are finished.
+        """Yield the number of each shard and the result of the `Worker` method for it, in the order in which shards
+        finish.
 
-        shards: the arguments of each; asked for one as soon as a worker is free. Raises what the method raises, and
-        ClusterError when all workers have died, or too many of the same shard.
+        shards: the method's arguments for each shard; the next one is drawn as soon as a worker is free. Raises the
+        method's own exceptions, and ClusterError if all workers have died, or too many at the same shard.
         """
         self._forget_shards()
         fresh, again = enumerate(shards), list[_Shard]()
@@ -117,7 +121,7 @@ class Pool:
                 worker = self._idle.pop()
                 self._busy[getattr(worker, method).remote(*shard[1])] = worker, shard
             if self._idle and not any(shard for _, shard in self._busy.values()):
-                return  # those that still load are not needed any more
+                return  # workers that are still loading are not needed
             if not self._busy:
                 raise ClusterError(
                     f"All workers died, each {RESTARTS + 1} times: for want of memory, most likely; take fewer a host."
@@ -131,7 +135,7 @@ class Pool:
                     self._idle.append(worker)
                 raise error.cause or error from None
             except (RayActorError, ObjectLostError) as error:
-                if shard is None:  # Ray has started it as often as it may
+                if shard is None:  # Ray has used up the worker's restarts
                     continue
                 self.lost += 1
                 deaths[shard[0]] += 1
@@ -152,11 +156,11 @@ class Pool:
 
     def _load(self, worker: Any) -> None:
         self.places.pop(worker, None)
-        # Repeated by Ray until a worker that died is up again.
+        # Ray repeats the call until a worker that died is running again.
         self._busy[worker.load.options(max_task_retries=-1).remote()] = worker, None
 
     def _forget_shards(self) -> None:
-        """What an earlier `each` that ended with an error left undone is not wanted any more."""
+        """Discard unfinished shards of an earlier `each` that ended with an error."""
         for awaited, (worker, shard) in list(self._busy.items()):
             if shard is not None:
                 del self._busy[awaited]

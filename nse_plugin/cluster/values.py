@@ -1,7 +1,6 @@
-"""Values z of many facts, of all rounds to come too, into a store: computed by workers, kept as they come.
+"""Compute values z of many facts, also of future rounds, with workers, and write them to a store as they finish.
 
-z belongs to the unedited model (rewinding, arXiv 2410.04045, section 3.2), so nothing written before a fact's round
-can change it.
+z is computed on the unedited model (rewinding, arXiv 2410.04045, section 3.2), so earlier edits cannot change it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.store import VALUE, Store, StoreError
 from nse_plugin.support.progress import bar
 
-FACTS_PER_SHARD = 10  # enough for one batch, few enough to lose
+FACTS_PER_SHARD = 10  # enough for one batch, and few enough to repeat if a worker is lost
 
 
 @dataclass(frozen=True)
 class Filled:
-    """How a store got its values: computed and read, of different facts; repeated: how many facts are there again;
-    shared: how many share a value with others, which is made in their rounds.
+    """Result of `fill_store`. computed, read: numbers of values that were computed and that the store already had,
+    without repeated facts. repeated: number of facts that occurred before. shared: number of facts that share a value
+    with others, which is computed in their rounds.
 
-    failed: texts of facts whose optimisation was not finite; they are not kept. seconds: of the values;
-    seconds_loading: before, until the first worker had its model and contexts.
+    failed: texts of the facts among the computed ones whose value is not finite and was not stored. seconds: time for
+    the values. seconds_loading: time before that, until the first worker had its model and contexts.
     """
 
     computed: int
@@ -40,15 +40,15 @@ class Filled:
 
 
 def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
-    """Compute z of every fact that the store does not have. Raises FactError, StoreError, ClusterError, and what
-    loading the model raises."""
+    """Compute z of every fact that the store does not have. Raises FactError, StoreError, ClusterError, and the errors
+    of loading the model."""
     started = time.monotonic()
     unique = list({fact.signature: fact for fact in facts}.values())
     [(_, (addresses, prompts))] = pool.each("encode", [(unique,)])
     ready = time.monotonic()
     different = dict(zip(addresses, prompts, strict=True))
     missing = {address: fact for address, fact in different.items() if store.get(address) is None}
-    # Facts of like length run well in one batch; the longest go first, so that no worker ends with one.
+    # Facts of similar length run well in one batch; the longest go first, so that no worker is left with one.
     ordered = sorted(missing, key=lambda address: _replayed(missing[address]), reverse=True)
     shards = [ordered[first : first + FACTS_PER_SHARD] for first in range(0, len(ordered), FACTS_PER_SHARD)]
     failed = []
@@ -70,5 +70,5 @@ def fill_store(store: Store, facts: Sequence[Fact], pool: Pool) -> Filled:
 
 
 def _replayed(fact: FactPrompts) -> int:
-    """The tokens of a fact's longest row that every step of the optimisation runs."""
+    """Return the number of tokens of a fact's longest row that every optimisation step runs."""
     return max(len(row.ids) - row.lookup for row in fact.rewrites)

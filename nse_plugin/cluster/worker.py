@@ -1,4 +1,4 @@
-"""What one process of a cluster does: it loads the model, and computes shards of values z or of second moments."""
+"""One process of a cluster: it loads the model, and computes shards of values z or second moments."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ClusterError(RuntimeError):
 
 
 class Worker:
-    """A model on one process. source, dtype, device: as for `load`. hparams: None for those tuned for the model.
+    """A model in one process. source, dtype, device: as for `load`. hparams: None: the ones tuned for the model.
 
-    threads: of this process on the CPU.
+    threads: the number of CPU threads of this process.
     """
 
     def __init__(self, source: str, dtype: str, device: str, hparams: NSEHyperParams | None, threads: int) -> None:
@@ -42,7 +42,7 @@ class Worker:
         self._given, self._threads = hparams, threads
 
     def load(self) -> tuple[str, int]:
-        """Make ready for the rest. Returns the host's name and the process's number."""
+        """Load the model and prepare for the other methods. Returns the host's name and the process ID."""
         torch.set_num_threads(max(1, min(self._threads, os.cpu_count() or 1)))
         self._model, self._tokenizer = load(self._source, self._dtype, self._device)
         self._hparams = self._given or NSEHyperParams.for_model(self._model)
@@ -53,10 +53,11 @@ class Worker:
         return socket.gethostname(), os.getpid()
 
     def encode(self, facts: Sequence[Fact]) -> tuple[list[str], list[FactPrompts]]:
-        """The address and the token rows of every fact that has a value of its own, in contexts the model writes.
+        """Return the address and the token rows, in contexts that the model writes, of every fact with a value of its
+        own.
 
-        Facts about one subject, and those with several forms, share a value that depends on which of them stand: it is
-        made in their round. Raises FactError.
+        Facts about one subject, and facts with several forms, share a value that depends on which of them are in force:
+        it is computed in their round. Raises FactError, and HyperParamsError if `rewind` is off.
         """
         if not self._hparams.rewind:
             raise HyperParamsError("rewind = False cannot be used: z then depends on what was edited; leave it out.")
@@ -69,14 +70,18 @@ class Worker:
         return value_cache_keys(self._fingerprint, prompts, self._hparams), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
-        """z of some facts [n, d]. addresses: where they are to be kept, as returned by another worker's `encode`."""
+        """Return z of some facts, [n, d]. addresses: their addresses in the store, from the `encode` of another worker.
+
+        Raises ClusterError if this worker would give them other addresses.
+        """
         self._require_same(value_cache_keys(self._fingerprint, prompts, self._hparams) == addresses)
         return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
 
     def moments(self, text: range | list[Batch], layers: Sequence[int], fingerprint: str) -> MomentSums:
-        """Sums over a part of the text: batches of token rows, or numbers of batches that the model is to write.
+        """Return the sums over a part of the text: batches of token rows, or numbers of batches that the model is to
+        write.
 
-        fingerprint: of the model whose moments these are to be.
+        fingerprint: of the model to be measured. Raises ClusterError if this worker has another model.
         """
         self._require_same(self._fingerprint == fingerprint)
         batches: Any = text
@@ -94,5 +99,6 @@ class Worker:
 
 
 def _asked(facts: Sequence[Fact], form: Form) -> tuple[object, ...]:
-    """Of two forms with the same the later fact replaces the earlier: they never share a value."""
+    """Return question and lookup tokens. If two forms have the same, the later fact replaces the earlier: they never
+    share a value."""
     return facts[form.owner].question, form.prompts.rewrites[0].to_lookup

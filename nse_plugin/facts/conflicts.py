@@ -1,4 +1,4 @@
-"""Facts of one round that contradict or repeat each other."""
+"""Check that the facts of one round neither contradict nor repeat each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nse_plugin.facts.fact import Fact
 
 
 def check_round(facts: Sequence[Fact]) -> None:
-    """Raise FactError when a round is empty, has a fact twice, or asks for two targets of one prompt and subject."""
+    """Raise FactError if a round is empty, contains a fact twice, or has two targets for one prompt and subject."""
     if not facts:
         raise FactError("facts is empty: a round needs at least one fact.")
     asked: dict[tuple[str, str], int] = {}

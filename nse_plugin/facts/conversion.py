@@ -1,4 +1,4 @@
-"""Facts in the forms users have them: a Fact, a record, or an iterable of these."""
+"""Convert what users pass as facts: a Fact, a record, or an iterable of these."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Facts = Fact | Mapping[str, Any] | Iterable[Fact | Mapping[str, Any]]
 
 
 def as_facts(facts: Facts) -> list[Fact]:
-    """The facts as a list: of one Fact, one record that `Fact.from_record` reads, or an iterable of these.
+    """Convert one Fact, one record that `Fact.from_record` reads, or an iterable of these to a list of facts.
 
-    Raises FactError for anything else, and for a record that cannot be read, naming its place in the iterable.
+    Raises FactError for anything else, and if a record cannot be read, naming its index in the iterable.
     """
     if isinstance(facts, Fact | Mapping):
         facts = [facts]
         places = ["facts"]
     else:
         is_listed = isinstance(facts, Iterable) and not isinstance(facts, str | bytes)
-        if not is_listed or type(facts).__name__ in _PANDAS:  # these iterate over names of columns, or cells
+        if not is_listed or type(facts).__name__ in _PANDAS:  # iterating over these gives column names or cells
             raise FactError(f"facts is {_described(facts)}: {_WANTED}.")
         facts = list(facts)
         places = [f"facts[{place}]" for place in range(len(facts))]
@@ -40,7 +40,7 @@ def as_facts(facts: Facts) -> list[Fact]:
 def warn_of_found_subjects(records: Iterable[object], facts: Iterable[Fact], where: str = "") -> None:
     """Log one warning for all facts whose records give no subject.
 
-    records: what each fact was read from; those that are no mapping are passed over. where: begins the message.
+    records: the record of each fact; objects that are not mappings are ignored. where: the beginning of the message.
     """
     pairs = zip(records, facts, strict=True)
     found = [fact for record, fact in pairs if isinstance(record, Mapping) and not gives_subject(record)]
@@ -63,7 +63,7 @@ def _as_fact(fact: object, where: str) -> Fact:
 
 
 def _described(value: object) -> str:
-    """A value in an error message: itself where it is short, otherwise its type."""
+    """Describe a value in an error message: a plain value itself, cut to 80 characters; otherwise its type."""
     if value is None or isinstance(value, str | bytes | int | float):
         return f"{value!r:.80}"
     name = type(value).__name__

@@ -1,7 +1,7 @@
-"""What is wrong with a fact."""
+"""The error for facts that cannot be edited."""
 
 from __future__ import annotations
 
 
 class FactError(ValueError):
-    """A fact that cannot be edited as it is written; the message names the field, its value and the remedy."""
+    """A fact that cannot be edited as written; the message names the field, its value and the remedy."""

@@ -23,23 +23,24 @@ class Fact:
     """One association `(subject, relation) -> target_new`.
 
     prompt: the relation template with exactly one `{}` where the subject goes, e.g. "The capital of {} is".
-    subject: the entity; its last token is where the fact is looked up. None, beside a prompt that has it written out:
-    it is found there by `subject_of`, and the fact has it from then on.
-    target_new: what the prompt should be continued with, joined to it by `continuation`.
-    target_true: what it is continued with today; only the measurements need it.
-    rephrase_prompts: other wordings, subject written out (Generalization).
-    locality_prompts: `(prompt, its true answer)` pairs that must not change (Specificity).
-    case_id: the record's own number, carried through to the reports.
+    subject: the entity; the fact is looked up at its last token. None if the prompt has the subject written out:
+    it is then found by `subject_of`, and both fields are set.
+    target_new: the new continuation of the prompt, joined to it by `continuation`.
+    target_true: the present continuation; only the measurements need it.
+    rephrase_prompts: other wordings of the prompt, with the subject written out (Generalization).
+    locality_prompts: `(prompt, true answer)` pairs that must not change (Specificity).
+    case_id: the record's own number or name, which the reports repeat.
     generation_prompts: texts about the subject that the model is asked to continue (Fluency, Consistency).
-    reference_texts: texts about things of which target_new is true; Consistency compares the continuations with them.
+    reference_texts: texts about other things of which target_new is true; Consistency compares the continuations with
+    them.
     portability_prompts: `(prompt, answer)` pairs that follow from the fact, such as a question one hop further.
     reversal_prompts: `(prompt, answer)` pairs that ask for the subject: the fact stated in the other direction.
-    separator: what goes between any of its prompts and what follows it, where neither has white space there; None: a
-    space, where the two would run into one word, and otherwise nothing.
+    separator: the text between any of the fact's prompts and its answer, if neither has white space there. None: a
+    space if the two would run into one word, otherwise nothing.
     aliases: other names of the subject, for which the fact is written too.
 
-    Raises FactError when prompt, subject or target_new is empty, the prompt has not exactly one `{}`, another field is
-    not of the form above, or the subject is None and cannot be inferred.
+    Raises FactError if prompt, subject or target_new is empty, the prompt does not have exactly one `{}`, another field
+    does not have the form above, or the subject is None and cannot be inferred.
     """
 
     prompt: str
@@ -128,24 +129,24 @@ class Fact:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The subject and its aliases, each once."""
+        """The subject and its aliases, without duplicates."""
         names: dict[str, str] = {}
         for name in (self.subject, *self.aliases):
             names.setdefault(name.strip(), name)
         return tuple(names.values())
 
     def named(self, name: str) -> Fact:
-        """The same fact of the subject under another name."""
+        """Return the same fact with another name as its subject."""
         return self if name == self.subject else dataclasses.replace(self, subject=name)
 
     def asked(self, prompt: str, answer: str) -> Pair:
-        """One of its prompts and what follows it, as `evaluation.teacher_forcing.predict` takes them."""
+        """Return one of the fact's prompts and its answer as `evaluation.teacher_forcing.predict` takes them."""
         return (prompt, answer) if self.separator is None else (prompt, answer, self.separator)
 
     @property
     def signature(self) -> tuple[str, str, str]:
-        """Prompt with what parts it from the target, subject, and target, without the spaces that make no difference:
-        facts of one signature are the same edit."""
+        """(prompt with the separator, subject, target), without the spaces that make no difference: facts with the same
+        signature are the same edit."""
         follows = continuation(self.text, self.target_new, self.separator)
         target = follows.lstrip()
         between = follows[: len(follows) - len(target)]
@@ -153,21 +154,22 @@ class Fact:
 
     @property
     def question(self) -> tuple[str, str]:
-        """`signature` without the target: of two facts with one question the later replaces the earlier."""
+        """`signature` without the target: of two facts with the same question, the later replaces the earlier."""
         return self.signature[:2]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], case_id: int | str | None = None) -> Fact:
-        """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or Fact's own fields.
+        """Read one record of EasyEdit (flat or request), ROME/CounterFact, MEND/zsRE, KnowEdit, or with Fact's own
+        fields.
 
-        record: a mapping; `case_id` is used when the record carries none. Fields that a Fact has no place for
-        (attribute prompts, personas, ...) are ignored, but for those that are nearly spelt like one it has. A record of
-        CounterFact without reversal prompts gets that of its relation, where nse_plugin/data/reversal_templates.json
-        has one. Without `separator` a space is put before what follows a prompt, as those tools do, unless white space
-        is there, or the script of one of the two has none.
-        A record without a subject gets the one that is found in its texts.
-        Raises FactError naming the missing, misspelt or malformed field; also when the subject is not found exactly
-        once, as a whole word, in a prompt that has it written out.
+        record: a mapping. case_id: used if the record has none. Fields that Fact does not have (attribute prompts,
+        personas, ...) are ignored, unless the name looks like a misspelt field. A CounterFact record without reversal
+        prompts gets the one of its relation if nse_plugin/data/reversal_templates.json has one. If there is no
+        `separator`, a space is put between prompt and answer, as those tools do, unless there is white space or one of
+        the two is in a script without spaces.
+        A record without a subject gets the subject that is found in its texts.
+        Raises FactError naming the missing, misspelt or malformed field; also if the prompt has the subject written
+        out, but not exactly once as a whole word.
         """
         if not isinstance(record, Mapping):
             raise FactError(f"A record must be a mapping, not {type(record).__name__}: {record!r:.80}.")
@@ -195,7 +197,8 @@ class Fact:
         return dataclasses.replace(fact, separator=" ") if "separator" not in record and fact._wants_spaces() else fact
 
     def _wants_spaces(self) -> bool:
-        """Whether a space parts what is written without one, such as a question mark and its answer."""
+        """Whether the separator must be a space because the default has none, as between a question mark and an
+        answer."""
         targets = [text for text in (self.target_new, self.target_true) if text is not None]
         pairs = [(prompt, target) for prompt in (self.text, *self.rephrase_prompts) for target in targets]
         pairs += [*self.locality_prompts, *self.portability_prompts, *self.reversal_prompts]

@@ -1,4 +1,4 @@
-"""What the fields of a fact are for, in the words of the documentation."""
+"""Descriptions of the fields of a fact, as in the documentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Field(NamedTuple):
-    """A field of `Fact`. in_json: what its value is there; in_csv: what a cell holds."""
+    """A field of `Fact`. in_json: the type of its value in JSON. in_csv: the content of a CSV cell."""
 
     name: str
     what: str

@@ -1,6 +1,6 @@
-"""Words that carry no subject matter, in the languages of Western Europe, and what names are joined with.
+"""Function words in the languages of Western Europe, and words that join the parts of a name.
 
-Small on purpose: they only serve to find where a subject ends (`nse_plugin.facts.subject_of`).
+The lists are short on purpose: they only serve to find where a subject ends (`nse_plugin.facts.subject_of`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ que se sont sul sur um und van vom von y zu zum zur à
 """)
 )
 ASKING = _set("which what whose how who")
-# What is predicated of a subject and is no part of it.
+# Participles that say something about a subject but are not part of it.
 PARTICIPLES = _set("""
 based born called created designed developed died famous founded found known located made named originally originated
 played playing produced situated spoken used written
 """)
-# What joins the words of one name.
+# Words that join the words of one name.
 JOINING = _set("""
 of the and for in on to at de la le les du des del della di da do dos von van der den zu et y e el al ibn bin
 """)
-# Where letters follow each other without spaces, and in Korean: what may come before a name, after it, or between two.
+# In scripts without spaces, and in Korean: particles that may come before a name, after it, or between two names.
 PARTICLES_BEFORE = ("在", "ใน", "ของ", "ที่")
 PARTICLES_BEHIND = (
     "の", "は", "が", "を", "に", "で", "と", "も", "的", "是", "在", "于", "於", "ของ", "คือ", "อยู่", "ใน", "ที่", "เป็น",

@@ -1,7 +1,7 @@
-"""Names of a subject in its facts' own texts that the facts are not written for.
+"""Find names of a subject that occur in a fact's own texts but that the fact is not written for.
 
-An edit holds for the names it is written for. A rephrasing that calls the subject otherwise will most likely not
-follow, which is easily taken for a fault of the edit.
+An edit works for the names it is written for. A rephrase prompt with another name will most likely not get the new
+target, which is easily mistaken for a fault of the edit.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ _SHORTEST_SURNAME = 4  # letters
 
 
 def left_out_names(facts: Sequence[Fact]) -> Iterator[tuple[Fact, str]]:
-    """Of each fact with such a name, the first: in one of its rephrase or generation prompts without any of its names.
+    """Yield (fact, name) for each fact with such a name: the first one in a rephrase or generation prompt that has none
+    of the fact's names.
 
-    Names of a subject are: one of the same round's facts about it; its own in other letters ("munich"), but for the
-    first letter of a sentence; without its article; its last word, where no other name stands beside it ("Einstein").
+    These names are: an alias given in another fact about the subject; a name of the fact in different case
+    ("munich"), except the first letter of a sentence; a name without its article; the last word of a name, if no other
+    name is next to it ("Einstein").
     """
     aliases: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
@@ -40,7 +42,7 @@ def left_out_names(facts: Sequence[Fact]) -> Iterator[tuple[Fact, str]]:
 
 
 def warn_of_left_out_names(facts: Sequence[Fact]) -> None:
-    """One warning for a round."""
+    """Log one warning for all facts of a round with such a name."""
     found = list(left_out_names(facts))
     if found:
         fact, name = found[0]
@@ -69,14 +71,14 @@ def _other_name(text: str, names: Sequence[str], others: Collection[str]) -> str
 
 
 def _surname(name: str) -> str | None:
-    """The last of several words that all have capital letters."""
+    """Return the last word of a name of several words that all begin with a capital letter, or None."""
     *first, last = name.split()
     is_name = first and all(word[0].isupper() for word in (*first, last)) and len(last) >= _SHORTEST_SURNAME
     return last if is_name and last.isalpha() else None
 
 
 def _is_beside_name(text: str, start: int, end: int) -> bool:
-    """Whether a capitalised word comes before or after it: a part of another name."""
+    """Whether a capitalised word comes before or after text[start:end], so that it is part of another name."""
     after = re.match("(?:[ \\-]|['\u2019]s )*(\\w)", text[end:])
     before = re.search(r"(\w+)[ \-.]*$", text[:start])
     if after and after[1].isupper():

@@ -1,6 +1,6 @@
-"""Records of facts in the forms of the field (EasyEdit, ROME/CounterFact, MEND/zsRE, KnowEdit), as fields of a `Fact`.
+"""Read records of facts in common formats (EasyEdit, ROME/CounterFact, MEND/zsRE, KnowEdit) as fields of a `Fact`.
 
-So everything that comes after deals with one type only.
+All other code then deals with this one type only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 REQUIRED_FIELDS = ("prompt", "target_new")
 EDIT_FIELDS = ("prompt", "subject", "target_new")
 _PORTABILITY_FIELDS = ("portability", "generalization", "portability_prompts", "reversal_prompts")
-# What is read of a record, by its form; its other fields are ignored.
+# The fields that are read from a record, by its format; other fields are ignored.
 RECORD_FIELDS = (
     *EDIT_FIELDS, "case_id", "target_true", "ground_truth", "rephrase_prompts", "rephrase_prompt", "rephrase",
     "locality_prompts", "locality_prompt", "locality_ground_truth", "locality", "generation_prompts",
@@ -39,7 +39,7 @@ _MEND_FIELDS = (
 )  # fmt: skip
 _WIKIBIO_FIELDS = ("concept", "text", "labels", *RECORD_FIELDS)
 _ALL_FIELDS = {*_ROME_FIELDS, *_MEND_FIELDS, *_WIKIBIO_FIELDS}
-_REVERSED = "revers"  # in the names of groups: "reversed", "Reversal", "Reverse_Relation"
+_REVERSED = "revers"  # part of the names of groups: "reversed", "Reversal", "Reverse_Relation"
 
 
 def gives_subject(record: Mapping[str, Any]) -> bool:
@@ -52,8 +52,11 @@ def gives_subject(record: Mapping[str, Any]) -> bool:
 def misspelt_field(
     names: Iterable[object], known: Collection[str] = RECORD_FIELDS, cutoff: float = 0.8
 ) -> tuple[str, str] | None:
-    """The first of the names that is nearly one of `known`, and which: where none that it is near to is there too, and
-    it is no field of another form of record. cutoff: how near, as `difflib.get_close_matches` counts it, 0 to 1."""
+    """Return the first name that is nearly one of `known`, and that known name; None if there is no such name.
+
+    A name is not misspelt if it is a field of any record format, or if a known name that it is close to is also given.
+    cutoff: the least similarity, as in `difflib.get_close_matches`, 0 to 1.
+    """
     given = {name for name in names if isinstance(name, str)}
     for name in sorted(given - _ALL_FIELDS):
         near = get_close_matches(re.sub(r"[\s-]+", "_", name.strip().lower()), known, cutoff=cutoff)
@@ -63,8 +66,11 @@ def misspelt_field(
 
 
 def with_slot(prompt: object, subject: object, where: str) -> Any:
-    """Turn a prompt with the subject written out into a template; leave templates and non-strings alone.
-    Raises FactError when the subject is not there exactly once, as a whole word."""
+    """Replace the subject written out in a prompt by `{}`; return templates and non-strings unchanged.
+
+    where: the beginning of messages. Raises FactError if the subject is not in the prompt exactly once, as a whole
+    word.
+    """
     if not (isinstance(prompt, str) and isinstance(subject, str) and prompt.strip() and subject.strip()):
         return prompt
     words = whole_words(subject, prompt)
@@ -89,7 +95,7 @@ def with_slot(prompt: object, subject: object, where: str) -> Any:
 
 
 def form_of(record: Mapping[str, object]) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]:
-    """How a record is read, and the fields that are read of it."""
+    """Return the function that reads a record, and the names of the fields that it reads."""
     if "requested_rewrite" in record:
         return _from_rome, _ROME_FIELDS
     if "src" in record and "alt" in record:
@@ -100,7 +106,7 @@ def form_of(record: Mapping[str, object]) -> tuple[Callable[[Mapping[str, Any]],
 
 
 def _from_easyedit(record: Mapping[str, object]) -> dict[str, Any]:
-    """EasyEdit's flat and request forms, KnowEdit's questions, and Fact's own fields."""
+    """Read EasyEdit's flat and request formats, KnowEdit's questions, and Fact's own fields."""
     target_true = _first(record.get("target_true", record.get("ground_truth")))
     names = ("rephrase_prompts", "rephrase_prompt", "rephrase")
     rephrase: Any = next((record[name] for name in names if record.get(name)), ())
@@ -118,7 +124,7 @@ def _from_easyedit(record: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _from_wikibio(record: Mapping[str, object]) -> dict[str, Any]:
-    """KnowEdit's WikiBio: a passage to be continued with a true sentence."""
+    """Read KnowEdit's WikiBio: a passage to be continued with a true sentence."""
     return _from_easyedit(
         {**record, "subject": record["concept"], "prompt": record.get("text"), "target_new": record["labels"]}
     )
@@ -146,10 +152,11 @@ def _from_rome(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _reversal_templates() -> dict[str, str]:
-    """By CounterFact's relation (Wikidata's number): a sentence that begins with the target and ends at the subject.
+    """Return, by CounterFact's relation (Wikidata's number), a sentence that begins with the target and ends before the
+    subject.
 
-    Reversal is asked for as by Ma et al. 2023, arXiv 2310.10322; only relations with a natural inverse have one, which
-    is true of the fact's subject, if mostly not of it alone.
+    Reversal is asked as in Ma et al. 2023, arXiv 2310.10322. Only relations with a natural inverse have a sentence; the
+    fact's subject is a true answer to it, but usually not the only one.
     """
     text = (resources.files("nse_plugin.data") / "reversal_templates.json").read_text(encoding="utf-8")
     templates: dict[str, str] = json.loads(text)
@@ -157,7 +164,7 @@ def _reversal_templates() -> dict[str, str]:
 
 
 def _from_mend(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The prefix "nq question: " of its neighbours is kept, as in EasyEdit and ROME."""
+    """Read MEND's format. The prefix "nq question: " of its locality prompts is kept, as in EasyEdit and ROME."""
     return {
         "prompt": record["src"],
         "subject": record.get("subject"),
@@ -181,16 +188,16 @@ def _locality_pairs(record: Mapping[str, Any], target_true: str | None) -> list[
 
 
 def _portability_and_reversal(record: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
-    """Portability and reversal prompts, of Fact's own fields or grouped under names as EasyEdit has them.
+    """Return portability and reversal prompts, from Fact's own fields or from the named groups of EasyEdit.
 
-    Questions of the reversed relation stand under a name of their own in `portability` or `generalization`.
+    Questions about the reversed relation are in a group of `portability` or `generalization` with a name of its own.
     """
     forward = [_pair(item) for item in _listed(record, "portability_prompts")]
     backward = [_pair(item) for item in _listed(record, "reversal_prompts")]
     portability = record.get("portability") or {}
     if not isinstance(portability, Mapping):  # CKnowEdit
         forward += [_pair(item) for item in portability]
-    elif "New Question" in portability:  # EasyEdit's files that GPT-4 wrote: one question a record
+    elif "New Question" in portability:  # EasyEdit's files written by GPT-4: one question per record
         forward.append((portability["New Question"], portability["New Answer"]))
     else:
         for name, group in portability.items():
@@ -203,10 +210,10 @@ def _portability_and_reversal(record: Mapping[str, Any]) -> dict[str, list[tuple
 
 
 def _group(group: Any) -> list[tuple[Any, Any]]:
-    """The questions that a record has under one name, with their answers."""
-    if isinstance(group, Mapping):  # EasyEdit's requests; None: a question that this record has not
+    """Return the questions in one named group of a record, with their answers."""
+    if isinstance(group, Mapping):  # EasyEdit's requests; None if the record does not have this question
         return [] if group["prompt"] is None else _zipped(group["prompt"], group["ground_truth"])
-    # KnowEdit, some of whose questions have an empty answer: there is nothing to compare with
+    # KnowEdit; questions with an empty answer are left out, since there is nothing to compare with
     asked = [(_first(item["prompt"]), _first(item["ground_truth"])) for item in group or ()]
     return [(question, answer) for question, answer in asked if answer is not None]
 
@@ -223,7 +230,8 @@ def _listed(record: Mapping[str, object], name: str) -> Sequence[Any]:
 
 
 def _shared_answer(target_true: str | None) -> str:
-    """CounterFact's neighbours share the fact's true object."""
+    """Return the fact's true object, which is also the answer of CounterFact's neighbours. Raises LookupError if it is
+    None."""
     if target_true is None:
         raise LookupError("locality prompts without answers need target_true")
     return target_true
@@ -236,7 +244,7 @@ def _zipped(prompts: str | Sequence[str], answers: Any) -> list[tuple[Any, Any]]
 
 
 def _first(answer: object) -> Any:
-    """An answer, or the first of the alternatives listed in its place, however deep; None for an empty one."""
+    """Return an answer, or the first of a list of alternatives, however deeply nested; None if it is empty."""
     while isinstance(answer, list | tuple):
         answer = answer[0] if answer else None
     return None if isinstance(answer, str) and not answer.strip() else answer

@@ -1,12 +1,12 @@
-"""Find what a fact is about from its texts alone.
+"""Find the subject of a fact from its texts alone.
 
-The subject is looked for in what the prompt shares with all of its rephrasings; where they share nothing, or there are
-none, in the whole prompt. It is a name there: words with capital letters, what joins them ("Statue of Liberty"), or
-what they are quoted in. A prompt without names is about its content words: the longest shared ones, or the last ones
-that are not what is asked ("which sea", "the capital of"). The first word of a sentence is a name only where there is
-no other.
+The subject is searched for in what the prompt shares with all of its rephrase prompts; if they share nothing, or there
+are none, in the whole prompt. It is preferably a name: words with capital letters, the words that join them ("Statue of
+Liberty"), or the quotation they are in. In a prompt without names it is a group of content words: the longest shared
+one, or the last one that is not what is asked for ("which sea", "the capital of"). The first word of a sentence counts
+as a name only if there is no other.
 
-How often this finds the given subject: `python -m benchmarks.found_subjects`.
+`python -m benchmarks.found_subjects` measures how often this finds the given subject.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from nse_plugin.facts.function_words import (  # fmt: skip
 )
 from nse_plugin.facts.words import begins_sentence, is_letter, is_unspaced, whole_words
 
-_MOST_JOINING = 2  # words between two of a name
+_MOST_JOINING = 2  # at most this many joining words between two words of a name
 _BETWEEN_JOINED = re.compile("[ \\-\u2013'\u2019.&/!@(]*")
 _WITHIN_JOINED = ("-", "'", "\u2019", ".", "/", "&", "@")
-_BESIDE = ("", " ", "-")  # between words that are one
+_BESIDE = ("", " ", "-")  # separators between words that belong together
 _POSSESSIVE = re.compile("['\u2019]s\\b")
 _QUOTED = re.compile(
     "|".join(
@@ -41,7 +41,7 @@ _QUOTED = re.compile(
 )
 
 Span = tuple[int, int]  # (start, end) in a text
-Part = tuple[int, int]  # (first, last) of its words
+Part = tuple[int, int]  # (first, last) of the text's words
 
 
 class UnknownSubjectError(ValueError):
@@ -49,9 +49,9 @@ class UnknownSubjectError(ValueError):
 
 
 def find_subject(prompt: str, rephrase_prompts: Sequence[str] = ()) -> Span:
-    """The place (start, end) of the subject in `prompt`, where it is once as a whole word.
+    """Return the place (start, end) of the subject in `prompt`, which contains it exactly once as a whole word.
 
-    rephrase_prompts: the same asked in other words, the subject written out in each. Raises UnknownSubjectError.
+    rephrase_prompts: other wordings of the prompt, each with the subject written out. Raises UnknownSubjectError.
     """
     text = _Text(prompt)
     shared = text.shared_with(rephrase_prompts) if rephrase_prompts else []
@@ -72,7 +72,7 @@ def find_subject(prompt: str, rephrase_prompts: Sequence[str] = ()) -> Span:
 
 
 class _Text:
-    """A prompt and its words. A part of it is (first, last) of its words; a span is (start, end) in the text."""
+    """A prompt and its words. A part is (first, last), the numbers of its words; a span is (start, end) in the text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -84,12 +84,12 @@ class _Text:
         return self.spans[first][0], self.spans[last][1]
 
     def between(self, word: int) -> str:
-        """The text between a word and the next; after the last one, the rest of the text."""
+        """Return the text between a word and the next; after the last word, the rest of the text."""
         following = self.spans[word + 1][0] if word < self.whole[1] else len(self.text)
         return self.text[self.spans[word][1] : following]
 
     def shared_with(self, others: Sequence[str]) -> list[Part]:
-        """The parts that all others have too, and that are not within a longer one."""
+        """Return the parts that all other texts have too, without those inside a longer one."""
         parts: list[Part] = []
         for first in range(len(self.words)):
             last = first - 1
@@ -104,7 +104,7 @@ class _Text:
         return all(_has(other, self.text[start:end]) for other in others)
 
     def is_function(self, word: int) -> bool:
-        """Whether no subject ends with this word. Within a sentence a capital letter makes a name of any."""
+        """Whether no subject ends with this word. Within a sentence, any word with a capital letter is a name."""
         text, start = self.words[word], self.spans[word][0]
         if _POSSESSIVE.match(self.text, start - 1):
             return True
@@ -112,7 +112,7 @@ class _Text:
         return not is_name and text.lower() in FUNCTION_WORDS | PARTICIPLES
 
     def names(self, parts: Sequence[Part], is_shared: bool) -> list[Span]:
-        """The names in these parts; those of one word that begins a sentence only where there are no others."""
+        """Return the names in these parts; one-word names that begin a sentence only if there are no others."""
         within: list[Span] = []
         beginning: list[Span] = []
         for first, last in parts:
@@ -131,8 +131,8 @@ class _Text:
         return within or beginning
 
     def groups(self, parts: Sequence[Part], is_shared: bool) -> list[Span]:
-        """Content words beside each other: those with a possessive 's; where there are none, those that are not what
-        is asked; where there are none and it is shared, all."""
+        """Return groups of adjacent content words: those with a possessive 's, else those that are not what is asked
+        for, else, if the parts are shared with the rephrase prompts, all."""
         owning: list[Span] = []
         free: list[Span] = []
         asked: list[Span] = []
@@ -150,7 +150,7 @@ class _Text:
         return owning or free or (asked if is_shared else [])
 
     def only_one(self, spans: Sequence[Span], chosen: Span) -> Span:
-        """`chosen`, unless another one is as long."""
+        """Return `chosen`. Raises UnknownSubjectError if another span is equally long."""
         for span in spans:
             if span != chosen and _length(span) == _length(chosen):
                 one, other = (self.text[slice(*place)] for place in sorted((span, chosen)))
@@ -158,11 +158,11 @@ class _Text:
         return chosen
 
     def is_unique(self, span: Span) -> bool:
-        """Whether it is in the text once as a whole word, so that its place is unambiguous."""
+        """Whether the span's text occurs exactly once as a whole word, so that its place is unambiguous."""
         return whole_words(self.text[slice(*span)], self.text) == [span]
 
     def _end_of_name(self, word: int, last: int) -> int:
-        """The last word of the name that begins with this one; one less where it is no name."""
+        """Return the last word of the name that begins with `word`; `word` - 1 if it begins no name."""
         if not _has_capital(self.words[word]):
             return word - 1
         end = word
@@ -180,8 +180,8 @@ class _Text:
         return end
 
     def _end_of_shared(self, part: int, first: int, last: int, end: int) -> int:
-        """A name's lower-case words after it ("Lancashire wrestling"), in a shared part that begins with the name: they
-        are no verb of a question there ("does Lancashire play")."""
+        """Extend a name by the lower-case words after it ("Lancashire wrestling") if the shared part begins with the
+        name, and return its last word. Elsewhere these words may be the verb of a question ("does Lancashire play")."""
         begins_part = all(self.is_function(word) for word in range(part, first))
         if not begins_part or (first > 0 and self.words[first - 1].lower() in AUXILIARIES):
             return last
@@ -192,7 +192,7 @@ class _Text:
         return last
 
     def _trimmed(self, first: int, last: int) -> Part | None:
-        """Without function words at its ends, but for an article that is a name's own ("The Hague")."""
+        """Remove function words at both ends, except an article that belongs to a name ("The Hague")."""
         while first <= last and self.is_function(first):
             if first < last and self.words[first].lower() in ARTICLES and _has_capital(self.words[first + 1]):
                 break
@@ -202,14 +202,15 @@ class _Text:
         return (first, last) if first <= last else None
 
     def _closed(self, start: int, end: int) -> Span:
-        """With the bracket that ends it, or the mark that belongs to it since the sentence continues ("Yahoo! was")."""
+        """Include the closing bracket, or a mark that is part of the name since the sentence continues ("Yahoo!
+        was")."""
         after = self.text[end : end + 3]
         is_bracket = after[:1] == ")" and "(" in self.text[start:end]
         goes_on = after[:1] in (".", "!", "?") and after[1:2] == " " and after[2:].islower()
         return (start, end + 1) if is_bracket or goes_on else (start, end)
 
     def _quoted(self, start: int, end: int) -> Span:
-        """What stands in quotation marks round it, or itself."""
+        """Return the span of the quotation that contains this span; without one, the span itself."""
         for found in _QUOTED.finditer(self.text):
             quoted = found.span(found.lastindex or 0)
             if quoted[0] <= start and end <= quoted[1]:
@@ -217,7 +218,7 @@ class _Text:
         return start, end
 
     def _is_asked(self, first: int, last: int) -> bool:
-        """Whether this is what is asked of the subject: "which sea", "the capital of", "a product developed by"."""
+        """Whether this part is what is asked for, as in "which sea", "the capital of", "a product developed by"."""
         before = self.words[first - 1].lower() if first else ""
         after = self.words[last + 1].lower() if last < self.whole[1] and self.between(last) == " " else ""
         if after in PARTICIPLES:
@@ -226,7 +227,7 @@ class _Text:
 
 
 def _words(text: str) -> Iterator[Span]:
-    """The words; in Korean and in scripts that do not part words by spaces, each letter."""
+    """Yield the words; in Korean and in scripts without spaces, each letter is a word."""
     start = 0
     while start < len(text):
         end = start + 1
@@ -238,7 +239,7 @@ def _words(text: str) -> Iterator[Span]:
 
 
 def _is_inside(left: str, right: str) -> bool:
-    """Whether the two are in one of `_words`."""
+    """Whether two neighbouring characters are in the same word of `_words`."""
     if not (is_letter(left) and is_letter(right)):
         return False
     is_mark = unicodedata.category(right)[0] == "M"
@@ -250,7 +251,7 @@ def _is_hangul(character: str) -> bool:
 
 
 def _has(text: str, part: str) -> bool:
-    """Whether a text has the part as whole words, in capital or small letters. A Korean word may continue after it."""
+    """Whether a text contains the part as whole words, ignoring case. A Korean word may continue after it."""
     for found in re.finditer(re.escape(part), text, re.IGNORECASE):
         start, end = found.span()
         is_begun = start > 0 and _is_inside(text[start - 1], text[start])
@@ -269,13 +270,16 @@ def _has_capital(word: str) -> bool:
 
 
 def _has_case(character: str) -> bool:
-    """Whether it is of a script with capital letters, or a digit or a mark."""
+    """Whether the character belongs to a script with capital letters, or is a digit or a mark."""
     return character.upper() != character.lower() or unicodedata.category(character)[0] in "NM"
 
 
 def _without_particles(text: str, start: int, end: int) -> Span | None:
-    """Where no spaces part words: without the particles round a name. None for a single letter, which two names may
-    share, and for what may be a name and what is asked of it."""
+    """In scripts without spaces, and in Korean, remove the particles around a name.
+
+    Returns None for a single letter, which two names may share. Raises UnknownSubjectError if a particle is left
+    inside: the text may then be a name together with what is asked about it.
+    """
     if not any(is_unspaced(one) or _is_hangul(one) for one in text[start:end]):
         return start, end
     while before := next((one for one in PARTICLES_BEFORE if text[start:end].startswith(one)), ""):

@@ -1,19 +1,19 @@
-"""The texts of a fact: what they may be, and how a prompt and what follows it are joined."""
+"""Check the texts of a fact, and join a prompt with its continuation."""
 
 from __future__ import annotations
 
 from nse_plugin.facts.words import is_letter, is_unspaced
 
 SLOT = "{}"
-Pair = tuple[str, str] | tuple[str, str, str]  # a prompt, what follows it, and the separator where one was given
+Pair = tuple[str, str] | tuple[str, str, str]  # prompt, continuation and, if given, separator
 
 
 def continuation(prompt: str, target: str, separator: str | None = None) -> str:
-    """The target as it follows a prompt.
+    """Return the target as it continues a prompt, with the separator between them.
 
-    Both are taken as they are written; a space at the end of one and the beginning of the other is one space. Where
-    neither has white space there, `separator` goes between them; None: a space where the two would otherwise run into
-    one word (letters or digits on both sides, of scripts that part words by spaces), and else nothing.
+    Both are used as written, but a space at the end of the prompt and one at the beginning of the target count once. If
+    neither has white space there, `separator` goes between them. None: a space if the two would otherwise run into one
+    word (letters or digits on both sides, in scripts with spaces between words), otherwise nothing.
     """
     if prompt[-1:].isspace() or target[:1].isspace():
         return target.removeprefix(" ") if prompt.endswith(" ") else target
@@ -24,12 +24,12 @@ def continuation(prompt: str, target: str, separator: str | None = None) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is a string of whole characters with more than white space."""
+    """Whether a value is a string of valid characters and not only white space."""
     return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has whole characters only: no half of one, a lone surrogate."""
+    """Whether a text has only whole characters, i.e. no lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -1,13 +1,13 @@
-"""Where words begin and end, in scripts with spaces between words and in those without, and where sentences begin."""
+"""Boundaries of words, in scripts with and without spaces between words, and beginnings of sentences."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Scripts that part words by spaces, and add to a word what belongs to it.
+# Scripts with spaces between words, and without particles attached to words.
 _SPACED = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
-# Scripts that do not part words by spaces, by how Unicode names their letters.
+# Scripts without spaces between words, by the Unicode names of their letters.
 _UNSPACED = (
     "CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH", "FULLWIDTH", "IDEOGRAPHIC", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER",
     "MYANMAR", "TIBETAN",
@@ -19,17 +19,18 @@ _ENDS_OF_SENTENCES = ".?!:;\n"
 
 
 def is_letter(character: str) -> bool:
-    """A letter, a digit, or a mark that belongs to one: Devanagari's words may end in a vowel's."""
+    """Whether a character is a letter, a digit, or a mark that belongs to one: a Devanagari word may end in a vowel
+    mark."""
     return unicodedata.category(character)[0] in "LNM"
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character is of a script that puts no spaces between words."""
+    """Whether a character belongs to a script without spaces between words."""
     return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
 def whole_words(part: str, text: str, flags: int = 0) -> list[tuple[int, int]]:
-    """Where a part is in a text as whole words, (start, end) each. flags: of `re`."""
+    """Return (start, end) of every occurrence of a part as whole words of a text. flags: for `re`."""
     found = (place.span() for place in re.finditer(re.escape(part), text, flags))
     return [place for place in found if not _is_within_word(text, *place)]
 
@@ -41,7 +42,8 @@ def _is_within_word(text: str, start: int, end: int) -> bool:
 
 
 def _are_joined(left: str, right: str) -> bool:
-    """Whether two neighbouring characters belong to one word; never in scripts such as Chinese, without spaces."""
+    """Whether two neighbouring characters belong to one word. Letters never do in scripts without spaces, e.g.
+    Chinese."""
     letters = all(unicodedata.name(character, "").startswith(_SPACED) for character in (left, right))
     return bool(unicodedata.combining(right)) or (letters and left.isalnum() and right.isalnum())
 

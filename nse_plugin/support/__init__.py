@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models: files, progress, messages, timing, memory."""
+"""General helpers: files, forward passes, progress, messages, timing, memory."""

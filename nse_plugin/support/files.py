@@ -1,4 +1,4 @@
-"""Where the plugin keeps what is worth keeping between runs, and how it writes it."""
+"""The plugin's cache folder, and functions that write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from pathlib import Path
 
 
 def cache_home() -> Path:
-    """`$NSE_HOME`, or `~/.cache/nse-plugin`. Not created here."""
+    """Return `$NSE_HOME`, or `~/.cache/nse-plugin`. Does not create the folder."""
     return Path(os.environ.get("NSE_HOME") or Path.home() / ".cache" / "nse-plugin").expanduser()
 
 
 def check_home() -> None:
-    """Raise ValueError where `cache_home` cannot be a folder; for callers that cannot work without it."""
+    """Raise ValueError if `cache_home` cannot be a folder; for callers that cannot work without it."""
     if file := file_in_the_way(cache_home()):
         raise ValueError(f"NSE_HOME = {str(cache_home())!r} cannot be used: {file} is a file; set it to a folder.")
 
 
 def file_in_the_way(folder: Path) -> Path | None:
-    """The file that has the name of a folder, or of a folder above it."""
+    """Return the file that has the name of a folder or of one of its parents; None if there is none."""
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     return None if nearest.is_dir() else nearest
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` only when the block ends well, and what was
-    written is on the disk, so that `path` is there whole or not at all even when the power fails."""
+    """Run the block with a temporary path beside `path` to write to.
+
+    If the block ends without an error, the file is synced to the disk and renamed to `path`. So `path` is complete or
+    absent, even after a power failure.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")  # not tempfile's: those are private
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")  # tempfile's files are private
     try:
         yield temporary
         _sync(temporary)
@@ -44,7 +47,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """The same for a folder of files; one that is there already is replaced."""
+    """Like `written_whole`, for a folder of files; an existing folder is replaced."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
@@ -59,12 +62,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some file systems cannot do it with folders
+        if not path.is_dir():  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Forward passes that end early, and modules that for a while do something else when they are called."""
+"""Context managers that stop forward passes early, or replace what a module does when it is called."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch.utils.hooks import RemovableHandle
 
 
 class StopForward(Exception):
-    """Raised by a hook once everything wanted was seen; `hooked` catches it."""
+    """Raised by a hook once it has seen everything it needs; `hooked` catches it."""
 
 
 @contextmanager
 def hooked(*handles: RemovableHandle) -> Iterator[None]:
-    """Within, the hooks of these handles run; a `StopForward` that one of them raises ends the block quietly."""
+    """Run the block with the hooks of these handles, then remove them. A `StopForward` raised by one of them ends the
+    block without an error."""
     try:
         yield
     except StopForward:
@@ -28,8 +29,8 @@ def hooked(*handles: RemovableHandle) -> Iterator[None]:
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within, calling `module` calls `forward`; its hooks stay."""
-    own = module.__dict__.get("forward")  # an instance's own forward: accelerate's hooks
+    """Run the block with `forward` called in place of the module's own; the module's hooks still run."""
+    own = module.__dict__.get("forward")  # set on the instance, e.g. by accelerate's hooks
     module.__dict__["forward"] = forward
     try:
         yield

@@ -1,4 +1,4 @@
-"""k^T k, at little more than half the work of a product that is not symmetric."""
+"""Compute k^T k with little more than half the work of a product that is not symmetric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCKS = 4
 
 
 def gram(k: Tensor) -> Tensor:
-    """k^T k of k [n, f], [f, f], block by block on and above the diagonal."""
+    """Return k^T k, [f, f], of k [n, f], computed in blocks on and above the diagonal."""
     product = k.new_empty(k.shape[1], k.shape[1])
     edges = torch.linspace(0, k.shape[1], BLOCKS + 1, dtype=torch.long).tolist()
     spans = [slice(first, last) for first, last in pairwise(edges)]

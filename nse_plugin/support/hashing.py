@@ -7,5 +7,5 @@ import json
 
 
 def hash_of(what: dict[str, object]) -> str:
-    """SHA-256 of a JSON object, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON object, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The memory that a round has freed goes back to the system."""
+"""Return memory that a round has freed to the system."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def trim_heap() -> None:
-    """Return the free pages of the C library's heap; where that is not glibc, do nothing.
+    """Return the free pages of the C library's heap to the system. Does nothing if the library is not glibc.
 
-    glibc keeps what lies between two pieces in use. A round frees dozens of pieces of 1 to 20 MB, of sizes that differ
-    from round to round: without this, 200 rounds end with 200 MB of holes.
+    glibc keeps free memory that lies between two blocks in use. A round frees dozens of blocks of 1 to 20 MB, of sizes
+    that differ from round to round: without this, 200 rounds end with 200 MB of holes.
     """
     if sys.platform != "linux":
         return

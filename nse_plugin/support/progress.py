@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: a bar on a terminal, and a plain line now and then where there is none."""
+"""Progress of long work on standard error: a bar on a terminal, otherwise a line of text from time to time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-QUICK = 2.0  # seconds; of work that ends sooner no line is printed
+QUICK = 2.0  # seconds; no line is printed for work that ends sooner
 EVERY = 30.0  # seconds between two lines
 
 Listener = Callable[[str | None], None]
@@ -18,7 +18,8 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=lambda what: No
 
 @contextmanager
 def progress_listener(listener: Listener) -> Iterator[None]:
-    """Within, `listener` is called with the description of every `bar` that begins, and with None when it is done."""
+    """Run the block with `listener` called with the description of every `bar` that begins, and with None when it is
+    done."""
     token = _listener.set(listener)
     try:
         yield
@@ -28,7 +29,7 @@ def progress_listener(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(count)`. total: None when it is not known beforehand."""
+    """Show progress while the block runs. Yields `advance(count)`. total: None if it is not known in advance."""
     _listener.get()(description)
     with _shown(description, total) as advance:
         yield advance
@@ -51,19 +52,19 @@ def _shown(description: str, total: int | None) -> Iterator[Callable[[int], None
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text: "40 s", "3 min", "2.5 h"."""
+    """Format seconds as text, such as "40 s", "3 min" or "2.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class _Lines:
-    """A line once it is clear that the work takes long, then at most one in `EVERY` seconds, and one at the end."""
+    """Progress as text: one line after `QUICK` seconds, then one every `EVERY` seconds, and one at the end."""
 
     def __init__(self, description: str, total: int | None) -> None:
         self._description, self._total = description, total
         self._done = 0
-        self._first = 0  # what was done by the first line: the pace is that of the rest
+        self._first = 0  # count at the first line; the pace is measured from there
         self._started = time.monotonic()
         self._begun = False
         self._over = threading.Event()

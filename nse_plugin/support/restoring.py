@@ -1,4 +1,4 @@
-"""Putting back what was changed for a while, also when Ctrl-C comes at the worst moment."""
+"""Restore temporary changes reliably, even if Ctrl-C comes at the worst moment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def restoring(restore: Callable[[], None]) -> Iterator[None]:
-    """Call `restore` at the end of the block, however it ends; once more where that, too, is interrupted.
+    """Call `restore` at the end of the block, however it ends; call it again if the block or the first call raised.
 
-    restore: may be called again after it was stopped halfway, and after it was done.
+    restore: must allow another call after it was interrupted halfway, and after it was completed.
     """
     try:
         try:

@@ -1,4 +1,4 @@
-"""Where the time goes: wall seconds by part."""
+"""Measure wall-clock seconds by part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Add to `seconds[part]` how long the block takes, also one that fails."""
+    """Add the duration of the block to `seconds[part]`, also if it raises."""
     started = time.monotonic()
     try:
         yield

@@ -1,4 +1,4 @@
-"""GRACE's edits of a model, by EasyEdit's contract."""
+"""Edit a model with GRACE, following EasyEdit's contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEARNED = 0.05  # mean loss of the target's tokens at which a value is good: P(token) of 0.95
+LEARNED = 0.05  # mean loss of the target's tokens below which a value is learned: P(token) of 0.95
 
 
 def apply_grace_to_model(
@@ -41,20 +41,20 @@ def apply_grace_to_model(
     keep_original_weight: bool = False,
     **_: object,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Write requests into the model's codebook, one after the other (EasyEdit's contract).
+    """Write requests into the model's codebook one after another (EasyEdit's contract).
 
-    The codebook's keys are inputs [f] of the layer that `inner_params` names, its values that layer's outputs [d].
-    requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: these, or EasyEdit's
-    own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: as the wheel uses it, undo the edits of
-    earlier calls; there are no weights to restore, so the earlier codebook is dropped.
-    Returns (model, {}): no weight was changed. `unwrap(model)` undoes all edits.
-    Raises FactError or HyperParamsError, and ArithmeticError when a loss is not finite; the edits of the call are then
-    not made.
+    The codebook's keys are inputs [f] of the layer that `inner_params` names, its values outputs [d] of that layer.
+    requests: `prompt` (with the subject written out, or with `{}` and a `subject`) and `target_new`. hparams:
+    GRACEHyperParams, or EasyEdit's own GraceHyperParams. copy: edit a copy of the model. keep_original_weight: as in
+    the wheel, undo the edits of earlier calls; there are no weights to restore, so the earlier codebook is dropped.
+    Returns (model, {}): no weight is changed. `unwrap(model)` undoes all edits.
+    Raises FactError or HyperParamsError, and ArithmeticError if a loss is not finite; the call then makes none of its
+    edits.
     """
     texts = prompts_and_targets(requests)
     if copy:
         model = deepcopy(model)
-    _layer(model, hparams)  # a wrong name is an error before anything is undone
+    _layer(model, hparams)  # raises for a wrong name before anything is undone
     if keep_original_weight:
         unwrap(model)
     wrapped = _wrapped(model, hparams)
@@ -71,14 +71,14 @@ def apply_grace_to_model(
 
 
 def codebook_of(model: nn.Module) -> Codebook | None:
-    """The model's codebook; None before its first edit."""
+    """Return the model's codebook; None before its first edit."""
     return next((wrapped.codebook for wrapped in _wrapped_layers(model)), None)
 
 
 def resume(model: nn.Module, hparams: GRACEHyperParams, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model a saved codebook, in place of the one it may have.
+    """Give a model a saved codebook, which replaces any codebook it has.
 
-    tensors: what `codebook_of(model).tensors()` returned: keys [n, f], values [n, d], radii [n], labels [n, longest].
+    tensors: from `codebook_of(model).tensors()`: keys [n, f], values [n, d], radii [n], labels [n, longest].
     """
     unwrap(model)
     layer = _layer(model, hparams)
@@ -87,7 +87,7 @@ def resume(model: nn.Module, hparams: GRACEHyperParams, tensors: Mapping[str, Te
 
 
 def unwrap(model: nn.Module) -> None:
-    """Undo all edits: the model computes what it did before the first, to the bit."""
+    """Undo all edits: the model's outputs are again the same, to the bit, as before the first edit."""
     for wrapped in list(_wrapped_layers(model)):
         wrapped.unwrap()
 
@@ -99,7 +99,7 @@ def _wrapped_layers(model: nn.Module) -> Iterator[GRACELayer]:
 
 
 def _wrapped(model: nn.Module, hparams: GRACEHyperParams) -> GRACELayer:
-    """The model's codebook at work, an empty one if it has none yet."""
+    """Return the hook with the model's codebook; attach an empty codebook if it has none yet."""
     layer = _layer(model, hparams)
     wrapped = next(_wrapped_layers(model), None)
     if wrapped is None:
@@ -116,7 +116,8 @@ def _wrapped(model: nn.Module, hparams: GRACEHyperParams) -> GRACELayer:
 
 
 def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
-    """The Linear or Conv1D to wrap: of "model.layers[27].mlp.down_proj.weight", model.layers.27.mlp.down_proj."""
+    """Return the Linear or Conv1D to wrap, e.g. model.layers.27.mlp.down_proj for
+    "model.layers[27].mlp.down_proj.weight" in `inner_params`."""
     name = re.sub(r"\[(\d+)\]", r".\1", hparams.inner_params[0]).removesuffix(".weight")
     layer = dict(model.named_modules()).get(name)
     if not isinstance(getattr(layer, "weight", None), Tensor):
@@ -130,7 +131,7 @@ def _layer(model: nn.Module, hparams: GRACEHyperParams) -> Any:
 def _edit(
     model: nn.Module, tok: PreTrainedTokenizerBase, wrapped: GRACELayer, text: Pair, hparams: GRACEHyperParams
 ) -> None:
-    """One edit: find its place in the codebook, then learn the entry's value."""
+    """Make one edit: find its place in the codebook, then learn the value of its entry."""
     prompt_ids, target_ids = split_target(tok, *text)
     ids = torch.tensor([prompt_ids + target_ids[:-1]], device=input_device(model))
     with frozen(model), torch.enable_grad():
@@ -156,7 +157,7 @@ def _edit(
 
 
 def _activation(model: nn.Module, layer: nn.Module, ids: Tensor, position: int) -> Tensor:
-    """What enters the layer at one position of the row ids [1, S]: [f]."""
+    """Return the layer's input [f] at one position of the row ids [1, S]."""
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, position].detach()))
     with hooked(handle), torch.no_grad():
@@ -165,9 +166,10 @@ def _activation(model: nn.Module, layer: nn.Module, ids: Tensor, position: int) 
 
 
 def _first_value(wrapped: GRACELayer, key: Tensor, hparams: GRACEHyperParams) -> Tensor:
-    """What a new value [d] starts from. "cold" is drawn by the entry's number: a resumed run draws the same."""
+    """Return the initial value [d] of a new entry. "cold" depends only on the entry's number, so a resumed run draws
+    the same values."""
     if hparams.val_init == "warm":
-        output: Tensor = wrapped.layer.forward(key[None])[0].detach()  # past the hook
+        output: Tensor = wrapped.layer.forward(key[None])[0].detach()  # forward itself does not run the hook
         return output
     draws = torch.Generator().manual_seed(len(wrapped.codebook.labels))
     return torch.rand(wrapped.codebook.values.shape[1], generator=draws).to(key.device)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-SAME_PROMPT = 0.01  # of `eps`: two keys nearer than this are one prompt, but for rounding
+SAME_PROMPT = 0.01  # in units of `eps`: two keys nearer than this are the same prompt, up to rounding
 
 
 @dataclass(frozen=True)
 class Codebook:
     """The entries of one layer. An edit makes a new codebook, so that an existing one never changes.
 
-    keys [n, f], values [n, d], radii [n]: float32 or float64. labels: n targets' token ids.
+    keys [n, f], values [n, d], radii [n]: float32 or float64. labels: the token ids of the n targets.
     """
 
     keys: Tensor
@@ -24,19 +24,20 @@ class Codebook:
     labels: tuple[tuple[int, ...], ...] = ()
 
     def nearest(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """For activations [..., f]: distance to the nearest key, and that entry's number, both [...]."""
+        """For activations [..., f], return the distance to the nearest key and the number of its entry, both [...]."""
         rows = activations.detach().reshape(-1, activations.shape[-1]).to(self.keys.dtype)
-        # exact: the quick form by a matrix product is wrong by about norm(k) * 1e-3, near a key above all
+        # exact: the faster computation by a matrix product has errors of about norm(k) * 1e-3, mainly near a key
         distances = torch.cdist(rows, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
         distance, entry = distances.min(dim=1)
         return distance.view(activations.shape[:-1]), entry.view(activations.shape[:-1])
 
     def placed(self, key: Tensor, value: Tensor, label: tuple[int, ...], eps: float) -> tuple[Codebook, int]:
-        """The codebook with a place for an edit, and the number of its entry (the paper's Algorithm 1).
+        """Return the codebook with a place for an edit, and the number of the edit's entry (the paper's Algorithm 1).
 
-        Far from every key: a new entry (key [f], value [d], radius eps). Near a key of the same label: that entry's
-        radius expands to cover the new key too. Near a key of another label: the radii of both shrink to half their
-        distance. The same prompt with another target, which the paper leaves open, takes over the entry.
+        Far from every key: a new entry (key [f], value [d], radius eps). Near a key with the same label: the radius of
+        that entry grows to include the new key. Near a key with another label: a new entry, and the radii of both
+        entries shrink to at most half their distance. The same prompt with another target, a case that the paper leaves
+        open, replaces value and label of the existing entry.
         """
         if not self.labels:
             return self._with_entry(key, value, eps, label), 0
@@ -67,13 +68,13 @@ class Codebook:
         return replace(self, radii=radii)
 
     def with_value(self, entry: int, value: Tensor) -> Codebook:
-        """The codebook with another value [d] at one entry; differentiable in `value`."""
+        """Return the codebook with another value [d] for one entry; differentiable in `value`."""
         number = torch.tensor([entry], device=self.values.device)
         return replace(self, values=self.values.index_copy(0, number, value[None].to(self.values)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything, to be saved: keys [n, f], values [n, d], radii [n], and labels, int64 [n, longest], padded with
-        -1."""
+        """Return all fields as tensors to be saved: keys [n, f], values [n, d], radii [n], and labels, int64
+        [n, longest], padded with -1."""
         longest = max(map(len, self.labels), default=0)
         labels = [[*label, *[-1] * (longest - len(label))] for label in self.labels]
         return {

@@ -13,16 +13,17 @@ from nse_plugin.hparams import HyperParamsError
 
 @dataclass
 class GRACEHyperParams:
-    """Hyperparameters of GRACE under EasyEdit's names; its own files are read too.
+    """Hyperparameters of GRACE under EasyEdit's names; EasyEdit's own files can be read too.
 
-    inner_params: the wrapped layer, as one parameter's name: "model.layers[27].mlp.down_proj.weight".
-    eps: radius of a new key, in units of the activation that enters the layer.
-    edit_lr, n_iter: Adam's learning rate for a value, and its steps at most (it stops once the target is learned).
-    val_init: a value starts as "cold", uniform in [0, 1), or "warm", the layer's own output.
-    dist_fn, eps_expand, replacement, val_train: euc, coverage, replace_last, sgd; the only ones known here.
-    The rest is there because EasyEdit's files carry it.
+    inner_params: the layer to wrap, as a list with one parameter's name: "model.layers[27].mlp.down_proj.weight".
+    eps: radius of a new key, in units of the layer's input activation.
+    edit_lr, n_iter: Adam's learning rate for a value, and its maximum number of steps (it stops once the target is
+    learned).
+    val_init: how a value starts: "cold", uniform in [0, 1), or "warm", the layer's own output.
+    dist_fn, eps_expand, replacement, val_train: only euc, coverage, replace_last and sgd are supported.
+    The other fields exist because EasyEdit's files have them.
 
-    Raises HyperParamsError.
+    Raises HyperParamsError if a value cannot be used.
     """
 
     inner_params: list[str]

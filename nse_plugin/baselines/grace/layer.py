@@ -1,4 +1,4 @@
-"""GRACE's codebook at work on a layer."""
+"""Apply GRACE's codebook to a layer's output."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from nse_plugin.baselines.grace.codebook import Codebook
 
 
 class GRACELayer:
-    """A codebook at work: a forward hook on the wrapped layer, which keeps its place and its weight."""
+    """A forward hook that applies a codebook; the wrapped layer stays in the model and keeps its weight."""
 
     def __init__(self, layer: nn.Module, codebook: Codebook) -> None:
         self.layer = layer
         self.codebook = codebook
         self.handle = layer.register_forward_hook(self)
-        layer.grace = self  # type: ignore[assignment]  # no module: not in the state_dict, and copied with the model
+        layer.grace = self  # type: ignore[assignment]  # not a module: not in the state_dict, but copied with the model
 
     def __call__(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """Replace output [..., d] at the positions whose input [..., f] lies within a radius."""
+        """Replace output [..., d] at the positions whose input [..., f] is within the radius of its nearest key."""
         if not self.codebook.labels:
             return None
         distance, entry = self.codebook.nearest(args[0])
@@ -28,6 +28,6 @@ class GRACELayer:
         return torch.where(within[..., None], self.codebook.values[entry].to(output.dtype), output)
 
     def unwrap(self) -> None:
-        """Take the codebook off: the layer is as it was."""
+        """Remove the codebook: the layer is as before."""
         self.handle.remove()
         del self.layer.grace

@@ -1,1 +1,1 @@
-"""AlphaEdit, WISE and UltraEdit of EasyEdit's main, each with its own memory."""
+"""AlphaEdit, WISE and UltraEdit from EasyEdit's main, each with its own memory."""

@@ -1,4 +1,4 @@
-"""AlphaEdit as EasyEdit's main has it."""
+"""AlphaEdit from EasyEdit's main."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class AlphaEdit(StatefulMethod):
     """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): the update is projected onto the null space of C0.
 
-    P of a layer projects onto the eigenvectors of C0 whose eigenvalue is below `nullspace_threshold`. It follows from
-    the second moments; the memory is K_p K_p^T, the keys of earlier rounds, [layers, f, f].
+    For each layer, P projects onto the eigenvectors of C0 whose eigenvalues are below `nullspace_threshold`. P is
+    computed from the second moments; the memory is K_p K_p^T, from the keys of earlier rounds, [layers, f, f].
 
-    EasyEdit would take P from a file, or write one into the working folder for every later model to read, and makes
-    room for K_p K_p^T by words in the model's name, GPT-J's not among them.
+    EasyEdit would read P from a file, or write one into the working folder for every later model to read. It allocates
+    K_p K_p^T by words in the model's name, and GPT-J's are not among them.
     """
 
     def __init__(self, apply: Apply) -> None:
@@ -42,7 +42,7 @@ class AlphaEdit(StatefulMethod):
             self._earlier = torch.zeros_like(self._projections)
         ours = {"P": self._projections, "P_loaded": True, "cache_c": self._earlier, "cache_c_new": True}
         with lent_globals(self._module, ours):
-            # of a P that is loaded, its file is still asked to exist
+            # EasyEdit checks for P's file even if P is already loaded
             edited: Edited = self._apply(model, tok, requests, replace(hparams, P_loc=os.curdir), **options)
         return edited
 

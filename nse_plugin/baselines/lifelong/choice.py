@@ -1,4 +1,4 @@
-"""Which of EasyEdit's algorithms are run with a memory of their own."""
+"""Select the EasyEdit algorithms that run with their own memory."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ _CLASSES: dict[str, type[StatefulMethod]] = {"AlphaEdit": AlphaEdit, "WISE": WIS
 
 
 def with_own_memory(alg_name: str, apply: Apply) -> Apply:
-    """EasyEdit's algorithm for one sequence of rounds: a new `StatefulMethod` for those of this file, else as it is."""
+    """Return the algorithm for one sequence of rounds: a new `StatefulMethod` if this module has one, otherwise `apply`
+    itself."""
     return _CLASSES[alg_name](apply) if alg_name in _CLASSES else apply

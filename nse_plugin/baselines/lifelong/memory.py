@@ -1,9 +1,9 @@
-"""An algorithm of EasyEdit's main with its own memory.
+"""Base class for algorithms of EasyEdit's main with their own memory.
 
-What AlphaEdit, WISE and UltraEdit remember from round to round is more than the weights, and EasyEdit keeps it in
-module globals, or in one object for the whole process: the next model starts with the memory of the last one. Here
-each is an object in the place of EasyEdit's function, to be made once for a sequence of rounds on one model; it holds
-the memory and lends it to EasyEdit's own code during a call.
+AlphaEdit, WISE and UltraEdit keep more than the weights from round to round. EasyEdit stores it in module globals, or
+in one object for the whole process, so the next model starts with the memory of the last one. Here, an object replaces
+EasyEdit's function and is created once for a sequence of rounds on one model; it holds the memory and lends it to
+EasyEdit's own code during a call.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 Request = Mapping[str, Any]
 Edited = tuple[nn.Module, Any]
-Apply = Callable[..., tuple[Any, Any]]  # an algorithm, as EasyEdit calls it; WISE returns a wrapper of the model
+Apply = Callable[..., tuple[Any, Any]]  # an algorithm's function in EasyEdit; WISE returns a wrapper of the model
 
 
 class StatefulMethod(ABC):
-    """An algorithm of EasyEdit's main together with what it remembers of its rounds on one model.
+    """An algorithm of EasyEdit's main together with its memory of the rounds on one model.
 
-    apply: EasyEdit's own, out of its `ALG_DICT`.
+    apply: EasyEdit's own function, from its `ALG_DICT`.
     """
 
-    padding_side = "right"  # of the tokenizer: the side that the algorithm counts on
+    padding_side = "right"  # of the tokenizer: the side from which the algorithm counts no positions
 
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
@@ -48,26 +48,27 @@ class StatefulMethod(ABC):
         hparams: Any,
         **options: object,
     ) -> Edited:
-        """One round, by EasyEdit's contract; the model it hands back is the one it was given."""
+        """Run one round, following EasyEdit's contract. Returns the same model that was passed in."""
 
     def tensors(self) -> dict[str, Tensor] | None:
-        """The memory, to be saved with the weights, by name (AlphaEdit's K_p K_p^T is [layers, f, f]); None: it cannot
-        be saved."""
+        """Return the memory to be saved with the weights, by name (AlphaEdit's K_p K_p^T is [layers, f, f]); None if it
+        cannot be saved."""
         return None
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the memory that `tensors()` returned, in the same shape."""
+        """Restore a memory returned by `tensors()`, in the same shape."""
         raise NotImplementedError(f"{type(self).__name__} saves no memory.")
 
 
 def module_of(apply: Apply) -> ModuleType:
-    """The module of EasyEdit that an algorithm is in."""
+    """Return the EasyEdit module that an algorithm is defined in."""
     return importlib.import_module(inspect.unwrap(apply).__module__)
 
 
 @contextmanager
 def lent_globals(module: ModuleType, ours: dict[str, object]) -> Iterator[None]:
-    """Within, the module's globals of these names are `ours`; what became of them is in `ours` afterwards."""
+    """Run the block with the module's globals of these names set to `ours`; afterwards `ours` has their final values,
+    and the previous globals are restored."""
     theirs = {name: vars(module)[name] for name in ours if name in vars(module)}
     vars(module).update(ours)
     try:

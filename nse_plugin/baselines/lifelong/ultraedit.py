@@ -1,4 +1,4 @@
-"""UltraEdit as EasyEdit's main has it."""
+"""UltraEdit from EasyEdit's main."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class UltraEdit(StatefulMethod):
     """UltraEdit (Gu et al. 2025, arXiv 2505.14679): one linear solve on normalised keys and gradients, no training.
 
-    The normalisation is over all rounds so far, "lifelong" in the paper; its running statistics are the memory.
-    EasyEdit restarts them with every call, and keeps the first model it is given.
+    The normalisation covers all rounds so far ("lifelong" in the paper); its running statistics are the memory.
+    EasyEdit resets them with every call, and keeps using the first model it was given.
     """
 
     padding_side = "left"  # targets are counted from the right end
@@ -34,9 +34,9 @@ class UltraEdit(StatefulMethod):
         size = len(requests)
         settings = replace(
             hparams,
-            half=False,  # else the model itself is made so
-            inner_params=list(hparams.inner_params),  # rewritten in place
-            batch_size=size,  # of what is beyond it EasyEdit reads nothing
+            half=False,  # otherwise the model itself is converted
+            inner_params=list(hparams.inner_params),  # a copy, since EasyEdit changes the list in place
+            batch_size=size,  # EasyEdit ignores requests beyond it
             batch_size_once=max(once for once in range(1, int(hparams.batch_size_once) + 1) if size % once == 0),
         )
         executor = self._module.UltraEditRewriteExecutor()

@@ -1,4 +1,4 @@
-"""WISE as EasyEdit's main has it."""
+"""WISE from EasyEdit's main."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class WISE(StatefulMethod):
-    """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory beside one matrix, and a threshold that routes to it.
+    """WISE (Wang et al. 2024, arXiv 2405.14768): a side memory for one matrix, and a threshold that routes to it.
 
-    It wants, with every fact, a text that has nothing to do with it, which must keep clear of the side memory. EasyEdit
-    lets the user choose them; here the unedited model writes them. They are shorter than any fact in its context:
-    where one is longer, EasyEdit takes part of the prompt for the target.
+    With every fact it needs an unrelated text, which must not be routed to the side memory. EasyEdit lets the user
+    choose these texts; here the unedited model writes them. They are shorter than any fact in its context: if one were
+    longer, EasyEdit would treat part of the prompt as the target.
 
-    The memory is the adapter in the model and two lists of what was edited; it cannot be saved from here.
+    The memory consists of the adapter in the model and two lists of edits; this class cannot save it.
     """
 
     padding_side = "left"
@@ -41,7 +41,7 @@ class WISE(StatefulMethod):
         if not self._unrelated:
             self._unrelated = _short_texts(model, tok)
         settings = replace(hparams, load_path=None)  # the sequence begins with the unedited model
-        settings.sequential_edit = True  # no field: without it, every call puts a new adapter over the last one
+        settings.sequential_edit = True  # not a dataclass field; else every call wraps the last adapter in a new one
         edits = len(self._histories["edit_history"])
         facts = [
             {**request, "loc_prompt": self._unrelated[(edits + number) % len(self._unrelated)]}
@@ -57,11 +57,12 @@ class WISE(StatefulMethod):
 
 
 class _RowByRow:
-    """The forward of WISE's adapter, each row of a batch on its own.
+    """The forward pass of WISE's adapter, separately for each row of a batch.
 
-    EasyEdit's measures how far the side memory's output lies from the original one, takes the mean over everything in
-    the batch, padding too, and sends the whole batch one way. It is right for one text without padding; so it gets
-    each row that way. In generation with a cache it decides token by token, as in EasyEdit.
+    EasyEdit's own forward measures how far the side memory's output is from the original one, as a mean over the whole
+    batch including its padding, and routes the whole batch one way. That is correct for one text without padding, so
+    here it is called with each row's unpadded text. In generation with a cache it decides token by token, as in
+    EasyEdit.
     """
 
     def __init__(self, model: nn.Module, adapter: Any) -> None:
@@ -73,7 +74,7 @@ class _RowByRow:
         self._mask = options.get("attention_mask")
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """hidden: [B, S, f]. Returns [B, S, d]."""
+        """Run the adapter on hidden [B, S, f]. Returns [B, S, d]."""
         if self._adapter.editing:
             return self._forward(hidden)  # type: ignore[no-any-return]
         output: Tensor = self._adapter.original_layer(hidden)
@@ -87,7 +88,7 @@ class _RowByRow:
 
 
 def _short_texts(model: nn.Module, tok: PreTrainedTokenizerBase) -> list[str]:
-    """Twenty beginnings of texts, a context template's length each, that the model writes; always the same ones."""
+    """Let the model write twenty beginnings of texts, each as long as a context template; always the same ones."""
     prompts = OPENINGS * 4
     texts = continue_texts(model, tok, prompts, new_tokens=NEW_TOKENS, places=range(100, 100 + len(prompts)))
     return [" ".join(text.split()) for text in texts]

@@ -1,4 +1,4 @@
-"""MEND with its trained network, one fact at a time."""
+"""Apply MEND's trained network, one fact at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MEND:
-    """EasyEdit's `MendRewriteExecutor` with its trained network; a model is its own for the time of a call only."""
+    """EasyEdit's `MendRewriteExecutor` with its trained network; it refers to a model only during a call."""
 
     def __init__(self) -> None:
         self._executor: Any = None
@@ -43,13 +43,14 @@ class MEND:
         keep_original_weight: bool = False,
         **_: object,
     ) -> tuple[nn.Module, dict[str, Tensor]]:
-        """Write requests into the model, one after the other (EasyEdit's contract).
+        """Write requests into the model one after another (EasyEdit's contract).
 
-        requests: `prompt` (the subject written out, or `{}` and `subject`) and `target_new`. hparams: EasyEdit's
-        MENDHyperParams. copy: edit a copy of the model.
-        Returns (edited model, {name: weight before the edit, [d, f] or as the module stores it} of the `inner_params`,
-        or {}; on the wheel {} without `keep_original_weight`, since it then lets edits accumulate).
-        Raises FactError, HyperParamsError, or ArchiveError when there is no archive for them.
+        requests: `prompt` (with the subject written out, or with `{}` and a `subject`) and `target_new`. hparams:
+        EasyEdit's MENDHyperParams. copy: edit a copy of the model.
+        Returns (edited model, {name: weight before the edit, [d, f] or as the module stores it} of the `inner_params`).
+        The second item is {} without `return_orig_weights`, and on the wheel also without `keep_original_weight`, since
+        the wheel then lets edits accumulate.
+        Raises FactError, HyperParamsError, or ArchiveError if there is no archive that can be used.
         """
         texts = prompts_and_targets(requests)
         import_easyedit()
@@ -67,7 +68,7 @@ class MEND:
                 self._executor, self._loaded = _executor(model, tok, settings, path, hparams), wanted
             executor = self._executor
             executor.model = executor.alg.model = model
-            executor.alg.eval()  # the wheel forgets to, and would then forget the network's statistics
+            executor.alg.eval()  # the wheel does not, and its edits would change the network's statistics
             try:
                 for text in texts:
                     executor.tokenizer = _OneFact(tok, text)
@@ -89,8 +90,8 @@ apply_mend_to_model = mend.apply_to_model
 
 
 def _executor(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any, path: Path, hparams: Any) -> Any:
-    """EasyEdit's executor with the archive's network, read from a private copy: it cannot change between the check and
-    the load. Raises ArchiveError."""
+    """Create EasyEdit's executor with the archive's network. The archive is read from a private copy, so it cannot
+    change between the check and loading. Raises ArchiveError."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy(path, folder))
         check_archive(copy, path, hparams)
@@ -110,7 +111,7 @@ def _executor_with(model: nn.Module, tok: PreTrainedTokenizerBase, settings: Any
 
 
 class _OneFact:
-    """Stands for a tokenizer in EasyEdit's executor, which asks it for the sentence and for the target."""
+    """Replacement for the tokenizer in EasyEdit's executor, which tokenizes the whole sentence and the target."""
 
     pad_token_id = -1  # nothing is padded
 

@@ -1,4 +1,4 @@
-"""The archive of a trained network: where it lies, and whether it can be used."""
+"""The archive of a trained network: its path, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from nse_plugin.support.files import cache_home
 
 
 class ArchiveError(RuntimeError):
-    """No archive that MEND can use; the message names the command that makes one."""
+    """There is no archive that MEND can use; the message names the command that makes one."""
 
 
 def archive_path(hparams: Any) -> Path:
-    """Where the archive of EasyEdit's `MENDHyperParams` lies: its `archive`, or `<cache>/mend/<model name>.pt`."""
+    """Return the archive's path for EasyEdit's `MENDHyperParams`: its `archive`, or `<cache>/mend/<model name>.pt`."""
     if hparams.archive:
         return Path(hparams.archive)
     return cache_home() / "mend" / f"{Path(hparams.model_name).name}.pt"
 
 
 def check_archive(copy: Path, path: Path, hparams: Any) -> None:
-    """Raise ArchiveError unless the copy of an archive holds tensors and plain values only, trained for these matrices.
+    """Raise ArchiveError unless the copy of an archive has only tensors and plain values and was trained for
+    `inner_params`.
 
-    EasyEdit's main unpickles it afterwards; what passes here has nothing in it that runs.
+    EasyEdit's main unpickles the archive afterwards; an archive that passes contains nothing that can be executed.
     """
     try:
         trained_for = torch.load(copy, map_location="cpu", weights_only=True)["inner_params"]
@@ -38,5 +39,5 @@ def check_archive(copy: Path, path: Path, hparams: Any) -> None:
 
 
 def remedy(path: Path, hparams: Any) -> str:
-    """The end of a message: the command that makes an archive."""
+    """Return the end of an error message: the command that makes an archive."""
     return f"run `nse train-mend --model {Path(hparams.model_name).name} --data FACTS.json --out {path}`."

@@ -1,4 +1,4 @@
-"""Facts as EasyEdit's trainer takes them."""
+"""Facts as training examples for EasyEdit's trainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Examples(torch.utils.data.Dataset[int]):
-    """Facts as EasyEdit's trainer takes them, `count` in all, going round: each time with the next locality prompt."""
+    """A dataset of `count` examples for EasyEdit's trainer. It repeats the facts, each time with their next locality
+    prompt."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], device: torch.device, count: int
@@ -40,9 +41,10 @@ class Examples(torch.utils.data.Dataset[int]):
         return index
 
     def collate_gpt_fn(self, indices: Sequence[int]) -> dict[str, dict[str, Tensor]]:
-        """One fact as a batch: the edit (labels: the target), a text that must not change (labels: its next tokens).
+        """Return one fact as a batch: the edit (labels: the target) and a text that must not change (labels: its next
+        tokens).
 
-        Each has input_ids and attention_mask [1, S] and labels [1, t], of the last t tokens.
+        Each has input_ids and attention_mask [1, S] and labels [1, t], for the last t tokens.
         """
         (index,) = indices
         fact = self._facts[index % len(self._facts)]

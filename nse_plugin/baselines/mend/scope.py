@@ -1,4 +1,4 @@
-"""What a model and EasyEdit must look like while MEND is at work."""
+"""Set up a model and EasyEdit while MEND is running."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from nse_plugin.models.transformers_private import Conv1D
 
 
 def settings_for(hparams: Any, model: nn.Module) -> Any:
-    """The hyperparameters as EasyEdit must see them for this model.
+    """Return the hyperparameters as EasyEdit needs them for this model.
 
-    It knows a model by words in its name and class: what they decide is how a matrix lies ("gpt2": Conv1D, "llama":
-    Linear) and that predictions stand one place before their token.
-    Raises HyperParamsError for inner_params that the model does not have.
+    EasyEdit recognises a model by words in its name and class. They determine how a matrix is stored ("gpt2": Conv1D,
+    "llama": Linear), and that predictions are one position before their token.
+    Raises HyperParamsError if `inner_params` is empty or names parameters that the model does not have.
     """
     modules = dict(model.named_modules())
     owners = [modules.get(name.removesuffix(".weight")) for name in hparams.inner_params]
@@ -44,7 +44,7 @@ def settings_for(hparams: Any, model: nn.Module) -> Any:
         model_class=word,
         inner_params=list(hparams.inner_params),
         device=easyedit_device(device),
-        # of a model on several devices, EasyEdit then moves no part
+        # for a model on several devices: EasyEdit then moves no part of it
         model_parallel=len({parameter.device for parameter in model.parameters()}) > 1,
         dropout=0.0,
     )
@@ -52,10 +52,11 @@ def settings_for(hparams: Any, model: nn.Module) -> Any:
 
 @contextmanager
 def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
-    """Within, the model is as MEND needs it; afterwards as it was.
+    """Run the block with the model set up for MEND; afterwards everything but its weights is as before.
 
-    Gradients for `inner_params` only, so that the backward pass stops above the other layers; no dropout; EasyEdit's
-    hooks, which record the inputs of these matrices and the gradients of their outputs. And the wheel's repairs.
+    Only `inner_params` require gradients, so that the backward pass stops at the lowest of them. There is no dropout.
+    EasyEdit's hooks record the inputs of these matrices and the gradients of their outputs. On the wheel,
+    `_WithWeights` replaces the function that makes the edited model differentiable.
     """
     algorithm = importlib.import_module("easyeditor.trainer.algs.MEND")
     hooks = importlib.import_module("easyeditor.trainer.algs.hooks")
@@ -65,7 +66,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     dropout = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     with ExitStack() as stack, warnings.catch_warnings():
-        # the lowest hooked matrix has nothing below it that asks for gradients; its own is what is wanted
+        # no input of the lowest hooked matrix requires gradients; only the matrix's own gradient is needed
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         if on_wheel():
             stack.enter_context(patch.object(algorithm, "monkeypatch", lambda model, in_place: _WithWeights(model)))
@@ -76,7 +77,7 @@ def at_work(model: nn.Module, settings: Any) -> Iterator[None]:
                 parameter.requires_grad_(True)
             for dropped in dropout:
                 dropped.p = 0.0
-            hooks.hook_model(model, settings.inner_params)  # sets model.handles; MEND then hooks nothing itself
+            hooks.hook_model(model, settings.inner_params)  # sets model.handles; MEND then adds no hooks itself
             with torch.enable_grad():
                 yield
         finally:
@@ -99,12 +100,13 @@ def on_wheel() -> bool:
 
 
 def device_named(settings: Any) -> AbstractContextManager[Any]:
-    """The scope in which the wheel finds its device."""
+    """Context manager in which the wheel finds its device; it does nothing on main."""
     return wheel.device_meant(settings) if on_wheel() else nullcontext()
 
 
 class _WithWeights:
-    """A model with other weights, differentiable in them: as much of `higher`'s monkeypatch as the wheel uses."""
+    """A model with other weights, differentiable with respect to them: the part of `higher`'s monkeypatch that the
+    wheel uses."""
 
     handles = ()  # the model itself is hooked
 

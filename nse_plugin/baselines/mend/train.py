@@ -1,4 +1,4 @@
-"""Training MEND's editor network with EasyEdit's trainer, for any causal language model."""
+"""Train MEND's editor network with EasyEdit's trainer, for any causal language model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedArchive:
-    """Where `train_mend` wrote its archive, the step it is of, and that step's means over the validation facts."""
+    """Result of `train_mend`: the archive's path, the training step it is from, and that step's mean metrics over the
+    validation facts."""
 
     path: Path
     step: int
@@ -51,15 +52,15 @@ def train_mend(
 ) -> TrainedArchive:
     """Train MEND's network for a loaded model with EasyEdit's trainer, and write the archive of the best step.
 
-    It is written at every validation that is the best so far: if training is stopped, that one remains.
+    The archive is written at every validation that is the best so far, so it is kept if training is interrupted.
 
-    train_facts, val_facts: facts with locality prompts; a step takes one fact and one of them, in random order.
-    hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` defines "best".
-    out: None: `archive_path(hparams)`. steps: None: `max_iters`.
-    The model is as before afterwards.
+    train_facts, val_facts: facts with locality prompts; a step uses one fact and one of its locality prompts, in random
+    order. hparams: EasyEdit's MENDHyperParams, or the path of a YAML file for it. `early_stop_key` defines "best". out:
+    None: `archive_path(hparams)`. steps: None: `max_iters`.
+    The model is unchanged afterwards.
 
-    Raises FactError when there are no facts, or one has no locality prompts; HyperParamsError for inner_params that
-    the model does not have; ArithmeticError when the validation is not finite, and nothing is written.
+    Raises FactError if there are no facts, or one has no locality prompts; HyperParamsError if the model does not have
+    the `inner_params`, or there are no steps; ArithmeticError, with nothing written, if no validation is finite.
     """
     import_easyedit()
     if isinstance(hparams, str | Path):
@@ -75,7 +76,7 @@ def train_mend(
     best: list[TrainedArchive] = []
 
     def keep(stats: Mapping[str, float]) -> None:
-        """In place of the trainer's own saving, which pickles: write the archive whenever the network is the best."""
+        """Write the archive if the network is the best so far. Replaces the trainer's own saving, which pickles."""
         step = min(trainer.global_iter, steps)
         log.info("MEND: step %d: %s", step, _readable(stats))
         if _is_best(stats, best, settings.early_stop_key):
@@ -102,7 +103,7 @@ def train_mend(
 
 
 def _trainer(model: nn.Module, settings: Any, training: Examples, validation: Examples) -> Any:
-    """EasyEdit's, for a model that is loaded already."""
+    """Create EasyEdit's trainer for a model that is already loaded."""
     base = importlib.import_module("easyeditor.trainer.BaseTrainer")
     new_trainer = importlib.import_module("easyeditor.trainer.EditTrainer").EditTrainer
     with patch.object(base, "get_model", lambda _: model), device_named(settings):
@@ -117,17 +118,17 @@ def _is_best(stats: Mapping[str, float], best: Sequence[TrainedArchive], key: st
 
 
 def _training_settings(hparams: Any, model: nn.Module, steps: int) -> Any:
-    """The hyperparameters as EasyEdit's trainer must see them."""
+    """Return the hyperparameters as EasyEdit's trainer needs them."""
     settings = dataclasses.replace(
         settings_for(hparams, model),
         archive=None,
         max_epochs=None,
-        max_iters=steps + 1,  # the trainer stops before it
+        max_iters=steps + 1,  # the trainer stops one step before
         batch_size=1,
         val_batch_size=1,
         val_interval=min(hparams.val_interval, steps),
         eval_only=False,
-        final_eval=False,  # would unpickle its own file
+        final_eval=False,  # it would unpickle the trainer's own file
         debug=True,  # with save=False: the trainer makes no folders
         save=False,
         results_dir=".",
@@ -137,7 +138,7 @@ def _training_settings(hparams: Any, model: nn.Module, steps: int) -> Any:
 
 
 def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_name: str, facts: int) -> None:
-    """Write the archive. facts: how many it was trained on."""
+    """Write the archive. facts: the number of facts it was trained on."""
     archive = {
         "model": _saved_state(network.state_dict()),
         "inner_params": list(settings.inner_params),
@@ -151,7 +152,8 @@ def _save(out: Path, best: TrainedArchive, network: Any, settings: Any, model_na
 
 
 def _saved_state(state: Mapping[str, object]) -> dict[str, object]:
-    """The network's tensors on the CPU; the model's config, which EasyEdit only compares, as text."""
+    """Return the network's state for the archive: tensors on the CPU; the model's config, which EasyEdit only compares,
+    as text."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else str(value) for name, value in state.items()
     }

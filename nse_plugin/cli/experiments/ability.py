@@ -1,4 +1,4 @@
-"""`nse ability`: what else a model can do, before it was edited and after."""
+"""`nse ability`: measure what else a model can do, before and after editing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
 
 
-LOG_WIDTH = 240  # columns of a table where there is no terminal
+LOG_WIDTH = 240  # columns of a table if there is no terminal
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("ability", help="what else a model can do, before it was edited and after")
     add_model(command)
     command.add_argument("--edited", nargs="+", default=[], metavar="DIR", help="folders of edited models, if any")
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it."""
+    """Run the command."""
     from rich.console import Console
 
     from nse_plugin.experiments.plan import ModelChoice
@@ -52,6 +52,6 @@ def run(arguments: argparse.Namespace) -> None:
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     ability_tasks = AbilityTasks.of(tasks, arguments.questions, arguments.limit)
     frame = ability(model, edited, ability_tasks, arguments.out, report_progress=say_at_once)
-    # A log is as wide as it must be.
+    # In a log, the table is as wide as it needs to be.
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(ability_table(frame))
     print(arguments.out / "ability.csv")

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("compare", help="methods side by side on the same facts (hydra)", add_help=False)
-    command.add_argument("--skip-bad", action="store_true")  # for data.skip_bad=true
+    command.add_argument("--skip-bad", action="store_true")  # the same as data.skip_bad=true
     command.set_defaults(run=run, goes_on=True, is_hydra=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """A hydra application: its settings are `nse compare --help`'s and `name=value`."""
+    """Run the hydra application. Its settings are `name=value`, and listed by `nse compare --help`."""
     from nse_plugin.experiments.run.application import compare
 
     compare([*arguments.rest, *(["data.skip_bad=true"] if arguments.skip_bad else [])])

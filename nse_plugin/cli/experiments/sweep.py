@@ -1,4 +1,4 @@
-"""`nse sweep`: NSE under many hyperparameters, z computed once."""
+"""`nse sweep`: run NSE with many hyperparameters, computing z once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "sweep", help="NSE under many hyperparameters, z computed once (hydra)", add_help=False
     )
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """A hydra application too, always a multirun."""
+    """Run the hydra application, always as a multirun."""
     from nse_plugin.experiments.run.sweep import sweep
 
     sweep(arguments.rest)

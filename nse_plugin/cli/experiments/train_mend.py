@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("train-mend", help="train MEND's network for a model, with EasyEdit's trainer")
     command.add_argument("--model", required=True, help="a model's name in hparams/MEND, e.g. smollm2-135m")
     command.add_argument(
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises ValueError for a --source of another shape than the named model's."""
+    """Run the command. Raises ValueError if the model of --source does not have the named model's shape."""
     from nse_plugin.baselines.hparams import load_hparams
     from nse_plugin.baselines.mend import train_mend
     from nse_plugin.experiments.plan.model import model_config, shape_of, tuned_name

@@ -1,4 +1,4 @@
-"""`nse tune`: hyperparameters of NSE for a model that has no preset."""
+"""`nse tune`: find hyperparameters of NSE for a model that has no preset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "tune",
         help="hyperparameters of NSE for a model that has no preset, as a YAML file",
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it."""
+    """Run the command."""
     from nse_plugin.experiments.plan import ModelChoice
     from nse_plugin.experiments.plan.model import source_name
     from nse_plugin.experiments.run.tune import tune

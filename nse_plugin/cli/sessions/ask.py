@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("ask", help="how a model continues a prompt, before and after the edits")
     add_model(command)
     add_session(command)
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises SessionError, ValueError."""
+    """Run the command. Raises SessionError, ValueError."""
     from nse_plugin.cli.tables import print_json, print_table
     from nse_plugin.session.answers import before_and_after
 

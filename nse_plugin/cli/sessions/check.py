@@ -1,4 +1,4 @@
-"""`nse check`: does every fact of a session hold on the model as it is now, or where it is served?"""
+"""`nse check`: check whether every fact of a session holds, on the current model or in llama.cpp."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = {
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "check",
         help="does every fact of a session hold, on the model or in llama.cpp?",
@@ -36,7 +36,8 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; `NOT_ALL` where a fact does not hold. Raises SessionError, PatchError."""
+    """Run the command. Returns `NOT_ALL` if a fact does not hold that no later one has replaced. Raises SessionError,
+    PatchError."""
     from nse_plugin.cli.tables import print_json, print_table
 
     rows = _served(arguments) if arguments.served else _here(arguments)
@@ -79,14 +80,15 @@ def _served(arguments: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def _replaced(rounds: Sequence[RoundRecord]) -> set[tuple[int, str, str]]:
-    """The round, prompt and target of facts that a later round gave another target."""
+    """Return round, prompt and target of the facts to which a later round gave another target."""
     written = list(_written_facts(rounds))
     last = {fact.question: fact.target_new for _, fact in written}
     return {(number, fact.text, fact.target_new) for number, fact in written if last[fact.question] != fact.target_new}
 
 
 def _written_facts(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, Fact]]:
-    """The facts that rounds wrote, in order, each with its round's number: not those kept out, or not finite."""
+    """Yield the facts that the rounds wrote, in order, each with its round's number. Facts that were not written,
+    because an earlier fact was kept or the value was not finite, are left out."""
     for one in rounds:
         for fact, status in zip(one.facts, one.statuses, strict=True):
             if status not in ("kept", "failed"):

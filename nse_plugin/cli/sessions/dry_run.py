@@ -1,4 +1,4 @@
-"""What `nse edit --dry-run` shows: conflicts, how facts are tokenised, and about how long it would take."""
+"""Output of `nse edit --dry-run`: conflicts, the tokens of the facts, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 COLUMNS = {
     "prompt": "prompt", "subject": "subject's tokens", "lookup": "written at", "target": "target's tokens",
 }  # fmt: skip
-STEP = 0.6  # of a forward pass of the whole prompt: what a step costs in one context (SmolLM2-135M on a CPU)
+STEP = 0.6  # forward passes of the whole prompt that a step in one context takes (SmolLM2-135M on a CPU)
 
 
 def show(session: EditSession, facts: Sequence[Fact], arguments: argparse.Namespace) -> None:
-    """Print it, as tables or JSON."""
+    """Print the output, as tables or JSON."""
     from nse_plugin.cli.tables import print_json, print_table
 
     against = [
@@ -59,8 +59,11 @@ def _tokens(session: EditSession, fact: Fact) -> dict[str, object]:
 
 
 def predicted_seconds(session: EditSession, facts: Sequence[Fact]) -> float:
-    """About how long a round of these facts takes: as long a fact as in the session's last round; in its first, what a
-    forward pass of their prompts takes, for every step and context."""
+    """Estimate the seconds that a round of these facts takes.
+
+    The time per fact is that of the session's last round; before the first round, it is the time of a forward pass of
+    the prompts, for every step and context.
+    """
     if session.rounds:
         return float(session.rounds[-1].report.frame["seconds"].mean()) * len(facts)
     some = [torch.tensor([session.tokenizer(fact.text).input_ids]) for fact in facts[:4]]

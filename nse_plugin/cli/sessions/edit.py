@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "edit",
         help="write facts into a model, as rounds of a session on disk",
@@ -68,7 +68,8 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it; `NOT_ALL` where the model does not predict every target. Raises FactError, DatasetError, SessionError."""
+    """Run the command. Returns `NOT_ALL` if the model does not predict every target. Raises FactError, DatasetError,
+    SessionError."""
     from nse_plugin.cli.tables import print_json
     from nse_plugin.facts.conflicts import check_round
 
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     size = arguments.round or len(facts)
     for first in range(0, len(facts), size):
-        check_round(facts[first : first + size])  # before a session is begun
+        check_round(facts[first : first + size])  # before a session is started
     with opened(arguments, hparams) as session:
         reports = []
         for first in range(0, len(facts), size):
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _facts(arguments: argparse.Namespace) -> list[Fact]:
-    """The facts of --fact and --facts."""
+    """Return the facts of --fact and --facts."""
     from nse_plugin.facts import Fact
     from nse_plugin.facts.files import load_facts
 
@@ -111,8 +112,11 @@ def _facts(arguments: argparse.Namespace) -> list[Fact]:
 
 
 def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
-    """The facts with a case_id each that no other fact of the session has: without one, or with one that is taken, the
-    round's number and the fact's place in it, as in "3.1"."""
+    """Return the facts with case_ids that are unique in the session.
+
+    A fact without a case_id, or with that of a fact with another question, gets the round's number and its place in it,
+    e.g. "3.1".
+    """
     rounds = session.rounds
     taken = {str(fact.case_id): fact.question for one in rounds for fact in one.facts}
     return [
@@ -124,7 +128,8 @@ def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
 
 
 def _hparams(arguments: argparse.Namespace) -> NSEHyperParams | None:
-    """Those of --hparams, or of the model for a new session; None: the session's own."""
+    """Return the hyperparameters of --hparams, or the model's own for a new session or with --solver; None: the
+    session's."""
     from pathlib import Path
     from types import SimpleNamespace
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("log", help="the rounds of a session: when, who, why, and which facts")
     add_session(command)
     command.add_argument("--facts", action="store_true", help="list the facts of each round")
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises SessionError."""
+    """Run the command. Raises SessionError."""
     from nse_plugin.cli.tables import print_json, print_table, records
     from nse_plugin.session.folder.opening import read_rounds
 

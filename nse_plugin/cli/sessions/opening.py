@@ -1,4 +1,4 @@
-"""What the commands on a session have in common."""
+"""Functions shared by the commands on a session."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def opened(
     arguments: argparse.Namespace, hparams: NSEHyperParams | None = None, keep: bool = True
 ) -> Iterator[EditSession]:
-    """The session of --session on the model of --model, brought to its last round.
+    """Run the block with the session of --session on the model of --model, restored to its last round.
 
-    hparams: of a new session. keep: make the folder of a new session; False: it is in memory alone.
+    hparams: for a new session. keep: create the folder of a new session; False: keep the session in memory only.
     """
     from nse_plugin.cli.options import check_device
     from nse_plugin.models.loading import load
@@ -36,7 +36,7 @@ def opened(
 
 
 def row_of(record: RoundRecord) -> dict[str, Any]:
-    """A round as tables and JSON have it."""
+    """Return a round as a row of tables and JSON."""
     return {
         "number": record.number,
         "id": record.id[:8],

@@ -1,4 +1,4 @@
-"""`nse retire`: undo single facts of a session, by making the rounds again without them."""
+"""`nse retire`: undo single facts of a session by repeating the rounds without them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "retire", help="undo single facts: the rounds are made again without them, all or none"
     )
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises FactError, SessionError."""
+    """Run the command. Raises FactError, SessionError."""
     with opened(arguments) as session:
         before = len(session.rounds)
         again = session.retire(arguments.case_ids)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser("rollback", help="undo the last rounds of a session, as if they had never been made")
     add_session(command)
     which = command.add_mutually_exclusive_group()
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises SessionError, ValueError."""
+    """Run the command. Raises SessionError, ValueError."""
     from nse_plugin.cli.tables import print_table
     from nse_plugin.session.folder.opening import roll_back
 

@@ -1,4 +1,4 @@
-"""`nse view`: a session as one HTML page; without the model, or with its present answers."""
+"""`nse view`: a session as one HTML page; with a model, the page has its current answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command and its options. commands: argparse's subparsers."""
+    """Add the command and its options. commands: argparse's subparsers."""
     command = commands.add_parser(
         "view",
         help="a session as one HTML page: rounds, facts, what replaced what, size of the changes",
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run it. Raises SessionError, ValueError, ImportError, OSError."""
+    """Run the command. Raises SessionError, ValueError, ImportError, OSError."""
     from nse_plugin.session.page.facts import ask
     from nse_plugin.session.page.html import default_path, write_page
 

@@ -1,9 +1,9 @@
-"""Facts from a file, or from a benchmark by its name.
+"""Load facts from a file, or from a benchmark by its name.
 
-A file is .json (a list of records) or .jsonl (a record a line), each record in any form that `Fact.from_record` reads,
-or .csv (a fact a row, see `tables`).
-CounterFact and zsRE are those that ROME published (`published`). ROME's attribute_snippets.json holds the texts that
-its Consistency compares with.
+A file is .json (a list of records) or .jsonl (one record per line), with records in any format that `Fact.from_record`
+reads, or .csv or .tsv (one fact per row, see `tables`).
+CounterFact and zsRE are the files that ROME published (`published`). ROME's attribute_snippets.json has the texts that
+its Consistency metric compares with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nse_plugin.support.suggestions import number_of
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
-BUNDLED = {  # by name, the file in nse_plugin/data
+BUNDLED = {  # files in nse_plugin/data, by name
     DEMO: "demo_facts.json",
     **{name: f"{name}.json" for name in ("same_subject", "same_subject_chat", "unspaced")},
 }
@@ -38,11 +38,11 @@ NAMES = (*BUNDLED, *PUBLISHED)
 
 @dataclass(frozen=True)
 class Loaded:
-    """Facts, and where they come from.
+    """Facts and their origin.
 
-    path: the file. sha256: of that file, as it was read. skipped: (place among the records from 0, what is wrong with
-    it) of each bad record left out; places: where each of these is in the file, as in "line 3". corrected: a note on
-    each prompt and subject that has another target than before.
+    path: the file. sha256: of the file as it was read. skipped: (index of the record, from 0; what is wrong with it)
+    for each bad record that was left out. places: the places of these records in the file, e.g. "line 3". corrected: a
+    note on each fact whose prompt and subject had another target before.
     """
 
     facts: list[Fact]
@@ -66,19 +66,19 @@ def load_facts(
     snippets: str | Path | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """Read the first `limit` facts (None: all) of a .csv, .json or .jsonl file, or of one of `NAMES`.
+    """Read the first `limit` facts (None: all) of a .csv, .tsv, .json or .jsonl file, or of one of `NAMES`.
 
-    skip: leave out this many facts before them.
-    A record without a case_id gets its place among the records, from 0, and one without a subject that which is found
-    in its texts; one warning names it. skip_bad: leave bad records out and go on, instead of stopping at the first.
-    snippets: ROME's attribute_snippets.json; fills `reference_texts` of the records in ROME's form, by relation and new
-    target.
-    A fact that is there twice is logged as a warning, since published data have such; skip_bad leaves the second out.
-    So is a prompt and subject with another target than before, which is a correction where its round comes later, but
-    for those of our own data.
+    skip: the number of facts to leave out before these.
+    A record without a case_id gets its index among the records, from 0; a record without a subject gets the one found
+    in its texts, and one warning is logged for all of these. skip_bad: leave out bad records, instead of raising at the
+    first. snippets: ROME's attribute_snippets.json, from which `reference_texts` of records in ROME's format are
+    filled, by relation and new target.
+    A fact that occurs twice is logged as a warning, since published data has such facts; with skip_bad the second is
+    left out. A prompt and subject with another target than before is also logged, except for this package's own data;
+    it is a correction if it is in a later round.
 
-    Raises DatasetError when the file cannot be had or read, a record is bad (FactError's message, or a case_id that was
-    there before), or there are fewer facts than `limit`.
+    Raises DatasetError if the file cannot be found, downloaded or read, a record is bad (with FactError's message, or
+    because its case_id occurred before), or there are fewer facts than asked for.
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit is {limit}: ask for at least one fact, or give None for all.")
@@ -119,10 +119,10 @@ def load_facts(
 def _facts(
     path: Path, records: list[FoundRecord], limit: int | None, skip_bad: bool, texts: SnippetTexts
 ) -> tuple[list[Fact], list[tuple[int, str]], list[str]]:
-    """The first `limit` facts, (place, problem) of the bad records among them, and a note on corrections."""
+    """Return the first `limit` facts, (index, problem) of the bad records among them, and notes on corrections."""
     facts: list[Fact] = []
     skipped: list[tuple[int, str]] = []
-    numbers: dict[str, str] = {}  # case_id, as the results write it, to the place of its record
+    numbers: dict[str, str] = {}  # by case_id as text, as in the results: the place of its record
     edits: dict[tuple[str, str, str], str] = {}
     targets: dict[tuple[str, str], tuple[str, str]] = {}  # by prompt and subject: the first target, and its place
     twice: list[str] = []
@@ -160,7 +160,7 @@ def _facts(
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         log.warning("%s, %s%s: it counts twice, and no round takes both; skip_bad leaves it out.", path, twice[0], more)
-    if corrected and path.parent != _OURS:  # ours are meant to
+    if corrected and path.parent != _OURS:  # this package's own data has corrections on purpose
         more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
         log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
     return facts, skipped, corrected

@@ -1,6 +1,7 @@
 """CounterFact and zsRE as ROME published them (Meng et al. 2022, arXiv 2202.05262).
 
-They are downloaded once, kept in `cache_home()/data`, and compared with the published SHA-256 each time.
+They are downloaded once, kept in `cache_home()/data`, and checked against the published SHA-256, if there is one, each
+time they are loaded.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _SILENCE = 30.0  # seconds without a byte after which a download is given up
 
 @dataclass(frozen=True)
 class Published:
-    """A data set on the web. sha256: of the published file; None where none was published."""
+    """A data set on the web. sha256: of the published file; None if none was published."""
 
     url: str
     sha256: str | None
 
     @property
     def file(self) -> Path:
-        """Where it is kept once downloaded."""
+        """The path of the downloaded file."""
         return cache_home() / "data" / self.url.rsplit("/", 1)[-1]
 
 
@@ -40,7 +41,7 @@ PUBLISHED = {
 
 
 def download(name: str, published: Published) -> None:
-    """Fetch the file; it takes its name only when it is whole and what was published. Raises DatasetError."""
+    """Download the file; it gets its name only when it is complete and verified. Raises DatasetError."""
     import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
@@ -58,7 +59,10 @@ def download(name: str, published: Published) -> None:
 
 
 def _check(path: str, action: str, _: object) -> str:
-    """Where no hash was published, what came must at least be records, not a login page. As pooch calls a processor."""
+    """Check that a download without a published hash is a list of records at least, and not a login page.
+
+    A processor for pooch: returns the path. Deletes the file and raises DatasetError if it is not.
+    """
     file = Path(path)
     try:
         read_records(file, read_bytes(file))

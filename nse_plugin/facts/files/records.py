@@ -1,4 +1,4 @@
-"""A file of records, read and checked for being one: JSON, JSON lines, or a table."""
+"""Read a file of records (JSON, JSON lines, or a table) and check its format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nse_plugin.facts.files.tables import Row, read_rows
 
 
 class DatasetError(ValueError):
-    """Data that cannot be used as they are; the message names the file, the place in it and the remedy."""
+    """Data that cannot be used as it is; the message names the file, the place in it and the remedy."""
 
 
 TABLES = (".csv", ".tsv")
@@ -22,22 +22,23 @@ TABLES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class FoundRecord:
-    """A record of a file. place: where, as in "line 3" (as an editor counts) or "record 2" (from 0)."""
+    """A record in a file. place: e.g. "line 3" (from 1, as in an editor) or "record 2" (from 0)."""
 
     place: str
     content: Any
 
     def fact(self, number: int) -> Fact:
-        """number: its place among the records, for one without a case_id. Raises FactError."""
+        """Convert the record to a fact. number: its index among the records, used if it has no case_id. Raises
+        FactError."""
         record = self.content.record() if isinstance(self.content, Row) else self.content
         if self.place.startswith("record"):
             return Fact.from_record(record, case_id=number)
-        fact = Fact.from_record(record)  # whose errors name no other number than the line's
+        fact = Fact.from_record(record)  # no case_id is passed, so that errors name the line's number only
         return dataclasses.replace(fact, case_id=number) if fact.case_id is None else fact
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds. Raises DatasetError when it cannot be read."""
+    """Return the content of a file. Raises DatasetError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -45,7 +46,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_records(path: Path, data: bytes) -> list[FoundRecord]:
-    """data: what `path` holds. Raises DatasetError for what is no list of records."""
+    """Read the records in `data`, the content of the file `path`. Raises DatasetError if it is not a list of
+    records."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -76,7 +78,7 @@ def _table_rows(path: Path, text: str) -> list[Row]:
 
 
 def _parsed(path: Path, text: str, line: int = 1) -> Any:
-    """text: what begins at `line` of the file."""
+    """Parse JSON. text: begins at `line` of the file. Raises DatasetError."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -87,5 +89,5 @@ def _parsed(path: Path, text: str, line: int = 1) -> Any:
             f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
             f"it there.{hint}"
         ) from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise DatasetError(f"{path} cannot be read from line {line} on ({error}): correct it there.") from error

@@ -1,4 +1,4 @@
-"""ROME's texts about things, which its Consistency compares with."""
+"""ROME's snippets: texts about entities that its Consistency metric uses as references."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_snippets(path: Path) -> SnippetTexts:
 
 
 def references_of(record: object, texts: SnippetTexts) -> tuple[str, ...]:
-    """The texts about what the new target is true of; () for a record that is not in ROME's form."""
+    """Return the texts about other things of which a record's new target is true; () if it is not in ROME's format."""
     rewrite = record.get("requested_rewrite", {}) if isinstance(record, Mapping) else {}
     target = rewrite.get("target_new")
     if not isinstance(target, Mapping):

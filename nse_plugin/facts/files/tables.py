@@ -1,9 +1,10 @@
-"""Facts in a table: CSV with the fields of `Fact` as columns, as a spreadsheet writes it.
+"""Facts in a table: CSV with the fields of `Fact` as columns, as written by a spreadsheet.
 
-A cell of a field with several texts (rephrase_prompts, generation_prompts, reference_texts) holds one text, or a JSON
-list of texts; one of a field with pairs (locality_prompts, portability_prompts, reversal_prompts) a JSON list of
-[prompt, answer]. An empty cell is a field that the fact does not have. Cells are separated by commas, semicolons or
-tabs; white space round a cell is left out, but for what a prompt ends with.
+A cell for several texts (rephrase_prompts, generation_prompts, reference_texts, aliases) has one text, or a JSON list
+of texts; a cell for pairs (locality_prompts, portability_prompts, reversal_prompts) has a JSON list of
+[prompt, answer]. An empty cell means that the fact does not have the field. Cells are separated by commas, semicolons
+or tabs; white space around a cell is removed, except at the end of a prompt and in a
+separator.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _PAIRS = ("locality_prompts", "portability_prompts", "reversal_prompts")
 
 @dataclass(frozen=True)
 class Row:
-    """A fact's cells by column, without the empty ones. line: where it begins, as an editor counts."""
+    """The non-empty cells of a fact, by column. line: where the row begins, counted from 1 as in an editor."""
 
     line: int
     cells: dict[str, str]
 
     def record(self) -> dict[str, Any]:
-        """What `Fact.from_record` reads. Raises FactError naming the column of a cell that is missing or cannot be
-        read."""
+        """Convert the row to a record for `Fact.from_record`. Raises FactError naming the column of a cell that is
+        missing or cannot be read."""
         for name in REQUIRED_FIELDS:
             if name not in self.cells:
                 raise FactError(f"column {name} is empty: a fact needs {' and '.join(REQUIRED_FIELDS)}.")
@@ -42,10 +43,10 @@ class Row:
 
 
 def read_rows(text: str) -> list[Row]:
-    """The rows of a table whose first row names the columns. Columns that a fact has no field for are left out.
+    """Read the rows of a table whose first row names the columns. Columns that are not fields of a fact are ignored.
 
-    Raises FactError, naming the line, for what is not CSV, a row with more cells than columns, a header that lacks,
-    misspells or repeats a column, and where no row follows it.
+    Raises FactError, naming the line, if the text is not CSV, a row has more cells than there are columns, the header
+    lacks, misspells or repeats a column, or no row follows it.
     """
     before, header = _header(text)
     delimiter = max(DELIMITERS, key=header.count)
@@ -79,8 +80,8 @@ def read_rows(text: str) -> list[Row]:
 
 
 def _header(text: str) -> tuple[int, str]:
-    """How many lines precede the header, and the header itself. "sep=;", which spreadsheets write
-    and read, is not one."""
+    """Return the number of lines before the header, and the header itself. "sep=;", which spreadsheets write and read,
+    is not a header."""
     for number, line in enumerate(io.StringIO(text, newline=None)):
         if line.strip() and not line.lower().startswith("sep="):
             return number, line
@@ -98,7 +99,7 @@ def _trimmed(name: str, cell: str) -> str:
 
 
 def _columns(header: Sequence[str], line: int) -> list[str]:
-    """The names in the first row, which is on this line."""
+    """Return the column names in the header. line: the header's line number. Raises FactError."""
     columns = [name.strip() for name in header]
     if misspelt := misspelt_field(columns):
         raise FactError(f"line {line}, column {misspelt[0]!r}: there is no such field; did you mean {misspelt[1]!r}?")
@@ -113,7 +114,7 @@ def _columns(header: Sequence[str], line: int) -> list[str]:
 
 
 def _value(name: str, cell: str) -> Any:
-    """Of a cell that is not empty."""
+    """Convert a non-empty cell to the field's value. Raises FactError."""
     if name == "case_id":
         return int(cell) if cell.strip().isdecimal() else cell.strip()
     is_json = cell.lstrip().startswith("[") and name not in _TEXT
@@ -131,7 +132,7 @@ def _value(name: str, cell: str) -> Any:
 
 
 def _are_pairs(value: object) -> bool:
-    """Each a list of two, or an object with prompt and answer."""
+    """Whether this is a list of pairs, each a list of two items or an object with prompt and answer."""
     return isinstance(value, list) and all(
         {*item} == {"prompt", "answer"} if isinstance(item, dict) else isinstance(item, list) and len(item) == 2
         for item in value
