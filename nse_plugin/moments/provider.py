@@ -95,6 +95,13 @@ def moments_file(layout: Layout, matrix: OutputMatrix, hparams: NSEHyperParams) 
     return NpzFiles(layout, None, hparams, _text(hparams)).file(matrix)
 
 
+def missing_layers(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> list[int]:
+    """Return the edited layers whose second moments `second_moments` would have to measure. Call it on the unedited
+    model."""
+    found = _found(_kept(layout, tokenizer, hparams), layout, tokenizer, hparams)
+    return [layer for layer in hparams.layers if layer not in found]
+
+
 def _kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> Kept:
     if hparams.stats_dir is not None:
         return NpzFiles(layout, tokenizer, hparams, _text(hparams))

@@ -170,12 +170,7 @@ class EditedModel:
             )
         found = [Form(form.owner, rows) for form, rows in zip(forms, prompts, strict=True)]
         sinks = [facts[form.owner] for form, rows in zip(forms, prompts, strict=True) if rows is not form.prompts]
-        if sinks:
-            log.warning(
-                "%s, %r the first: the subject ends with the first tokens of the prompt, where this model has an "
-                "attention sink, which no fact can be written to. It is written for prompts with words before the "
-                "subject; begin the prompt with some, or ask it so.", number_of(len(sinks), "fact"), sinks[0].text,
-            )  # fmt: skip
+        warn_of_sinks(sinks)
         return found
 
     def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
@@ -184,6 +179,16 @@ class EditedModel:
         layout = self.layout_of(state)
         if longest > layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer, longest)
+
+
+def warn_of_sinks(facts: Sequence[Fact]) -> None:
+    """Log a warning about the facts whose subject ends at an attention sink, if there are any."""
+    if facts:
+        log.warning(
+            "%s, %r the first: the subject ends with the first tokens of the prompt, where this model has an "
+            "attention sink, which no fact can be written to. It is written for prompts with words before the "
+            "subject; begin the prompt with some, or ask it so.", number_of(len(facts), "fact"), facts[0].text,
+        )  # fmt: skip
 
 
 def prompts_of(forms: Sequence[Form]) -> list[FactPrompts]:

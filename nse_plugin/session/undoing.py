@@ -22,12 +22,12 @@ def rounds_to_keep(history: History, rounds: int | None, to: str | None) -> int:
         found = [number for number, own in enumerate(ids, 1) if to and own.startswith(to)]
         if len(found) != 1:
             known = ", ".join(own[:8] for own in ids) or "none"
-            problem = "is no round that stands" if not found else f"begins {len(found)} ids"
+            problem = "is no round of the session" if not found else f"begins {len(found)} ids"
             raise ValueError(f"to = {to!r} {problem}: give one of {known}.")
         return found[0]
     count = 1 if rounds is None else rounds
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(ids):
-        raise ValueError(f"rounds = {count!r} cannot be undone: {len(ids)} stand.")
+        raise ValueError(f"rounds = {count!r} cannot be undone: the session has {len(ids)}.")
     return len(ids) - count
 
 
@@ -44,7 +44,8 @@ def requests_without(history: History, case_ids: Iterable[int | str] | int | str
     chosen = {one if one in known else _number(one) for one in wanted}
     if unknown := chosen - known:
         raise FactError(
-            f"case_ids holds {sorted(map(str, unknown))[0]!r}, which no round that stands has: `rounds` lists them."
+            f"case_ids holds {sorted(map(str, unknown))[0]!r}, and no round has such a fact: `nse log --facts`, or "
+            "`EditSession.rounds`, lists them."
         )
     if not chosen:
         raise FactError("case_ids is empty: give at least one.")

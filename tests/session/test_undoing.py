@@ -66,9 +66,9 @@ def test_rollback_to_a_round(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"rounds": 3}, "rounds = 3 cannot be undone: 2 stand"), ({"rounds": 0}, "rounds = 0 cannot"),
+        ({"rounds": 3}, "rounds = 3 cannot be undone: the session has 2"), ({"rounds": 0}, "rounds = 0 cannot"),
         ({"rounds": "1"}, "rounds = '1' cannot"), ({"to": ""}, "to = '' is no round"),
-        ({"to": "zz"}, r"to = 'zz' is no round that stands: give one of \w{8}, "),
+        ({"to": "zz"}, r"to = 'zz' is no round of the session: give one of \w{8}, "),
         ({"rounds": 1, "to": "a"}, "give one of them"),
     ],
 )  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_retirement_that_fails_changes_nothing(tmp_path, monkeypatch):
 
 def test_what_cannot_be_retired():
     session = of_rounds(ROUNDS[:2])
-    for case_ids, says in ((99, "holds '99', which no round that stands has"), ([], "case_ids is empty")):
+    for case_ids, says in ((99, "holds '99', and no round has such a fact"), ([], "case_ids is empty")):
         with pytest.raises(FactError, match=says):
             session.retire(case_ids)
     fact = Fact("{} is", "Rome", "cold", case_id=50)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session
 from nse_plugin.cli.sessions.opening import opened
+from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
@@ -48,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_table(rows, _SERVED if arguments.served else COLUMNS)
         held = sum(bool(row["holds"]) for row in rows)
         replaced = sum(bool(row.get("replaced")) for row in rows)
-        later = f", {replaced} were replaced by later ones" if replaced else ""
-        print(f"{held} of {len(rows)} facts hold{later}.")
+        later = f"; {number_of(replaced, 'fact')} replaced by a later one" if replaced else ""
+        print(f"{held} of {number_of(len(rows), 'fact')} hold{later}.")
     return NOT_ALL if lost else 0
 
 

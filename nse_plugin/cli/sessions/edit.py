@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session, add_skip_bad, check_counts
-from nse_plugin.cli.sessions.opening import opened, row_of
+from nse_plugin.cli.sessions.opening import fact_rows, opened, row_of
 from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
     from nse_plugin.facts import Fact
     from nse_plugin.hparams import NSEHyperParams
-    from nse_plugin.session import EditSession
+    from nse_plugin.session import EditSession, RoundRecord
     from nse_plugin.session.report import RoundReport
 
 COLUMNS = {
-    "case_id": "case", "prompt": "prompt", "target": "target", "status": "status", "target_before": "P before",
+    "case_id": "case", "prompt": "prompt", "target": "target", "status": "status", "target_before": "P unedited",
     "target_after": "P after", "is_said": "said", "replaces": "replaces",
 }  # fmt: skip
 
@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
         "edit",
         help="write facts into a model, as rounds of a session on disk",
         epilog="The model's own files are never changed: its edits are in the session's folder, which is made when it "
-        "is new. Exit code: 0 the edited model says every fact; 3 they were written, and it does not say every one; 1 "
-        "nothing was written.",
+        "is new. Exit code: 0 the edited model says every fact; 3 it does not say every one; 1 an error, and nothing "
+        "was written.",
     )
     add_model(command)
     add_session(command)
@@ -74,27 +74,28 @@ def run(arguments: argparse.Namespace) -> int:
     from nse_plugin.facts.conflicts import check_round
 
     facts, hparams = _facts(arguments), _hparams(arguments)
+    size = arguments.round or len(facts)
+    batches = [facts[first : first + size] for first in range(0, len(facts), size)]
+    for batch in batches:
+        check_round(batch)  # before a session is started
     if arguments.dry_run:
         from nse_plugin.cli.sessions.dry_run import show
 
         with opened(arguments, hparams, keep=False) as session:
-            show(session, facts, arguments)
-        return 0
-    size = arguments.round or len(facts)
-    for first in range(0, len(facts), size):
-        check_round(facts[first : first + size])  # before a session is started
+            return show(session, batches, arguments)
     with opened(arguments, hparams) as session:
-        reports = []
-        for first in range(0, len(facts), size):
-            own = _numbered(session, facts[first : first + size])
+        results, said = list[dict[str, Any]](), True
+        for batch in batches:
+            before, own = len(session.rounds), _numbered(session, batch)
             report = session.edit(own, arguments.on_conflict, arguments.author, arguments.reason)
-            reports.append(report)
+            made = next(iter(session.rounds[before:]), None)  # None: every fact was kept
+            results.append(_result(made, own, report))
+            said &= bool(report.frame["is_said"].all())
             if not arguments.json:
-                _print(session, own, report)
+                _print(made, own, report)
         if arguments.json:
-            made = session.rounds[-len(reports) :]
-            print_json([{**row_of(one), "facts": _fact_rows(one.facts, one.report)} for one in made])
-    return 0 if all(report.frame["is_said"].all() for report in reports) else NOT_ALL
+            print_json(results)
+    return 0 if said else NOT_ALL
 
 
 def _facts(arguments: argparse.Namespace) -> list[Fact]:
@@ -115,14 +116,17 @@ def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
     """Return the facts with case_ids that are unique in the session.
 
     A fact without a case_id, or with that of a fact with another question, gets the round's number and its place in it,
-    e.g. "3.1".
+    e.g. "3.1"; a higher number if a round that was renumbered when facts were retired has such ids.
     """
     rounds = session.rounds
     taken = {str(fact.case_id): fact.question for one in rounds for fact in one.facts}
+    number = len(rounds) + 1
+    while any(known.startswith(f"{number}.") for known in taken):
+        number += 1
     return [
         fact
         if fact.case_id is not None and taken.get(str(fact.case_id), fact.question) == fact.question
-        else dataclasses.replace(fact, case_id=f"{len(rounds) + 1}.{place}")
+        else dataclasses.replace(fact, case_id=f"{number}.{place}")
         for place, fact in enumerate(facts, 1)
     ]
 
@@ -144,20 +148,18 @@ def _hparams(arguments: argparse.Namespace) -> NSEHyperParams | None:
     return None
 
 
-def _print(session: EditSession, facts: Sequence[Fact], report: RoundReport) -> None:
+def _result(made: RoundRecord | None, facts: Sequence[Fact], report: RoundReport) -> dict[str, Any]:
+    """Return a round as --json prints it. made: None if nothing was written."""
+    record = {"number": None, "id": None} if made is None else {**row_of(made), "id": made.id}
+    return {**record, "facts": fact_rows(facts, report)}
+
+
+def _print(made: RoundRecord | None, facts: Sequence[Fact], report: RoundReport) -> None:
     from nse_plugin.cli.tables import print_table
 
-    last = session.rounds[-1:]
-    name = f"round {last[0].number} ({last[0].id[:8]})" if last else "no round"
-    print_table(_fact_rows(facts, report), COLUMNS, title=name)
+    name = "no round: nothing was written" if made is None else f"round {made.number} ({made.id[:8]})"
+    print_table(fact_rows(facts, report), COLUMNS, title=name)
     frame = report.frame
     statuses = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     again = f"; {number_of(len(report.again), 'fact')} of earlier rounds written again" if len(report.again) else ""
     print(f"{number_of(len(frame), 'fact')}: {int(frame['is_said'].sum())} said, {statuses}{again}.")
-
-
-def _fact_rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
-    from nse_plugin.cli.tables import records
-
-    rows = records(report.frame)
-    return [{**row, "prompt": fact.text, "target": fact.target_new} for row, fact in zip(rows, facts, strict=True)]

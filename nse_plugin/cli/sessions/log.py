@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_json, add_session
-from nse_plugin.cli.sessions.opening import ROUND_COLUMNS, row_of
+from nse_plugin.cli.sessions.opening import ROUND_COLUMNS, fact_rows, row_of
 from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command. Raises SessionError."""
-    from nse_plugin.cli.tables import print_json, print_table, records
+    from nse_plugin.cli.tables import print_json, print_table
     from nse_plugin.session.folder.opening import read_rounds
 
     rounds = read_rounds(arguments.session)
     if arguments.json:
-        print_json([{**row_of(one), "id": one.id, "facts": records(one.report.frame)} for one in rounds])
+        print_json([{**row_of(one), "id": one.id, "facts": fact_rows(one.facts, one.report)} for one in rounds])
         return
     print_table([row_of(one) for one in rounds], ROUND_COLUMNS)
     for one in rounds if arguments.facts else ():

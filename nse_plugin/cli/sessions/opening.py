@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nse_plugin.facts import Fact
     from nse_plugin.hparams import NSEHyperParams
     from nse_plugin.session import EditSession
     from nse_plugin.session.folder.record import RoundRecord
+    from nse_plugin.session.report import RoundReport
 
 
 @contextmanager
@@ -47,6 +49,14 @@ def row_of(record: RoundRecord) -> dict[str, Any]:
         "done": sum(status == "done" for status in record.statuses),
         "said": int(record.report.frame["is_said"].sum()),
     }
+
+
+def fact_rows(facts: Sequence[Fact], report: RoundReport) -> list[dict[str, Any]]:
+    """Return the rows of a round's report, with each fact's prompt and target."""
+    from nse_plugin.cli.tables import records
+
+    rows = records(report.frame)
+    return [{**row, "prompt": fact.text, "target": fact.target_new} for row, fact in zip(rows, facts, strict=True)]
 
 
 ROUND_COLUMNS = {

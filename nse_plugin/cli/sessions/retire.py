@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nse_plugin.cli.options import add_model, add_session
@@ -11,6 +12,10 @@ from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
+    from nse_plugin.facts import Fact
+    from nse_plugin.session import RoundRecord
+
+KEPT = "kept"  # the status of a fact that --on-conflict keep left out
 
 
 def add(commands: Commands) -> None:
@@ -27,9 +32,23 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command. Raises FactError, SessionError."""
     with opened(arguments) as session:
-        before = len(session.rounds)
+        before = session.rounds
         again = session.retire(arguments.case_ids)
-        print(
-            f"{number_of(len(arguments.case_ids), 'fact')} retired; {number_of(len(again), 'round')} made again, "
-            f"{len(session.rounds)} of {before} stand."
-        )
+        after = session.rounds
+    was, now = _statuses(before), _statuses(after)
+    retired = [fact for fact in was if fact not in now]
+    for fact in retired:
+        print(f"retired: {_described(fact)}")
+    for fact, status in now.items():
+        if was[fact] == KEPT != status:
+            print(f"written now, as what it conflicted with is gone: {_described(fact)}")
+    rounds = f"{len(after)} of {number_of(len(before), 'round')} left"
+    print(f"{number_of(len(retired), 'fact')} retired; {number_of(len(again), 'round')} made again, {rounds}.")
+
+
+def _statuses(rounds: Sequence[RoundRecord]) -> dict[Fact, str]:
+    return {fact: status for one in rounds for fact, status in zip(one.facts, one.statuses, strict=True)}
+
+
+def _described(fact: Fact) -> str:
+    return f"{fact.text} -> {fact.target_new} ({fact.case_id})"

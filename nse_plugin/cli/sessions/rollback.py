@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command and its options. commands: argparse's subparsers."""
-    command = commands.add_parser("rollback", help="undo the last rounds of a session, as if they had never been made")
+    command = commands.add_parser(
+        "rollback", help="undo and remove the last rounds of a session, as if they had never been made"
+    )
     add_session(command)
     which = command.add_mutually_exclusive_group()
     which.add_argument("--rounds", type=int, help="how many; default: 1")
@@ -30,4 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     undone = roll_back(arguments.session, arguments.rounds, arguments.to)
     print_table([row_of(one) for one in undone], ROUND_COLUMNS)
-    print(f"{number_of(len(undone), 'round')} undone. The next command gives the model the rounds that stand.")
+    print(f"{number_of(len(undone), 'round')} undone. The next command opens the session without them.")

@@ -76,7 +76,7 @@ def together(
     """Return the combined changes of rounds `first` to `last` (None: the last one). columns_of: returns the changes of
     one round, given the round and its number. Raises ValueError if there are no such rounds."""
     if not rounds:
-        raise ValueError("The session has no round that stands: make one first.")
+        raise ValueError("The session has no rounds: make one first.")
     last = len(rounds) if last is None else last
     if not 1 <= first <= last <= len(rounds):
         raise ValueError(f"There are no rounds {first} to {last}: the session has {len(rounds)}.")

@@ -63,3 +63,12 @@ def test_facts_that_contradict_each_other_begin_no_session(run):
     capital = ("--fact", "The capital of {} is", "France")
     assert run("edit", "--hparams", "nse.yaml", *capital, "Lyon", *capital, "Rome")[0] == 1
     assert not Path("session").exists()
+
+
+def test_a_round_of_which_all_is_kept_is_no_round(edited):
+    fact = ("--fact", "The capital of {} is", "France", "Rome", "--on-conflict", "keep")
+    code, said = edited("edit", *fact, "--json")
+    [made] = json.loads(said)
+    assert (code, made["number"], made["id"]) == (3, None, None)
+    assert [(one["target"], one["status"]) for one in made["facts"]] == [("Rome", "kept")]
+    assert "no round: nothing was written" in edited("edit", *fact)[1]

@@ -27,4 +27,4 @@ def test_undone_rounds_are_gone(edited, saved, capsys):
     edited("rollback", "--to", first.id[:6], model=False)
     assert torch.equal(weights(saved), once)
     assert main(["rollback", "--session", "session", "--rounds", "2"]) == 1
-    assert "--rounds 2 cannot be undone: 1 stand" in capsys.readouterr().err
+    assert "--rounds 2 cannot be undone: the session has 1." in capsys.readouterr().err

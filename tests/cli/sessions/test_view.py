@@ -80,7 +80,7 @@ def test_rounds_facts_and_what_replaced_what(view):
             state = "replaced" if fact.target_new == "Lyon" else status.replace("_", " ")
             row = facts[f"fact-{one.number}-{place}"]
             assert row.startswith(f"{fact.text} → {fact.target_new} {state} round {one.number} ·")
-            assert f"{status.replace('_', ' ')} · P before" in row
+            assert f"{status.replace('_', ' ')} · P unedited" in row
             assert f"after its round {after:.3f}" in row
     assert "Was Is By The capital of France is Lyon (round 1) Rome (round 3) <script>" in text
 
