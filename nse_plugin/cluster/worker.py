@@ -62,7 +62,8 @@ class Worker:
         if not self._hparams.rewind:
             raise HyperParamsError("rewind = False cannot be used: z then depends on what was edited; leave it out.")
         templates = context_templates(self._model, self._tokenizer, self._hparams.seed)
-        forms = forms_of(self._tokenizer, facts, templates, self._hparams.chat, self._layout)
+        hparams = self._hparams
+        forms = forms_of(self._tokenizer, facts, templates, hparams.chat, self._layout, hparams.target_eos)
         groups = same_subject(facts, forms)
         alone = [forms[i] for group in groups if len({_asked(facts, forms[i]) for i in group}) == 1 for i in group]
         prompts = [form.prompts for form in sorted(alone, key=lambda form: form.owner)]

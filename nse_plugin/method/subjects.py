@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-from nse_plugin.facts import Fact
+from nse_plugin.facts import Fact, FactError
 from nse_plugin.models.chat import frames
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts, encode_fact
@@ -27,11 +28,21 @@ class Form:
 
 
 def forms_of(
-    tokenizer: Any, facts: Sequence[Fact], templates: Sequence[str], chat: bool | str, layout: Layout
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    chat: bool | str,
+    layout: Layout,
+    target_eos: bool = False,
 ) -> list[Form]:
-    """Return all forms of every fact: each name, in plain text and in a chat. Raises FactError like `encode_fact`."""
+    """Return all forms of every fact: each name, in plain text and in a chat. target_eos: end targets with the EOS
+    token. Raises FactError like `encode_fact`, or if there is no EOS token."""
+    if target_eos and tokenizer.eos_token_id is None:
+        raise FactError("target_eos is True, and the tokenizer has no EOS token: leave it out, or set one.")
+    ending = [tokenizer.eos_token_id] if target_eos else []
+    encode = partial(encode_fact, max_positions=layout.max_positions, vocabulary=layout.vocabulary, ending=ending)
     return [
-        Form(place, encode_fact(tokenizer, fact.named(name), templates, layout.max_positions, layout.vocabulary, frame))
+        Form(place, encode(tokenizer, fact.named(name), templates, frame=frame))
         for place, fact in enumerate(facts)
         for name in fact.names
         for frame in frames(tokenizer, chat)

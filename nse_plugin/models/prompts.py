@@ -41,6 +41,11 @@ class EncodedPrompt:
         """The tokens up to and including the subject's last one, on which alone keys and residuals depend."""
         return self.ids[: self.lookup + 1]
 
+    def followed_by(self, tokens: Sequence[int]) -> EncodedPrompt:
+        """Return the row with more target tokens at its end."""
+        targets = (*self.targets, *tokens)
+        return replace(self, ids=(*self.ids[: len(self.ids) + 1 - len(self.targets)], *targets[:-1]), targets=targets)
+
 
 @dataclass(frozen=True)
 class FactPrompts:
@@ -73,11 +78,13 @@ def encode_fact(
     max_positions: int | None = None,
     vocabulary: int | None = None,
     frame: Frame = PLAIN,
+    ending: Sequence[int] = (),
 ) -> FactPrompts:
     """Tokenise a fact in every context template.
 
     templates: strings with one `{}`, the first of them "{}" itself. max_positions, vocabulary: limits of the model;
-    None: no limit. frame: plain text or a chat, placed around the text with its context.
+    None: no limit. frame: plain text or a chat, placed around the text with its context. ending: tokens that must
+    follow the target, as part of it.
     Raises FactError if a row is longer than the model's positions or has a token that the model does not know, or if
     the tokenizer drops the target or the end of the subject.
     """
@@ -89,7 +96,7 @@ def encode_fact(
     rewrites = []
     for template in templates:
         before, after = frame.before + template.split(SLOT)[0], template.split(SLOT)[1] + frame.after
-        row = _encode(tokenizer, before + text + after, len(before) + end, target)
+        row = _encode(tokenizer, before + text + after, len(before) + end, target).followed_by(ending)
         rewrites.append(replace(row, context=_alike(row.to_lookup[:-1], without_end(tokenizer, before))))
     subject = frame.before + fact.subject
     essence = _encode(tokenizer, f"{subject} is a", len(subject.rstrip()), None)

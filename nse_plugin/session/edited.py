@@ -153,7 +153,10 @@ class EditedModel:
                 f"layers = {self.hparams.layers} cannot be used: this session edits {state.layers}; begin another "
                 "session for other layers."
             )
-        forms = forms_of(self.tokenizer, facts, self.templates(state), self.hparams.chat, self.layout)
+        hparams = self.hparams
+        forms = forms_of(
+            self.tokenizer, facts, self.templates(state), hparams.chat, self.layout, hparams.target_eos
+        )  # fmt: skip
         self._check_length(state, prompts_of(forms))
         return forms
 

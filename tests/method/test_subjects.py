@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import relative
-from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
+from tiny import ARCHITECTURES, CHAT, TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact
 from nse_plugin.evaluation.teacher_forcing import predict
-from nse_plugin.method.subjects import Form, same_subject
+from nse_plugin.facts import FactError
+from nse_plugin.method.subjects import Form, forms_of, same_subject
 from nse_plugin.method.value_optimizer import LONG
+from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import encode_fact
 from nse_plugin.session.round import again_with
 
@@ -224,3 +226,19 @@ def test_a_joint_value_is_kept_under_the_facts_it_serves(llama, hparams, tmp_pat
     facts = [*ROME, *OTHERS]
     random.Random(0).shuffle(facts)
     assert round_values(session_of(llama, hparams, store=str(tmp_path)), facts).isfinite().all()
+
+
+@pytest.mark.parametrize("chat", [False, "both"])
+def test_the_eos_token_is_part_of_the_target(llama, chat):
+    """As if its text were written at the target's end."""
+    tokenizer, layout = tiny_tokenizer(chat=CHAT), Layout.of(llama)
+    facts = tiny_facts()
+    ending = [dataclasses.replace(fact, target_new=fact.target_new + tokenizer.eos_token) for fact in facts]
+    found = forms_of(tokenizer, facts, TEMPLATES, chat, layout, target_eos=True)
+    expected = forms_of(tokenizer, ending, TEMPLATES, chat, layout)
+    for one, other in zip(found, expected, strict=True):
+        assert one.prompts.rewrites == other.prompts.rewrites
+        assert one.prompts.rewrites[0].targets[-1] == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    with pytest.raises(FactError, match="target_eos is True, and the tokenizer has no EOS token: leave it out"):
+        forms_of(tokenizer, facts, TEMPLATES, chat, layout, target_eos=True)
