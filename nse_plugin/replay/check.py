@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _TEXT = "The old river runs through the town because of rain and wind."
 _FEWEST, _USUAL = 8, 64  # tokens: the positions a model must have, and the length of the first check's rows
+_SUFFIX = 14  # tokens of the longest suffix, which the others are padded to
 _LEFT = [0, 2]  # rows that are kept when the other one is dropped
 # what transformers, torch and `batched_arguments` raise if a layer does not support a call
 _UNSUITED = (
@@ -98,24 +99,25 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
     if not worst <= rounding_allowed(layout.model):
         raise LayoutError(
             f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
-            f"outputs than the model itself ({worst:.1%} off in rows of {len(rows[0].ids)} tokens), as with attention "
+            f"outputs than the model itself ({worst:.1%} off in rows of {len(rows[-1].ids)} tokens), as with attention "
             "to later tokens, positions that a model counts by itself, state kept outside the cache, or a hook that "
             "mixes tokens."
         )
 
 
 def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
-    """Build three rows of these tokens with at most `length` tokens each, and no more than the model has positions.
+    """Build three rows of these tokens, the last with `length` tokens, or as many as the model has positions.
 
     delta is added at the rows' lookups. The first two rows have suffixes of the same length after prefixes of different
-    lengths. The third has a longer suffix, unless the model has too few positions, so that suffixes are padded too.
+    lengths. The third has a longer suffix, unless the model has too few positions, so that suffixes are padded too; no
+    row is padded beyond `length`.
     """
     length = min(length, layout.max_positions or length)
     if length < _FEWEST:
         raise LayoutError(f"The model has {layout.max_positions} positions, and NSE needs {_FEWEST} at least.")
     ids = tuple(ids) * length
-    padded = 6 + (layout.max_positions or 2 * length) - length  # a longer row's suffix would exceed the positions
-    shapes = ((length, length - 4), (5, 1), (min(length, padded), 2))
+    lookup = length - min(_SUFFIX, length - 4)
+    shapes = ((lookup + 4, lookup), (5, 1), (length, lookup))
     return [EncodedPrompt(ids[place : place + size], lookup) for place, (size, lookup) in enumerate(shapes)]
 
 
