@@ -45,10 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.rest and not arguments.is_hydra:
         parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it has its own handler, and the lines would appear twice
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars would fill a log
     try:
         return arguments.run(arguments) or 0
+    except argparse.ArgumentError as error:  # what argparse itself cannot check
+        command: argparse.ArgumentParser = arguments.parser
+        command.error(error.message)
     except BrokenPipeError:  # `nse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -79,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in _COMMANDS:
         command.add(commands)
+    for of_command in commands.choices.values():
+        of_command.set_defaults(parser=of_command)
     return parser
 
 

@@ -188,9 +188,7 @@ class Fact:
             ) from error
         for field in REQUIRED_FIELDS:
             if fields.get(field) is None:
-                raise FactError(
-                    f"{where}{field} is missing: a record needs a prompt (in MEND's form src) and a target_new (alt)."
-                )
+                raise FactError(f"{where}{field} is missing: a record needs {_needed(record)}.")
         fields["prompt"] = with_slot(fields["prompt"], fields["subject"], where)
         fields["aliases"] = record.get("aliases") or ()
         fact = cls(case_id=case_id, separator=record.get("separator"), **fields)
@@ -204,3 +202,10 @@ class Fact:
         pairs += [*self.locality_prompts, *self.portability_prompts, *self.reversal_prompts]
         unspaced = any(is_unspaced(edge) for edge in (self.text[-1], self.target_new[0]))
         return not unspaced and any(continuation(*pair) != continuation(*pair, " ") for pair in pairs)
+
+
+def _needed(record: Mapping[str, Any]) -> str:
+    """Return the names of the fields that a record needs; MEND's names too if the record has one of them."""
+    if "src" in record or "alt" in record:
+        return "a prompt (in MEND's form src) and a target_new (alt)"
+    return "a prompt and a target_new"

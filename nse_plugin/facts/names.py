@@ -47,8 +47,9 @@ def warn_of_left_out_names(facts: Sequence[Fact]) -> None:
     if found:
         fact, name = found[0]
         log.warning(
-            "%s with a name of the subject in its own texts that it is not written for: %r of %r the first. Give it as "
-            "aliases=[%r] where it is to follow.", number_of(len(found), "fact"), name, fact.text, name,
+            "In %s, a rephrase or generation prompt calls the subject by a name that the fact does not give; the first "
+            "is %r, with %r. The edit is not made for such a name unless it is among the fact's `aliases` (a field in "
+            "Python and JSON, a column in CSV).", number_of(len(found), "fact"), fact.text, name,
         )  # fmt: skip
 
 

@@ -84,6 +84,17 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch, capsys):
         )
 
 
+def test_lines_of_the_hub_appear_once(monkeypatch):
+    code = """
+        from nse_plugin.cli import main
+        main(["facts", "check", "demo"])
+        from huggingface_hub.utils import logging
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stderr.count("Retrying in 1s") == 1
+
+
 def test_a_traceback_on_request(saved):
     with pytest.raises(ValueError, match="--layers one"):
         main(["--traceback", "moments", "--model", saved, "--layers", "one"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nse_plugin.facts import Fact, FactError
-from nse_plugin.facts.conflicts import check_round
+from nse_plugin.facts.conflicts import check_round, same_questions
 
 
 def test_a_space_does_not_make_another_prompt():
@@ -25,6 +25,13 @@ def test_a_round_asks_one_thing_of_a_prompt(facts):
         check_round([lyon, rome])
     with pytest.raises(FactError, match="facts is empty"):
         check_round([])
+
+
+def test_facts_with_the_same_question_are_paired_with_the_last_one_before():
+    names = ["France", "Italy", "France ", "Japan", "Italy", "France"]
+    asked = [Fact("The capital of {} is", name, f"Town {place}") for place, name in enumerate(names)]
+    assert list(same_questions(asked)) == [(0, 2), (1, 4), (2, 5)]
+    assert list(same_questions(asked[:2])) == []
 
 
 def test_a_round_has_a_fact_once(facts):

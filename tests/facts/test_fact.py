@@ -93,6 +93,21 @@ def test_lists_become_tuples():
     assert hash(fact) != hash(FRANCE)
 
 
+@pytest.mark.parametrize(
+    ("record", "needed"),
+    [
+        ({"prompt": "{} is", "subject": "A"}, "a prompt and a target_new."),
+        ({"requested_rewrite": {"prompt": "{} is", "subject": "A"}}, "a prompt and a target_new."),
+        ({"src": "A is", "subject": "A"}, "a prompt (in MEND's form src) and a target_new (alt)."),
+        ({"src": "A is", "subject": "A", "alt": None}, "a prompt (in MEND's form src) and a target_new (alt)."),
+    ],
+)
+def test_the_names_of_mends_fields_are_given_for_its_records_only(record, needed):
+    with pytest.raises(FactError) as caught:
+        Fact.from_record(record)
+    assert str(caught.value).endswith(f" is missing: a record needs {needed}")
+
+
 def test_the_demo_facts_can_be_read():
     records = json.loads((files("nse_plugin.data") / "demo_facts.json").read_text(encoding="utf-8"))
     facts = [Fact.from_record(record) for record in records]

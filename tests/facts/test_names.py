@@ -53,8 +53,9 @@ def test_a_name_that_another_fact_of_the_round_gives():
 def test_one_warning_names_the_first_and_the_fix(caplog):
     warn_of_left_out_names([fact("Rome", "In Rome"), fact("Lima", "In lima"), fact("Oslo", "In oslo")])
     [message] = caplog.messages
-    assert message.startswith("2 facts with a name of the subject in its own texts that it is not written for: 'lima'")
-    assert "aliases=['lima']" in message
+    assert message.startswith("In 2 facts, a rephrase or generation prompt calls the subject by a name that the fact")
+    assert "the first is 'Lima is in', with 'lima'." in message
+    assert "among the fact's `aliases` (a field in Python and JSON, a column in CSV)" in message
 
 
 def test_the_demos_facts_leave_no_name_out(caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -111,7 +112,7 @@ def model_config(source: str, named: str = "model") -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise PlanError(f"{named} {source} cannot be read: {' '.join(str(error).split()):.200}") from None
+        raise PlanError(f"{named} {source} cannot be read: {_sentences(error)}") from None
     return config
 
 
@@ -127,9 +128,7 @@ def model_tokenizer(source: str, named: str = "model") -> PreTrainedTokenizerBas
     try:
         return AutoTokenizer.from_pretrained(source if folder is None else folder)
     except (OSError, ValueError, KeyError) as error:
-        raise PlanError(
-            f"{named} {source}: its tokenizer cannot be read: {' '.join(str(error).split()):.200}"
-        ) from None
+        raise PlanError(f"{named} {source}: its tokenizer cannot be read: {_sentences(error)}") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -141,9 +140,18 @@ def _hub_config(source: str, named: str) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise PlanError(f"{named} {source}: there is no such folder, and from the hub: {reason:.200}") from None
+        raise PlanError(f"{named} {source}: there is no such folder, and from the hub: {_sentences(error)}") from None
     return config
+
+
+def _sentences(error: Exception, length: int = 200) -> str:
+    """Return the first sentence of an error message, and the following ones while they fit in `length` characters."""
+    first, *others = re.split(r"(?<=[.!?])\s+", " ".join(str(error).split()))
+    for sentence in others:
+        if len(first) + 1 + len(sentence) > length:
+            break
+        first = f"{first} {sentence}"
+    return first
 
 
 def base_of_adapter(folder: Path) -> str | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,13 @@ class Loaded:
     """Facts and their origin.
 
     path: the file. sha256: of the file as it was read. skipped: (index of the record, from 0; what is wrong with it)
-    for each bad record that was left out. places: the places of these records in the file, e.g. "line 3". corrected: a
-    note on each fact whose prompt and subject had another target before.
+    for each bad record that was left out.
     """
 
     facts: list[Fact]
     path: Path
     sha256: str
     skipped: list[tuple[int, str]]
-    places: list[str] = field(default_factory=list)
-    corrected: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Fact]:
         return iter(self.facts)
@@ -84,18 +81,9 @@ def load_facts(
         raise DatasetError(f"limit is {limit}: ask for at least one fact, or give None for all.")
     if skip < 0:
         raise DatasetError(f"skip is {skip}: give the number of facts to leave out, 0 or more.")
-    path = _file_of(source)
-    data = read_bytes(path)
-    sha256 = hashlib.sha256(data).hexdigest()
-    published = PUBLISHED.get(str(source))
-    if published and published.sha256 not in (None, sha256):
-        raise DatasetError(
-            f"{path} has the SHA-256 {sha256}, and {source} as published has {published.sha256}: delete the file to "
-            "have it downloaded again, or give its path as the data source to use it as it is."
-        )
-    records = read_records(path, data)
+    path, sha256, records = open_source(source)
     texts = read_snippets(Path(snippets).expanduser()) if snippets else {}
-    facts, skipped, corrected = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
+    facts, skipped = _facts(path, records, None if limit is None else skip + limit, skip_bad, texts)
     if skipped:
         number, problem = skipped[0]
         first = records[number].place
@@ -113,49 +101,79 @@ def load_facts(
     facts = facts[skip:]
     if texts and not any(fact.reference_texts for fact in facts):
         log.warning("%s has no texts for any of the facts of %s: Consistency will be absent.", snippets, path)
-    return Loaded(facts, path, sha256, skipped, [records[number].place for number, _ in skipped], corrected)
+    return Loaded(facts, path, sha256, skipped)
+
+
+def open_source(source: str | Path) -> tuple[Path, str, list[FoundRecord]]:
+    """Return the path of a file or of one of `NAMES`, the SHA-256 of its content, and its records. Raises
+    DatasetError."""
+    path = _file_of(source)
+    data = read_bytes(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    published = PUBLISHED.get(str(source))
+    if published and published.sha256 not in (None, sha256):
+        raise DatasetError(
+            f"{path} has the SHA-256 {sha256}, and {source} as published has {published.sha256}: delete the file to "
+            "have it downloaded again, or give its path as the data source to use it as it is."
+        )
+    return path, sha256, read_records(path, data)
+
+
+def converted(records: Iterable[FoundRecord]) -> Iterator[tuple[FoundRecord, Fact | FactError]]:
+    """Yield each record with its fact, or with the error if it is bad: it cannot be converted, or its case_id is that
+    of an earlier fact."""
+    places: dict[str, str] = {}  # by case_id as text, as in the results
+    for index, record in enumerate(records):
+        try:
+            fact = record.fact(index)
+            if (first := places.setdefault(str(fact.case_id), record.place)) != record.place:
+                raise FactError(f"case_id {fact.case_id!r} is that of {first} too: give each its own.")
+        except FactError as error:
+            yield record, error
+        else:
+            yield record, fact
+
+
+def cells_of(record: FoundRecord) -> Any:
+    """Return the fields that a record gives."""
+    return record.content.cells if isinstance(record.content, Row) else record.content
 
 
 def _facts(
     path: Path, records: list[FoundRecord], limit: int | None, skip_bad: bool, texts: SnippetTexts
-) -> tuple[list[Fact], list[tuple[int, str]], list[str]]:
-    """Return the first `limit` facts, (index, problem) of the bad records among them, and notes on corrections."""
+) -> tuple[list[Fact], list[tuple[int, str]]]:
+    """Return the first `limit` facts, and (index, problem) of the bad records among them."""
     facts: list[Fact] = []
     skipped: list[tuple[int, str]] = []
-    numbers: dict[str, str] = {}  # by case_id as text, as in the results: the place of its record
     edits: dict[tuple[str, str, str], str] = {}
     targets: dict[tuple[str, str], tuple[str, str]] = {}  # by prompt and subject: the first target, and its place
     twice: list[str] = []
     corrected: list[str] = []
     used: list[Any] = []
-    for index, record in enumerate(records):
-        if len(facts) == limit:
-            break
-        try:
-            fact = record.fact(index)
-            if (first := numbers.setdefault(str(fact.case_id), record.place)) != record.place:
-                raise FactError(f"case_id {fact.case_id!r} is that of {first} too: give each its own.")
-            if (first := edits.setdefault(fact.signature, record.place)) != record.place:
-                again = f"it is the fact of {first} again, {fact.text!r} to {fact.target_new!r}"
-                if skip_bad:
-                    raise FactError(f"{again}.")
+    for index, (record, fact) in enumerate(converted(records)):
+        if isinstance(fact, Fact) and (first := edits.setdefault(fact.signature, record.place)) != record.place:
+            again = f"it is the fact of {first} again, {fact.text!r} to {fact.target_new!r}"
+            if skip_bad:
+                fact = FactError(f"{again}.")
+            else:
                 twice.append(f"{record.place}: {again}")
-            asked, target = fact.signature[:2], fact.signature[2]
-            before, first = targets.setdefault(asked, (target, record.place))
-            if before != target:
-                corrected.append(f"{record.place}: {fact.text!r} is {fact.target_new!r} here and {before!r} in {first}")
-        except FactError as error:
+        if isinstance(fact, FactError):
             if not skip_bad:
                 counted = " (counted from 0)" if record.place.startswith("record") else ""
                 raise DatasetError(
-                    f"{path}, {record.place}{counted}: {error} skip_bad leaves such records out."
-                ) from error
-            log.info("%s, %s left out: %s", path, record.place, error)
-            skipped.append((index, str(error)))
+                    f"{path}, {record.place}{counted}: {fact} skip_bad leaves such records out."
+                ) from fact
+            log.info("%s, %s left out: %s", path, record.place, fact)
+            skipped.append((index, str(fact)))
             continue
-        used.append(record.content.cells if isinstance(record.content, Row) else record.content)
+        before, first = targets.setdefault(fact.question, (fact.signature[2], record.place))
+        if before != fact.signature[2]:
+            corrected.append(f"{record.place}: {fact.text!r} is {fact.target_new!r} here and {before!r} in {first}")
+        used.append(cells_of(record))
         references = references_of(record.content, texts)
         facts.append(dataclasses.replace(fact, reference_texts=references) if references else fact)
+        if len(facts) == limit:
+            break
     warn_of_found_subjects(used, facts, f"{path}: ")
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
@@ -163,7 +181,7 @@ def _facts(
     if corrected and path.parent != _OURS:  # this package's own data has corrections on purpose
         more = f" (and {len(corrected) - 1} more)" if len(corrected) > 1 else ""
         log.warning("%s, %s%s: no round takes both, and the later one replaces the other.", path, corrected[0], more)
-    return facts, skipped, corrected
+    return facts, skipped
 
 
 def _file_of(source: str | Path) -> Path:

@@ -22,14 +22,18 @@ TABLES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class FoundRecord:
-    """A record in a file. place: e.g. "line 3" (from 1, as in an editor) or "record 2" (from 0)."""
+    """A record in a file. place: e.g. "line 3" (from 1, as in an editor) or "record 2" (from 0). problem: why the line
+    cannot be parsed; "" if it can."""
 
     place: str
     content: Any
+    problem: str = ""
 
     def fact(self, number: int) -> Fact:
         """Convert the record to a fact. number: its index among the records, used if it has no case_id. Raises
         FactError."""
+        if self.problem:
+            raise FactError(self.problem)
         record = self.content.record() if isinstance(self.content, Row) else self.content
         if self.place.startswith("record"):
             return Fact.from_record(record, case_id=number)
@@ -46,8 +50,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_records(path: Path, data: bytes) -> list[FoundRecord]:
-    """Read the records in `data`, the content of the file `path`. Raises DatasetError if it is not a list of
-    records."""
+    """Read the records in `data`, the content of the file `path`.
+
+    A line of a .jsonl or table file that cannot be parsed is a record with a `problem`, so that the other lines can be
+    read. Raises DatasetError if the file as a whole is not a list of records.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,16 +65,15 @@ def read_records(path: Path, data: bytes) -> list[FoundRecord]:
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         lines = enumerate(text.split("\n"), 1)  # splitlines would also split inside a record, at U+2028
-        return [FoundRecord(f"line {number}", _parsed(path, line, number)) for number, line in lines if line.strip()]
-    records = _table_rows(path, text) if suffix in TABLES else _parsed(path, text)
+        return [_line(number, line) for number, line in lines if line.strip()]
+    if suffix in TABLES:
+        return [FoundRecord(f"line {row.line}", row, row.problem) for row in _table_rows(path, text)]
+    records = _list(path, text)
     if not isinstance(records, list):
         raise DatasetError(f"{path} holds a JSON {type(records).__name__}, not a list of records: put them in a list.")
     if not records:
         raise DatasetError(f"{path} holds an empty list: give a file with at least one record.")
-    return [
-        FoundRecord(f"line {record.line}" if isinstance(record, Row) else f"record {index}", record)
-        for index, record in enumerate(records)
-    ]
+    return [FoundRecord(f"record {index}", record) for index, record in enumerate(records)]
 
 
 def _table_rows(path: Path, text: str) -> list[Row]:
@@ -77,17 +83,31 @@ def _table_rows(path: Path, text: str) -> list[Row]:
         raise DatasetError(f"{path}, {error}") from error
 
 
-def _parsed(path: Path, text: str, line: int = 1) -> Any:
-    """Parse JSON. text: begins at `line` of the file. Raises DatasetError."""
+def _line(number: int, line: str) -> FoundRecord:
+    """Parse a line of a .jsonl file."""
+    try:
+        return FoundRecord(f"line {number}", _parsed(line))
+    except FactError as error:
+        return FoundRecord(f"line {number}", None, f"the line {error}")
+
+
+def _list(path: Path, text: str) -> Any:
+    """Parse a .json file. Raises DatasetError."""
+    try:
+        return _parsed(text, with_line=True)
+    except FactError as error:
+        raise DatasetError(f"{path} {error} (A file with a record a line must be named .jsonl.)") from error
+
+
+def _parsed(text: str, with_line: bool = False) -> Any:
+    """Parse JSON. with_line: name the line of a mistake, not only the column. Raises FactError; its message continues
+    the name of the text."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise DatasetError(f"{path} nests too many lists from line {line} on: give a list of records.") from None
+        raise FactError("nests too many lists: give plain records.") from None
     except json.JSONDecodeError as error:
-        hint = "" if path.suffix.lower() == ".jsonl" else " (A file with a record a line must be named .jsonl.)"
-        raise DatasetError(
-            f"{path} is not valid JSON at line {line + error.lineno - 1}, column {error.colno} ({error.msg}): correct "
-            f"it there.{hint}"
-        ) from error
+        line = f"line {error.lineno}, " if with_line else ""
+        raise FactError(f"is not valid JSON at {line}column {error.colno} ({error.msg}): correct it there.") from error
     except ValueError as error:  # a number with thousands of digits
-        raise DatasetError(f"{path} cannot be read from line {line} on ({error}): correct it there.") from error
+        raise FactError(f"cannot be read ({error}): correct it there.") from error

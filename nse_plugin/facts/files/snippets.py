@@ -13,7 +13,10 @@ SnippetTexts = dict[tuple[str, str], tuple[str, ...]]  # by relation and target
 def read_snippets(path: Path) -> SnippetTexts:
     """ROME's snippets, `[{relation_id, target_id, samples: [{name, text}]}]`. Raises DatasetError."""
     texts: SnippetTexts = {}
-    for index, entry in enumerate(found.content for found in read_records(path, read_bytes(path))):
+    for index, record in enumerate(read_records(path, read_bytes(path))):
+        entry = record.content
+        if record.problem:
+            raise DatasetError(f"{path}, {record.place}: {record.problem}")
         try:
             key = (str(entry["relation_id"]), str(entry["target_id"]))
             found = tuple(sample["text"] for sample in entry["samples"] if sample["text"].strip())

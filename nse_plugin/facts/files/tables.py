@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,12 @@ _PAIRS = ("locality_prompts", "portability_prompts", "reversal_prompts")
 
 @dataclass(frozen=True)
 class Row:
-    """The non-empty cells of a fact, by column. line: where the row begins, counted from 1 as in an editor."""
+    """The non-empty cells of a fact, by column. line: where the row begins, counted from 1 as in an editor. problem:
+    why the row cannot be parsed; "" if it can."""
 
     line: int
     cells: dict[str, str]
+    problem: str = ""
 
     def record(self) -> dict[str, Any]:
         """Convert the row to a record for `Fact.from_record`. Raises FactError naming the column of a cell that is
@@ -45,38 +47,59 @@ class Row:
 def read_rows(text: str) -> list[Row]:
     """Read the rows of a table whose first row names the columns. Columns that are not fields of a fact are ignored.
 
-    Raises FactError, naming the line, if the text is not CSV, a row has more cells than there are columns, the header
-    lacks, misspells or repeats a column, or no row follows it.
+    A row that is not CSV or has more cells than there are columns is returned with a `problem`. Raises FactError,
+    naming the line, if the header is not CSV, lacks, misspells or repeats a column, or no row follows it.
     """
     before, header = _header(text)
     delimiter = max(DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     columns: list[str] = []
-    line = 1
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    try:
-        for cells in reader:
-            if line <= before:
-                pass
-            elif not columns:
-                columns = _columns(cells, line)
-            elif any(cell.strip() for cell in cells[len(columns) :]):
-                raise FactError(
-                    f"line {line} has {number_of(len(cells), 'cell')} for {number_of(len(columns), 'column')}: put a "
-                    f"text in quotes that holds {delimiter!r}."
-                )
-            elif given := {name: cell for name, cell in zip(columns, cells, strict=False) if _is_given(name, cell)}:
-                fields = {name: _trimmed(name, cell) for name, cell in given.items() if name in RECORD_FIELDS}
-                rows.append(Row(line, fields))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise FactError(f"line {line} is not CSV ({error}): put the text in quotes, and double those in it.") from error
-    finally:
-        csv.field_size_limit(limit)
+    for line, cells in _cells(text, delimiter):
+        if line <= before:
+            continue
+        if not columns:
+            if isinstance(cells, csv.Error):
+                raise FactError(f"line {line} {_not_csv(cells)}")
+            columns = _columns(cells, line)
+        elif (row := _row(line, cells, columns, delimiter)) is not None:
+            rows.append(row)
     if not rows:
         raise FactError(f"line {before + 1} names the columns, and no fact follows: write a fact a line.")
     return rows
+
+
+def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """Yield the line where each row begins, and its cells, or the error if the row is not CSV. Reading goes on at the
+    line after the error."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    try:
+        while True:
+            line = reader.line_num + 1
+            try:
+                yield line, next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield line, error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _row(line: int, cells: list[str] | csv.Error, columns: Sequence[str], delimiter: str) -> Row | None:
+    """Return a row; None if all its cells are empty."""
+    if isinstance(cells, csv.Error):
+        return Row(line, {}, f"the row {_not_csv(cells)}")
+    if any(cell.strip() for cell in cells[len(columns) :]):
+        count = f"{number_of(len(cells), 'cell')} for {number_of(len(columns), 'column')}"
+        return Row(line, {}, f"the row has {count}: put a text in quotes that holds {delimiter!r}.")
+    given = {name: cell for name, cell in zip(columns, cells, strict=False) if _is_given(name, cell)}
+    fields = {name: _trimmed(name, cell) for name, cell in given.items() if name in RECORD_FIELDS}
+    return Row(line, fields) if given else None
+
+
+def _not_csv(error: csv.Error) -> str:
+    return f"is not CSV ({error}): put the text in quotes, and double those in it."
 
 
 def _header(text: str) -> tuple[int, str]:

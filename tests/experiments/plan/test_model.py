@@ -10,7 +10,7 @@ from model_folders import plan
 from nse_plugin.cli import main
 from nse_plugin.experiments.plan import ModelChoice, Plan, PlanError
 from nse_plugin.experiments.plan.configuration import composed
-from nse_plugin.experiments.plan.model import check_source, model_config
+from nse_plugin.experiments.plan.model import check_source, model_config, model_tokenizer
 
 
 @pytest.mark.parametrize("command", ["compare", "sweep"])
@@ -70,6 +70,31 @@ def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
     with pytest.raises(PlanError, match=r"model org/no: there is no such folder, and from the hub: We couldn't"):
         model_config("org/no")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "Cannot load\nit. Are you online? See https://a.org/" + "x" * 200,
+            "Cannot load it. Are you online?",
+        ),
+        ("Cannot load " + "it " * 100 + "at all. Sorry.", "Cannot load " + "it " * 100 + "at all."),
+        ("No full stop", "No full stop"),
+    ],
+)
+def test_a_long_reason_is_cut_after_a_sentence(tmp_path, monkeypatch, said, kept):
+    def refuse(*_, **__):
+        raise OSError(said)
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for read, source in ((model_config, f"org/{len(said)}"), (model_config, tmp_path), (model_tokenizer, "org/no")):
+        with pytest.raises(PlanError) as caught:
+            read(str(source))
+        assert str(caught.value).endswith(f": {kept}")
 
 
 def test_an_interval_is_a_value_too(tiny_experiment, tmp_path):

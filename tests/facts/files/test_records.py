@@ -18,7 +18,7 @@ from nse_plugin.facts.files import DatasetError, load_facts
         ('{"facts": []}', "a.json", r"a.json holds a JSON dict, not a list of records: put them in a list\."),
         ('[{"a": 1},\n {"b" 2}]', "a.json", r"not valid JSON at line 2, column 7 \(Expecting ':' delimiter\): correct"),
         ('{"a": 1}\n{"b": 2}', "a.json", r"line 2, column 1 \(Extra data\).*must be named \.jsonl"),
-        ('{"a": 1}\n\n{"b" 2}', "a.jsonl", r"a.jsonl is not valid JSON at line 3, column 6"),
+        ('\n\n{"b" 2}', "a.jsonl", r"a.jsonl, line 3: the line is not valid JSON at column 6"),
         ("[]", "a.xlsx", r"data source '.*a.xlsx' cannot be used: give a .csv, .json or .jsonl file, or one of demo"),
     ],
 )
@@ -44,8 +44,8 @@ def test_a_file_in_another_encoding(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[" * 100_000, "nests too many lists from line 1 on"),
-        ('[{"case_id": ' + "9" * 5_000 + "}]", "cannot be read from line 1 on .*digits"),
+        ("[" * 100_000, "facts.json nests too many lists: give plain records"),
+        ('[{"case_id": ' + "9" * 5_000 + "}]", "facts.json cannot be read .*digits"),
         ('[{"prompt": "{} is", "subject": "A\\ud800", "target_new": "B"}]', "record 0 .*subject is 'A.ud800'"),
         ('[{"prompt": "{} is", "subject": "A", "target_new": "B", "rephrase_prompts": ["\\udc00"]}]',
          "rephrase_prompts holds"),
@@ -64,7 +64,21 @@ def test_a_bad_line_is_counted_as_an_editor_does(written):
         load_facts(written("\n\n".join(lines), "facts.jsonl"))
     assert "facts.jsonl, line 3: subject is missing, and " in str(caught.value)
     assert "named .jsonl" not in str(caught.value)
-    with pytest.raises(
-        DatasetError, match=r"not valid JSON at line 2, column 1 \(Expecting value\): correct it there\.$"
-    ):
+    with pytest.raises(DatasetError, match=r"line 2: the line is not valid JSON at column 1 \(Expecting value\)"):
         load_facts(written(f"{lines[0]}\nnone\n", "facts.jsonl"))
+
+
+def test_a_line_that_is_not_json_is_a_bad_record_like_others(written):
+    """The first one in the order of the lines is named, whatever is wrong with it."""
+    good = {"prompt": "{} is in", "subject": "Rome", "target_new": "Peru"}
+    lines = [json.dumps(good), json.dumps({**good, "target_new": None}), "none", "[" * 100_000]
+    lines += [json.dumps({**good, "subject": "Lima"})]
+    path = written("\n".join(lines), "facts.jsonl")
+    with pytest.raises(DatasetError, match=r"facts.jsonl, line 2: target_new is missing"):
+        load_facts(path)
+    loaded = load_facts(path, skip_bad=True)
+    assert [fact.subject for fact in loaded.facts] == ["Rome", "Lima"]
+    assert [index for index, _ in loaded.skipped] == [1, 2, 3]
+    assert [problem.split(":")[0] for _, problem in loaded.skipped[1:]] == [
+        "the line is not valid JSON at column 1 (Expecting value)", "the line nests too many lists",
+    ]  # fmt: skip

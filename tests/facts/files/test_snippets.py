@@ -30,6 +30,11 @@ def test_snippets_for_none_of_the_facts_are_told(written, caplog):
     assert "snippets.json has no texts for any of the facts" in caplog.text
 
 
+def test_a_line_of_snippets_that_is_not_json(written):
+    with pytest.raises(DatasetError, match=r"snippets.jsonl, line 1: the line is not valid JSON at column 1"):
+        load_facts(written(RECORDS), snippets=written("none", "snippets.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [

@@ -109,9 +109,10 @@ def test_the_columns_of_easyedits_records_are_read_too(written):
         ("prompt,subject,target_new\n", r"line 1 names the columns, and no fact follows"),
         ("prompt,subject,target_new\n{} is,A,B\n{} is,C,\n", r"line 3: column target_new is empty: a fact needs"),
         ('prompt,subject,target_new\n"{}\nis",A,B\n\n{} is,C\n', r"line 5: column target_new is empty"),
-        ("prompt,subject,target_new\n{} is, or was,A,B\n", r"line 2 has 4 cells for 3 columns: put a text in quotes"),
-        ('prompt,subject,target_new\n{} is,A,B\n"{} is,C,D\n', r"line 3 is not CSV \(unexpected end of data\)"),
-        ('prompt,subject,target_new\n{} is,A,"B"s\n', r"line 2 is not CSV \(',' expected after '\"'\)"),
+        ("prompt,subject,target_new\n{} is, or was,A,B\n", r"line 2: the row has 4 cells for 3 columns: put a text"),
+        ('prompt,subject,target_new\n{} is,A,B\n"{} is,C,D\n', r"line 3: the row is not CSV \(unexpected end"),
+        ('prompt,subject,target_new\n{} is,A,"B"s\n', r"line 2: the row is not CSV \(',' expected after '\"'\)"),
+        ('"prompt"s,subject,target_new\n{} is,A,B\n', r"a.csv, line 1 is not CSV \(',' expected after '\"'\)"),
         ("prompt,subject,target_new\nParisian is,Paris,B\n", r"line 2: prompt 'Parisian is' has the subject 'Paris'"),
     ],
 )  # fmt: skip
@@ -147,6 +148,15 @@ def test_bad_rows_can_be_left_out_like_bad_records(written, caplog):
         (2, "it is the fact of line 3 again, 'B is' to 'C'."),
     ]
     assert "2 bad records left out, the first of them line 2: column target_new is empty" in caplog.text
+
+
+def test_rows_after_one_that_is_no_row_are_read(written):
+    rows = ["{} is,A,B", "{} is,C, or D,E", '{} is,"F"s,G', '"{}', 'is",H', "{} is,I,J", '{} is,"K,L']
+    loaded = load_facts(written("\n".join(["prompt,subject,target_new", *rows, ""]), "a.csv"), skip_bad=True)
+    assert [fact.subject for fact in loaded.facts] == ["A", "I"]
+    words = ["has 4 cells for 3 columns", "is not CSV (',' expected", "target_new is empty", "(unexpected end of data)"]
+    assert [index for index, _ in loaded.skipped] == [1, 2, 3, 5]
+    assert all(word in problem for word, (_, problem) in zip(words, loaded.skipped, strict=True))
 
 
 def test_a_table_in_another_encoding_says_how_a_spreadsheet_calls_it(tmp_path):

@@ -1,0 +1,50 @@
+"""Check a file of facts: every bad record, and the facts that one round cannot take together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nse_plugin.facts.conflicts import same_questions
+from nse_plugin.facts.conversion import warn_of_found_subjects
+from nse_plugin.facts.fact import Fact
+from nse_plugin.facts.files.load import cells_of, converted, open_source
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """The result of a check.
+
+    facts: of the good records. problems: (place, what is wrong) of each bad record, in the order of the file.
+    conflicts: (place, what is said) of each fact whose prompt and subject an earlier fact has too; no round may contain
+    both. largest_round: the most facts per round with which no round contains two such facts; None if there are none.
+    """
+
+    facts: list[Fact]
+    problems: list[tuple[str, str]]
+    conflicts: list[tuple[str, str]]
+    largest_round: int | None
+
+
+def check_file(source: str | Path) -> FileCheck:
+    """Check all records of a file, or of a data set by its name, as `load_facts` takes them. Raises DatasetError if the
+    file cannot be read as a list of records at all."""
+    path, _, records = open_source(source)
+    good, problems = [], []
+    for record, fact in converted(records):
+        if isinstance(fact, Fact):
+            good.append((record, fact))
+        else:
+            problems.append((record.place, str(fact)))
+    facts = [fact for _, fact in good]
+    warn_of_found_subjects([cells_of(record) for record, _ in good], facts, f"{path}: ")
+    pairs = list(same_questions(facts))
+    conflicts = []
+    for earlier, later in pairs:
+        place, (before, old), new = good[later][0].place, good[earlier], facts[later]
+        if old.signature == new.signature:
+            said = f"it is the fact of {before.place} again, {new.text!r} to {new.target_new!r}"
+        else:
+            said = f"{new.text!r} is {new.target_new!r} here and {old.target_new!r} in {before.place}"
+        conflicts.append((place, said))
+    return FileCheck(facts, problems, conflicts, min((later - earlier for earlier, later in pairs), default=None))
