@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from nse_plugin.models.layout import Layout
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts, encode_fact
 from nse_plugin.moments.measure import measure_moments
+from nse_plugin.replay.check import check_model
 from nse_plugin.session import EditSession
 
 # Every fact takes part in both passes, and every neuron in the solve. Otherwise rounding could decide whether a neuron
@@ -48,9 +50,12 @@ class Setting:
         moments = {layer: total / sums.tokens for layer, total in sums.sums.items()}
         return cls(model, tokenizer, hparams, CONTEXTS, moments)
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
-        return Layout.of(self.model)
+        """The model's parts, checked to be replayable; like the second moments, this is done once and not timed."""
+        layout = Layout.of(self.model)
+        check_model(layout, self.hparams.layers, self.tokenizer)
+        return layout
 
     def encoded(self, facts: Sequence[Fact]) -> list[FactPrompts]:
         """Encode the facts as token ids, in every context."""
@@ -59,7 +64,9 @@ class Setting:
     def session(self, **changed: Any) -> EditSession:
         """Make a session of ours on the current weights. changed: hyperparameters to replace."""
         hparams = dataclasses.replace(self.hparams, **changed)
-        return EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
+        session = EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
+        session.state.checked |= self.layout.checked
+        return session
 
     @contextmanager
     def restored(self) -> Iterator[OriginalWeights]:

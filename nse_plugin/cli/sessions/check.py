@@ -61,7 +61,7 @@ def _here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from nse_plugin.cli.tables import records
 
     if arguments.model is None:
-        raise ValueError("nse check: give --model, or --served FILE to ask llama.cpp.")
+        raise argparse.ArgumentError(None, "give --model, or --served FILE to ask llama.cpp.")
     with opened(arguments) as session:
         replaced = _replaced(session.rounds)
         rows = records(session.check())

@@ -105,7 +105,7 @@ def _facts(arguments: argparse.Namespace) -> list[Fact]:
 
     check_counts(arguments, "round", "limit")
     if not arguments.facts and not arguments.fact:
-        raise ValueError("nse edit: give --facts FILE, or --fact PROMPT SUBJECT TARGET.")
+        raise argparse.ArgumentError(None, "give --facts FILE, or --fact PROMPT SUBJECT TARGET.")
     given = [Fact(prompt, subject, target) for prompt, subject, target in arguments.fact]
     if arguments.facts:
         given += load_facts(arguments.facts, arguments.limit, arguments.skip_bad, skip=arguments.skip).facts

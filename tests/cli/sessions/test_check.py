@@ -87,7 +87,8 @@ def test_served_is_not_asked_for_a_fact_that_was_not_written(edited, asked, save
 
 
 def test_a_model_is_needed(edited, capsys):
-    assert main(["check", "--session", "session"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "--session", "session"])
     assert "give --model, or --served FILE" in capsys.readouterr().err
 
 

@@ -46,7 +46,6 @@ def test_a_conflict(choice, edited, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "give --facts FILE, or --fact PROMPT SUBJECT TARGET"),
         (("--facts", "nowhere.json"), "nowhere.json cannot be read"),
         (("--facts", "facts.json", "--round", "0"), "--round 0: give a number above 0"),
     ],
@@ -56,6 +55,9 @@ def test_mistakes_are_one_sentence(run, arguments, words, saved, capsys):
 
     assert main(["edit", "--model", saved, "--session", "session", *arguments]) == 1
     assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["edit", "--model", saved, "--session", "session"])
+    assert "give --facts FILE, or --fact PROMPT SUBJECT TARGET" in capsys.readouterr().err
     assert not Path("session").exists()
 
 
