@@ -74,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nse",
         description="Neuron-level sequential editing of language models.",
-        epilog="Exit code: 0 done; 1 not done as asked, or nothing came of it, or `store verify` found damage; "
-        "2 a wrong command line; 3 done, and the model does not say every fact; 130 stopped by Ctrl-C.",
+        epilog="Exit code: 0 done; 1 not done as asked, or nothing came of it, or `store verify` found damage, or "
+        "`patch verify` no edits; 2 a wrong command line; 3 done, and the model does not say every fact; "
+        "130 stopped by Ctrl-C.",
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     parser.add_argument("--version", action="version", version=f"nse-plugin {nse_plugin.__version__}")

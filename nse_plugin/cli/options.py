@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 NOT_ALL = 3  # exit code if everything was done, but the model does not predict every fact's target
 
 
-def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
+def add_model(command: argparse.ArgumentParser | argparse._ArgumentGroup, required: bool = True) -> None:
     """Add --model, --device and --dtype, for commands that load a model."""
     what = "folder or hub name of a causal language model, a GGUF file, or `embedded`"
     command.add_argument("--model", required=required, help=what)
@@ -37,6 +40,31 @@ def add_json(command: argparse.ArgumentParser) -> None:
 def add_skip_bad(command: argparse.ArgumentParser) -> None:
     """Add --skip-bad, for commands that read facts."""
     command.add_argument("--skip-bad", action="store_true", help="leave out malformed records")
+
+
+def add_patch_file(command: argparse.ArgumentParser) -> None:
+    """Add the argument `file`, for commands that read a patch."""
+    command.add_argument("file", type=Path, help="the patch")
+
+
+def add_new_out(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], what: str) -> None:
+    """Add --out, and set the command to call `run` only if nothing is at this path. what: what is written there."""
+
+    def run_if_new(arguments: argparse.Namespace) -> None:
+        _check_new(arguments.out)
+        run(arguments)
+
+    command.add_argument("--out", type=Path, required=True, metavar="PATH", help=f"{what}; must not exist yet")
+    command.set_defaults(run=run_if_new)
+
+
+def _check_new(out: Path) -> None:
+    from nse_plugin.support.files import file_in_the_way
+
+    if os.path.lexists(out):
+        raise ValueError(f"--out {out} is there already: name another.")
+    if file := file_in_the_way(out.absolute()):
+        raise ValueError(f"--out {out} cannot be made: {file} is a file; name another folder.")
 
 
 def checked_config(arguments: argparse.Namespace) -> PretrainedConfig:

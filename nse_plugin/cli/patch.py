@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nse_plugin.cli.options import add_json, add_model
+from nse_plugin.cli import patch_exports
+from nse_plugin.cli.options import add_json, add_model, add_new_out, add_patch_file, check_device
+from nse_plugin.cli.tables import print_written
 
 if TYPE_CHECKING:
     from nse_plugin.cli.options import Commands
-
 
 ROUNDS = {
     "number": "round", "id": "id", "time": "time (UTC)", "author": "author", "reason": "reason", "facts": "facts",
@@ -20,7 +20,7 @@ ROUNDS = {
 
 def add(commands: Commands) -> None:
     """Add the command and its options. commands: argparse's subparsers."""
-    whole = commands.add_parser("patch", help="edits as a file: make, apply, revert, compare, join, export")
+    whole = commands.add_parser("patch", help="edits as a file: make, apply, revert, verify, compare, join, export")
     steps = whole.add_subparsers(required=True, metavar="step")
 
     make = steps.add_parser("make", help="put a session's rounds into a patch; no model is needed")
@@ -28,10 +28,10 @@ def add(commands: Commands) -> None:
     make.add_argument("--rounds", metavar="FIRST[:LAST]", help="which rounds, e.g. 3 or 2:5; default: all")
     facts = "leave the facts out; that hides nothing from a determined reader, who can recover what was edited"
     make.add_argument("--no-facts", action="store_true", help=facts)
-    _to(make, _make, "the patch, one safetensors file")
+    add_new_out(make, _make, "the patch, one safetensors file")
 
     show = steps.add_parser("show", help="what is in a patch")
-    _file(show)
+    add_patch_file(show)
     add_json(show)
     show.set_defaults(run=_show)
 
@@ -40,60 +40,29 @@ def add(commands: Commands) -> None:
         ("revert", _revert, "take a patch out of an edited model, and save it"),
     ):
         command = steps.add_parser(name, help=words)
-        _file(command)
+        add_patch_file(command)
         add_model(command)
-        _to(command, act, "the folder to save the model in")
+        add_new_out(command, act, "the folder to save the model in")
+
+    verify = steps.add_parser(
+        "verify",
+        help="does a model have a patch's edits, is it unedited, or neither?",
+        epilog="Exit code: 0 the model has the edits, and no other change; 1 it is unedited, or another model.",
+    )
+    add_patch_file(verify)
+    add_model(verify)
+    verify.set_defaults(run=_verify)
 
     diff = steps.add_parser("diff", help="how two patches differ")
-    _file(diff)
+    add_patch_file(diff)
     diff.add_argument("other", type=Path, help="the other patch")
     add_json(diff)
     diff.set_defaults(run=_diff)
 
     compose = steps.add_parser("compose", help="patches that were made one after another as one")
     compose.add_argument("files", nargs="+", type=Path, metavar="FILE", help="in the order they were made")
-    _to(compose, _compose, "the patch")
-    _add_exports(steps)
-
-
-def _add_exports(steps: Commands) -> None:
-    """Add the steps that write files for other programs."""
-    lora = steps.add_parser("to-lora", help="a LoRA adapter for PEFT, transformers, vLLM and SGLang")
-    _file(lora)
-    _rank(lora)
-    _to(lora, _lora, "the adapter's folder")
-
-    gguf = steps.add_parser("to-gguf", help="for llama.cpp and Ollama: an adapter, or with --whole the edited model")
-    _file(gguf)
-    gguf.add_argument("--base", type=Path, required=True, metavar="FILE", help="the GGUF file that is served")
-    gguf.add_argument(
-        "--whole", action="store_true", help="the whole file, with the edited matrices quantised as there"
-    )
-    _rank(gguf)
-    _to(gguf, _gguf, "the GGUF file")
-
-    for name, words in (
-        ("overlay", "the edited checkpoint, with links to the files that did not change"),
-        ("merge", "the edited checkpoint, as a folder that stands alone"),
-    ):
-        command = steps.add_parser(name, help=words)
-        _file(command)
-        command.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="the base model's folder")
-        _to(command, _checkpoint, "the new folder")
-        command.set_defaults(link=name == "overlay")
-
-
-def _file(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", type=Path, help="the patch")
-
-
-def _rank(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rank", type=int, help="fewer directions than the change has: facts are lost; default: all")
-
-
-def _to(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], what: str) -> None:
-    command.add_argument("--out", type=Path, required=True, metavar="PATH", help=what)
-    command.set_defaults(run=run)
+    add_new_out(compose, _compose, "the patch")
+    patch_exports.add(steps)
 
 
 def _make(arguments: argparse.Namespace) -> None:
@@ -101,7 +70,7 @@ def _make(arguments: argparse.Namespace) -> None:
 
     first, last = _rounds(arguments.rounds)
     patch = EditPatch.of(arguments.session, first, last)
-    _said(patch.save(arguments.out, include_facts=not arguments.no_facts))
+    print_written(patch.save(arguments.out, include_facts=not arguments.no_facts))
 
 
 def _rounds(given: str | None) -> tuple[int, int | None]:
@@ -146,18 +115,12 @@ def _revert(arguments: argparse.Namespace) -> None:
 
 
 def _swapped(arguments: argparse.Namespace, step: str) -> None:
-    from nse_plugin.cli.options import check_device
     from nse_plugin.models.loading import load
-    from nse_plugin.patch.columns import PatchError
     from nse_plugin.patch.file import make_readable
     from nse_plugin.patch.patch import EditPatch
-    from nse_plugin.support.files import file_in_the_way, folder_written_whole
+    from nse_plugin.support.files import folder_written_whole
 
     check_device(arguments)
-    if arguments.out.exists():
-        raise PatchError(f"--out {arguments.out} is there already: name a new folder.")
-    if file := file_in_the_way(arguments.out.absolute()):
-        raise PatchError(f"--out {arguments.out} cannot be made: {file} is a file; name another folder.")
     patch = EditPatch.load(arguments.file)
     model, tokenizer = load(arguments.model, arguments.dtype, arguments.device)
     getattr(patch, step)(model)
@@ -166,7 +129,27 @@ def _swapped(arguments: argparse.Namespace, step: str) -> None:
         tokenizer.save_pretrained(aside)
         for file in aside.glob("*.safetensors"):
             make_readable(file)
-    _said(arguments.out)
+    print_written(arguments.out)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Return 0 if the model has the edits, 1 if it is unedited. Raises PatchError if it is neither."""
+    from nse_plugin.models.loading import load
+    from nse_plugin.patch.columns import PatchError
+    from nse_plugin.patch.patch import EditPatch
+
+    check_device(arguments)
+    patch = EditPatch.load(arguments.file)
+    model, _ = load(arguments.model, arguments.dtype, arguments.device)
+    try:
+        found = patch.verify(model)
+    except PatchError as error:
+        raise PatchError(
+            f"{arguments.model} is neither the unedited model nor the one with the edits of {arguments.file}: {error}"
+        ) from error
+    is_edited = found == "applied"
+    print(f"{arguments.model} {'has' if is_edited else 'is unedited: it does not have'} the edits of {arguments.file}.")
+    return 0 if is_edited else 1
 
 
 def _diff(arguments: argparse.Namespace) -> None:
@@ -178,6 +161,7 @@ def _diff(arguments: argparse.Namespace) -> None:
         print_json(found)
         return
     print("of one base" if found["same_base"] else "of different bases")
+    print("the same change" if found["same_change"] else "different changes")
     rows = [
         {
             "layer": layer, "columns": one["columns"][0], "columns there": one["columns"][1],
@@ -197,34 +181,4 @@ def _compose(arguments: argparse.Namespace) -> None:
     whole, *others = (EditPatch.load(file) for file in arguments.files)
     for other in others:
         whole = whole.compose(other)
-    _said(whole.save(arguments.out))
-
-
-def _lora(arguments: argparse.Namespace) -> None:
-    from nse_plugin.patch.patch import EditPatch
-
-    _said(EditPatch.load(arguments.file).to_lora(arguments.out, arguments.rank))
-
-
-def _gguf(arguments: argparse.Namespace) -> None:
-    from nse_plugin.patch.export.gguf import write_gguf_model
-    from nse_plugin.patch.patch import EditPatch
-
-    patch = EditPatch.load(arguments.file)
-    if arguments.whole:
-        _said(write_gguf_model(patch, arguments.out, arguments.base))
-    else:
-        _said(patch.to_gguf_lora(arguments.out, arguments.base, arguments.rank))
-
-
-def _checkpoint(arguments: argparse.Namespace) -> None:
-    from nse_plugin.patch.export.overlay import write_overlay
-    from nse_plugin.patch.patch import EditPatch
-
-    _said(write_overlay(EditPatch.load(arguments.file), arguments.checkpoint, arguments.out, arguments.link))
-
-
-def _said(path: Path) -> None:
-    """Print where the result was written, and its size."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    print(f"{path}: {sum(file.stat().st_size for file in files):,} bytes")
+    print_written(whole.save(arguments.out))

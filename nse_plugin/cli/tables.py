@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 WIDTH = 160  # columns of a table if there is no terminal
@@ -41,6 +42,12 @@ def shown(value: object) -> str:
 def print_json(value: object) -> None:
     """Print one JSON document to standard output; numbers that are not finite are null."""
     print(json.dumps(_json_value(value), ensure_ascii=False, indent=2))
+
+
+def print_written(path: Path) -> None:
+    """Print where the result was written, and its size."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    print(f"{path}: {sum(file.stat().st_size for file in files):,} bytes")
 
 
 def records(frame: Any) -> list[dict[str, Any]]:

@@ -121,6 +121,24 @@ def check_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Whic
             )
 
 
+def is_on(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> bool:
+    """Return whether `check_on` accepts the matrices."""
+    try:
+        check_on(columns, matrices, which)
+    except PatchError:
+        return False
+    return True
+
+
+def same_columns(first: Columns, second: Columns) -> bool:
+    """Return whether two edits replace the same columns by the same values, bit for bit."""
+    (tensors, described), (others, other_described) = tensors_of(first), tensors_of(second)
+    return described == other_described and all(
+        tensor.shape == others[name].shape and torch.equal(_bits(tensor), _bits(others[name]))
+        for name, tensor in tensors.items()
+    )
+
+
 def write(columns: Columns, matrices: Mapping[int, EditedMatrix], which: Which) -> None:
     """Copy the columns before (`old`) or after (`new`) the edit into the matrices, bit for bit.
 

@@ -22,6 +22,8 @@ from nse_plugin.patch.columns import (
     check_on,
     columns_from,
     composed,
+    is_on,
+    same_columns,
     tensors_of,
     write,
 )
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 _ENTRY = "nse_patch"  # key in the file's metadata
 _MARKS = ("matrices", "before", "after")  # fields with one entry per layer
+_OTHER_SIDE = {
+    "new": "the model does not have these edits, its columns are as they were before them: give the edited model.",
+    "old": "the model has these edits already: give it as it was before them.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,8 @@ class EditPatch:
     matrices of a layer differ or a name has no layer number. matrices: the names of all matrices that the session
     edits, by layer; before, after: SHA-256 of each of them. others: SHA-256 over all other weights of the model.
     hparams: the hyperparameters of the edits. rounds: for each round `id`, `number`, `time`, `author`, `reason` and the
-    number of `facts`. facts: records for `Fact(**record)`, in the order they were written; None if left out.
+    number of `facts` it wrote. facts: records for `Fact(**record)`, in the order they were written, without those of
+    status `kept` or `failed`; None if left out.
     model_name: the name or path that the model was loaded from, if known. adds_bos: whether the tokenizer put a BOS
     before prompts, as a server must also do; None if not known.
 
@@ -152,18 +159,19 @@ class EditPatch:
     def verify(self, model: nn.Module) -> Literal["base", "applied"]:
         """Return whether the model is the base or the edited model, compared by every bit of its weights. Raises
         PatchError if it is neither."""
-        try:
-            check_on(self.columns, matrices_of(model, self.columns), "old")
-        except PatchError:
-            self._check(model, "new")
-            return "applied"
-        self._check(model, "old")
-        return "base"
+        is_base = is_on(self.columns, matrices_of(model, self.columns), "old")
+        self._check(model, "old" if is_base else "new")
+        return "base" if is_base else "applied"
 
     def _check(self, model: nn.Module, which: Which) -> None:
         """Raise PatchError unless every weight of the model is the one before (`old`) or after (`new`) the edits."""
         matrices = matrices_of(model, self.columns)
-        check_on(self.columns, matrices, which)
+        try:
+            check_on(self.columns, matrices, which)
+        except PatchError as error:
+            if not is_on(self.columns, matrices, "old" if which == "new" else "new"):
+                raise
+            raise PatchError(_OTHER_SIDE[which]) from error
         parameters = dict(model.named_parameters(remove_duplicate=False))
         marks = self.before if which == "old" else self.after
         same = all(
@@ -210,9 +218,10 @@ class EditPatch:
         return {layer: float((one.new.double() - one.old.double()).norm()) for layer, one in self.columns.items()}
 
     def diff(self, other: EditPatch) -> dict[str, Any]:
-        """Compare this patch with another one. Returns `same_base`; `facts_only_here` and `facts_only_there` (None if
-        one of the patches has no facts); and `layers`, with, for each layer, the number of changed `columns` and the
-        `norms` of the change in both patches, and the norm of the difference of the two changes (`distance`)."""
+        """Compare this patch with another one. Returns `same_base`; `same_change`, whether both replace the same
+        columns by the same values, bit for bit; `facts_only_here` and `facts_only_there` (None if one of the patches
+        has no facts); and `layers`, with, for each layer, the number of changed `columns` and the `norms` of the change
+        in both patches, and the norm of the difference of the two changes (`distance`)."""
         facts = [[json.dumps(fact, sort_keys=True) for fact in one.facts or ()] for one in (self, other)]
         known = self.facts is not None and other.facts is not None
         only = [[json.loads(fact) for fact in own if fact not in rest] for own, rest in (facts, reversed(facts))]
@@ -227,6 +236,7 @@ class EditPatch:
             }
         return {
             "same_base": (self.others, self.before) == (other.others, other.before),
+            "same_change": same_columns(self.columns, other.columns),
             "facts_only_here": only[0] if known else None,
             "facts_only_there": only[1] if known else None,
             "layers": layers,

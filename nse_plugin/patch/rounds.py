@@ -64,10 +64,10 @@ def _patch(columns: Columns, names: Mapping[int, str], origin: _Origin, rounds: 
         rounds=[
             {
                 "id": one.id, "number": one.number, "time": one.time, "author": one.author, "reason": one.reason,
-                "facts": len(one.facts),
+                "facts": len(one.written),
             }
             for one in rounds
         ],
-        facts=[record_of(fact) for one in rounds for fact in one.facts],
+        facts=[record_of(fact) for one in rounds for fact in one.written],
         **origin._asdict(),
     )  # fmt: skip

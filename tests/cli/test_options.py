@@ -10,6 +10,8 @@ import torch
 from nse_plugin.cli.options import (
     add_json,
     add_model,
+    add_new_out,
+    add_patch_file,
     add_session,
     add_skip_bad,
     check_counts,
@@ -60,3 +62,17 @@ def test_counts_are_above_0_where_they_are_given():
 def test_lines_go_to_standard_error(capsys):
     say_at_once("begun")
     assert capsys.readouterr() == ("", "begun\n")
+
+
+def test_a_step_that_writes_refuses_a_path_that_exists(tmp_path):
+    parser, ran = argparse.ArgumentParser(), []
+    add_patch_file(parser)
+    add_new_out(parser, lambda arguments: ran.append(arguments.out), "the file")
+    for name, words in ((".", "is there already: name another"), ("file/new", "file is a file; name another folder")):
+        (tmp_path / "file").touch()
+        arguments = parser.parse_args(["x.patch", "--out", str(tmp_path / name)])
+        with pytest.raises(ValueError, match=words):
+            arguments.run(arguments)
+    arguments = parser.parse_args(["x.patch", "--out", str(tmp_path / "new")])
+    arguments.run(arguments)
+    assert ran == [tmp_path / "new"]

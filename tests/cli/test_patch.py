@@ -6,25 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from nse_plugin import EditPatch
 from nse_plugin.cli import main
-
-
-@pytest.fixture
-def session(saved, tmp_path, monkeypatch):
-    """The folder `session` with two rounds, made by `nse edit`; the saved model's folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("nse.yaml").write_text(
-        "alg_name: NSE\nmodel_name: tiny\ndevice: cpu\nlayers: [1, 2]\nalpha: 0.5\nv_num_grad_steps: 4\n"
-        "mom2_n_samples: 8\n"
-    )
-    for name, target in (("France", "Lyon"), ("Italy", "Rome")):
-        fact = ["--fact", "The capital of {} is", name, target]
-        main(["edit", "--model", saved, "--session", "session", "--hparams", "nse.yaml", *fact])
-    return saved
 
 
 def model_of(folder):
@@ -52,7 +38,12 @@ def test_from_make_to_revert(session, capsys):
     assert "left out" in patch("show", "2.patch")
     found = json.loads(patch("diff", "1.patch", "whole.patch", "--json"))
     assert [fact["subject"] for fact in found["facts_only_there"]] == ["Italy"]
-    assert "only there: The capital of {} is | Italy -> Rome" in patch("diff", "1.patch", "whole.patch")
+    said = patch("diff", "1.patch", "whole.patch")
+    assert "only there: The capital of {} is | Italy -> Rome" in said
+    assert "different changes" in said
+    assert not found["same_change"]
+    assert "the same change" in patch("diff", "both.patch", "whole.patch")
+    assert json.loads(patch("diff", "both.patch", "whole.patch", "--json"))["same_change"]
 
     patch("apply", "whole.patch", "--model", session, "--out", "edited")
     assert whole.verify(model_of("edited")) == "applied"
@@ -60,16 +51,55 @@ def test_from_make_to_revert(session, capsys):
     assert {path.stat().st_mode for path in Path("edited").iterdir()} == {ours}  # others may read all of it
     patch("revert", "whole.patch", "--model", "edited", "--out", "again")
     assert whole.verify(model_of("again")) == "base"
-    for step in ("overlay", "merge"):
-        patch(step, "whole.patch", "--checkpoint", session, "--out", step)
-        assert whole.verify(model_of(step)) == "applied"
-    patch("to-lora", "whole.patch", "--out", "adapter")
-    from peft import PeftModel
 
-    ids = torch.arange(3, 20)[None]
-    with torch.no_grad():
-        adapted = PeftModel.from_pretrained(model_of(session), "adapter")(input_ids=ids).logits
-        assert (adapted - model_of("edited")(input_ids=ids).logits).abs().max() < 1e-4
+
+def test_which_side_a_model_is_on(session, capsys):
+    main(["patch", "make", "--session", "session", "--out", "x.patch"])
+    main(["patch", "apply", "x.patch", "--model", session, "--out", "edited"])
+    other = model_of(session)
+    other.model.norm.weight.data += 1
+    other.save_pretrained("other")
+    tiny_tokenizer().save_pretrained("other")
+    for model, code, words in (
+        ("edited", 0, "edited has the edits of x.patch."),
+        (session, 1, "is unedited: it does not have the edits of x.patch."),
+        ("other", 1, "other is neither the unedited model nor the one with the edits of x.patch: the edited columns"),
+    ):
+        capsys.readouterr()
+        assert main(["patch", "verify", "x.patch", "--model", model]) == code
+        said = capsys.readouterr()
+        assert words in " ".join((said.out, said.err))
+    assert main(["patch", "revert", "x.patch", "--model", session, "--out", "again"]) == 1
+    assert "the model does not have these edits" in capsys.readouterr().err
+    assert not Path("again").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["make", "--session", "session"],
+        ["apply", "x.patch", "--model", "nowhere"],
+        ["revert", "x.patch", "--model", "nowhere"],
+        ["compose", "x.patch", "y.patch"],
+        ["to-lora", "x.patch"],
+        ["to-gguf", "x.patch", "--base", "facts.csv"],
+        ["to-gguf", "x.patch", "--base", "facts.csv", "--whole"],
+        ["overlay", "x.patch", "--checkpoint", "nowhere"],
+        ["merge", "x.patch", "--checkpoint", "nowhere"],
+    ],
+    ids=lambda words: "-".join((words[0], *words[4:])),
+)
+def test_nothing_is_overwritten(arguments, tmp_path, monkeypatch, capsys):
+    """It is refused before anything is loaded: the files named do not exist."""
+    monkeypatch.chdir(tmp_path)
+    Path("facts.csv").write_text("prompt,subject\n")
+    Path("folder").mkdir()
+    Path("dangling").symlink_to("gone")
+    for out in ("facts.csv", "folder", "dangling"):
+        assert main(["patch", *arguments, "--out", out]) == 1
+        assert capsys.readouterr().err == f"nse: --out {out} is there already: name another.\n"
+    assert Path("facts.csv").read_text() == "prompt,subject\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "facts.csv", "folder"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +109,7 @@ def test_from_make_to_revert(session, capsys):
         (["make", "--session", "session", "--rounds", "a", "--out", "x"], "--rounds a: give a number, or two"),
         (["make", "--session", "session", "--rounds", "3", "--out", "x"], "There are no rounds 3 to 3"),
         (["show", "nse.yaml"], "nse.yaml cannot be read"),
-        (["make", "--session", "session", "--out", "."], ". is a folder: name a file for the patch"),
+        (["make", "--session", "session", "--out", "."], "--out . is there already: name another"),
         (["apply", "nse.yaml", "--model", "x", "--out", "nse.yaml/x"], "nse.yaml is a file; name another folder"),
     ],
 )

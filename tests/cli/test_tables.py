@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nse_plugin.cli.tables import print_json, print_table, records, shown
+from nse_plugin.cli.tables import print_json, print_table, print_written, records, shown
 
 ROWS = [{"name": "[b]Lyon[/b]", "p": 0.12345, "said": True, "round": 3}, {"name": "Rome", "p": float("nan")}]
 
@@ -40,3 +40,12 @@ def test_json_is_plain(capsys):
 
 def test_rows_of_a_frame():
     assert records(pd.DataFrame({"a": [1, 2], "b": [0.5, np.nan]})) == [{"a": 1, "b": 0.5}, {"a": 2, "b": None}]
+
+
+def test_what_was_written(tmp_path, capsys):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    for name, size in (("a", 1000), ("inner/b", 234)):
+        (tmp_path / "folder" / name).write_bytes(bytes(size))
+    for path in (tmp_path / "folder", tmp_path / "folder" / "a"):
+        print_written(path)
+    assert capsys.readouterr().out == f"{tmp_path}/folder: 1,234 bytes\n{tmp_path}/folder/a: 1,000 bytes\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -19,6 +20,8 @@ from nse_plugin.patch.columns import (
     columns_from,
     composed,
     difference,
+    is_on,
+    same_columns,
     tensors_of,
     write,
 )
@@ -107,6 +110,28 @@ def test_another_model_is_refused_before_anything_is_written():
         check_on(columns, {1: matrices[1]}, "new")
     with pytest.raises(PatchError, match=r"is bfloat16 .* here and float32"):
         check_on(columns, Layout.of(model.to(torch.bfloat16)).output_matrices([1, 2]), "new")
+
+
+def test_the_same_columns():
+    columns = difference(*edited(tiny_model("llama", torch.float32)))
+    assert same_columns(columns, difference(*edited(tiny_model("llama", torch.float32))))
+    assert not same_columns(columns, {1: columns[1]})
+    for part in ("old", "new"):
+        values = getattr(columns[2], part).clone()
+        values[0, 0] += 1
+        assert not same_columns(columns, {**columns, 2: dataclasses.replace(columns[2], **{part: values})})
+    fewer = dataclasses.replace(
+        columns[2], **{part: getattr(columns[2], part)[1:] for part in ("neurons", "old", "new")}
+    )
+    assert not same_columns(columns, {**columns, 2: fewer})
+
+
+def test_which_side_the_matrices_are_on():
+    matrices, before = edited(tiny_model("llama", torch.float32))
+    columns = difference(matrices, before)
+    assert [is_on(columns, matrices, which) for which in ("old", "new")] == [False, True]
+    write(columns, matrices, "old")
+    assert [is_on(columns, matrices, which) for which in ("old", "new")] == [True, False]
 
 
 matrices_of_bits = st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=3, max_size=3)

@@ -76,7 +76,24 @@ def test_how_two_differ(edited):
     for layer, one in found["layers"].items():
         assert one["columns"] == [len(side.columns[layer].neurons) for side in (first, whole)]
         assert one["distance"] == pytest.approx(float((whole.change(layer) - first.change(layer)).norm()))
-    assert all(one["distance"] == 0 for one in whole.diff(whole)["layers"].values())
+    assert not found["same_change"]
+    again = whole.diff(EditPatch.of(edited()))
+    assert again["same_change"]
+    assert all(one["distance"] == 0 for one in again["layers"].values())
+
+
+def test_a_model_on_the_other_side_of_the_edits_is_told_so(patch):
+    model = tiny_model("llama", torch.float32)
+    with pytest.raises(PatchError, match="the model does not have these edits"):
+        patch.revert(model)
+    patch.apply(model)
+    with pytest.raises(PatchError, match="the model has these edits already"):
+        patch.apply(model)
+    first = next(iter(patch.columns.values()))
+    model.get_parameter(first.name).data[:, int(first.neurons[0])] += 1
+    for step in (patch.revert, patch.apply):
+        with pytest.raises(PatchError, match=r"\d+ of \d+ columns of .* are not as they were (before|after) the edit"):
+            step(model)
 
 
 def test_torch_and_safetensors_are_enough(patch, tmp_path):

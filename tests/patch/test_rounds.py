@@ -7,7 +7,7 @@ import torch
 from rounds import ROUNDS
 from tiny import TEMPLATES, tiny_model, tiny_moments, tiny_tokenizer
 
-from nse_plugin import EditPatch, EditSession
+from nse_plugin import EditPatch, EditSession, Fact
 from nse_plugin.patch.columns import PatchError
 
 
@@ -41,6 +41,15 @@ def test_of_a_folder_without_the_model(hparams, tmp_path):
         other.save(tmp_path / "other")
         assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     assert found[0].verify(model) == "applied"
+
+
+def test_facts_that_were_not_written_are_left_out(edited):
+    session = edited()
+    told = [Fact("The capital of {} is", "France", "Rome"), Fact("{} speaks", "Italy", "Lyon")]
+    assert session.edit(told, on_conflict="keep").frame["status"].tolist()[0] == "kept"
+    patch = EditPatch.of(session, 4)
+    assert [fact["subject"] for fact in patch.facts] == ["Italy"]
+    assert [one["facts"] for one in patch.rounds] == [1]
 
 
 def test_no_rounds_no_patch(hparams):

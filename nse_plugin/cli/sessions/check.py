@@ -91,6 +91,5 @@ def _written_facts(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, Fact]]:
     """Yield the facts that the rounds wrote, in order, each with its round's number. Facts that were not written,
     because an earlier fact was kept or the value was not finite, are left out."""
     for one in rounds:
-        for fact, status in zip(one.facts, one.statuses, strict=True):
-            if status not in ("kept", "failed"):
-                yield one.number, fact
+        for fact in one.written:
+            yield one.number, fact

@@ -41,7 +41,7 @@ def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     cannot be read or its architecture is not supported.
     """
     path = Path(file)
-    reader = _open_model(path)
+    reader = open_gguf(path)
     with _reading(path, reader):
         model = _read_model(path, reader, dtype)
         tokenizer = _read_tokenizer(path, reader)
@@ -54,7 +54,7 @@ def load_gguf(file: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
 def gguf_config(file: str | Path) -> PretrainedConfig:
     """Load the model's configuration without its weights. Raises GGUFError."""
     path = Path(file)
-    reader = _open_model(path)
+    reader = open_gguf(path)
     with _reading(path, reader):
         if _is_smollm(reader):
             return read_config(reader)
@@ -67,20 +67,24 @@ def gguf_config(file: str | Path) -> PretrainedConfig:
 def gguf_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
     """Load the same tokenizer as `load_gguf`, without the model. Raises GGUFError."""
     path = Path(file)
-    reader = _open_model(path)
+    reader = open_gguf(path)
     with _reading(path, reader):
         return _read_tokenizer(path, reader)
 
 
 def open_gguf(path: Path) -> GGUFReader:
-    """Open a GGUF file for reading. Raises GGUFError if it cannot be read or the package `gguf` is not installed."""
+    """Open the GGUF file of a language model. Raises GGUFError if it cannot be read, holds something else, such as an
+    adapter, or the package `gguf` is not installed."""
     try:
         state = path.stat()
-        return _reader(str(path.resolve()), state.st_mtime_ns, state.st_size)
+        reader = _reader(str(path.resolve()), state.st_mtime_ns, state.st_size)
     except ImportError as error:
         raise GGUFError("GGUF files need the package gguf: pip install gguf.") from error
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise GGUFError(f"{path} cannot be read as GGUF ({error}): give a GGUF file of a language model.") from error
+    if _field(reader, f"{_field(reader, 'general.architecture')}.block_count") is None:
+        raise GGUFError(f"{path} holds no language model (general.type: {_field(reader, 'general.type')}): give one.")
+    return reader
 
 
 @lru_cache(maxsize=1)
@@ -89,13 +93,6 @@ def _reader(path: str, modified: int, size: int) -> GGUFReader:
     from gguf import GGUFReader
 
     return GGUFReader(path)
-
-
-def _open_model(path: Path) -> GGUFReader:
-    reader = open_gguf(path)
-    if _field(reader, f"{_field(reader, 'general.architecture')}.block_count") is None:
-        raise GGUFError(f"{path} holds no language model (general.type: {_field(reader, 'general.type')}): give one.")
-    return reader
 
 
 @contextmanager

@@ -16,10 +16,10 @@ _BOS = {
 _METHOD = "NSE, arXiv 2410.04045"
 
 
-def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | None) -> str:
+def adapter_card(patch: EditPatch, factors: Mapping[int, Factors]) -> str:
     """Return the text of README.md, with metadata for the Hugging Face hub.
 
-    factors: the adapter's factors by layer. rank: the rank that the adapter was truncated to; None if it is complete.
+    factors: the adapter's factors by layer.
     """
     r = next(iter(factors.values())).a.shape[0]
     count = sum(int(one["facts"]) for one in patch.rounds)
@@ -46,6 +46,9 @@ def adapter_card(patch: EditPatch, factors: Mapping[int, Factors], rank: int | N
         f"- Tokens: {_BOS[patch.adds_bos]} Facts hold for prompts that are tokenised as they were when written.",
         scale + (f" vLLM: `--max-lora-rank {serve}`." if serve else " vLLM takes no adapter of this rank."),
     ]
-    if rank is not None:
-        lines.append(f"- Truncated to {r} directions a matrix: some facts are lost.")
+    if (least := min(one.kept for one in factors.values())) < 1:
+        lines.append(
+            f"- Truncated to {r} directions a matrix, which have at least {least:.1%} of the change's squared norm: "
+            "some facts are lost."
+        )
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +19,19 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM 0.32
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Factors of one matrix's change, b @ a, in float32. name: the matrix's parameter. a: [r, f]. b: [d, r]. rank: the
-    number of directions that are not filled with zeros, at most r. transposed: the module stores the matrix as [f, d].
+    """Factors of one matrix's change, b @ a, in float32.
+
+    name: the matrix's parameter. a: [r, f]. b: [d, r]. rank: the number of directions that are not filled with zeros,
+    at most r. whole_rank: the number of directions of the whole change. kept: the share of the change's squared norm
+    that the `rank` directions have; 1.0 if these are all. transposed: the module stores the matrix as [f, d].
     """
 
     name: str
     a: Tensor
     b: Tensor
     rank: int
+    whole_rank: int
+    kept: float
     transposed: bool
 
 
@@ -43,6 +49,19 @@ def factors_of(patch: EditPatch, rank: int | None = None) -> dict[int, Factors]:
     r = max(ranks.values()) if rank is None else min(rank, max(ranks.values()))
     _warn(patch, r)
     return {layer: _factors(patch.columns[layer], parts[layer], ranks[layer], r) for layer in parts}
+
+
+def warn_if_truncated(factors: Mapping[int, Factors]) -> None:
+    """Warn if the factors have fewer directions than the change, with the smallest share of its squared norm that any
+    layer keeps, and how to count the facts that still hold."""
+    layer, least = min(factors.items(), key=lambda item: item[1].kept)
+    if least.rank < least.whole_rank:
+        log.warning(
+            "At rank %d the adapter keeps %.1f%% of the squared norm of the change in layer %d, which has rank %d (no "
+            "layer keeps less), so facts are lost: count those that still hold with `nse patch to-lora PATCH --rank %d "
+            "--model MODEL --out FOLDER`, or in Python with `nse_plugin.patch.export.truncation.kept_at_rank`.",
+            least.rank, 100 * least.kept, layer, least.whole_rank, least.rank,
+        )  # fmt: skip
 
 
 def _change(one: ChangedColumns) -> Tensor:
@@ -63,12 +82,13 @@ def _rank(sizes: Tensor, one: ChangedColumns) -> int:
 
 def _factors(one: ChangedColumns, parts: tuple[Tensor, Tensor, Tensor], own: int, r: int) -> Factors:
     left, sizes, right = parts
-    kept = min(own, r)
-    root = sizes[:kept].sqrt()
+    rank = min(own, r)
+    root = sizes[:rank].sqrt()
     a, b = torch.zeros(r, one.shape[1]), torch.zeros(one.shape[0], r)
-    a[:kept, one.neurons] = (root[:, None] * right[:kept]).float()
-    b[:, :kept] = (left[:, :kept] * root).float()
-    return Factors(one.name, a, b, kept, one.transposed)
+    a[:rank, one.neurons] = (root[:, None] * right[:rank]).float()
+    b[:, :rank] = (left[:, :rank] * root).float()
+    share = float(sizes[:rank].square().sum() / sizes[:own].square().sum())
+    return Factors(one.name, a, b, rank, own, share, one.transposed)
 
 
 def _warn(patch: EditPatch, r: int) -> None:

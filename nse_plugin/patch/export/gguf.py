@@ -13,7 +13,7 @@ import torch
 
 from nse_plugin.models.gguf.file import GGUFError, open_gguf
 from nse_plugin.patch.columns import ChangedColumns, PatchError
-from nse_plugin.patch.export.factors import factors_of
+from nse_plugin.patch.export.factors import factors_of, warn_if_truncated
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.support.files import written_whole
 
@@ -28,15 +28,17 @@ def write_gguf_lora(patch: EditPatch, file: Path, base: Path, rank: int | None =
 
     rank: as in `factors_of`. All layers have the same rank, because llama.cpp divides the adapter's single alpha by the
     rank of each tensor. Warns if `base` has other weights than the edited model had (with another quantisation of the
-    same model, only some of the facts hold) or treats BOS differently. Raises PatchError if `base` is not a GGUF file
-    or lacks the edited matrices.
+    same model, only some of the facts hold) or treats BOS differently, and if the adapter has a lower rank than the
+    change. Raises PatchError if `file` is `base` itself, or if `base` is not the GGUF file of a language model or lacks
+    the edited matrices.
     """
+    reader = _read_base(base, file)
     from gguf import GGUFWriter
 
-    reader = read_gguf(base)
     factors = factors_of(patch, rank)
     names = _names(patch, reader)
     _warn_of(patch, reader, names, base)
+    warn_if_truncated(factors)
     with written_whole(file) as temporary:
         writer = GGUFWriter(str(temporary), _text(reader, "general.architecture"))
         writer.add_type("adapter")
@@ -58,11 +60,11 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
 
     The edited matrices keep their type of quantisation. Needs the package `gguf`, which quantises the types Q4_0 to
     Q8_0, F16, BF16 and F32. Raises PatchError for a type that `gguf` cannot quantise (write an adapter instead), or if
-    `base` is not the file whose dequantised weights were edited.
+    `file` is `base` itself or `base` is not the file whose dequantised weights were edited.
     """
+    reader = _read_base(base, file)
     from gguf import GGMLQuantizationType, quantize
 
-    reader = read_gguf(base)
     names = _names(patch, reader)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     written: dict[int, Any] = {}
@@ -92,10 +94,12 @@ def write_gguf_model(patch: EditPatch, file: Path, base: Path) -> Path:
     return file
 
 
-def read_gguf(path: Path) -> GGUFReader:
-    """Open a GGUF file for reading. Raises PatchError if it cannot be read."""
+def _read_base(base: Path, file: Path) -> GGUFReader:
+    """Open the model `base`, of which `file` is to be made. Raises PatchError if it cannot be read or is `file`."""
+    if file.resolve() == base.resolve():
+        raise PatchError(f"{file} is the base model itself: name another file to write.")
     try:
-        return open_gguf(path)
+        return open_gguf(base)
     except GGUFError as error:
         raise PatchError(str(error)) from error
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from nse_plugin.patch.columns import PatchError
 from nse_plugin.patch.export.card import adapter_card
-from nse_plugin.patch.export.factors import Factors, factors_of
+from nse_plugin.patch.export.factors import Factors, factors_of, warn_if_truncated
 from nse_plugin.patch.file import write_tensors
 from nse_plugin.patch.patch import EditPatch
 from nse_plugin.support.files import file_in_the_way, folder_written_whole
@@ -25,7 +25,8 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
 
     All layers have the same rank, the largest that any layer needs, and `lora_alpha` is equal to it, so that every
     program scales by 1. Modules are listed by their full names, because PEFT loses layers of adapters that share a
-    suffix. rank: keep only this many directions; measure which facts still hold before publishing such an adapter.
+    suffix. rank: keep only this many directions (warns if the change has more); measure which facts still hold with
+    `kept_at_rank` before publishing such an adapter.
     Raises PatchError if the folder holds other files, a file is in its place, or rank is not above 0.
     """
     if file := file_in_the_way(folder.absolute()):
@@ -33,6 +34,7 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
     if folder.exists() and any(path.name not in (CONFIG, WEIGHTS, CARD) for path in folder.iterdir()):
         raise PatchError(f"{folder} holds other files: name a new or empty folder for the adapter.")
     factors = factors_of(patch, rank)
+    warn_if_truncated(factors)
     r = next(iter(factors.values())).a.shape[0]
     tensors = {}
     for one in factors.values():
@@ -54,7 +56,7 @@ def write_lora(patch: EditPatch, folder: Path, rank: int | None = None) -> Path:
     with folder_written_whole(folder) as aside:
         write_tensors(aside / WEIGHTS, tensors, about)
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (aside / CARD).write_text(adapter_card(patch, factors, rank), encoding="utf-8")
+        (aside / CARD).write_text(adapter_card(patch, factors), encoding="utf-8")
     return folder
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nse_plugin.facts import Fact
+from nse_plugin.method.multilayer import FAILED
 from nse_plugin.session.history import History, Request, Round, Weights
-from nse_plugin.session.report import RoundReport
+from nse_plugin.session.report import KEPT, RoundReport
 
 SECRET = ("api_key",)  # never written to disk
 # Hyperparameters of how and where rounds are run; they may change during a session.
@@ -43,6 +44,12 @@ class RoundRecord:
     before: Weights
     after: Weights
     report: RoundReport
+
+    @property
+    def written(self) -> list[Fact]:
+        """The facts that the round wrote: those whose status is neither `kept` nor `failed`."""
+        pairs = zip(self.facts, self.statuses, strict=True)
+        return [fact for fact, status in pairs if status not in (KEPT, FAILED)]
 
 
 def records_of(history: History) -> list[RoundRecord]:

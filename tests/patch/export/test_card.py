@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nse_plugin.patch.columns import PatchError
+from nse_plugin.patch.export.factors import factors_of
 
 
 def test_the_card_and_the_configuration(patch, tmp_path):
@@ -24,7 +25,10 @@ def test_the_card_and_the_configuration(patch, tmp_path):
         "Truncated to 2",
     ):
         assert word in card
-    patch.to_lora(folder)  # written again in its place
+    least = min(one.kept for one in factors_of(patch, 2).values())
+    assert f"at least {least:.1%} of the change's squared norm" in card
+    patch.to_lora(folder, rank=100)  # written again in its place; the change has a lower rank
+    assert "Truncated" not in (folder / "README.md").read_text()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(PatchError, match="holds other files"):
         patch.to_lora(folder)

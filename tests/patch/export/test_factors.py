@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nse_plugin.patch.columns import PatchError
-from nse_plugin.patch.export.factors import factors_of
+from nse_plugin.patch.export.factors import factors_of, warn_if_truncated
 
 
 def test_factors_are_the_change_at_its_own_rank(patch):
@@ -29,6 +29,22 @@ def test_fewer_directions_are_the_longest(patch):
         assert float(error) == pytest.approx(float(sizes[2:].norm()), rel=1e-4)
     with pytest.raises(PatchError, match="rank = 0 cannot be used"):
         factors_of(patch, 0)
+
+
+def test_the_share_that_a_lower_rank_keeps(patch, caplog):
+    factors = factors_of(patch, 1)
+    for layer, one in factors.items():
+        sizes = torch.linalg.svdvals(patch.change(layer))[: one.whole_rank].square()
+        assert one.kept == pytest.approx(float(sizes[0] / sizes.sum()))
+        assert 0 < one.kept < 1 < one.whole_rank
+    warn_if_truncated(factors)
+    layer, least = min(factors.items(), key=lambda item: item[1].kept)
+    assert f"keeps {100 * least.kept:.1f}% of the squared norm of the change in layer {layer}" in caplog.text
+    assert "--rank 1 --model MODEL" in caplog.text
+    caplog.clear()
+    for rank in (None, 100):
+        warn_if_truncated(factors_of(patch, rank))
+    assert not caplog.text
 
 
 def test_a_rank_that_pays_no_longer_is_said(patch, caplog, monkeypatch):

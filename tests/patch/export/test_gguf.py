@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,34 @@ def test_files_that_do_not_fit_are_refused(patch, gguf_edited, tmp_path):
         with pytest.raises(PatchError, match=said):
             write(one, tmp_path / "out.gguf", base)
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("write", [write_gguf_lora, write_gguf_model])
+def test_the_base_itself_is_never_overwritten(write, gguf_edited, monkeypatch):
+    file, _, patch = gguf_edited
+    before = file.read_bytes()
+    monkeypatch.chdir(file.parent)
+    (file.parent / "link.gguf").symlink_to(file)
+    for name in (file, Path(file.name), Path("link.gguf")):
+        with pytest.raises(PatchError, match="is the base model itself: name another file"):
+            write(patch, name, file)
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in file.parent.glob("*.gguf")) == ["link.gguf", file.name]
+
+
+@pytest.mark.parametrize("write", [write_gguf_lora, write_gguf_model])
+def test_an_adapter_is_no_base(write, gguf_edited, tmp_path):
+    file, _, patch = gguf_edited
+    adapter = write_gguf_lora(patch, tmp_path / "adapter.gguf", file)
+    with pytest.raises(PatchError, match=r"adapter\.gguf holds no language model \(general\.type: adapter\)"):
+        write(patch, tmp_path / "out.gguf", adapter)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_lower_rank_is_warned_of(gguf_edited, tmp_path, caplog):
+    file, _, patch = gguf_edited
+    write_gguf_lora(patch, tmp_path / "adapter.gguf", file, 1)
+    assert "At rank 1 the adapter keeps" in caplog.text
 
 
 def test_a_type_that_cannot_be_written_is_said(gguf_edited, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tiny_sessions import base, hparams, in_memory, opened, rounds_of
 
 from nse_plugin.session import read_rounds
@@ -28,6 +30,13 @@ def test_rounds_in_memory_are_recorded_as_those_in_a_folder(finished):
     for ours, theirs in zip(session.rounds, read_rounds(finished[0]), strict=True):
         for name in ("number", "author", "reason", "on_conflict", "facts", "statuses", "settings", "before", "after"):
             assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_facts_that_were_not_written_are_told_by_their_status(finished):
+    one = max(read_rounds(finished[0]), key=lambda record: len(record.facts))
+    assert one.written == list(one.facts)
+    for status in ("kept", "failed"):
+        assert dataclasses.replace(one, statuses=(status, *one.statuses[1:])).written == list(one.facts[1:])
 
 
 def test_no_secret_is_written_down(tmp_path):
