@@ -104,9 +104,8 @@ def measure(
     and the TF-IDF weights are those of the whole comparison. reference: for locality, `locality_reference` of all facts
     on the unedited model. text, text_tokens: for perplexity, the held-out text and the number of tokens to truncate it
     to (None: not truncated). fluency_facts, answers_facts: for how many of all facts, evenly spaced, the model writes
-    for fluency and consistency, and for answers; None: for all. probability_chat: whether probability asks in a chat,
-    as in `NSEHyperParams.chat`. generation, chat: the settings of these families; the judge and the chat template are
-    checked before anything is measured.
+    for fluency and consistency, and for answers; None: for all. probability_chat: as `NSEHyperParams.chat`. generation,
+    chat: the settings of these families; the judge and the chat template are checked before anything is measured.
 
     Raises ValueError if a family is unknown or lacks a required argument, FactError if there are no facts, a fact has
     no target_true for probability, or there is no such chat template, JudgeError if the judge fails.
@@ -136,9 +135,8 @@ def measure(
     frame.loc[replaced] = math.nan
     overall = mean_scores(frame)
     if text is not None and "perplexity" in families:
-        overall["perplexity"] = perplexity(
-            model, tokenizer, text, max_tokens=text_tokens, tokens_per_batch=tokens_per_batch
-        )
+        of_text = functools.partial(perplexity, max_tokens=text_tokens, tokens_per_batch=tokens_per_batch)
+        overall["perplexity"] = of_text(model, tokenizer, text)
     return Measured(frame, overall, written, replaced)
 
 

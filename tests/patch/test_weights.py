@@ -41,8 +41,8 @@ def test_any_other_model_is_refused_untouched(patch, edited):
     for use, model, said in (
         (patch.apply, other, "other weights of the model are not"),
         (patch.verify, other, "other weights of the model are not"),
-        (patch.revert, tiny_model("llama", torch.float32), "not as they were after the edit"),
-        (patch.apply, edited().model, "not as they were before the edit"),
+        (patch.revert, tiny_model("llama", torch.float32), "the model does not have these edits"),
+        (patch.apply, edited().model, "the model has these edits already"),
         (patch.apply, tiny_model("llama", torch.bfloat16), "load the model it was made for, in that dtype"),
         (patch.apply, tiny_model("gpt2", torch.float32), "has no parameter model.layers.1"),
     ):

@@ -99,9 +99,8 @@ def tune(
 
     _measure_moments(model, sorted(set(itertools.chain(*windows))), trials.store)
     rates = len(LEARNING_RATES)
-    report_progress(
-        f"where: {number_of(len(places), 'setting')} (windows of layers: {len(windows)}, learning rates: {rates})"
-    )
+    kinds = f"windows of layers: {len(windows)}, learning rates: {rates}"
+    report_progress(f"where: {number_of(len(places), 'setting')} ({kinds})")
     fixed = {**FIXED, **({"chat": chat} if chat else {}), "mom2_update_weight": 600.0, "p": 1.0}
     now = time.monotonic()
     half = now + (end - held_out * trials.seconds_per_fact - now) / 2
