@@ -167,6 +167,7 @@ def _import_commands() -> None:
 
 
 def _import_easyedit() -> None:
+    importlib.import_module("transformers").utils.logging.disable_progress_bar()  # as in the environment of workers
     _import_commands()
     importlib.import_module("nse_plugin.baselines.registry").all_algorithms()
 

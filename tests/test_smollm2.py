@@ -42,7 +42,7 @@ def edited(smollm2_cache, tmp_path_factory):
     model, tokenizer = embedded_model(smollm2_cache)
     folder = tmp_path_factory.mktemp("kept")
     hparams = dataclasses.replace(
-        NSEHyperParams.for_model(model), mom2_dataset=str(demo_sentences(folder)), mom2_n_samples=1000,
+        NSEHyperParams.for_model(model), mom2_dataset=str(demo_sentences(folder)), mom2_n_samples=300,
         store=str(folder / "store"),
     )  # fmt: skip
     session = EditSession(model, tokenizer, hparams)

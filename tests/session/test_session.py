@@ -329,8 +329,8 @@ def test_models_in_their_own_precision(dtype, hparams, tokenizer):
 def test_a_name_that_is_left_out_is_told_once_a_round(llama, hparams, caplog):
     facts = [dataclasses.replace(fact, rephrase_prompts=(f"in {fact.subject.lower()}",)) for fact in tiny_facts()[:2]]
     session_on(llama, hparams).edit(facts)
-    [told] = [message for message in caplog.messages if "name of the subject" in message]
-    assert told.startswith("2 facts")
+    [told] = [message for message in caplog.messages if "calls the subject by a name" in message]
+    assert told.startswith("In 2 facts")
 
 
 # -- the process -------------------------------------------------------------------------------------------------

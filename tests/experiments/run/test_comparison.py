@@ -185,7 +185,7 @@ def test_stopped_and_run_again_it_is_the_same(uninterrupted, settings, tmp_path,
 
 
 @pytest.fixture(scope="module")
-def with_a_failure(settings, tmp_path_factory) -> tuple[Path, str]:
+def with_a_failure(settings, tmp_path_factory, forked_programs_with_easyedit) -> tuple[Path, str]:
     """The folder and what was printed: facts without a true target, on a model by its folder alone, two methods at a
     time, of which one fails."""
     folder = tmp_path_factory.mktemp("failure")
@@ -196,7 +196,9 @@ def with_a_failure(settings, tmp_path_factory) -> tuple[Path, str]:
     own += [f"data.source={facts}", "facts=2", "checkpoints=[]", "metrics=[accuracy]", "jobs=2"]
     own.append('+methods.NSE-one-pass.hparams.rewrite_module_tmp="nowhere.{}"')
     own[own.index(f"model.source={folder_of(settings)}")] = f"model={folder_of(settings)}"
-    return folder / "run", finished(folder / "run", own, folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(forked_programs_with_easyedit / "python"))
+        return folder / "run", finished(folder / "run", own, folder / "home")
 
 
 def test_facts_without_a_true_target_can_be_compared(with_a_failure, settings):
