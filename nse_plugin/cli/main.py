@@ -30,7 +30,7 @@ _SHELL_WORDS = (
     (r"^objective = \[[^\]]*\]: none of the facts of (\S+) has", r"--facts \1: none of them has"),
     (r"^rounds = (\S+)", r"--rounds \1"),
     (r"^to = (\S+)", r"--to \1"),
-    (r"\bleave hparams out\b", "leave --hparams out"),
+    (r"\bleave hparams out\b", "leave --hparams and --solver out"),
     (r"use on_conflict='replace' or 'keep'", "use --on-conflict replace or keep"),
     (r"pass at least layers=.*`nse tune` find both", "give --hparams FILE.yaml, which `nse tune` writes"),
 )

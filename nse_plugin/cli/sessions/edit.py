@@ -115,17 +115,17 @@ def _facts(arguments: argparse.Namespace) -> list[Fact]:
 def _numbered(session: EditSession, facts: Sequence[Fact]) -> list[Fact]:
     """Return the facts with case_ids that are unique in the session.
 
-    A fact without a case_id, or with that of a fact with another question, gets the round's number and its place in it,
-    e.g. "3.1"; a higher number if a round that was renumbered when facts were retired has such ids.
+    A fact without a case_id, or with that of a fact with another question or target, gets the round's number and its
+    place in it, e.g. "3.1"; a higher number if a round that was renumbered when facts were retired has such ids.
     """
     rounds = session.rounds
-    taken = {str(fact.case_id): fact.question for one in rounds for fact in one.facts}
+    taken = {str(fact.case_id): fact.signature for one in rounds for fact in one.facts}
     number = len(rounds) + 1
     while any(known.startswith(f"{number}.") for known in taken):
         number += 1
     return [
         fact
-        if fact.case_id is not None and taken.get(str(fact.case_id), fact.question) == fact.question
+        if fact.case_id is not None and taken.get(str(fact.case_id), fact.signature) == fact.signature
         else dataclasses.replace(fact, case_id=f"{number}.{place}")
         for place, fact in enumerate(facts, 1)
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from nse_plugin.cli import main
 from nse_plugin.session.folder.opening import read_rounds
 
@@ -41,3 +44,14 @@ def test_a_new_fact_has_no_retired_round_s_number(edited):
     edited("retire", "3.1")
     edited("edit", "--fact", "{} lies in", "Germany", "Japan")
     assert [one.facts[0].case_id for one in read_rounds("session")[2:]] == ["4.1", "5.1"]
+
+
+def test_a_correction_is_retired_alone(edited):
+    """Although its file gave it the case_id of what it corrects."""
+    [first, *_] = json.loads(Path("facts.json").read_text())
+    Path("correction.json").write_text(json.dumps([{**first, "target_new": "Rome"}]))
+    edited("edit", "--facts", "correction.json")
+    assert read_rounds("session")[-1].facts[0].case_id == "3.1"
+    _, said = edited("retire", "3.1")
+    assert said.splitlines()[0] == "retired: The capital of France is -> Rome (3.1)"
+    assert [fact.target_new for fact in read_rounds("session")[0].facts] == ["Lyon"]
