@@ -91,14 +91,7 @@ def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperPa
     cannot be used.
     """
     if given is None:
-        own = journal.description()["hparams"]
-        try:
-            return NSEHyperParams(**own)
-        except (HyperParamsError, TypeError) as error:
-            raise SessionError(
-                f"{journal.folder}: its hyperparameters cannot be used ({error}): install the version of nse-plugin "
-                "that wrote them."
-            ) from error
+        return _own_hparams(journal)
     if not journal.is_new:
         check_hparams(journal, given)
     return given
@@ -106,13 +99,27 @@ def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperPa
 
 def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
     """Raise SessionError if hyperparameters would edit differently than those of the session."""
-    own = journal.description()["hparams"]
+    own = settings_of(_own_hparams(journal))
     for name, value in settings_of(given).items():
-        if name not in RUNNING and own.get(name) != value:
+        if name not in RUNNING and own[name] != value:
             raise SessionError(
-                f"{name} = {value!r} cannot be used: {journal.folder} was begun with {own.get(name)!r}; leave hparams "
+                f"{name} = {value!r} cannot be used: {journal.folder} was begun with {own[name]!r}; leave hparams "
                 "out, or begin another session."
             )
+
+
+def _own_hparams(journal: Journal) -> NSEHyperParams:
+    """Return the hyperparameters of a session. A field that did not exist when it was begun has its default value.
+
+    Raises SessionError if they cannot be used.
+    """
+    try:
+        return NSEHyperParams(**journal.description()["hparams"])
+    except (HyperParamsError, TypeError) as error:
+        raise SessionError(
+            f"{journal.folder}: its hyperparameters cannot be used ({error}): install the version of nse-plugin "
+            "that wrote them."
+        ) from error
 
 
 def begin(journal: Journal, edited: EditedModel) -> EditState:

@@ -12,6 +12,7 @@ from tiny_sessions import LAYERS, base, edited, equal, hparams, opened, other_at
 from nse_plugin import EditSession, Fact
 from nse_plugin.moments.measure import MomentsError
 from nse_plugin.session import SessionError
+from nse_plugin.session.folder import opening
 
 ROUNDS = rounds_of(5)
 REFUSED = {
@@ -78,3 +79,19 @@ def test_there_is_no_session(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SessionError, match="is a file; name a folder"):
         opened(tmp_path / "file", base())
+
+
+def test_a_session_goes_on_after_hyperparameters_got_a_new_field(tmp_path, monkeypatch):
+    """What session.json does not name has its default value, in a session opened with its own hyperparameters or with
+    given ones."""
+    before = opening.settings_of
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "settings_of", lambda own: {k: v for k, v in before(own).items() if k != "target_eos"})
+        with opened(tmp_path / "a", base()) as session:
+            session.edit(ROUNDS[0])
+    for number, given in enumerate((None, hparams()), 2):
+        with EditSession.open(tmp_path / "a", base(), tiny_tokenizer(), given, tiny_moments(base(), LAYERS)) as session:
+            session.edit(ROUNDS[number])
+            assert len(session.rounds) == number
+    with pytest.raises(SessionError, match="target_eos = True cannot be used: .* was begun with False"):
+        EditSession.open(tmp_path / "a", base(), tiny_tokenizer(), hparams(target_eos=True))
