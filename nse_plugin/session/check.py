@@ -36,7 +36,8 @@ def check_facts(edited: EditedModel, records: Sequence[RoundRecord]) -> pandas.D
 
     written = _written_facts(records)
     facts = [one.fact for one in written]
-    forms = forms_of(edited.tokenizer, facts, [SLOT], edited.hparams.chat, edited.layout)
+    hparams = edited.hparams
+    forms = forms_of(edited.tokenizer, facts, [SLOT], hparams.chat, edited.layout, hparams.target_eos)
     predicted = predictions(edited.layout, prompts_of(forms)) if forms else []
     holds = [all(predicted[place].is_said for place in places) for places in by_fact(forms)]
     now = [min(predicted[place].probability for place in places) for places in by_fact(forms)]

@@ -61,3 +61,10 @@ def test_check_names_later_facts_about_the_subject_of_one_that_no_longer_holds(m
 
 def test_check_of_a_session_without_rounds_is_empty():
     assert list(in_memory(base()).check().columns)[:5] == ["case_id", "subject", "prompt", "target", "holds"]
+
+
+def test_check_asks_for_the_eos_token_that_the_facts_were_written_with():
+    session = of_rounds([[OTHER]], target_eos=True)
+    frame, report = session.check(), session.rounds[0].report.frame
+    assert frame["probability"].tolist() == pytest.approx(report["target_after"].tolist(), rel=1e-4)
+    assert frame["holds"].tolist() == report["is_said"].tolist()

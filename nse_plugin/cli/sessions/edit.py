@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nse_plugin.cli.options import NOT_ALL, add_json, add_model, add_session, add_skip_bad, check_counts
-from nse_plugin.cli.sessions.opening import fact_rows, opened, row_of
+from nse_plugin.cli.sessions.opening import ROUND_COLUMNS, fact_rows, opened, row_of
 from nse_plugin.support.suggestions import number_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _hparams(arguments: argparse.Namespace) -> NSEHyperParams | None:
 
 def _result(made: RoundRecord | None, facts: Sequence[Fact], report: RoundReport) -> dict[str, Any]:
     """Return a round as --json prints it. made: None if nothing was written."""
-    record = {"number": None, "id": None} if made is None else {**row_of(made), "id": made.id}
+    record = dict.fromkeys(ROUND_COLUMNS) if made is None else {**row_of(made), "id": made.id}
     return {**record, "facts": fact_rows(facts, report)}
 
 

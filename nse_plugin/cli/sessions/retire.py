@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nse_plugin.facts import Fact
     from nse_plugin.session import RoundRecord
 
-KEPT = "kept"  # the status of a fact that --on-conflict keep left out
-
 
 def add(commands: Commands) -> None:
     """Add the command and its options. commands: argparse's subparsers."""
@@ -31,6 +29,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command. Raises FactError, SessionError."""
+    from nse_plugin.session.report import KEPT
+
     with opened(arguments) as session:
         before = session.rounds
         again = session.retire(arguments.case_ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 from nse_plugin.facts.conflicts import same_questions
 from nse_plugin.facts.conversion import warn_of_found_subjects
 from nse_plugin.facts.fact import Fact
-from nse_plugin.facts.files.load import cells_of, converted, open_source
+from nse_plugin.facts.files.load import cells_of, contradicted, converted, open_source, repeated
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class FileCheck:
 
     facts: of the good records. problems: (place, what is wrong) of each bad record, in the order of the file.
     conflicts: (place, what is said) of each fact whose prompt and subject an earlier fact has too; no round may contain
-    both. largest_round: the most facts per round with which no round contains two such facts; None if there are none.
+    both. largest_round: up to this many facts per round, no round contains two such facts; None if there are none.
     """
 
     facts: list[Fact]
@@ -41,10 +41,8 @@ def check_file(source: str | Path) -> FileCheck:
     pairs = list(same_questions(facts))
     conflicts = []
     for earlier, later in pairs:
-        place, (before, old), new = good[later][0].place, good[earlier], facts[later]
-        if old.signature == new.signature:
-            said = f"it is the fact of {before.place} again, {new.text!r} to {new.target_new!r}"
-        else:
-            said = f"{new.text!r} is {new.target_new!r} here and {old.target_new!r} in {before.place}"
-        conflicts.append((place, said))
+        (record, new), (before, old) = good[later], good[earlier]
+        is_same = old.signature == new.signature
+        said = repeated(new, before.place) if is_same else contradicted(new, old.target_new, before.place)
+        conflicts.append((record.place, said))
     return FileCheck(facts, problems, conflicts, min((later - earlier for earlier, later in pairs), default=None))

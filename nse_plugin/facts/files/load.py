@@ -134,6 +134,16 @@ def converted(records: Iterable[FoundRecord]) -> Iterator[tuple[FoundRecord, Fac
             yield record, fact
 
 
+def repeated(fact: Fact, place: str) -> str:
+    """Say that an earlier record, at `place`, has the same fact."""
+    return f"it is the fact of {place} again, {fact.text!r} to {fact.target_new!r}"
+
+
+def contradicted(fact: Fact, target: str, place: str) -> str:
+    """Say that an earlier record, at `place`, has another target for the fact's prompt and subject."""
+    return f"{fact.text!r} is {fact.target_new!r} here and {target!r} in {place}"
+
+
 def cells_of(record: FoundRecord) -> Any:
     """Return the fields that a record gives."""
     return record.content.cells if isinstance(record.content, Row) else record.content
@@ -152,7 +162,7 @@ def _facts(
     used: list[Any] = []
     for index, (record, fact) in enumerate(converted(records)):
         if isinstance(fact, Fact) and (first := edits.setdefault(fact.signature, record.place)) != record.place:
-            again = f"it is the fact of {first} again, {fact.text!r} to {fact.target_new!r}"
+            again = repeated(fact, first)
             if skip_bad:
                 fact = FactError(f"{again}.")
             else:
@@ -168,7 +178,7 @@ def _facts(
             continue
         before, first = targets.setdefault(fact.question, (fact.signature[2], record.place))
         if before != fact.signature[2]:
-            corrected.append(f"{record.place}: {fact.text!r} is {fact.target_new!r} here and {before!r} in {first}")
+            corrected.append(f"{record.place}: {contradicted(fact, before, first)}")
         used.append(cells_of(record))
         references = references_of(record.content, texts)
         facts.append(dataclasses.replace(fact, reference_texts=references) if references else fact)
