@@ -185,7 +185,7 @@ def measure(setting: Setting, facts: Sequence[Fact], way: Way) -> dict[str, floa
 def smollm2() -> Setting:
     """Return SmolLM2-135M with its preset, and with the templates and second moments that a user's session has."""
     model, tokenizer = load("embedded")
-    session = EditSession(model, tokenizer, NSEHyperParams.for_model(model))
+    session = EditSession(model, tokenizer, NSEHyperParams.for_model(model, preset="paper"))
     return Setting(model, tokenizer, session.hparams, session.templates, session.moments)
 
 

@@ -44,7 +44,7 @@ class Setting:
         """Load SmolLM2-135M in float32 with its preset `hparams/NSE/smollm2-135m.yaml`, changed by `SAME_WORK`."""
         model, tokenizer = load("embedded")
         check_lengths(tokenizer)
-        hparams = dataclasses.replace(NSEHyperParams.from_hparams("smollm2-135m"), **SAME_WORK)
+        hparams = dataclasses.replace(NSEHyperParams.from_hparams("smollm2-135m-paper"), **SAME_WORK)
         layout = Layout.of(model)
         sums = measure_moments(layout, hparams.layers, [text_windows(model, WINDOWS)])
         moments = {layer: total / sums.tokens for layer, total in sums.sums.items()}

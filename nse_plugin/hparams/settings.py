@@ -213,13 +213,16 @@ class NSEHyperParams:
 
         model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which becomes
         `model_name`, the model that EasyEdit loads.
-        A model without tuned hyperparameters needs at least `layers` and `alpha` among the overrides.
+        A model without tuned hyperparameters needs at least `layers` and `alpha` among the overrides. `preset="paper"`
+        (or "released"), or a value of `p`, gives the paper's (or the authors') setting where that is not the default.
         Raises HyperParamsError for such a model without them, and for unknown or invalid overrides.
         """
         from nse_plugin.hparams.tuned import TUNED_FOR  # subclasses of this class
 
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
         settings = known_fields(_FIELD_TYPES, overrides)
+        if chosen is not None and ("preset" in settings or "p" in settings):
+            settings = {**chosen.paper, **settings}
         if isinstance(model_or_name, str | os.PathLike):
             settings.setdefault("model_name", os.fspath(model_or_name))
         if chosen is None:
@@ -234,8 +237,13 @@ class NSEHyperParams:
 
     def with_overrides(self, **overrides: Any) -> NSEHyperParams:
         """Return a copy with other values for some fields, given by any of their names. Raises HyperParamsError for an
-        unknown name or an invalid value."""
-        return dataclasses.replace(self, **known_fields(_FIELD_TYPES, overrides))
+        unknown name, an invalid value, or a `p` that has no effect."""
+        settings = known_fields(_FIELD_TYPES, overrides)
+        made = dataclasses.replace(self, **settings)
+        ok = "p" not in settings or made.subspace == "neurons"
+        remedy = "begin with the paper's setting (a preset NAME-paper, or methods=[NSE-paper])"
+        require(ok, "p", made.p, f"it selects neurons, and the subspace here is {made.subspace}; {remedy}")
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain Python values."""
@@ -245,6 +253,7 @@ class NSEHyperParams:
 
     aliases: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[tuple[str, int, int, int] | None] = None  # model_type, layers, hidden size, vocabulary
+    paper: ClassVar[dict[str, Any]] = {}  # the fields that differ in the paper's setting
 
     @classmethod
     def fits(cls, model_or_name: Any) -> bool:

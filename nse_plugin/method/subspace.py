@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.support.gram import gram
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Basis:
-    """The span of orthonormal vectors [f, s] float64."""
+    """The span of s eigenvectors of C0. vectors: [f, s] float64, orthonormal. values: [s] float64, eigenvalues."""
 
     vectors: Tensor
+    values: Tensor
 
     @property
     def size(self) -> int:
@@ -72,11 +74,11 @@ class Basis:
         return keys.to(torch.float64) @ self.vectors.to(keys.device)
 
     def system(self, c0: Tensor, protected: LayerKeys, weight: float, ridge: float) -> Tensor:
-        """U^T A U [s, s] float64, A = weight C0 + Kp Kp^T + ridge I. c0: [f, f]."""
-        everyone = torch.arange(len(self.vectors), device=self.vectors.device)
-        whole = Neurons(everyone).system(c0, protected, weight, 0.0)
-        product = self.vectors.T @ whole @ self.vectors
-        product.diagonal().add_(ridge)
+        """U^T A U [s, s] float64, A = weight C0 + Kp Kp^T + ridge I. U^T C0 U is diagonal, so c0 is not read."""
+        product = gram(self.coordinates(protected.keys.to(self.vectors.device)))
+        if protected.square is not None:
+            product += self.vectors.T @ protected.square.to(product) @ self.vectors
+        product.diagonal().add_(weight * self.values + ridge)
         return product
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +110,6 @@ def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
                 f"nullspace_threshold = {threshold} leaves no room to edit: the smallest eigenvalue of C0 is "
                 f"{float(values[0]):.3g}; use a larger one."
             )
-        _NULL_SPACES[c0] = known = threshold, Basis(kept)
+        _NULL_SPACES[c0] = known = threshold, Basis(kept, values[values < threshold])
     basis: Basis = known[1]
     return basis

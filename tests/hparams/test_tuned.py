@@ -7,13 +7,30 @@ from types import SimpleNamespace
 import pytest
 from preset_files import PUBLISHED, ROOT, figures_of
 
-from nse_plugin.hparams import TUNED_FOR, NSEHyperParams
+from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
 
 BUNDLED = sorted((ROOT / "hparams" / "NSE").glob("*.yaml"))
 
 
 def test_every_tuned_model_has_its_yaml():
-    assert {path.stem for path in BUNDLED} == {cls.aliases[0] for cls in TUNED_FOR}
+    assert {path.stem for path in BUNDLED} == {*(cls.aliases[0] for cls in TUNED_FOR), "smollm2-135m-paper"}
+
+
+def test_smollm2_in_the_paper_s_setting():
+    paper = NSEHyperParams.from_hparams("smollm2-135m-paper")
+    assert (paper.p, paper.mom2_update_weight, paper.max_iterations, paper.solver) == (0.8, 600.0, 3, "exact")
+    assert (paper.subspace, paper.ridge, paper.v_num_grad_steps) == ("neurons", 0.0, 11)
+    assert NSEHyperParams.for_model("smollm2-135m", preset="paper").to_dict() == paper.to_dict()
+    assert NSEHyperParams.for_model("smollm2-135m").to_dict() != paper.to_dict()
+
+
+def test_p_belongs_to_the_paper_s_setting():
+    default, paper = NSEHyperParams.for_model("smollm2-135m"), NSEHyperParams.for_model("smollm2-135m", preset="paper")
+    assert default.subspace == "null_space"
+    assert NSEHyperParams.for_model("smollm2-135m", p=0.5) == paper.with_overrides(p=0.5)
+    with pytest.raises(HyperParamsError, match=r"^p = 0.5 cannot be used: it selects neurons.*null_space.*NSE-paper"):
+        default.with_overrides(neuron_threshold=0.5)
+    assert default.with_overrides(alpha=1.0).subspace == "null_space"
 
 
 @pytest.mark.parametrize("cls", TUNED_FOR)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nse_plugin.method.protected_keys import LayerKeys
-from nse_plugin.method.subspace import _NULL_SPACES, Basis, Neurons, null_space
+from nse_plugin.method.subspace import _NULL_SPACES, Neurons, null_space
 from nse_plugin.method.update import LayerSystem, solve_update
 
 
@@ -53,13 +53,14 @@ def test_what_the_text_says_is_left_alone():
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 @pytest.mark.parametrize("n", [3, 40])
-def test_a_basis_of_everything_is_the_full_solve(weight, n):
-    keys, residuals, protected, c0 = problem(n=n)
-    everything = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+@pytest.mark.parametrize("m", [5, 30])  # fewer and more protected keys than neurons
+def test_a_basis_of_everything_is_the_full_solve(weight, n, m):
+    keys, residuals, protected, c0 = problem(n=n, m=m)
+    everything = null_space(c0, 1e9, c0.device)
     system = LayerSystem(c0, LayerKeys.of(protected), weight, ridge=0.5)
     matrix = weight * c0 + protected.T @ protected + keys.T @ keys + 0.5 * torch.eye(12, dtype=torch.float64)
     expected = torch.linalg.solve(matrix, keys.T @ residuals).T
-    for subspace in (Basis(everything.Q), Neurons(torch.arange(12))):
+    for subspace in (everything, Neurons(torch.arange(12))):
         assert (update(keys, residuals, system, subspace) - expected).norm() <= 1e-11 * expected.norm()
 
 
@@ -76,7 +77,7 @@ def test_a_ridge_among_chosen_neurons():
 def test_a_factor_is_not_taken_for_another_subspace_s():
     _, _, protected, c0 = problem()
     system = LayerSystem(c0, LayerKeys.of(protected), 2.0, 0.5, reuse_factor=True)
-    first, second = Basis(torch.eye(12, dtype=torch.float64)[:, :3]), Neurons(torch.arange(3))
+    first, second = null_space(c0, 1e-6, c0.device), Neurons(torch.arange(3))
     assert system.factor(first) is system.factor(first)
     assert system.factor(second) is not system.factor(first)
 

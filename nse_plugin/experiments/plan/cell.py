@@ -67,7 +67,7 @@ class CellPlan:
 
         chosen = {"seed": self.seed, **self.nse, **({} if self.store is None else {"store": self.store})}
         if self.preset is None:
-            whole = NSEHyperParams.for_model(model, **chosen)
+            whole = NSEHyperParams.for_model(model, **{"preset": "paper", **chosen})  # sweeps are over its p and alpha
         else:
             whole = replace(NSEHyperParams.from_hparams(self.preset), **chosen)
         # model_name, from which EasyEdit loads the model, for the file with the best setting

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from nse_plugin.experiments.plan import PlanError
 from nse_plugin.experiments.plan.checks import CommandLineError
 from nse_plugin.experiments.plan.model import EMBEDDED, is_path
+from nse_plugin.experiments.plan.presets import NSE, PAPER
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.support.suggestions import did_you_mean
 
@@ -36,6 +37,8 @@ _TAKE_A_WORD = (
     "-cd", "--experimental-rerun",
 )  # fmt: skip
 _NOT_SWEPT = ("store", "alg_name", "model_name", "device")  # set by the sweep, or used by EasyEdit to load a model
+# used in conf/methods: settings of NSE that belong to the paper start from its setting
+OmegaConf.register_new_resolver("paper", lambda preset: PAPER if preset == NSE else preset, replace=True)
 OmegaConf.register_new_resolver(  # used in the help texts of the applications
     "choices",
     lambda group: ", ".join(sorted(Path(file.name).stem for file in (resources.files(_CONF) / group).iterdir())),

@@ -139,7 +139,7 @@ def _preset_of_sweep(plan: CellPlan) -> dict[str, object]:
         return NSEHyperParams.from_hparams(plan.preset).to_dict()
     config = model_config(plan.model.source)
     model = SimpleNamespace(config=config)
-    return {} if tuned_name(config) is None else NSEHyperParams.for_model(model).to_dict()
+    return {} if tuned_name(config) is None else NSEHyperParams.for_model(model, preset="paper").to_dict()
 
 
 # -- contents of files ------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nse_plugin.experiments.plan.comparison import MethodChoice
 
 NSE = "NSE"
+PAPER = "NSE-paper"  # NSE's presets, in the paper's setting where another one is the default
 NEEDED = {"layers", "alpha"}  # fields of NSEHyperParams without a default
 
 
@@ -132,14 +133,16 @@ def _has_start(choice: MethodChoice, model: ModelChoice) -> bool:
 
 def _bundled_file(method: str, model: ModelChoice) -> Path | None:
     """Return the file hparams/<method>/<name>.yaml, where name is the model's own, or that of the presets for its
-    shape. Returns None if there is no such file; raises HyperParamsError for an unknown method."""
+    shape. Returns None if there is no such file; raises HyperParamsError for an unknown method. `NSE-paper` stands for
+    hparams/NSE/<name>-paper.yaml, or hparams/NSE/<name>.yaml for a model whose default is the paper's setting."""
     from nse_plugin.hparams.files import preset_path
 
-    preset_path(method, TUNED_FOR[0].aliases[0])  # raises for an unknown method
-    for name in (None if is_bundled(model.name) else model.name, tuned_name(model_config(model.source))):
+    folder, variants = (NSE, ("-paper", "")) if method == PAPER else (method, ("",))
+    preset_path(folder, TUNED_FOR[0].aliases[0])  # raises for an unknown method
+    names = (None if is_bundled(model.name) else model.name, tuned_name(model_config(model.source)))
+    for name in (f"{name}{variant}" for name in names if name is not None for variant in variants):
         try:
-            if name is not None:
-                return preset_path(method, name)
+            return preset_path(folder, name)
         except HyperParamsError:
             continue
     return None

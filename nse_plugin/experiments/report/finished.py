@@ -55,7 +55,7 @@ def _preset(record: Record, hparams: Mapping[str, object]) -> dict[str, Any] | N
     try:
         if named:
             return NSEHyperParams.from_hparams(named).to_dict()
-        return NSEHyperParams.for_model(hparams["model_name"]).to_dict()
+        return NSEHyperParams.for_model(hparams["model_name"], preset="paper").to_dict()
     except HyperParamsError:
         return None
 

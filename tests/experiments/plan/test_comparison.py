@@ -48,6 +48,7 @@ def test_ablations_change_one_setting_each() -> None:
     assert changed["NSE-all-neurons"] == {"p": 1.0}
     assert changed["NSE-one-pass"] == {"max_iterations": 1}
     assert changed["sequential-MEMIT"] == {"rewind": False, "p": 1.0, "max_iterations": 1, "accumulate": False}
+    assert {choice.preset for name, choice in made.methods.items() if name != "NSE"} == {"NSE-paper"}
     assert (made.facts, made.round) == (500, 50)
 
 
@@ -119,7 +120,7 @@ def test_the_names_of_metrics_are_those_that_are_measured() -> None:
 def test_ablations_start_from_the_file_that_nse_starts_from() -> None:
     made = plan("experiment=ablation", "methods.NSE.preset=mine.yaml")
     assert {choice.preset for choice in made.methods.values()} == {"mine.yaml"}
-    assert {choice.preset for choice in plan("methods=[NSE-one-pass]").methods.values()} == {"NSE"}
+    assert {choice.preset for choice in plan("methods=[NSE-one-pass]").methods.values()} == {"NSE-paper"}
 
 
 def test_a_chat_is_written_and_asked() -> None:

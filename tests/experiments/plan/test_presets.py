@@ -20,6 +20,20 @@ def test_presets_go_by_shape_whatever_the_folder_is_called(tmp_path):
     check_presets(made.methods, made.model)
 
 
+def test_methods_of_the_paper_start_from_its_setting(tmp_path):
+    made = plan("methods=[NSE,NSE-paper,sequential-MEMIT]", "model=smollm2-135m")
+    names = {name: preset_of(choice, made.model).name for name, choice in made.methods.items()}
+    paper = "smollm2-135m-paper.yaml"
+    assert names == {"NSE": "smollm2-135m.yaml", "NSE-paper": paper, "sequential-MEMIT": paper}
+    gpt2 = shaped(tmp_path / "xl", model_type="gpt2", num_hidden_layers=48, hidden_size=1600, vocab_size=50257)
+    made = plan("methods=[NSE,NSE-paper]", f"model={gpt2}")
+    assert {preset_of(choice, made.model).name for choice in made.methods.values()} == {"gpt2-xl.yaml"}
+    own = tmp_path / "mine.yaml"
+    own.write_text("layers: [1]\nalpha: 1.0\n")
+    made = plan("methods=[NSE,NSE-paper]", "model=smollm2-135m", f"methods.NSE.preset={own}")
+    assert {preset_of(choice, made.model) for choice in made.methods.values()} == {own}
+
+
 @pytest.mark.parametrize("settings", [["model=FOLDER"], ["model=smollm2-135m", "model.source=FOLDER"]])
 def test_without_a_preset_of_its_shape_each_method_is_named_with_what_it_needs(tmp_path, settings):
     folder = shaped(tmp_path / "smollm2-135m", num_hidden_layers=8)
