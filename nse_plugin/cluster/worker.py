@@ -45,7 +45,7 @@ class Worker:
         """Load the model and prepare for the other methods. Returns the host's name and the process ID."""
         torch.set_num_threads(max(1, min(self._threads, os.cpu_count() or 1)))
         self._model, self._tokenizer = load(self._source, self._dtype, self._device)
-        self._hparams = self._given or NSEHyperParams.for_model(self._model)
+        self._hparams = (self._given or NSEHyperParams.for_model(self._model)).completed(self._model)
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
         self._fingerprint = ModelIdentity(self._model).full()

@@ -54,9 +54,9 @@ class EditedModel:
                 f"hparams is a {type(hparams).__name__}: give NSEHyperParams, e.g. NSEHyperParams.for_model(model)."
             )
         hparams.check()
+        self.layout = Layout.of(model, hparams.rewrite_module_tmp)
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.read_fingerprint = read_fingerprint
-        self.layout = Layout.of(model, hparams.rewrite_module_tmp)
         self.layers = sorted(self.layout.edited_matrices(hparams.layers))  # raises if a layer cannot be edited
         if hparams.store is not None:
             Store(hparams.store).check_folder()
@@ -64,6 +64,15 @@ class EditedModel:
             raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
         self._given_moments = None if moments is None else check_moments(moments, self.matrices)
         self._given_templates = None if templates is None else check_templates(list(templates))
+
+    @property
+    def hparams(self) -> NSEHyperParams:
+        """The hyperparameters of the next round, with alpha and v_lr proposed from the model if they were None."""
+        return self._hparams
+
+    @hparams.setter
+    def hparams(self, hparams: NSEHyperParams) -> None:
+        self._hparams = hparams.completed(self.model)
 
     @property
     def matrices(self) -> dict[int, OutputMatrix]:
