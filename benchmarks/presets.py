@@ -46,7 +46,8 @@ def rows() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for known in TUNED_FOR:
         own, name = known(), known.aliases[0]
-        assert known.shape is not None and own.alpha is not None
+        assert known.shape is not None
+        assert own.alpha is not None
         _, layers, hidden_size, _ = known.shape
         found = proposed_by_shape(layers, NEURONS[name])
         if name == "smollm2-135m":

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 
+from nse_plugin.method.outputs import Norm
 from nse_plugin.models.layout import Layout
 
 
@@ -81,11 +82,36 @@ def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.
     for fact in facts:
         at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
         starts.append(run(model, ids_of(tokenizer, fact.text), layer)[1][at].detach())
-    return shared_values(model, contexts, (essence, essence_at), starts, hparams, updates, betas, stop)
+    maps = [norm_of(model, tokenizer, facts[0], layer) for layer in hparams.layers]
+    return shared_values(model, contexts, (essence, essence_at), starts, hparams, updates, betas, stop, maps)
 
 
-def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05):
-    """z of all `starts`, which share delta. contexts: as `rows` gives them. essence: its ids, and where KL is taken."""
+def norm_of(model, tokenizer, fact, layer):
+    """What Gemma's norm does to W_out's output, and that output at the bare prompt's lookup; None of other models."""
+    norm = getattr(layers_of(model)[layer], "post_feedforward_layernorm", None)
+    if norm is None:
+        return None
+    at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
+    seen = []
+    handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, at].detach()))
+    with torch.no_grad():
+        run(model, ids_of(tokenizer, fact.text), layer)
+    handle.remove()
+    return Norm(1 + norm.weight.detach()), seen[0]
+
+
+def reachable(delta, maps):
+    """What layers with norms make of delta; all of it without norms."""
+    left = delta[None]
+    for place, (norm, v) in enumerate(maps):
+        new = v + norm.change_before(left / (len(maps) - place), v)
+        left = left - norm.gain * (new / new.square().mean().sqrt() - v / v.square().mean().sqrt())
+    return delta - left[0]
+
+
+def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05, maps=(None,)):
+    """z of all `starts`, which share delta. contexts: as `rows` gives them. essence: its ids, and where KL is taken.
+    maps: `norm_of` the edited layers."""
     layer, (essence, essence_at) = hparams.layers[-1], essence
     h = starts[0]
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
@@ -111,6 +137,8 @@ def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9
             longest = hparams.clamp_norm_factor * h.norm()
             if delta.norm() > longest:
                 delta *= longest / delta.norm()
+            if None not in maps:
+                delta.copy_(reachable(delta, maps))
     return [start + delta.detach() for start in starts]
 
 
@@ -163,6 +191,9 @@ def edit_round(model, tokenizer, facts, templates, values, moments, protected, h
             seen = [key_and_output(model, tokenizer, facts[j], templates, layer, layers[-1]) for j in going]
             keys = [key for key, _ in seen]
             residuals = [(values[j] - h) / (len(layers) - i) for j, (_, h) in zip(going, seen, strict=True)]
+            maps = [norm_of(model, tokenizer, facts[j], layer) for j in going]
+            if None not in maps:
+                residuals = [m.change_before(r[None], v)[0] for r, (m, v) in zip(residuals, maps, strict=True)]
             chosen = neurons(keys, hparams.p)
             delta = update(
                 keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen

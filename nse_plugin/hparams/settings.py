@@ -51,8 +51,8 @@ class NSEHyperParams:
         accumulate: protect the keys of earlier rounds, and write earlier facts about a round's subjects again. False:
             ignore earlier rounds (ablation).
     How z is optimised
-        v_lr, v_num_grad_steps: Adam's learning rate (None: proposed from the model, as alpha is), and the number of loss
-            evaluations (one more than updates).
+        v_lr, v_num_grad_steps: Adam's learning rate (None: proposed from the model, as alpha is), and the number of
+            loss evaluations (one more than updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: bound of norm(delta), as a multiple of norm(h).
         solver: `exact`, as published; `fast`: fewer contexts and fewer, longer steps (`method/value_optimizer.py`).

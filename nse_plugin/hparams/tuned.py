@@ -112,7 +112,7 @@ PROPOSED_FOR: dict[str, Shape] = {
     "smollm2-360m": Shape(32, 2560),
     "smollm2-1.7b": Shape(24, 8192),
 }
-# What may follow in the name of the same shape: Llama-3.2-1B-Instruct, gemma-2-2b-it, Mistral-7B-v0.3, Phi-3-mini-4k-...
+# What may follow in the name of the same shape: Llama-3.2-1B-Instruct, gemma-2-2b-it, Mistral-7B-v0.3
 _VARIANT = r"(-(instruct|it|pt|chat|base|hf|deduped|sft|dpo|v?\d+(\.\d+)*k?))*"
 
 

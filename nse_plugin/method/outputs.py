@@ -10,7 +10,8 @@ nearest to N(v) + r,
 
     u = argmin norm(g u - N(v) - r),   norm(u) = sqrt(d),   R = rms(v) u - v
 
-Which of these a layer does is seen in the gradient of y by v, which is exact in every precision.
+Which of these a layer does is seen in the gradient of y by v, which is exact in every precision. Where all edited
+layers have a norm, most values z are out of reach, however many passes are made; so z itself is kept in `Reach`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
-from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.replay.recording import output_of
+from nse_plugin.replay.span import SpanReplay
 from nse_plugin.support.forward import StopForward, hooked
 
 # Gradients are compared with this tolerance, which 16-bit models need; the forms differ by factors of 2.
 TOLERANCE = 0.05
+_LONG = 256  # an rms beside which a norm's epsilon is nothing, and which float16 holds in thousands of coordinates
 _BISECTIONS = 100
 
 
@@ -38,6 +43,10 @@ class Identity:
 
     def change_before(self, change: Tensor, output: Tensor) -> Tensor:
         """Return the change of v [n, d] that changes y by `change` [n, d] or by what is nearest to it. output: v."""
+        return change
+
+    def change_after(self, change: Tensor, output: Tensor) -> Tensor:
+        """Return the change of y [n, d] for a change of v [n, d]. output: v."""
         return change
 
     def of(self, facts: Sequence[int]) -> Identity:
@@ -54,6 +63,10 @@ class Factor:
     def change_before(self, change: Tensor, output: Tensor) -> Tensor:
         """R = r / c, as in `Identity`."""
         return change / self.factors.to(change)
+
+    def change_after(self, change: Tensor, output: Tensor) -> Tensor:
+        """c R, as in `Identity`."""
+        return change * self.factors.to(change)
 
     def of(self, facts: Sequence[int]) -> Factor:
         """Return the map of some facts (indices)."""
@@ -73,6 +86,14 @@ class Norm:
         gain = self.gain.to(v)
         return (rms * nearest_on_sphere(gain, gain * v / rms + change.to(v)) - v).to(change)
 
+    def change_after(self, change: Tensor, output: Tensor) -> Tensor:
+        """N(v + R) - N(v), as in `Identity`."""
+        v = output.to(torch.float64)
+        return (self._applied(v + change.to(v)) - self._applied(v)).to(change)
+
+    def _applied(self, v: Tensor) -> Tensor:
+        return self.gain.to(v) * v / v.square().mean(dim=1, keepdim=True).sqrt()
+
     def of(self, facts: Sequence[int]) -> Norm:
         """Return the map of some facts (indices)."""
         return self
@@ -81,53 +102,93 @@ class Norm:
 OutputMap = Identity | Factor | Norm
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The changes of h that the edited layers can make together, for n facts. outputs: v [n, d] by layer."""
+
+    maps: Mapping[int, OutputMap]
+    outputs: Mapping[int, Tensor]
+
+    @classmethod
+    def of(cls, layout: Layout, hparams: NSEHyperParams, rows: Sequence[EncodedPrompt]) -> Reach | None:
+        """Return the reach for n facts, on the current weights; None if they reach everything. rows: bare prompts."""
+        maps = output_maps(layout, hparams.layers, rows[:1])
+        if not _all_norms(maps):
+            return None
+        keys, _ = SpanReplay(layout, hparams.layers, rows, hparams.tokens_per_batch).run()
+        with torch.no_grad():
+            return cls(maps, {layer: layout.output_matrix(layer).module(own) for layer, own in keys.items()})
+
+    def nearest(self, change: Tensor, facts: Sequence[int]) -> Tensor:
+        """Return what the layers make of a change of h, asked of them as in a pass. change: [m, d], of these facts."""
+        left = change
+        for place, (layer, found) in enumerate(self.maps.items()):
+            v = self.outputs[layer][list(facts)].to(change.device)
+            asked = left / (len(self.maps) - place)
+            left = left - found.change_after(found.change_before(asked, v), v)
+        return change - left
+
+
+def has_norms(layout: Layout, layers: Sequence[int], prompts: Sequence[FactPrompts]) -> bool:
+    """Return whether all these layers have a norm, so that not every z can be reached. prompts: one decides."""
+    return bool(prompts) and _all_norms(output_maps(layout, layers, prompts[0].rewrites[:1]))
+
+
+def _all_norms(maps: Mapping[int, OutputMap]) -> bool:
+    return all(isinstance(found, Norm) for found in maps.values())
+
+
 def nearest_on_sphere(gain: Tensor, target: Tensor) -> Tensor:
     """Return argmin_u norm(gain u - target) with norm(u) = sqrt(d). gain: [d] float64. target: [n, d] float64.
 
-    u = gain target / (gain^2 + mu), with the mu > -min(gain^2) that gives u its length (a trust-region problem),
-    found by bisection.
+    u = gain target / (gain^2 + mu), with the mu >= -min(gain^2) that gives u its length (a trust-region problem), found
+    by bisection. A target within the ellipsoid is reached by putting length into the coordinate with the least gain.
     """
     square, product, length = gain.square(), gain * target, len(gain) ** 0.5
     low = (product.abs() / length - square).max(dim=1).values  # one coordinate alone is that long already
     high = product.norm(dim=1) / length - square.min()  # all are shorter than that
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        is_long = (product / (square + middle[:, None])).norm(dim=1) > length
+        is_long = (torch.where(product == 0, 0, product / (square + middle[:, None]))).norm(dim=1) > length
         low, high = torch.where(is_long, middle, low), torch.where(is_long, high, middle)
-    return product / (square + high[:, None])
+    u = torch.where(product == 0, 0, product / (square + high[:, None]))
+    least = int(square.argmin())
+    missing = (len(gain) - u.square().sum(dim=1)).clamp(min=0).sqrt()
+    u[:, least] = torch.where(u[:, least] == 0, missing, u[:, least])  # the trust region's hard case
+    return u
 
 
 def output_maps(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, OutputMap]:
     """Find what each edited layer does to `W_out`'s output at the lookups of n rows.
 
-    One pass over the first row shows that a layer adds the output as it is. Otherwise two rows' passes show a norm, and
-    a pass over every row the factors.
+    One pass over the first row shows which layers add the output as it is; the others take three passes each, and a
+    factor a pass over every row.
     """
-    probe = _Probe(layout, layers, rows[0])
+    with frozen(layout.model):
+        return _found(layout, layers, rows)
+
+
+def _found(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, OutputMap]:
     signs = torch.randint(2, (layout.hidden_size,), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plain = probe.gradients(signs)
-    if all(torch.equal(found, signs.to(found)) for found in plain.values()):
-        return dict.fromkeys(layers, Identity())
-    double = probe.gradients(signs, lambda v: 2 * v)
-    first, second = (probe.gradients(torch.ones_like(signs), _only(place)) for place in (0, 1))
-    gains = {layer: torch.cat([second[layer][:1], first[layer][1:]]) for layer in layers}
-    maps = {layer: _form(plain[layer], double[layer], gains[layer], signs, probe.outputs[layer]) for layer in layers}
-    if any(isinstance(found, Factor) for found in maps.values()):
-        by_row = [_Probe(layout, layers, row).gradients(signs) for row in rows]
-        for layer, found in maps.items():
-            if isinstance(found, Factor):
-                factors = torch.stack([(own[layer].double() * signs.to(own[layer].device)).mean() for own in by_row])
-                maps[layer] = Factor(factors[:, None])
+    plain = _Probe(layout, layers, rows[0]).gradients(signs)
+    maps: dict[int, OutputMap] = {}
+    for layer in layers:
+        is_added = torch.equal(plain[layer], signs.to(plain[layer]))
+        maps[layer] = Identity() if is_added else _form(layout, layer, rows, signs)
     return maps
 
 
-def _form(plain: Tensor, double: Tensor, gain: Tensor, signs: Tensor, output: Tensor) -> OutputMap:
-    """Return the form of a layer, from its gradients at v and at 2 v. A layer of no known form counts as one that adds
-    v as it is: its facts need more passes."""
-    plain, double, gain, v = (one.double() for one in (plain, double, gain, output))
+def _form(layout: Layout, layer: int, rows: Sequence[EncodedPrompt], signs: Tensor) -> OutputMap:
+    """Return the form of a layer that does not add v as it is, from gradients at several v. If it is none of the known
+    ones it counts as `Identity`, and facts need more passes."""
+    probe = _Probe(layout, [layer], rows[0])
+    plain, double = (probe.gradients(signs, lambda v, times=times: times * v)[layer] for times in (1, 2))
     u = signs.to(plain)
     if _near(double, plain) and _near(plain, u * (u * plain).mean()):
-        return Identity() if torch.equal(plain, u) else Factor((u * plain).mean()[None, None])
+        own = [_Probe(layout, [layer], row).gradients(signs)[layer] for row in rows]
+        return Factor(torch.stack([(u * one).mean(dim=0, keepdim=True) for one in own]))
+    first, second = (_LONG * probe.gradients(torch.ones_like(signs), _only(place))[layer] for place in (0, 1))
+    gain, v = torch.cat([second[:1], first[1:]]), probe.outputs[layer].double()
     passed = gain * u
     through = (passed - v * (v @ passed) / (v @ v)) / v.square().mean().sqrt()
     return Norm(gain) if _near(double, plain / 2) and _near(plain, through) else Identity()
@@ -138,11 +199,12 @@ def _near(one: Tensor, other: Tensor) -> bool:
 
 
 def _only(place: int) -> Callable[[Tensor], Tensor]:
-    """Replace outputs by vectors with a single coordinate, of rms 1: there the gradient of a norm is its gain."""
+    """Replace outputs by vectors with a single coordinate, of rms `_LONG`: there, other coordinates' gradient of a norm
+    is their gain over `_LONG`."""
 
     def replace(v: Tensor) -> Tensor:
         unit = torch.zeros_like(v)
-        unit[..., place] = v.shape[-1] ** 0.5
+        unit[..., place] = _LONG * v.shape[-1] ** 0.5
         return unit
 
     return replace
@@ -174,7 +236,7 @@ class _Probe:
             def hook(_: nn.Module, __: object, output: object) -> None:
                 y = output_of(output)[0, -1]
                 (found,) = torch.autograd.grad(y @ vector.to(y), inputs[layer])
-                gradients[layer] = found.reshape(-1, found.shape[-1])[-1]
+                gradients[layer] = found.reshape(-1, found.shape[-1])[-1].double()
                 if layer == self._layers[-1]:
                     raise StopForward
 
