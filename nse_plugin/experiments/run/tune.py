@@ -200,7 +200,7 @@ def _announce(
 
 
 def _windows(layers: int) -> list[list[int]]:
-    """Return windows of consecutive layers to edit, which begin in the first half of a model; the proposed one first."""
+    """Return windows of consecutive layers to edit, from the first half of a model; the proposed one first."""
     size = width(layers)
     starts = sorted({min(round(start * layers), layers - size - 1) for start in STARTS})
     windows = [list(range(start, start + size)) for start in starts if start >= 0]
