@@ -3,8 +3,8 @@
 delta enters at the output of layer l_0 at the subject's last token, so it can change only the layers above l_0, the
 positions from that token on, and, for the loss, the head at the target positions.
 The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix)
-is run once to record the arguments of every upper layer. Each gradient step then calls those layers again, and the last
-layer's MLP and the head only at the requested positions.
+is run once to record the arguments of every upper layer. Each gradient step then calls those layers again; their MLPs
+skip the padding, and the last layer's MLP and the head run only at the requested positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.first_use import batched_arguments, check_once
-from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of
+from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of, tokens_up_to
 from nse_plugin.replay.prefix_cache import extended, packs_by_length, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over, recorded
 from nse_plugin.support.forward import forward_replaced
@@ -40,7 +40,7 @@ class SuffixReplay:
         check_once(layout, [layer], prompts)
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
-        self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
+        self._mlps = [mlp_of(layout, number) for number in range(layer + 1, len(layout.layers))]
         prefix = extended(
             layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
         )
@@ -52,7 +52,8 @@ class SuffixReplay:
             with torch.no_grad(), recorded(layout, layer) as record, passed_over(self._upper, layout.layers[layer]):
                 layout.model(**suffix_inputs(layout, own, [suffixes[i] for i in pack]))
             own.forget(range(layer + 1))  # no step runs them again
-            self._packs.append(_Pack(rows, record.output, record.calls))
+            last = torch.tensor([len(suffixes[i]) - 1 for i in pack])
+            self._packs.append(_Pack(rows, record.output, record.calls, last))
         self._tail, self._stack_output = record.tail, record.stack_output
         self._find()
 
@@ -98,10 +99,11 @@ class SuffixReplay:
         first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
         hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
         shape = (hidden.shape[0], hidden.shape[1])
-        for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
-            # only in the last layer: an earlier layer may use the same MLP module
-            last_mlp = self._last_mlp if place == len(self._upper) else None
-            with mlp_at_positions(last_mlp, shape, rows, positions):
+        tokens = tokens_up_to(pack.last)
+        layers = zip(self._upper, self._mlps, pack.calls, strict=True)
+        for number, (module, mlp, (args, kwargs)) in enumerate(layers, 1):
+            needed = (rows, positions) if number == len(self._upper) else tokens
+            with mlp_at_positions(mlp, shape, *needed):
                 hidden = output_of(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
@@ -131,12 +133,14 @@ class SuffixReplay:
 class _Pack:
     """Rows of a `SuffixReplay` with suffixes of similar length.
 
-    rows: their indices, [B]. start: the output of l_0, [B, S, d]. calls: the arguments of the layers above.
+    rows: their indices, [B]. start: the output of l_0, [B, S, d]. calls: the arguments of the layers above. last: [B],
+    the position of each suffix's last token; padding follows it.
     """
 
     rows: Tensor
     start: Tensor
     calls: list[Any]
+    last: Tensor
 
     def select_rows(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
         """Return only these rows [b] of the replay, renumbered; None if the pack has none of them. first: the number of
@@ -148,4 +152,4 @@ class _Pack:
         memo: dict[int, Any] = {}
         calls = [batched.select(n, call, held, len(self.rows), memo) for n, call in enumerate(self.calls, first)]
         renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
-        return _Pack(renumbered, self.start[held.to(self.start.device)], calls)
+        return _Pack(renumbered, self.start[held.to(self.start.device)], calls, self.last[held])
