@@ -14,13 +14,17 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.files import preset_text
 from nse_plugin.hparams.proposed import ALPHA, hidden_norm, proposed_alpha, proposed_by_shape, proposed_rate
 from nse_plugin.hparams.tuned import PROPOSED_FOR, TUNED_FOR
 
 FOLDER = Path(__file__).resolve().parents[1] / "hparams" / "NSE"
 NEURONS = {"gpt2-xl": 6400, "gpt-j-6B": 16384, "llama3-8b": 14336, "smollm2-135m": 1536}
-FOUND = ["NSE for {}: proposed, untested here. layers, lambda and mom2_n_samples follow from the model's shape."]
+FOUND = [
+    "NSE for {}: proposed, untested here. layers, lambda and mom2_n_samples follow from the shape in the published",
+    "configuration ({} layers, {} neurons in an MLP), which was not checked here.",
+]
 BY_NORM = "null: proposed from the loaded model's hidden states when it is first edited; the log says which"
 WHY = {
     "layers": "from an eighth of the depth",
@@ -35,7 +39,7 @@ def preset(name: str) -> str:
     """Return the YAML text of a proposed preset."""
     found = {**proposed_by_shape(*PROPOSED_FOR[name]), "alg_name": "NSE", "model_name": name, "device": 0}
     values = {"layers": found.pop("layers"), "alpha": None, "v_lr": None, **found}
-    return preset_text(values, [line.format(name) for line in FOUND], WHY)
+    return preset_text(values, [FOUND[0].format(name), FOUND[1].format(*PROPOSED_FOR[name])], WHY)
 
 
 def rows() -> Iterator[str]:
@@ -45,16 +49,17 @@ def rows() -> Iterator[str]:
     yield "| model | layers | proposed | lambda | proposed | alpha | proposed | v_lr | proposed |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for known in TUNED_FOR:
-        own, name = known(), known.aliases[0]
+        name = known.aliases[0]
+        own = NSEHyperParams.for_model(name)
         assert known.shape is not None
-        assert own.alpha is not None
         _, layers, hidden_size, _ = known.shape
         found = proposed_by_shape(layers, NEURONS[name])
         if name == "smollm2-135m":
             norm = hidden_norm(embedded_model()[0], own.layers[-1])
             alpha = f"{proposed_alpha(norm):g}"
         else:
-            norm, alpha = own.alpha / ALPHA, f"needs the model (norm {own.alpha / ALPHA:g} would give it)"
+            norm = own.known("alpha") / ALPHA
+            alpha = f"needs the model (norm {norm:g} would give it)"
         rate = proposed_rate(norm, hidden_size, own.clamp_norm_factor)
         spans = (f"{layers[0]}-{layers[-1]}" for layers in (own.layers, found["layers"]))
         numbers = (own.mom2_update_weight, found["mom2_update_weight"])

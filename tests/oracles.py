@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import torch
 
-from nse_plugin.method.outputs import Norm
 from nse_plugin.models.layout import Layout
 
 
@@ -87,7 +86,7 @@ def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.
 
 
 def norm_of(model, tokenizer, fact, layer):
-    """What Gemma's norm does to W_out's output, and that output at the bare prompt's lookup; None of other models."""
+    """The gain of Gemma's norm of W_out's output, and that output at the bare prompt's lookup; None of other models."""
     norm = getattr(layers_of(model)[layer], "post_feedforward_layernorm", None)
     if norm is None:
         return None
@@ -97,16 +96,35 @@ def norm_of(model, tokenizer, fact, layer):
     with torch.no_grad():
         run(model, ids_of(tokenizer, fact.text), layer)
     handle.remove()
-    return Norm(1 + norm.weight.detach()), seen[0]
+    return 1 + norm.weight.detach(), seen[0][0]
+
+
+def before_norm(change, gain, v):
+    """The change of v after which gain v / rms(v) is nearest to its old value plus `change`.
+
+    min norm(gain u - target) over norm(u) = sqrt(d) has u = gain target / (gain^2 + mu), with mu the largest real
+    eigenvalue of a 2d x 2d matrix (Adachi et al., SIAM J. Optim. 27, 2017).
+    """
+    rms, square = v.square().mean().sqrt(), gain.square().diag()
+    product = gain * (gain * v / rms + change)
+    both = torch.cat([
+        torch.cat([-square, product.outer(product) / len(v)], dim=1),
+        torch.cat([torch.eye(len(v), dtype=v.dtype), -square], dim=1),
+    ])  # fmt: skip
+    values = torch.linalg.eigvals(both)
+    mu = values.real[values.imag.abs() <= 1e-9 * values.abs().max()].max()
+    u = product / (gain.square() + mu)
+    assert abs(u.square().mean() - 1) <= 1e-6
+    return rms * u - v
 
 
 def reachable(delta, maps):
     """What layers with norms make of delta; all of it without norms."""
-    left = delta[None]
-    for place, (norm, v) in enumerate(maps):
-        new = v + norm.change_before(left / (len(maps) - place), v)
-        left = left - norm.gain * (new / new.square().mean().sqrt() - v / v.square().mean().sqrt())
-    return delta - left[0]
+    left = delta
+    for place, (gain, v) in enumerate(maps):
+        new = v + before_norm(left / (len(maps) - place), gain, v)
+        left = left - gain * (new / new.square().mean().sqrt() - v / v.square().mean().sqrt())
+    return delta - left
 
 
 def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05, maps=(None,)):
@@ -193,7 +211,7 @@ def edit_round(model, tokenizer, facts, templates, values, moments, protected, h
             residuals = [(values[j] - h) / (len(layers) - i) for j, (_, h) in zip(going, seen, strict=True)]
             maps = [norm_of(model, tokenizer, facts[j], layer) for j in going]
             if None not in maps:
-                residuals = [m.change_before(r[None], v)[0] for r, (m, v) in zip(residuals, maps, strict=True)]
+                residuals = [before_norm(r, *own) for r, own in zip(residuals, maps, strict=True)]
             chosen = neurons(keys, hparams.p)
             delta = update(
                 keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nse_plugin.hparams.errors import HyperParamsError
@@ -75,20 +76,24 @@ def proposed(model: nn.Module) -> dict[str, Any]:
 
 
 def proposed_by_norm(model: nn.Module, layer: int, clamp_norm_factor: float) -> dict[str, float]:
-    """Return alpha and v_lr for a loaded model whose last edited layer, l_0, is `layer`, and log how they were found.
+    """Return alpha and v_lr for a loaded model whose last edited layer, l_0, is `layer`.
 
     Raises HyperParamsError if the model does not return its hidden states.
     """
     norm = hidden_norm(model, layer)
-    found = {
-        "alpha": proposed_alpha(norm),
-        "v_lr": proposed_rate(norm, _config(model).hidden_size, clamp_norm_factor),
-    }
-    log.warning(
-        "proposed, not tuned: alpha = %g and v_lr = %g, from the norm of layer %d's output, %.3g (median over random "
-        "tokens); `nse tune` finds better ones.", *found.values(), layer, norm,
-    )  # fmt: skip
-    return found
+    rate = proposed_rate(norm, _config(model).hidden_size, clamp_norm_factor)
+    return {"alpha": proposed_alpha(norm), "v_lr": rate}
+
+
+def log_proposed(by_shape: Mapping[str, Any], by_norm: Mapping[str, Any]) -> None:
+    """Log in one line which hyperparameters were proposed, and from what."""
+    parts = [
+        f"{', '.join(f'{name} = {value}' for name, value in found.items())} ({origin})"
+        for found, origin in ((by_shape, "the model's shape"), (by_norm, "norm of random tokens' hidden states at l_0"))
+        if found
+    ]
+    if parts:
+        log.warning("proposed, not tuned: %s; `nse tune` finds better ones.", ", ".join(parts))
 
 
 def hidden_norm(model: Any, layer: int) -> float:
@@ -112,7 +117,8 @@ def hidden_norm(model: Any, layer: int) -> float:
         raise HyperParamsError(
             f"alpha = None cannot be proposed: {type(model).__name__} does not return layer {layer}."
         )
-    return statistics.median(states[layer + 1][:, _FIRST:].double().norm(dim=-1).flatten().tolist())
+    norms: list[float] = states[layer + 1][:, _FIRST:].double().norm(dim=-1).flatten().tolist()
+    return statistics.median(norms)
 
 
 def rounded(value: float) -> float:

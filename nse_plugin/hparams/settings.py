@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -222,7 +223,7 @@ class NSEHyperParams:
         `layers` and `alpha` are among the overrides; the log says how. A name alone must be that of a preset.
         Raises HyperParamsError for other names, and for unknown or invalid overrides.
         """
-        from nse_plugin.hparams.proposed import log, proposed
+        from nse_plugin.hparams.proposed import proposed
         from nse_plugin.hparams.tuned import TUNED_FOR, proposed_preset  # subclasses of this class
 
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
@@ -234,12 +235,10 @@ class NSEHyperParams:
         if {"layers", "alpha"} <= settings.keys():
             return NSEHyperParams(**settings)
         if hasattr(model_or_name, "parameters"):
-            found = NSEHyperParams(**{**proposed(model_or_name), "alpha": None, "v_lr": None, **settings})
-            log.warning(
-                "proposed, not tuned: layers = %s, lambda = %g and mom2_n_samples = %d, from the shape of this %s.",
-                found.layers, found.mom2_update_weight, found.mom2_n_samples, type(model_or_name).__name__,
-            )  # fmt: skip
-            return found.completed(model_or_name)
+            by_shape = {name: value for name, value in proposed(model_or_name).items() if name not in settings}
+            return NSEHyperParams(**{"alpha": None, "v_lr": None, **by_shape, **settings})._completed(
+                model_or_name, by_shape
+            )
         preset = proposed_preset(model_or_name)
         if preset is None:
             raise HyperParamsError(
@@ -251,13 +250,24 @@ class NSEHyperParams:
     def completed(self, model: Any) -> Self:
         """Return these hyperparameters with alpha and v_lr, where they are None, proposed for a loaded model; the log
         says how. Raises HyperParamsError."""
-        missing = [name for name in PROPOSED if getattr(self, name) is None]
-        if not missing:
-            return self
-        from nse_plugin.hparams.proposed import proposed_by_norm
+        return self._completed(model, {})
 
-        found = proposed_by_norm(model, self.layers[-1], self.clamp_norm_factor)
-        return dataclasses.replace(self, **{name: found[name] for name in missing})
+    def _completed(self, model: Any, by_shape: Mapping[str, Any]) -> Self:
+        """by_shape: what was proposed before, for the log."""
+        from nse_plugin.hparams.proposed import log_proposed, proposed_by_norm
+
+        missing = [name for name in PROPOSED if getattr(self, name) is None]
+        found = proposed_by_norm(model, self.layers[-1], self.clamp_norm_factor) if missing else {}
+        by_norm: dict[str, Any] = {name: found[name] for name in missing}
+        log_proposed(by_shape, by_norm)
+        return dataclasses.replace(self, **by_norm) if missing else self
+
+    def known(self, name: str) -> float:
+        """Return alpha or v_lr as a number. Raises HyperParamsError if it is still to be proposed."""
+        value: float | None = getattr(self, name)
+        if value is None:
+            raise HyperParamsError(f"{name} = None cannot be used: give a number, or call completed(model).")
+        return value
 
     def with_overrides(self, **overrides: Any) -> NSEHyperParams:
         """Return a copy with other values for some fields, given by any of their names. Raises HyperParamsError for an

@@ -96,6 +96,7 @@ class Shape(NamedTuple):
 
 
 # Models whose presets follow the rules of `proposed.py`: hparams/NSE/<name>.yaml, written by `benchmarks.presets`.
+# The shapes are those of the published configurations, not checked here; a loaded model gets proposals from its own.
 PROPOSED_FOR: dict[str, Shape] = {
     "llama-3.2-1b": Shape(16, 8192),
     "llama-3.2-3b": Shape(28, 8192),

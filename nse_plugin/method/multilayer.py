@@ -140,10 +140,10 @@ def _collect(
 def _facts_of_pass(number: int, residual: Tensor, hparams: NSEHyperParams) -> list[int]:
     """Return the facts (indices into residual [m]) that take part in a pass. Preset paper: all facts in the first pass,
     then those above alpha. Preset released: those above alpha and below upper_bound."""
-    assert hparams.alpha is not None
+    alpha = hparams.known("alpha")
     if hparams.preset == "paper":
-        return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > hparams.alpha]
-    return [i for i, own in enumerate(residual.tolist()) if own > hparams.alpha and not _beyond(own, hparams)]
+        return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > alpha]
+    return [i for i, own in enumerate(residual.tolist()) if own > alpha and not _beyond(own, hparams)]
 
 
 def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
@@ -155,8 +155,7 @@ def _status(residual: float, passes: int, hparams: NSEHyperParams) -> str:
     """Return a fact's status. passes: updates that the fact took part in; a fact with at least one was not skipped."""
     if not residual < float("inf"):
         return FAILED
-    assert hparams.alpha is not None
-    if residual <= hparams.alpha:
+    if residual <= hparams.known("alpha"):
         return DONE
     return SKIPPED if passes == 0 and _beyond(residual, hparams) else OFF_TARGET
 

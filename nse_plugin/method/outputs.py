@@ -10,8 +10,9 @@ nearest to N(v) + r,
 
     u = argmin norm(g u - N(v) - r),   norm(u) = sqrt(d),   R = rms(v) u - v
 
-Which of these a layer does is seen in the gradient of y by v, which is exact in every precision. Where all edited
-layers have a norm, most values z are out of reach, however many passes are made; so z itself is kept in `Reach`.
+Which of these a layer does is seen in the gradient of y by v, which is exact in every precision. It is found once per
+model and kept in `layout.outputs`; only factors are measured at every fact. Where all edited layers have a norm, most
+values z are out of reach, however many passes are made; so z itself is kept in `Reach`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from nse_plugin.support.forward import StopForward, hooked
 TOLERANCE = 0.05
 _LONG = 256  # an rms beside which a norm's epsilon is nothing, and which float16 holds in thousands of coordinates
 _BISECTIONS = 100
+
+Replaced = Callable[[Tensor], Tensor]  # gives the v that a layer is run at, in place of its own
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Reach:
     @classmethod
     def of(cls, layout: Layout, hparams: NSEHyperParams, rows: Sequence[EncodedPrompt]) -> Reach | None:
         """Return the reach for n facts, on the current weights; None if they reach everything. rows: bare prompts."""
-        maps = output_maps(layout, hparams.layers, rows[:1])
+        maps = _known(layout, hparams.layers, rows[0])
         if not _all_norms(maps):
             return None
         keys, _ = SpanReplay(layout, hparams.layers, rows, hparams.tokens_per_batch).run()
@@ -130,8 +133,8 @@ class Reach:
 
 
 def has_norms(layout: Layout, layers: Sequence[int], prompts: Sequence[FactPrompts]) -> bool:
-    """Return whether all these layers have a norm, so that not every z can be reached. prompts: one decides."""
-    return bool(prompts) and _all_norms(output_maps(layout, layers, prompts[0].rewrites[:1]))
+    """Return whether all these layers have a norm, so that not every z can be reached. prompts: n >= 0 facts."""
+    return bool(prompts) and _all_norms(_known(layout, layers, prompts[0].rewrites[0]))
 
 
 def _all_norms(maps: Mapping[int, OutputMap]) -> bool:
@@ -159,46 +162,80 @@ def nearest_on_sphere(gain: Tensor, target: Tensor) -> Tensor:
 
 
 def output_maps(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, OutputMap]:
-    """Find what each edited layer does to `W_out`'s output at the lookups of n rows.
+    """Return what each edited layer does to `W_out`'s output at the lookups of n rows.
 
-    One pass over the first row shows which layers add the output as it is; the others take three passes each, and a
-    factor a pass over every row.
+    A layer that is new to `layout.outputs` is run on the first row; layers with a factor are run on every row.
     """
-    with frozen(layout.model):
-        return _found(layout, layers, rows)
-
-
-def _found(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, OutputMap]:
-    signs = torch.randint(2, (layout.hidden_size,), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plain = _Probe(layout, layers, rows[0]).gradients(signs)
-    maps: dict[int, OutputMap] = {}
-    for layer in layers:
-        is_added = torch.equal(plain[layer], signs.to(plain[layer]))
-        maps[layer] = Identity() if is_added else _form(layout, layer, rows, signs)
+    maps = _known(layout, layers, rows[0])
+    scaled = [layer for layer, known in maps.items() if isinstance(known, Factor)]
+    if scaled:
+        with frozen(layout.model):
+            maps.update(_factors(layout, scaled, rows))
     return maps
 
 
-def _form(layout: Layout, layer: int, rows: Sequence[EncodedPrompt], signs: Tensor) -> OutputMap:
+def _known(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> dict[int, OutputMap]:
+    """Return the maps in `layout.outputs`, after finding those that are missing there. A `Factor` is that of the row
+    that it was found with."""
+    names = {layer: matrix.name for layer, matrix in layout.output_matrices(layers).items()}
+    missing = [layer for layer in layers if names[layer] not in layout.outputs]
+    if missing:
+        with frozen(layout.model):
+            found = _found(layout, missing, row)
+        layout.outputs.update({names[layer]: found[layer] for layer in missing})
+    return {layer: layout.outputs[name] for layer, name in names.items()}
+
+
+def _found(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> dict[int, OutputMap]:
+    """Find what layers do. One pass shows which add every token's output as it is; others take four more each."""
+    signs = _signs(layout)
+    plain = _Probe(layout, layers, row).gradients(signs)
+    maps: dict[int, OutputMap] = {}
+    for layer in layers:
+        is_added = torch.equal(plain[layer], signs.to(plain[layer]).expand_as(plain[layer]))
+        maps[layer] = Identity() if is_added else _form(layout, layer, row, signs)
+    return maps
+
+
+def _form(layout: Layout, layer: int, row: EncodedPrompt, signs: Tensor) -> OutputMap:
     """Return the form of a layer that does not add v as it is, from gradients at several v. If it is none of the known
     ones it counts as `Identity`, and facts need more passes."""
-    probe = _Probe(layout, [layer], rows[0])
-    plain, double = (probe.gradients(signs, lambda v, times=times: times * v)[layer] for times in (1, 2))
+    probe = _Probe(layout, [layer], row)
+
+    def gradient(vector: Tensor, replaced: Replaced) -> Tensor:
+        return probe.gradients(vector, replaced)[layer][-1]
+
+    plain, double = gradient(signs, lambda v: v), gradient(signs, lambda v: 2 * v)
     u = signs.to(plain)
     if _near(double, plain) and _near(plain, u * (u * plain).mean()):
-        own = [_Probe(layout, [layer], row).gradients(signs)[layer] for row in rows]
-        return Factor(torch.stack([(u * one).mean(dim=0, keepdim=True) for one in own]))
-    first, second = (_LONG * probe.gradients(torch.ones_like(signs), _only(place))[layer] for place in (0, 1))
+        return _factors(layout, [layer], [row])[layer]
+    first, second = (_LONG * gradient(torch.ones_like(signs), _only(place)) for place in (0, 1))
     gain, v = torch.cat([second[:1], first[1:]]), probe.outputs[layer].double()
     passed = gain * u
     through = (passed - v * (v @ passed) / (v @ v)) / v.square().mean().sqrt()
     return Norm(gain) if _near(double, plain / 2) and _near(plain, through) else Identity()
 
 
+def _factors(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, Factor]:
+    """Measure the factor of each of n rows, by layer; one pass a row."""
+    signs = _signs(layout)
+    own = [_Probe(layout, layers, row).gradients(signs) for row in rows]
+    return {
+        layer: Factor(torch.stack([(signs.to(one[layer]) * one[layer][-1]).mean(dim=0, keepdim=True) for one in own]))
+        for layer in layers
+    }
+
+
+def _signs(layout: Layout) -> Tensor:
+    """Return a fixed vector of 1 and -1, [d]."""
+    return torch.randint(2, (layout.hidden_size,), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
 def _near(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).norm() <= TOLERANCE * other.norm())
 
 
-def _only(place: int) -> Callable[[Tensor], Tensor]:
+def _only(place: int) -> Replaced:
     """Replace outputs by vectors with a single coordinate, of rms `_LONG`: there, other coordinates' gradient of a norm
     is their gain over `_LONG`."""
 
@@ -219,8 +256,8 @@ class _Probe:
         self._ids = torch.tensor([row.ids[: row.lookup + 1]], device=layout.device)
         self.outputs: dict[int, Tensor] = {}
 
-    def gradients(self, vector: Tensor, replaced: Callable[[Tensor], Tensor] = lambda v: v) -> dict[int, Tensor]:
-        """Return, by layer, the gradient of y @ vector by v at the lookup, [d]. replaced: gives another v to run at."""
+    def gradients(self, vector: Tensor, replaced: Replaced = lambda v: v) -> dict[int, Tensor]:
+        """Return, by layer, each token's gradient of y @ vector by v, [t, d]; the lookup is the last token."""
         inputs: dict[int, Tensor] = {}
         gradients: dict[int, Tensor] = {}
 
@@ -234,9 +271,9 @@ class _Probe:
 
         def differentiate(layer: int) -> Any:
             def hook(_: nn.Module, __: object, output: object) -> None:
-                y = output_of(output)[0, -1]
-                (found,) = torch.autograd.grad(y @ vector.to(y), inputs[layer])
-                gradients[layer] = found.reshape(-1, found.shape[-1])[-1].double()
+                y = output_of(output)[0]
+                (found,) = torch.autograd.grad((y @ vector.to(y)).sum(), inputs[layer])
+                gradients[layer] = found.reshape(-1, found.shape[-1]).double()
                 if layer == self._layers[-1]:
                     raise StopForward
 

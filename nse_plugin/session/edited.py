@@ -89,8 +89,8 @@ class EditedModel:
         return EditState.fresh(self.matrices, self.read_fingerprint)
 
     def layout_of(self, state: EditState) -> Layout:
-        """Return the layout with the state's record of batched arguments and of checked row lengths."""
-        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
+        """Return the layout with what the state knows of it."""
+        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked, outputs=state.outputs)
 
     def use_what_was_given(self, state: EditState) -> None:
         """Put the moments and templates that were given to the constructor into a state."""
@@ -129,9 +129,10 @@ class EditedModel:
         state.identity = identity
         known = known_with(self.model, identity[1])
         if ModelIdentity(self.model).unseen is not None:
-            state.checked = {}
+            state.checked, state.outputs = {}, {}
         elif known is not None:
-            state.contexts, state.batched, state.checked = known.contexts, known.batched, known.checked
+            state.contexts, state.batched = known.contexts, known.batched
+            state.checked, state.outputs = known.checked, known.outputs
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

@@ -33,7 +33,9 @@ def test_a_loaded_model_gets_proposals_from_its_own_norms(kind, caplog):
     assert (hparams.layers, hparams.p, hparams.mom2_update_weight) == ([0, 1, 2], 0.9, F)
     assert hparams.alpha == pytest.approx(0.1 * norm, rel=0.05)
     assert hparams.v_lr == pytest.approx(0.75 * norm / (8 * D**0.5), rel=0.05)
-    assert all(message.startswith("proposed, not tuned: ") for message in caplog.messages)
+    (message,) = caplog.messages
+    assert message.startswith("proposed, not tuned: layers = [0, 1, 2], ")
+    assert f"alpha = {hparams.alpha}" in message
     assert all(module.training for module in model.modules())
 
 
@@ -54,3 +56,8 @@ def test_alpha_and_rate_of_a_session_are_proposed_once_it_has_a_model(tmp_path):
     assert first.alpha == open_ones.completed(tiny_model("llama", torch.float32)).alpha
     with EditSession.open(tmp_path / "s", model, *given, **extra) as session:
         assert session.hparams == first
+
+
+def test_without_a_number_for_alpha_nothing_is_edited():
+    with pytest.raises(HyperParamsError, match=r"alpha = None cannot be used: give a number"):
+        NSEHyperParams(layers=[1], alpha=None).known("alpha")

@@ -13,6 +13,7 @@ from oracles import relative
 from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from nse_plugin.method import outputs
 from nse_plugin.method.outputs import Factor, Identity, Norm, nearest_on_sphere, output_maps
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt
@@ -100,6 +101,41 @@ def test_granite_ends_where_a_plain_model_ends(tokenizer, facts, hparams):
         scaled = [next(edited) * factor, next(edited)]
         assert relative(*scaled) <= 1e-9
     assert torch.allclose(*(torch.tensor(frame["residual"].to_numpy()) for frame in frames), rtol=1e-6)
+
+
+def test_a_plain_model_is_edited_as_if_nothing_had_been_looked_for(tokenizer, facts, hparams, monkeypatch):
+    """One pass once per model, however many rounds, batches of values and sessions; the weights stay bit for bit."""
+    runs, own = [], outputs._Probe.gradients
+    monkeypatch.setattr(outputs._Probe, "gradients", lambda *given: runs.append(given) or own(*given))
+
+    def edited(sessions):
+        model = tiny_model("llama", torch.float32)
+        for _ in range(sessions):
+            session = EditSession(model, tokenizer, hparams, tiny_moments(model, LAYERS), list(TEMPLATES))
+            for fact in facts[:2]:
+                session.edit([fact])
+            weights = [model.model.layers[layer].mlp.down_proj.weight.detach().clone() for layer in LAYERS]
+            session.rollback(2)
+        return weights
+
+    looked_for = edited(sessions=2)
+    assert len(runs) == 1
+    monkeypatch.setattr("nse_plugin.method.multilayer.output_maps", lambda *_: dict.fromkeys(LAYERS, Identity()))
+    monkeypatch.setattr("nse_plugin.method.values.Reach.of", lambda *_: None)
+    assert all(map(torch.equal, looked_for, edited(sessions=1)))
+    assert len(runs) == 1
+
+
+def test_a_factor_is_measured_at_every_fact_and_its_form_found_once(monkeypatch):
+    rows, own = [], outputs._Probe.__init__
+    monkeypatch.setattr(outputs._Probe, "__init__", lambda self, *given: rows.append(given[2]) or own(self, *given))
+    layout = Layout.of(random_model("qwen2_moe"))
+    first = output_maps(layout, LAYERS, ROWS)
+    del rows[:]
+    again = output_maps(layout, LAYERS, ROWS[::-1])
+    assert rows == ROWS[::-1]
+    for layer in LAYERS:
+        assert torch.equal(again[layer].factors, first[layer].factors.flip(0))
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 1.0, 10.0]), st.booleans())
