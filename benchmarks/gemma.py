@@ -12,10 +12,9 @@ residual after a round as a share of that before, and how many facts ended with 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections import Counter
 from importlib import import_module
-
-import torch
 
 from nse_plugin import EditSession, NSEHyperParams
 from nse_plugin.evaluation.metrics.probability import mean_scores, score_facts
@@ -50,11 +49,12 @@ def main() -> None:
         session = EditSession(model, tokenizer, hparams)
         starts = range(0, COUNT, size) if size else ()
         rows = [row for start in starts for row in session.edit(facts[start : start + size]).frame.to_dict("records")]
-        left = torch.tensor([row["residual"] / row["residual_before"] for row in rows]).mean()
         scores = mean_scores(score_facts(model, tokenizer, facts))
         shown = "  ".join(f"{name} {100 * scores[name]:.1f}" for name in METRICS)
-        ends = dict(Counter(row["status"] for row in rows))
-        print(f"rounds of {size}  {shown}  residual {left:.2f}  {ends}", flush=True)
+        if rows:
+            left = statistics.mean(row["residual"] / row["residual_before"] for row in rows)
+            shown += f"  residual {left:.2f}  {dict(Counter(row['status'] for row in rows))}"
+        print(f"rounds of {size}  {shown}", flush=True)
 
 
 if __name__ == "__main__":

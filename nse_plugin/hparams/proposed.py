@@ -5,18 +5,22 @@ docs/presets.md compares the rules with the published and tuned values (`python 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nse_plugin.hparams.errors import HyperParamsError
+from nse_plugin.hparams.settings import PROPOSED, NSEHyperParams
 
 if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
+
+Given = TypeVar("Given", bound=NSEHyperParams)
 
 START = 1 / 8  # the first edited layer, as a share of the depth
 WIDE = 32  # models with at least this many layers are edited in five of them, others in three
@@ -85,15 +89,29 @@ def proposed_by_norm(model: nn.Module, layer: int, clamp_norm_factor: float) -> 
     return {"alpha": proposed_alpha(norm), "v_lr": rate}
 
 
-def log_proposed(by_shape: Mapping[str, Any], by_norm: Mapping[str, Any]) -> None:
-    """Log in one line which hyperparameters were proposed, and from what."""
+def proposed_for(model: nn.Module, given: Mapping[str, Any]) -> NSEHyperParams:
+    """Return the hyperparameters of a loaded model that nobody tuned. given: fields that are not proposed."""
+    by_shape = {name: value for name, value in proposed(model).items() if name not in given}
+    return completed(NSEHyperParams(**{"alpha": None, "v_lr": None, **by_shape, **given}), model, by_shape)
+
+
+def completed(hparams: Given, model: nn.Module, by_shape: Mapping[str, Any] | None = None) -> Given:
+    """Return hyperparameters with alpha and v_lr, where they are None, proposed; log in one line what was proposed.
+    by_shape: other fields that were."""
+    missing = [name for name in PROPOSED if getattr(hparams, name) is None]
+    by_norm: dict[str, Any] = {}
+    if missing:
+        found = proposed_by_norm(model, hparams.layers[-1], hparams.clamp_norm_factor)
+        by_norm = {name: found[name] for name in missing}
+    origins = {"the model's shape": by_shape, "the norm of random tokens' hidden states at l_0": by_norm}
     parts = [
-        f"{', '.join(f'{name} = {value}' for name, value in found.items())} ({origin})"
-        for found, origin in ((by_shape, "the model's shape"), (by_norm, "norm of random tokens' hidden states at l_0"))
-        if found
+        f"{', '.join(f'{name} = {value}' for name, value in fields.items())} (from {origin})"
+        for origin, fields in origins.items()
+        if fields
     ]
     if parts:
         log.warning("proposed, not tuned: %s; `nse tune` finds better ones.", ", ".join(parts))
+    return dataclasses.replace(hparams, **by_norm) if by_norm else hparams
 
 
 def hidden_norm(model: Any, layer: int) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -214,16 +213,14 @@ class NSEHyperParams:
 
     @classmethod
     def for_model(cls, model_or_name: Any, **overrides: Any) -> NSEHyperParams:
-        """Return the hyperparameters for a model, updated by `overrides`: published, tuned for this package, or
-        proposed.
+        """Return a model's hyperparameters, updated by `overrides`: published, tuned for this package, or proposed.
 
         model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which becomes
         `model_name`, the model that EasyEdit loads.
-        Hyperparameters for a loaded model that nobody tuned are proposed from its shape and its hidden states, unless
-        `layers` and `alpha` are among the overrides; the log says how. A name alone must be that of a preset.
-        Raises HyperParamsError for other names, and for unknown or invalid overrides.
+        They are proposed, and the log says how, for a loaded model that nobody tuned, unless `layers` and `alpha` are
+        among the overrides. Raises HyperParamsError for a name without a preset, and for unknown or invalid overrides.
         """
-        from nse_plugin.hparams.proposed import proposed
+        from nse_plugin.hparams.proposed import proposed_for
         from nse_plugin.hparams.tuned import TUNED_FOR, proposed_preset  # subclasses of this class
 
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
@@ -235,10 +232,7 @@ class NSEHyperParams:
         if {"layers", "alpha"} <= settings.keys():
             return NSEHyperParams(**settings)
         if hasattr(model_or_name, "parameters"):
-            by_shape = {name: value for name, value in proposed(model_or_name).items() if name not in settings}
-            return NSEHyperParams(**{"alpha": None, "v_lr": None, **by_shape, **settings})._completed(
-                model_or_name, by_shape
-            )
+            return proposed_for(model_or_name, settings)
         preset = proposed_preset(model_or_name)
         if preset is None:
             raise HyperParamsError(
@@ -248,19 +242,10 @@ class NSEHyperParams:
         return NSEHyperParams.from_hparams(preset).with_overrides(**settings)
 
     def completed(self, model: Any) -> Self:
-        """Return these hyperparameters with alpha and v_lr, where they are None, proposed for a loaded model; the log
-        says how. Raises HyperParamsError."""
-        return self._completed(model, {})
+        """Return these with alpha and v_lr, where they are None, proposed for a model. Raises HyperParamsError."""
+        from nse_plugin.hparams.proposed import completed
 
-    def _completed(self, model: Any, by_shape: Mapping[str, Any]) -> Self:
-        """by_shape: what was proposed before, for the log."""
-        from nse_plugin.hparams.proposed import log_proposed, proposed_by_norm
-
-        missing = [name for name in PROPOSED if getattr(self, name) is None]
-        found = proposed_by_norm(model, self.layers[-1], self.clamp_norm_factor) if missing else {}
-        by_norm: dict[str, Any] = {name: found[name] for name in missing}
-        log_proposed(by_shape, by_norm)
-        return dataclasses.replace(self, **by_norm) if missing else self
+        return completed(self, model)
 
     def known(self, name: str) -> float:
         """Return alpha or v_lr as a number. Raises HyperParamsError if it is still to be proposed."""

@@ -121,6 +121,7 @@ def test_a_plain_model_is_edited_as_if_nothing_had_been_looked_for(tokenizer, fa
     looked_for = edited(sessions=2)
     assert len(runs) == 1
     monkeypatch.setattr("nse_plugin.method.multilayer.output_maps", lambda *_: dict.fromkeys(LAYERS, Identity()))
+    monkeypatch.setattr(Identity, "change_before", lambda _, change, __: change)
     monkeypatch.setattr("nse_plugin.method.values.Reach.of", lambda *_: None)
     assert all(map(torch.equal, looked_for, edited(sessions=1)))
     assert len(runs) == 1
