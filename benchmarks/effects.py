@@ -32,6 +32,7 @@ from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import value_optimizer, values
+from nse_plugin.method.outputs import Reach
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.replay.suffix import SuffixReplay
@@ -99,13 +100,13 @@ def warm_start(stack: ExitStack) -> None:
                 if delta is not None:
                     self.delta[place] = delta
 
-    def optimize(batch: values._Batch, hparams: NSEHyperParams) -> Tensor:
+    def optimize(batch: values._Batch, hparams: NSEHyperParams, reach: Reach | None) -> Tensor:
         facts, h = list(batch._prompts), batch.h.clone()
         with torch.no_grad():
             batch.nll_and_kl(torch.zeros_like(h))  # the KL term compares with the distribution without delta
         known = [ended.get(relation(fact)) for fact in facts]
         begin[:] = [torch.stack(deltas).mean(0) if deltas else None for deltas in known]
-        z = own(batch, hparams)
+        z = own(batch, hparams, reach)
         for fact, found, start in zip(facts, z, h, strict=True):
             if found.isfinite().all():
                 ended.setdefault(relation(fact), []).append(found - start)

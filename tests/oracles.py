@@ -81,11 +81,55 @@ def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.
     for fact in facts:
         at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
         starts.append(run(model, ids_of(tokenizer, fact.text), layer)[1][at].detach())
-    return shared_values(model, contexts, (essence, essence_at), starts, hparams, updates, betas, stop)
+    maps = [norm_of(model, tokenizer, facts[0], layer) for layer in hparams.layers]
+    return shared_values(model, contexts, (essence, essence_at), starts, hparams, updates, betas, stop, maps)
 
 
-def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05):
-    """z of all `starts`, which share delta. contexts: as `rows` gives them. essence: its ids, and where KL is taken."""
+def norm_of(model, tokenizer, fact, layer):
+    """The gain of Gemma's norm of W_out's output, and that output at the bare prompt's lookup; None of other models."""
+    norm = getattr(layers_of(model)[layer], "post_feedforward_layernorm", None)
+    if norm is None:
+        return None
+    at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
+    seen = []
+    handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, at].detach()))
+    with torch.no_grad():
+        run(model, ids_of(tokenizer, fact.text), layer)
+    handle.remove()
+    return 1 + norm.weight.detach(), seen[0][0]
+
+
+def before_norm(change, gain, v):
+    """The change of v after which gain v / rms(v) is nearest to its old value plus `change`.
+
+    min norm(gain u - target) over norm(u) = sqrt(d) has u = gain target / (gain^2 + mu), with mu the largest real
+    eigenvalue of a 2d x 2d matrix (Adachi et al., SIAM J. Optim. 27, 2017).
+    """
+    rms, square = v.square().mean().sqrt(), gain.square().diag()
+    product = gain * (gain * v / rms + change)
+    both = torch.cat([
+        torch.cat([-square, product.outer(product) / len(v)], dim=1),
+        torch.cat([torch.eye(len(v), dtype=v.dtype), -square], dim=1),
+    ])  # fmt: skip
+    values = torch.linalg.eigvals(both)
+    mu = values.real[values.imag.abs() <= 1e-9 * values.abs().max()].max()
+    u = product / (gain.square() + mu)
+    assert abs(u.square().mean() - 1) <= 1e-6
+    return rms * u - v
+
+
+def reachable(delta, maps):
+    """What layers with norms make of delta; all of it without norms."""
+    left = delta
+    for place, (gain, v) in enumerate(maps):
+        new = v + before_norm(left / (len(maps) - place), gain, v)
+        left = left - gain * (new / new.square().mean().sqrt() - v / v.square().mean().sqrt())
+    return delta - left
+
+
+def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9, 0.999), stop=0.05, maps=(None,)):
+    """z of all `starts`, which share delta. contexts: as `rows` gives them. essence: its ids, and where KL is taken.
+    maps: `norm_of` the edited layers."""
     layer, (essence, essence_at) = hparams.layers[-1], essence
     h = starts[0]
     before = run(model, essence, layer)[0][essence_at].log_softmax(-1).detach()
@@ -111,6 +155,8 @@ def shared_values(model, contexts, essence, starts, hparams, updates, betas=(0.9
             longest = hparams.clamp_norm_factor * h.norm()
             if delta.norm() > longest:
                 delta *= longest / delta.norm()
+            if None not in maps:
+                delta.copy_(reachable(delta, maps))
     return [start + delta.detach() for start in starts]
 
 
@@ -163,6 +209,9 @@ def edit_round(model, tokenizer, facts, templates, values, moments, protected, h
             seen = [key_and_output(model, tokenizer, facts[j], templates, layer, layers[-1]) for j in going]
             keys = [key for key, _ in seen]
             residuals = [(values[j] - h) / (len(layers) - i) for j, (_, h) in zip(going, seen, strict=True)]
+            maps = [norm_of(model, tokenizer, facts[j], layer) for j in going]
+            if None not in maps:
+                residuals = [before_norm(r, *own) for r, own in zip(residuals, maps, strict=True)]
             chosen = neurons(keys, hparams.p)
             delta = update(
                 keys, residuals, moments[layer], protected.get(layer, []), hparams.mom2_update_weight, chosen

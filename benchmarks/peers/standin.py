@@ -47,7 +47,7 @@ class StandIn:
     def value(self, fact: Fact, steps: int | None = None, lr: float | None = None) -> Tensor:
         """Compute z of one fact on the current weights, [d]. steps, lr: replace those of the hyperparameters."""
         hparams = self._setting.hparams
-        steps, lr = steps or hparams.v_num_grad_steps, lr or hparams.v_lr
+        steps, lr = steps or hparams.v_num_grad_steps, lr or hparams.known("v_lr")
         prompts = self._setting.encoded([fact])[0]
         rewrites = prompts.rewrites
         essence = self._setting.tokenizer(f"{fact.subject} is a")["input_ids"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.method.outputs import has_norms
 from nse_plugin.method.subjects import Form, forms_of, same_subject
 from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.method.values import optimize_values
@@ -45,7 +46,7 @@ class Worker:
         """Load the model and prepare for the other methods. Returns the host's name and the process ID."""
         torch.set_num_threads(max(1, min(self._threads, os.cpu_count() or 1)))
         self._model, self._tokenizer = load(self._source, self._dtype, self._device)
-        self._hparams = self._given or NSEHyperParams.for_model(self._model)
+        self._hparams = (self._given or NSEHyperParams.for_model(self._model)).completed(self._model)
         self._layout = Layout.of(self._model, self._hparams.rewrite_module_tmp)
         self._layout.output_matrices(self._hparams.layers)  # raises for layers that are not there
         self._fingerprint = ModelIdentity(self._model).full()
@@ -68,15 +69,19 @@ class Worker:
         alone = [forms[i] for group in groups if len({_asked(facts, forms[i]) for i in group}) == 1 for i in group]
         prompts = [form.prompts for form in sorted(alone, key=lambda form: form.owner)]
         prompts = without_sinks(self._layout, self._hparams.layers[-1], prompts, self._hparams.tokens_per_batch)
-        return value_cache_keys(self._fingerprint, prompts, self._hparams), prompts
+        return self._addresses(prompts), prompts
 
     def values(self, prompts: Sequence[FactPrompts], addresses: Sequence[str]) -> Tensor:
         """Return z of some facts, [n, d]. addresses: their addresses in the store, from the `encode` of another worker.
 
         Raises ClusterError if this worker would give them other addresses.
         """
-        self._require_same(value_cache_keys(self._fingerprint, prompts, self._hparams) == addresses)
+        self._require_same(self._addresses(prompts) == addresses)
         return optimize_values(self._layout, prompts, self._hparams, contexts=self._contexts).cpu()
+
+    def _addresses(self, prompts: Sequence[FactPrompts]) -> list[str]:
+        normed = has_norms(self._layout, self._hparams.layers, prompts)
+        return value_cache_keys(self._fingerprint, prompts, self._hparams, has_norms=normed)
 
     def moments(self, text: range | list[Batch], layers: Sequence[int], fingerprint: str) -> MomentSums:
         """Return the sums over a part of the text: batches of token rows, or numbers of batches that the model is to

@@ -89,6 +89,8 @@ class NSE:
         facts = [_fact(request, number) for number, request in enumerate(requests)]
         warn_of_found_subjects(requests, facts, "NSE: ")
         hparams.check()
+        completed = hparams.completed(model)  # EasyEdit hands the same object in at every call
+        hparams.alpha, hparams.v_lr = completed.alpha, completed.v_lr
         states = self._models.get(model, {})
         if copy:
             model = deepcopy(model)

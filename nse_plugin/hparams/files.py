@@ -26,10 +26,15 @@ def find_file(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    presets = sorted({p.stem for folder in bundled for p in folder.glob("*.yaml")})
+    presets = preset_names()
     hint = did_you_mean(name, presets, "")
     remedy = " ".join(filter(None, [hint, f"Give a YAML or JSON path, or one of {presets}."]))
     raise HyperParamsError(f"No hyperparameter file {name!r}: {remedy}")
+
+
+def preset_names() -> list[str]:
+    """Return the names of NSE's bundled presets."""
+    return sorted({path.stem for root in _preset_folders() for path in (root / "NSE").glob("*.yaml")})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -70,14 +75,15 @@ def _preset_folders() -> list[Path]:
 
 def preset_text(hparams: Mapping[str, Any], found: Sequence[str], why: Mapping[str, str] | None = None) -> str:
     """Format a preset as YAML. hparams: as returned by `NSEHyperParams.to_dict`. found: comment lines at the top. why:
-    comments above single fields, {field: how its value was found}. Fields that are None or in `_OF_THE_RUN` are
-    omitted."""
+    comments above single fields, {field: how its value was found}. Fields in `_OF_THE_RUN`, and fields that are None
+    and have no comment, are omitted."""
     lines = [f"# {line}" for line in found]
     for name, value in hparams.items():
-        if value is None or name in _OF_THE_RUN:
+        comment = (why or {}).get(name)
+        if (value is None and comment is None) or name in _OF_THE_RUN:
             continue
-        if why and name in why:
-            lines.append(f"# {name}: {why[name]}")
+        if comment is not None:
+            lines.append(f"# {name}: {comment}")
         lines.append(
             yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, list) else False).strip()
         )

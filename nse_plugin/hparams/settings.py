@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from nse_plugin.hparams.errors import HyperParamsError
-from nse_plugin.hparams.files import find_file, read_mapping
+from nse_plugin.hparams.files import find_file, preset_names, read_mapping
 from nse_plugin.hparams.names import known_fields
-from nse_plugin.hparams.values import is_int, is_number, plain_python, require
+from nse_plugin.hparams.values import is_int, is_number, letters_of, plain_python, require
 
 PRESETS = ("paper", "released")
 SUBSPACES = ("neurons", "null_space")
 SOLVERS = ("exact", "fast")
 Z_STOPS = ("loss", "argmax")
 MOMENT_DTYPES = ("float32", "float64")
+PROPOSED = ("alpha", "v_lr")  # fields that may be None: they depend on the norms of a model's hidden states
 
 
 @dataclass
@@ -36,7 +37,8 @@ class NSEHyperParams:
         subspace: the subspace of an update: `neurons`, the neurons selected by `p`, or `null_space`, the null space of
             C0 (arXiv 2410.02355, AlphaEdit), for which `p` is not used.
         nullspace_threshold: for `null_space`: the eigenvalue of C0 below which a direction counts as unused.
-        alpha: a fact whose residual norm(z - h) is above `alpha` takes part in another pass; in the unit of h.
+        alpha: a fact whose residual norm(z - h) is above `alpha` takes part in another pass; in the unit of h. None:
+            proposed from the model when it is first edited (`completed`).
         max_iterations: passes over the layers (preset `released` makes one fewer, like the authors' code).
         mom2_update_weight: lambda, the weight of the preserved knowledge C0; 0 only with a ridge.
         ridge: added to the diagonal of the update's system (AlphaEdit's L2).
@@ -49,7 +51,8 @@ class NSEHyperParams:
         accumulate: protect the keys of earlier rounds, and write earlier facts about a round's subjects again. False:
             ignore earlier rounds (ablation).
     How z is optimised
-        v_lr, v_num_grad_steps: Adam's learning rate, and the number of loss evaluations (one more than updates).
+        v_lr, v_num_grad_steps: Adam's learning rate (None: proposed from the model, as alpha is), and the number of
+            loss evaluations (one more than updates).
         v_weight_decay, kl_factor: weights of norm(delta) / norm(h)^2 and of the KL term.
         clamp_norm_factor: bound of norm(delta), as a multiple of norm(h).
         solver: `exact`, as published; `fast`: fewer contexts and fewer, longer steps (`method/value_optimizer.py`).
@@ -77,7 +80,7 @@ class NSEHyperParams:
     """
 
     layers: list[int]
-    alpha: float
+    alpha: float | None
     p: float = 1.0
     subspace: str = "neurons"
     nullspace_threshold: float = 2e-2
@@ -90,7 +93,7 @@ class NSEHyperParams:
     accumulate: bool = True
     chat: bool | str = False
 
-    v_lr: float = 0.5
+    v_lr: float | None = 0.5
     v_num_grad_steps: int = 25
     v_weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
@@ -140,7 +143,8 @@ class NSEHyperParams:
         require(is_number(self.p) and 0 < self.p <= 1, "p", self.p, "use a number in (0, 1]")
         for name in ("alpha", "nullspace_threshold", "v_lr", "clamp_norm_factor"):
             value = getattr(self, name)
-            require(is_number(value) and value > 0, name, value, "use a number above 0")
+            ok = (is_number(value) and value > 0) or (value is None and name in PROPOSED)
+            require(ok, name, value, "use a number above 0")
         for name in ("v_weight_decay", "kl_factor", "ridge"):
             value = getattr(self, name)
             require(is_number(value) and value >= 0, name, value, "use 0 or a number above")
@@ -172,7 +176,7 @@ class NSEHyperParams:
             ok = is_number(self.upper_bound) and self.upper_bound > 0
             require(ok, "upper_bound", self.upper_bound, "use a number above 0, or leave it out")
         if self.preset == "released":
-            ok = self.upper_bound is None or self.upper_bound > self.alpha
+            ok = self.upper_bound is None or self.alpha is None or self.upper_bound > self.alpha
             require(ok, "upper_bound", self.upper_bound, f"use a number above alpha = {self.alpha}")
             require(self.max_iterations >= 2, "max_iterations", self.max_iterations,
                      "preset released makes max_iterations - 1 passes, so use at least 2")  # fmt: skip
@@ -209,15 +213,17 @@ class NSEHyperParams:
 
     @classmethod
     def for_model(cls, model_or_name: Any, **overrides: Any) -> NSEHyperParams:
-        """Return the hyperparameters for a model, published or tuned for this package, updated by `overrides`.
+        """Return a model's hyperparameters, updated by `overrides`: published, tuned for this package, or proposed.
 
         model_or_name: a loaded transformers model, or a name or path such as "openai-community/gpt2-xl", which becomes
         `model_name`, the model that EasyEdit loads.
-        A model without tuned hyperparameters needs at least `layers` and `alpha` among the overrides. `preset="paper"`
-        (or "released"), or a value of `p`, gives the paper's (or the authors') setting where that is not the default.
-        Raises HyperParamsError for such a model without them, and for unknown or invalid overrides.
+        They are proposed, and the log says how, for a loaded model that nobody tuned, unless `layers` and `alpha` are
+        among the overrides. `preset="paper"` (or "released"), or a value of `p`, gives the paper's (or the authors')
+        setting where that is not the default. Raises HyperParamsError for a name without a preset, and for unknown or
+        invalid overrides.
         """
-        from nse_plugin.hparams.tuned import TUNED_FOR  # subclasses of this class
+        from nse_plugin.hparams.proposed import proposed_for
+        from nse_plugin.hparams.tuned import TUNED_FOR, proposed_preset  # subclasses of this class
 
         chosen = next((known for known in TUNED_FOR if known.fits(model_or_name)), None)
         settings = known_fields(_FIELD_TYPES, overrides)
@@ -225,15 +231,35 @@ class NSEHyperParams:
             settings = {**chosen.paper, **settings}
         if isinstance(model_or_name, str | os.PathLike):
             settings.setdefault("model_name", os.fspath(model_or_name))
-        if chosen is None:
-            if not {"layers", "alpha"} <= settings.keys():
-                known = ", ".join(c.aliases[0] for c in TUNED_FOR)
-                raise HyperParamsError(
-                    f"No tuned hyperparameters for {_describe(model_or_name)} (there are: {known}): pass at least "
-                    "layers=[...] and alpha=... yourself, or have `nse tune` find both."
-                )
+        if chosen is not None:
+            return chosen(**settings)
+        if {"layers", "alpha"} <= settings.keys():
             return NSEHyperParams(**settings)
-        return chosen(**settings)
+        if hasattr(model_or_name, "parameters"):
+            return proposed_for(model_or_name, settings)
+        preset = proposed_preset(model_or_name)
+        if preset is None:
+            described = (
+                f"this {type(model_or_name).__name__}" if hasattr(model_or_name, "config") else repr(model_or_name)
+            )
+            raise HyperParamsError(
+                f"No hyperparameters for {described} (there are: {', '.join(preset_names())}): give the loaded model, "
+                "or pass at least layers=[...] and alpha=..., or have `nse tune` find both."
+            )
+        return NSEHyperParams.from_hparams(preset).with_overrides(**settings)
+
+    def completed(self, model: Any) -> Self:
+        """Return these with alpha and v_lr, where they are None, proposed for a model. Raises HyperParamsError."""
+        from nse_plugin.hparams.proposed import completed
+
+        return completed(self, model)
+
+    def known(self, name: str) -> float:
+        """Return alpha or v_lr as a number. Raises HyperParamsError if it is still to be proposed."""
+        value: float | None = getattr(self, name)
+        if value is None:
+            raise HyperParamsError(f"{name} = None cannot be used: give a number, or call completed(model).")
+        return value
 
     def with_overrides(self, **overrides: Any) -> NSEHyperParams:
         """Return a copy with other values for some fields, given by any of their names. Raises HyperParamsError for an
@@ -249,8 +275,6 @@ class NSEHyperParams:
         """Return all fields as plain Python values."""
         return {**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}, "layers": [*self.layers]}
 
-    # -- the model that a subclass is tuned for ---------------------------------------------------------------
-
     aliases: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[tuple[str, int, int, int] | None] = None  # model_type, layers, hidden size, vocabulary
     paper: ClassVar[dict[str, Any]] = {}  # the fields that differ in the paper's setting
@@ -261,10 +285,9 @@ class NSEHyperParams:
         config = getattr(model_or_name, "config", None)
         if config is not None:
             config = config.get_text_config() if hasattr(config, "get_text_config") else config
-            found = (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
-            return found == cls.shape
+            return cls.shape == (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
         name = Path(str(model_or_name)).name
-        return any(_plain(name).startswith(_plain(alias)) for alias in cls.aliases)
+        return any(letters_of(name).startswith(letters_of(alias)) for alias in cls.aliases)
 
 
 _FIELD_TYPES = {spec.name: str(spec.type) for spec in dataclasses.fields(NSEHyperParams)}
@@ -276,12 +299,3 @@ def plain_value(name: str, value: Any) -> Any:
     if name not in _FIELD_TYPES:
         raise HyperParamsError(f"Unknown hyperparameter {name!r}: the fields are {', '.join(sorted(_FIELD_TYPES))}.")
     return plain_python(_FIELD_TYPES[name], value)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _describe(model_or_name: Any) -> str:
-    config = getattr(model_or_name, "config", None)
-    return repr(model_or_name) if config is None else f"this {type(model_or_name).__name__}"

@@ -1,9 +1,11 @@
-"""Hyperparameters per model: published ones, and ones tuned for this package."""
+"""Hyperparameters per model: published ones, ones tuned for this package, and proposed ones that nobody tested."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from nse_plugin.hparams.settings import NSEHyperParams
 
@@ -92,3 +94,38 @@ TUNED_FOR: tuple[type[NSEHyperParams], ...] = (
     Llama3NSEHyperParams,
     SmolLM2NSEHyperParams,
 )
+
+
+class Shape(NamedTuple):
+    """The shape of a model. layers: their number. neurons: f, of one MLP."""
+
+    layers: int
+    neurons: int
+
+
+# Models whose presets follow the rules of `proposed.py`: hparams/NSE/<name>.yaml, written by `benchmarks.presets`.
+# The shapes are those of the published configurations, not checked here; a loaded model gets proposals from its own.
+PROPOSED_FOR: dict[str, Shape] = {
+    "llama-3.2-1b": Shape(16, 8192),
+    "llama-3.2-3b": Shape(28, 8192),
+    "qwen2.5-7b": Shape(28, 18944),
+    "qwen3-8b": Shape(36, 12288),
+    "mistral-7b": Shape(32, 14336),
+    "gemma-2-2b": Shape(26, 9216),
+    "gemma-3-1b": Shape(26, 6912),
+    "phi-3-mini": Shape(32, 8192),
+    "phi-4": Shape(40, 17920),
+    "olmo-2-1124-7b": Shape(32, 11008),
+    "pythia-2.8b": Shape(32, 10240),
+    "pythia-6.9b": Shape(32, 16384),
+    "smollm2-360m": Shape(32, 2560),
+    "smollm2-1.7b": Shape(24, 8192),
+}
+# What may follow in the name of the same shape: Llama-3.2-1B-Instruct, gemma-2-2b-it, Mistral-7B-v0.3
+_VARIANT = r"(-(instruct|it|pt|chat|base|hf|deduped|sft|dpo|v?\d+(\.\d+)*k?))*"
+
+
+def proposed_preset(name: Any) -> str | None:
+    """Return the name of the proposed preset for a model's name or path; None if there is none."""
+    given = Path(str(name)).name.lower().removeprefix("meta-")
+    return next((known for known in PROPOSED_FOR if re.fullmatch(re.escape(known) + _VARIANT, given)), None)

@@ -19,7 +19,7 @@ from nse_plugin.replay.span import SpanReplay
 class FactSpan:
     """Replays the edited layers for n facts: the bare prompts give keys and h, the generated contexts keys alone.
 
-    h: [n, d], l_0's output for the bare prompt.
+    h: [n, d], l_0's output for the bare prompt. bare_keys: {layer: [n, f]}, the bare prompts' own keys as last run.
     """
 
     def __init__(self, layout: Layout, layers: Sequence[int], prompts: Sequence[FactPrompts], tokens_per_batch: int):
@@ -29,10 +29,12 @@ class FactSpan:
         self._contexts = len(prompts[0].rewrites) - 1
         self._bare = SpanReplay(layout, layers, bare, tokens_per_batch)
         self._behind = SpanReplay(layout, layers, behind, tokens_per_batch) if behind else None
+        self.bare_keys: dict[int, Tensor] = {}
 
     def run(self) -> tuple[dict[int, Tensor], Tensor]:
         """Return ({layer: keys [n, f]}, h) on the current weights."""
         keys, h = self._bare.run()
+        self.bare_keys = keys
         return self._means(keys, {} if self._behind is None else self._behind.keys()), h
 
     def outputs(self) -> Tensor:
@@ -46,6 +48,7 @@ class FactSpan:
         The layers below `layer` must not have changed since they were last run.
         """
         keys, h = self._bare.run(layer)
+        self.bare_keys = {**self.bare_keys, **keys}
         if layer == self._layers[-1]:
             return None, h
         following = self._layers[self._layers.index(layer) + 1]
@@ -56,6 +59,7 @@ class FactSpan:
         """Return the span of some of the facts (indices, ascending), with the results computed so far."""
         part = copy(self)
         part._bare = self._bare.part(facts)
+        part.bare_keys = {layer: keys[list(facts)] for layer, keys in self.bare_keys.items()}
         if self._behind is not None:
             contexts = range(self._contexts)
             part._behind = self._behind.part([fact * self._contexts + i for fact in facts for i in contexts])

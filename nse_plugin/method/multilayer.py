@@ -11,6 +11,7 @@ from torch import Tensor
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.neurons import select_neurons
+from nse_plugin.method.outputs import OutputMap, output_maps
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.subspace import Neurons, Subspace, null_space
 from nse_plugin.method.update import LayerSystem, UpdateError, solve_update
@@ -63,6 +64,7 @@ def edit_layers(
         if measured is None:
             return RoundResult.of_failed(len(prompts))
         facts, span, keys, h = measured
+        maps = output_maps(layout, hparams.layers, [prompts[i].rewrites[0] for i in facts])
         z = values[facts]
         residual = residual_before = _residuals(z, h)
         passes = torch.zeros(len(facts), dtype=torch.long)
@@ -83,8 +85,9 @@ def edit_layers(
                 system.reuse_factor = number + 1 < hparams.passes
             everyone = len(going) == len(facts)
             part = span if everyone else span.part(going)
+            own = {layer: found.of(going) for layer, found in maps.items()}
             start = first[going], h[going]
-            keys, h = _one_pass(layout, part, start, z[going], systems, hparams, masters or {})
+            keys, h = _one_pass(layout, part, start, z[going], own, systems, hparams, masters or {})
             if not everyone:
                 h = span.outputs()
             passes[going] += 1
@@ -137,9 +140,10 @@ def _collect(
 def _facts_of_pass(number: int, residual: Tensor, hparams: NSEHyperParams) -> list[int]:
     """Return the facts (indices into residual [m]) that take part in a pass. Preset paper: all facts in the first pass,
     then those above alpha. Preset released: those above alpha and below upper_bound."""
+    alpha = hparams.known("alpha")
     if hparams.preset == "paper":
-        return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > hparams.alpha]
-    return [i for i, own in enumerate(residual.tolist()) if own > hparams.alpha and not _beyond(own, hparams)]
+        return [i for i, own in enumerate(residual.tolist()) if number == 0 or own > alpha]
+    return [i for i, own in enumerate(residual.tolist()) if own > alpha and not _beyond(own, hparams)]
 
 
 def _beyond(residual: float, hparams: NSEHyperParams) -> bool:
@@ -151,7 +155,7 @@ def _status(residual: float, passes: int, hparams: NSEHyperParams) -> str:
     """Return a fact's status. passes: updates that the fact took part in; a fact with at least one was not skipped."""
     if not residual < float("inf"):
         return FAILED
-    if residual <= hparams.alpha:
+    if residual <= hparams.known("alpha"):
         return DONE
     return SKIPPED if passes == 0 and _beyond(residual, hparams) else OFF_TARGET
 
@@ -161,6 +165,7 @@ def _one_pass(
     span: FactSpan,
     seen: tuple[Tensor, Tensor],
     values: Tensor,
+    maps: Mapping[int, OutputMap],
     systems: Mapping[int, LayerSystem],
     hparams: NSEHyperParams,
     masters: Mapping[int, Tensor],
@@ -174,7 +179,8 @@ def _one_pass(
     keys, h = {layers[0]: seen[0]}, seen[1]
     for i, layer in enumerate(layers):
         matrix = layout.output_matrix(layer)
-        residuals = (values - h.to(values)) / (len(layers) - i)
+        output = matrix.module(span.bare_keys[layer])
+        residuals = maps[layer].change_before((values - h.to(values)) / (len(layers) - i), output)
         if not (keys[layer].isfinite().all() and residuals.isfinite().all()):
             raise UpdateError(
                 f"The model is not finite at layer {layer} after the updates below ({matrix.weight.dtype}): load it in "

@@ -23,14 +23,18 @@ def value_cache_keys(
     prompts: Sequence[FactPrompts],
     hparams: NSEHyperParams,
     groups: Sequence[Sequence[int]] = (),
+    has_norms: bool = False,
 ) -> list[str]:
     """Return the key of every fact's z. model: `ModelIdentity.full` of the unedited model. groups: facts (indices) that
-    share a value, so that each one's z depends on the rows of all."""
+    share a value, so that each one's z depends on the rows of all. has_norms: the model's layers normalise `W_out`'s
+    output, so that z is kept in the reach of all edited layers."""
     settings = {name: getattr(hparams, name) for name in VALUE_SETTINGS}
     if hparams.solver != "exact":
         settings["solver"] = [hparams.solver, CONTEXTS, SHARE, LONGER, BETAS[hparams.solver]]
     if hparams.z_stop != "loss":
         settings["z_stop"] = hparams.z_stop
+    if has_norms:
+        settings["layers"] = hparams.layers
     shared = {"value": VALUES, "model": model, "layer": hparams.layers[-1], **settings}
     rows = [[_row(row) for row in (*fact.rewrites, fact.essence)] for fact in prompts]
     long = {"long": LONG}

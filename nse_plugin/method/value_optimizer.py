@@ -42,7 +42,7 @@ class DeltaOptimizer:
         """h: [n, d], the states that delta is added to. are_long: which facts may take `LONG` times as many steps."""
         self.delta = torch.zeros_like(h)
         # the authors evaluate the loss v_num_grad_steps times and step after all but the last
-        updates, rate = hparams.v_num_grad_steps - 1, hparams.v_lr
+        updates, rate = hparams.v_num_grad_steps - 1, hparams.known("v_lr")
         if hparams.solver == "fast":
             updates, rate = math.ceil(SHARE * updates), LONGER * rate
         self.updates = [LONG * updates if is_long else updates for is_long in are_long]

@@ -4,7 +4,8 @@
 
 (arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with and
 without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
-norm(delta) <= clamp * norm(h). A fact stops when its loss falls below 0.05; with `z_stop: argmax` it also stops when
+norm(delta) <= clamp * norm(h), and in models that normalise `W_out`'s output to what the edited layers can reach
+(`method/outputs.py`). A fact stops when its loss falls below 0.05; with `z_stop: argmax` it also stops when
 its target is the model's most likely answer in all contexts (ENCORE, arXiv 2502.01636): a larger delta would only harm
 other text.
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.method.outputs import Reach
 from nse_plugin.method.targets import TargetPredictions, replayed_predictions
 from nse_plugin.method.value_loss import nll_and_kl
 from nse_plugin.method.value_optimizer import DeltaOptimizer, contexts_of
@@ -65,9 +67,10 @@ def optimize_values(
             batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
             places = [i for group in chosen for i in groups[group]]
             bare = None if said is None else batch.bare()  # before finished facts are dropped
-            z = _optimize(batch, hparams)
-            for i, own in zip(places, z, strict=True):
-                values[i] = own
+            own = [joint[i].rewrites[0] for i in chosen]
+            z = _optimize(batch, hparams, Reach.of(layout, hparams, own))
+            for i, value in zip(places, z, strict=True):
+                values[i] = value
             if said is not None and bare is not None:
                 before = batch.before or replayed_predictions(*bare, torch.zeros_like(z))
                 said.update(
@@ -95,8 +98,8 @@ def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torc
     return batches
 
 
-def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
-    """Return z of every member of the batch's facts, in their order, [m, d]."""
+def _optimize(batch: _Batch, hparams: NSEHyperParams, reach: Reach | None) -> Tensor:
+    """Return z of every member of the batch's facts, in their order, [m, d]. reach: of its facts; None: everything."""
     h, members = batch.h, batch.members
     norm = h[batch.first_members].norm(dim=1)
     optimizer = DeltaOptimizer(h[batch.first_members], hparams, batch.are_long)
@@ -128,7 +131,8 @@ def _optimize(batch: _Batch, hparams: NSEHyperParams) -> Tensor:
             optimizer.step(active, gradient[unfinished])
             moved = optimizer.delta[active]
             longest = hparams.clamp_norm_factor * norm[active] / moved.norm(dim=1)
-            optimizer.delta[active] = moved * longest.clamp(max=1)[:, None]
+            moved = moved * longest.clamp(max=1)[:, None]
+            optimizer.delta[active] = moved if reach is None else reach.nearest(moved, active)
     optimizer.delta[sorted(failed)] = torch.nan
     return h + optimizer.delta.repeat_interleave(torch.tensor(members, device=h.device), dim=0)
 

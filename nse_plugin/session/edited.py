@@ -55,9 +55,9 @@ class EditedModel:
                 f"hparams is a {type(hparams).__name__}: give NSEHyperParams, e.g. NSEHyperParams.for_model(model)."
             )
         hparams.check()
+        self.layout = Layout.of(model, hparams.rewrite_module_tmp)
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.read_fingerprint = read_fingerprint
-        self.layout = Layout.of(model, hparams.rewrite_module_tmp)
         self.layers = sorted(self.layout.edited_matrices(hparams.layers))  # raises if a layer cannot be edited
         if hparams.store is not None:
             Store(hparams.store).check_folder()
@@ -65,6 +65,15 @@ class EditedModel:
             raise MomentsError(f"moments is a {type(moments).__name__}: give {{layer: tensor [f, f]}}, or None.")
         self._given_moments = None if moments is None else check_moments(moments, self.matrices)
         self._given_templates = None if templates is None else check_templates(list(templates))
+
+    @property
+    def hparams(self) -> NSEHyperParams:
+        """The hyperparameters of the next round, with alpha and v_lr proposed from the model if they were None."""
+        return self._hparams
+
+    @hparams.setter
+    def hparams(self, hparams: NSEHyperParams) -> None:
+        self._hparams = hparams.completed(self.model)
 
     @property
     def matrices(self) -> dict[int, OutputMatrix]:
@@ -80,8 +89,8 @@ class EditedModel:
         return EditState.fresh(self.matrices, self.read_fingerprint)
 
     def layout_of(self, state: EditState) -> Layout:
-        """Return the layout with the state's record of batched arguments and of checked row lengths."""
-        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
+        """Return the layout with what the state knows of it."""
+        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked, outputs=state.outputs)
 
     def use_what_was_given(self, state: EditState) -> None:
         """Put the moments and templates that were given to the constructor into a state."""
@@ -120,9 +129,10 @@ class EditedModel:
         state.identity = identity
         known = known_with(self.model, identity[1])
         if ModelIdentity(self.model).unseen is not None:
-            state.checked = {}
+            state.checked, state.outputs = {}, {}
         elif known is not None:
-            state.contexts, state.batched, state.checked = known.contexts, known.batched, known.checked
+            state.contexts, state.batched = known.contexts, known.batched
+            state.checked, state.outputs = known.checked, known.outputs
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

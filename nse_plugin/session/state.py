@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nse_plugin.method.outputs import OutputMap
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
@@ -36,7 +37,7 @@ class EditState:
     if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
     contexts: the templates' keys and values, kept until the model's quick identity or device changes. batched: which
     arguments of the layers are batched. checked: by edited layers, the largest number of tokens for which replaying
-    them was checked.
+    them was checked. outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`).
     """
 
     originals: OriginalWeights
@@ -48,6 +49,7 @@ class EditState:
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
     checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+    outputs: dict[str, OutputMap] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
@@ -74,13 +76,13 @@ class EditState:
 
     def branched(self) -> EditState:
         """Return a copy of the state to continue from separately. The copy shares tensors, which are never modified,
-        `contexts`, which are cleared if they do not fit a model, and `batched` and `checked`."""
+        `contexts`, which are cleared if they do not fit a model, and `batched`, `checked` and `outputs`."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
         """Discard everything that was computed from the model; keep the original weights and the rounds."""
         self.templates = self.moments = None
-        self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), {}
+        self.contexts, self.batched, self.checked, self.outputs = ContextStates(), BatchedArguments(), {}, {}
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from nse_plugin.method.outputs import has_norms
 from nse_plugin.method.subjects import Form
 from nse_plugin.method.targets import TargetPredictions, predictions_under_values
 from nse_plugin.method.value_cache_key import value_cache_keys
@@ -90,7 +91,8 @@ class ValueSource:
         """Read values from the store; compute the missing ones and put them into the store."""
         edited = self._edited
         _, full = state.identity_of(edited.model, edited.matrices)
-        addresses = value_cache_keys(full, prompts, edited.hparams, groups)
+        normed = has_norms(edited.layout_of(state), edited.hparams.layers, prompts)
+        addresses = value_cache_keys(full, prompts, edited.hparams, groups, normed)
         values = [store.get(address) for address in addresses]
         missing = [group for group in groups if any(values[place] is None for place in group)]
         count = sum(map(len, missing))

@@ -62,10 +62,10 @@ def test_overrides_go_on_top():
     assert (hparams.p, hparams.max_iterations, hparams.alpha) == (0.7, 5, 2.5)
 
 
-def test_a_model_nobody_tuned_needs_layers_and_alpha():
+def test_an_unknown_name_needs_layers_and_alpha():
     model = tiny_model("llama")
-    with pytest.raises(HyperParamsError, match=r"LlamaForCausalLM.*layers.*alpha.*`nse tune`"):
-        NSEHyperParams.for_model(model, layers=[1])
+    with pytest.raises(HyperParamsError, match=r"'unknown'.*loaded model.*layers.*alpha.*`nse tune`"):
+        NSEHyperParams.for_model("unknown", layers=[1])
     assert NSEHyperParams.for_model(model, layers=[1], alpha=2).layers == [1]
     with pytest.raises(HyperParamsError, match="did you mean 'layers'"):
         NSEHyperParams.for_model(model, layer=[1], alpha=2)
@@ -76,7 +76,7 @@ def test_a_model_nobody_tuned_needs_layers_and_alpha():
     [
         ("layers", []), ("layers", [2, 1]), ("layers", [1, 1]), ("layers", [-1]), ("layers", [1.5]), ("layers", 3),
         ("layers", "1,2"), ("layers", None), ("p", 0), ("p", -0.1), ("p", 1.01), ("p", "most"), ("p", True),
-        ("alpha", 0), ("alpha", -1), ("alpha", float("nan")), ("alpha", float("inf")), ("alpha", None),
+        ("alpha", 0), ("alpha", -1), ("alpha", float("nan")), ("alpha", float("inf")),
         ("mom2_update_weight", 0), ("mom2_update_weight", -5), ("v_lr", 0), ("clamp_norm_factor", 0),
         ("v_weight_decay", -1), ("kl_factor", -1), ("max_iterations", 0), ("max_iterations", 2.5),
         ("v_num_grad_steps", 0), ("batch_size", 0), ("mom2_n_samples", 0), ("tokens_per_batch", 0),

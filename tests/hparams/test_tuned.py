@@ -8,12 +8,43 @@ import pytest
 from preset_files import PUBLISHED, ROOT, figures_of
 
 from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.proposed import proposed_by_shape
+from nse_plugin.hparams.tuned import PROPOSED_FOR
 
 BUNDLED = sorted((ROOT / "hparams" / "NSE").glob("*.yaml"))
 
 
-def test_every_tuned_model_has_its_yaml():
-    assert {path.stem for path in BUNDLED} == {*(cls.aliases[0] for cls in TUNED_FOR), "smollm2-135m-paper"}
+def test_every_tuned_and_every_proposed_model_has_its_yaml():
+    tuned = {cls.aliases[0] for cls in TUNED_FOR}
+    assert {path.stem for path in BUNDLED} == tuned | PROPOSED_FOR.keys() | {"llama-3.1-8b", "smollm2-135m-paper"}
+
+
+@pytest.mark.parametrize("name", PROPOSED_FOR)
+def test_a_proposed_preset_follows_the_rules_and_says_so(name):
+    path = ROOT / "hparams" / "NSE" / f"{name}.yaml"
+    assert path.read_text().startswith(f"# NSE for {name}: proposed, untested here.")
+    hparams = NSEHyperParams.from_hparams(name)
+    rules = proposed_by_shape(*PROPOSED_FOR[name])
+    assert {field: getattr(hparams, field) for field in rules} == rules
+    assert hparams.alpha is hparams.v_lr is None
+    assert hparams.layers[-1] <= PROPOSED_FOR[name].layers // 3
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("google/gemma-3-1b-it", "gemma-3-1b"), ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("microsoft/Phi-3-mini-4k-instruct", "phi-3-mini"), ("microsoft/phi-4", "phi-4"),
+        ("microsoft/Phi-4-mini-instruct", None), ("google/gemma-3-1b-vision", None),
+    ],
+)  # fmt: skip
+def test_proposed_presets_are_known_by_name(name, preset):
+    if preset is None:
+        with pytest.raises(HyperParamsError, match="give the loaded model"):
+            NSEHyperParams.for_model(name)
+    else:
+        expected = {**NSEHyperParams.from_hparams(preset).to_dict(), "model_name": name}
+        assert NSEHyperParams.for_model(name).to_dict() == expected
 
 
 def test_smollm2_in_the_paper_s_setting():

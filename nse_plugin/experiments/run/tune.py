@@ -10,7 +10,6 @@ scored once on facts that were not used in the search.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from nse_plugin.facts import Fact
 from nse_plugin.facts.files import load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.hparams.files import preset_text
+from nse_plugin.hparams.proposed import START, proposed_alpha, proposed_layers, proposed_rate, rounded, width
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.inputs import input_device
 from nse_plugin.models.layout import Layout
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # First edited layers, as shares of the model's depth: those of published settings, and a later one.
-STARTS = (0.05, 0.13, 0.2, 0.28, 0.4)
-WIDE = 32  # models with at least this many layers are edited in five of them, others in three
+STARTS = (0.05, START, 0.2, 0.28, 0.4)
 # Given explicitly, so that nothing comes from a preset that the model may already have.
 FIXED: dict[str, Any] = {
     "v_num_grad_steps": 20,
@@ -50,7 +49,6 @@ FIXED: dict[str, Any] = {
     "mom2_n_samples": 128,
     "tokens_per_batch": 8192,
 }
-CLAMPED_AFTER = 8  # steps of Adam in which the middle v_lr moves delta to the bound of `clamp_norm_factor`
 # The most likely values come first: if time is short, the last ones are not tried.
 LEARNING_RATES = (1.0, 1 / 3, 3.0)  # factors of the middle v_lr
 LAMBDAS = (600.0, 2400.0, 150.0, 15000.0)
@@ -157,9 +155,10 @@ def _write_preset(
 
 def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Module) -> list[dict[str, Any]]:
     """Return the settings of the first stage: where to edit and with which learning rate, one rate after the other."""
-    steep = {window[-1]: _rate(norms[window[-1]], model) for window in windows}
+    clamp, size = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor, Layout.of(model).hidden_size
+    steep = {window[-1]: proposed_rate(norms[window[-1]], size, clamp) for window in windows}
     return [
-        {"layers": window, "v_lr": _rounded(share * steep[window[-1]]), "alpha": _rounded(0.1 * norms[window[-1]])}
+        {"layers": window, "v_lr": rounded(share * steep[window[-1]]), "alpha": proposed_alpha(norms[window[-1]])}
         for share, window in itertools.product(LEARNING_RATES, windows)
     ]
 
@@ -167,7 +166,7 @@ def _places(windows: Sequence[list[int]], norms: Sequence[float], model: nn.Modu
 def _ways(chosen: Mapping[str, Any], norms: Sequence[float]) -> list[dict[str, Any]]:
     """Return the settings of the second stage: how to write, with the layers and v_lr that were chosen."""
     return [
-        {**chosen, "mom2_update_weight": weight, "p": p, "alpha": _rounded(share * norms[chosen["layers"][-1]])}
+        {**chosen, "mom2_update_weight": weight, "p": p, "alpha": rounded(share * norms[chosen["layers"][-1]])}
         for share, p, weight in itertools.product(RESIDUALS, SHARES, LAMBDAS)
     ]
 
@@ -201,10 +200,11 @@ def _announce(
 
 
 def _windows(layers: int) -> list[list[int]]:
-    """Return windows of consecutive layers to edit, which begin in the first half of a model."""
-    width = 5 if layers >= WIDE else 3
-    starts = sorted({min(round(start * layers), layers - width - 1) for start in STARTS})
-    return [list(range(start, start + width)) for start in starts if start >= 0]
+    """Return windows of consecutive layers to edit, from the first half of a model; the proposed one first."""
+    size = width(layers)
+    starts = sorted({min(round(start * layers), layers - size - 1) for start in STARTS})
+    windows = [list(range(start, start + size)) for start in starts if start >= 0]
+    return sorted(windows, key=lambda window: window != proposed_layers(layers))
 
 
 def _measure_moments(model: ModelChoice, layers: list[int], store: str) -> None:
@@ -225,16 +225,6 @@ def _hidden_norms(model: nn.Module, tokenizer: PreTrainedTokenizerBase, facts: S
             states = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[1:]
             norms += torch.stack([state[0, -1].double().norm() for state in states]).cpu()
     return (norms / len(facts)).tolist()
-
-
-def _rate(norm: float, model: nn.Module) -> float:
-    """Return the v_lr that moves delta to its bound in `CLAMPED_AFTER` steps: Adam moves every coordinate by v_lr."""
-    clamp = NSEHyperParams(layers=[0], alpha=1.0).clamp_norm_factor
-    return clamp * norm / (CLAMPED_AFTER * math.sqrt(Layout.of(model).hidden_size))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.2g}")
 
 
 def _told(trials: Sequence[Trial], field: str) -> str:

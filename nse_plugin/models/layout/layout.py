@@ -31,6 +31,7 @@ class Layout:
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
     no limit. batched: which arguments of the layers are batched; empty until determined. checked: by edited layers (the
     last one is l_0), the number of tokens up to which the model was checked to be replayable (`replay.check`).
+    outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`), once that was found.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Layout:
     rewrite_module_tmp: str | None = None
     batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
     checked: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False, compare=False)
+    outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:

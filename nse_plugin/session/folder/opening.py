@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.settings import PROPOSED
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.gguf.special_tokens import adds_bos
 from nse_plugin.patch.columns import Columns, composed
@@ -92,16 +93,19 @@ def settle_hparams(journal: Journal, given: NSEHyperParams | None) -> NSEHyperPa
     """
     if given is None:
         return _own_hparams(journal)
-    if not journal.is_new:
-        check_hparams(journal, given)
-    return given
+    if journal.is_new:
+        return given
+    check_hparams(journal, given)
+    own = _own_hparams(journal)
+    return given.with_overrides(**{name: getattr(own, name) for name in PROPOSED if getattr(given, name) is None})
 
 
 def check_hparams(journal: Journal, given: NSEHyperParams) -> None:
     """Raise SessionError if hyperparameters would edit differently than those of the session."""
     own = settings_of(_own_hparams(journal))
     for name, value in settings_of(given).items():
-        if name not in RUNNING and own[name] != value:
+        proposed = value is None and name in PROPOSED  # the session's own were proposed when it was begun
+        if name not in RUNNING and own[name] != value and not proposed:
             raise SessionError(
                 f"{name} = {value!r} cannot be used: {journal.folder} was begun with {own[name]!r}; leave hparams "
                 "out, or begin another session."
