@@ -15,7 +15,7 @@ from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.subjects import Form, forms_of
 from nse_plugin.models.identity import ModelIdentity, fingerprint
-from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.layout import Layout, OutputMatrix, ReplayState
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.writing.templates import check_templates, context_templates
 from nse_plugin.moments.check import check_moments
@@ -79,8 +79,8 @@ class EditedModel:
         return EditState.fresh(self.matrices, self.read_fingerprint)
 
     def layout_of(self, state: EditState) -> Layout:
-        """Return the layout with the state's record of batched arguments and of checked row lengths."""
-        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked)
+        """Return the layout with the state's record of how the layers can be replayed."""
+        return dataclasses.replace(self.layout, replay=state.replay)
 
     def use_what_was_given(self, state: EditState) -> None:
         """Put the moments and templates that were given to the constructor into a state."""
@@ -119,7 +119,7 @@ class EditedModel:
         state.identity = identity
         unseen = ModelIdentity(self.model).unseen
         if unseen is not None:
-            state.checked = {}
+            state.replay = ReplayState()
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

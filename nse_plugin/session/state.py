@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
-from nse_plugin.models.layout import OutputMatrix
-from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.models.layout import OutputMatrix, ReplayState
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.session.history import History, Weights
 from nse_plugin.session.report import RoundReport
@@ -33,9 +32,8 @@ class EditState:
     originals: the edited matrices before the first edit. matrices: their names, by layer. history: the rounds made.
     identity: (quick, full) identity of the model with its original weights, for which all following fields hold; None
     if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
-    contexts: the templates' keys and values, kept until the model's quick identity or device changes. batched: which
-    arguments of the layers are batched. checked: by edited layers, the largest number of tokens for which replaying
-    them was checked.
+    contexts: the templates' keys and values, kept until the model's quick identity or device changes. replay: how the
+    layers can be replayed, and for which rows that was checked.
     """
 
     originals: OriginalWeights
@@ -45,8 +43,7 @@ class EditState:
     templates: list[str] | None = None
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
-    batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
-    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+    replay: ReplayState = field(default_factory=ReplayState, repr=False)
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
@@ -73,13 +70,13 @@ class EditState:
 
     def branched(self) -> EditState:
         """Return a copy of the state to continue from separately. The copy shares tensors, which are never modified,
-        `contexts`, which are cleared if they do not fit a model, and `batched` and `checked`."""
+        `contexts`, which are cleared if they do not fit a model, and `replay`."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
         """Discard everything that was computed from the model; keep the original weights and the rounds."""
         self.templates = self.moments = None
-        self.contexts, self.batched, self.checked = ContextStates(), BatchedArguments(), {}
+        self.contexts, self.replay = ContextStates(), ReplayState()
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:

@@ -24,13 +24,26 @@ from nse_plugin.models.positions import max_positions
 from nse_plugin.models.transformers_private import Conv1D
 
 
+@dataclass
+class ReplayState:
+    """What was found out about a model's layers by running them, for the replays.
+
+    whole_rows: whether every row is run whole, because the layers give other outputs after a cached prefix. batched:
+    which of the layers' arguments are batched; empty until determined. checked: by edited layers (the last one is l_0),
+    the number of tokens up to which the model was checked to be replayable (`replay.check`).
+    """
+
+    whole_rows: bool = False
+    batched: BatchedArguments = field(default_factory=BatchedArguments)
+    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
-    no limit. batched: which arguments of the layers are batched; empty until determined. checked: by edited layers (the
-    last one is l_0), the number of tokens up to which the model was checked to be replayable (`replay.check`).
+    no limit.
     """
 
     model: nn.Module
@@ -39,8 +52,7 @@ class Layout:
     hidden_size: int
     max_positions: int | None
     rewrite_module_tmp: str | None = None
-    batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
-    checked: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False, compare=False)
+    replay: ReplayState = field(default_factory=ReplayState, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:
@@ -84,7 +96,7 @@ class Layout:
 
     def checked_up_to(self, layers: Sequence[int]) -> int:
         """Return up to how many tokens the model was checked to be replayable for these layers, the last one l_0."""
-        known = (n for own, n in self.checked.items() if own[-1] == layers[-1] and set(layers) <= set(own))
+        known = (n for own, n in self.replay.checked.items() if own[-1] == layers[-1] and set(layers) <= set(own))
         return max(known, default=0)
 
     def output_matrix(self, layer: int) -> OutputMatrix:
