@@ -38,12 +38,12 @@ def run(model, ids, layer=None, position=None, delta=None):
     seen = {}
 
     def hook(_, __, output):
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output
         if delta is not None:
             hidden = hidden.clone()
             hidden[0, position] = hidden[0, position] + delta
         seen["hidden"] = hidden[0]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
 
     handle = layers_of(model)[layer].register_forward_hook(hook)
     try:

@@ -69,6 +69,7 @@ _LATENT = {"num_key_value_heads": HEADS}  # as many heads of keys as of queries
 _FROM_TWO = {"max_position_embeddings": POSITIONS + 2, "pad_token_id": 1}  # the first token's position is 2
 _ROW_OF_FOUR = {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {**_LATENT, "layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3], "attn_rotary_emb": 4},
     "big_bird": {"attention_type": "original_full"}, "bigbird_pegasus": {"attention_type": "original_full"},
     "dbrx": {
@@ -77,16 +78,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys(
         ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots3_note_text", "glm4_moe_lite",
-         "glm_moe_dsa", "kimi_linear", "longcat_flash", "minicpm3", "sarvam_mla", "youtu"), _LATENT,
+         "glm_moe_dsa", "longcat_flash", "minicpm3", "sarvam_mla", "youtu"), _LATENT,
     ),
     "longcat_flash": {**_LATENT, "num_hidden_layers": 2 * LAYERS, "head_dim": 4},
-    **dict.fromkeys(("cohere2", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss", "vaultgemma"), _MIX),
+    **dict.fromkeys(("cohere2", "cohere_compass_text", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss", "vaultgemma"), _MIX),
+    "dory": {"n_input_layers": 1, "n_output_layers": 1},
     "dots1": {"n_shared_experts": 1},
     "gemma3n_text": {**_MIX, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [F] * LAYERS},
     "glm": {"pad_token_id": 0}, "glm4": {"pad_token_id": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "position_embedding_type": "rope"},
     "jamba": {**_ROW_OF_FOUR, "expert_layer_period": 4, "expert_layer_offset": 3},
+    "kimi_linear": {**_LATENT, **_LINEAR},
     "lfm2": {**_CONV, "full_attn_idxs": None}, "lfm2_moe": _CONV,
     "llama4_text": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [3]},
     "mamba2": {"num_heads": 8, "expand": 2},
@@ -115,6 +118,7 @@ EDITED = {"nemotron_h": [1, 3]}  # the layers with an MLP, where they are not 1 
 # W_out, where several matrices could be it
 NAMES = {
     "gemma3n_text": "model.layers.{}.mlp.down_proj", "gemma4_text": "model.layers.{}.mlp.down_proj",
+    "gemma4": "model.language_model.layers.{}.mlp.down_proj",
     "axk2": "model.layers.{}.mlp.shared_experts.down_proj", "xmod": "roberta.encoder.layer.{}.output.dense",
 }  # fmt: skip
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import oracles
+import pytest
 import torch
+from small_models import EDITED, NAMES, all_in_double, small_model
 from tiny import TEMPLATES, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact, NSEHyperParams
@@ -14,46 +14,71 @@ from nse_plugin.method.values import _rows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import encode_fact
+from nse_plugin.models.tested_types import EXACT, NOT_MEASURED, REFUSED, TestedType
+from nse_plugin.models.writing import write
+from nse_plugin.moments.measure import measure_moments
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.forward import hooked
 
 FACTS = [Fact("Because of {} and", "the wind", "Lyon"), Fact("{} is in", "Rome", "an old town", case_id=1)]
 CONTEXTS = TEMPLATES[:2]
 
 
-@dataclass
-class Verdict:
-    """what: exact, refused or not built. why: the sentence of a refusal. errors: relative, by what was compared."""
-
-    what: str
-    why: str = ""
-    w_out: str = ""
-    whole_rows: bool = False
-    errors: dict[str, float] | None = None
+TOLERANCE = 1e-8  # relative, in float64 throughout
 
 
-def judge(model, layers, name) -> Verdict:
-    """Edit the model; raises what a user would see, unless it is a LayoutError."""
+def measured(kind: str) -> TestedType:
+    """Build a small model of a type, edit it, and compare everything with slow oracles. Returns the type's line in the
+    table; raises what a user would see if it is no refusal, and AssertionError if something is not exact."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            model = small_model(kind)
+            all_in_double(patch)
+            _check_model_itself(model)
+        except Exception as error:  # of any kind: it is the model's or its configuration's own
+            return TestedType(kind, NOT_MEASURED, why=_in_one_line(error))
+        layers, name = EDITED.get(kind, [1, 2]), NAMES.get(kind)
+        try:
+            w_out, whole_rows, errors = _compared(model, layers, name)
+        except LayoutError as error:
+            return TestedType(kind, REFUSED, why=str(error))
+    wrong = {what: error for what, error in errors.items() if not error <= TOLERANCE}
+    assert not wrong, f"{kind} is neither exact nor refused: {wrong}"
+    return TestedType(kind, EXACT, "whole rows" if whole_rows else "prefix cache", w_out, name is not None)
+
+
+def _check_model_itself(model) -> None:
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(5, 12)[None]).logits
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite in float64")
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.160}"
+
+
+def _compared(model, layers, name) -> tuple[str, bool, dict[str, float]]:
+    """Edit the model. Returns the name of W_out, whether rows are run whole, and relative errors."""
     hparams = NSEHyperParams(
         layers=layers, alpha=1e-9, p=0.8, mom2_update_weight=2.0, v_lr=0.1, v_num_grad_steps=3, max_iterations=1,
         device="cpu", rewrite_module_tmp=name,
     )  # fmt: skip
-    tokenizer = tiny_tokenizer()
-    try:
-        layout = Layout.of(model, name)
-        moments = _moments(layout, layers)
-        session = EditSession(model, tokenizer, hparams, moments, list(CONTEXTS))
-        values = session.values(FACTS[:1])
-    except LayoutError as error:
-        return Verdict("refused", str(error))
-    oracles.layers_of.cache_clear()
+    tokenizer, layout = tiny_tokenizer(), Layout.of(model, name)
+    session = EditSession(model, tokenizer, hparams, _moments(layout, layers), list(CONTEXTS))
+    values = session.values(FACTS[:1])
     rows = [encode_fact(tokenizer, fact, CONTEXTS, layout.max_positions) for fact in FACTS]
+    oracles.layers_of.cache_clear()  # it would keep the models alive
     errors = {"z": oracles.relative(values[0], oracles.value(model, tokenizer, FACTS[0], CONTEXTS, hparams))}
     errors |= _replayed(model, layout, layers[-1], [row for fact in rows for row in _rows(fact)])
     errors |= _keys(model, layout, layers, rows)
+    errors["moments"] = _measured_moments(model, layout, layers, [row.ids for row in rows[0].rewrites])
+    errors["generation"] = _wrong_tokens(model, [row.ids for row in rows[0].rewrites])
     errors["residual"] = _round(model, session, values, layers[-1])
+    oracles.layers_of.cache_clear()
     w_out = layout.output_matrix(layers[0]).name.removesuffix(".weight").replace(f".{layers[0]}.", ".{}.", 1)
-    return Verdict("exact", "", w_out, session.state.replay.whole_rows, errors)
+    return w_out, layout.replay.whole_rows, errors
 
 
 def _moments(layout, layers):
@@ -108,15 +133,44 @@ def _keys(model, layout, layers, rows) -> dict[str, float]:
             matrix.module.register_forward_pre_hook(lambda _, args, own=seen[layer]: own.append(args[0]))
             for layer, matrix in layout.output_matrices(layers).items()
         ]
-        with torch.no_grad():
+        with torch.no_grad(), hooked(*handles):
             h = [oracles.run(model, torch.tensor([row.ids]), layers[-1])[1][row.lookup] for row in fact.rewrites]
-        for handle in handles:
-            handle.remove()
         for layer in layers:
-            bare, after = (k.reshape(-1, k.shape[-1])[row.lookup] for k, row in zip(seen[layer], fact.rewrites, strict=True))
+            inputs = zip(seen[layer], fact.rewrites, strict=True)
+            bare, after = (k.reshape(-1, k.shape[-1])[row.lookup] for k, row in inputs)
             errors["keys"] = max(errors["keys"], oracles.relative(keys[layer][number], (bare + after) / 2))
         errors["outputs"] = max(errors["outputs"], oracles.relative(outputs[number], h[0]))
     return errors
+
+
+def _measured_moments(model, layout, layers, texts) -> float:
+    """Sums of k k^T over texts of different lengths run together, against the model's own passes over one each."""
+    found = measure_moments(layout, layers, [texts]).sums
+    matrices, expected = layout.output_matrices(layers), {layer: 0 for layer in layers}
+
+    def add(layer):
+        def hook(_, args):
+            k = args[0].reshape(-1, args[0].shape[-1])
+            expected[layer] += k.T @ k
+
+        return hook
+
+    handles = [matrix.module.register_forward_pre_hook(add(layer)) for layer, matrix in matrices.items()]
+    with torch.no_grad(), hooked(*handles):
+        for text in texts:
+            oracles.run(model, torch.tensor([text]), layers[-1])
+    return max(oracles.relative(found[layer], expected[layer]) for layer in layers)
+
+
+def _wrong_tokens(model, texts) -> int:
+    """Count the tokens that are not the most likely ones of the model's own pass over the text before them."""
+    wrong = 0
+    for text, written in zip(texts, write(model, texts, torch.zeros(len(texts), 4), never=(), top_k=1), strict=True):
+        for length in range(len(text), len(written)):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([written[:length]]), use_cache=False).logits
+            wrong += written[length] != int(logits[0, -1].argmax())
+    return wrong
 
 
 def _round(model, session, values, layer) -> float:

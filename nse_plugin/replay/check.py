@@ -26,7 +26,7 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt, without_end
 from nse_plugin.models.transformers_private import Conv1D
 from nse_plugin.replay.context_states import ContextStates
-from nse_plugin.replay.recording import output_of
+from nse_plugin.replay.recording import output_of, with_output
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.support.forward import hooked
@@ -196,12 +196,18 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
     def move(_: nn.Module, __: object, output: object) -> Any:
         hidden = output_of(output)
+        if hidden.shape != (1, len(row.ids), layout.hidden_size):
+            raise LayoutError(
+                f"{type(layout.model).__name__} cannot be edited: NSE needs one state of {layout.hidden_size} numbers "
+                f"for each token after every layer, and here layers return {list(hidden.shape)} for a row of "
+                f"{len(row.ids)} tokens (several residual streams, or tokens that the model adds)."
+            )
         h.append(hidden[0, row.lookup])
         if delta is None:
             return None
         hidden = hidden.clone()
         hidden[0, row.lookup] += delta
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return with_output(output, hidden)
 
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
     handles.append(layout.layers[layers[-1]].register_forward_hook(move))

@@ -15,6 +15,7 @@ from nse_plugin.models.layout.output_matrix import EDITABLE_DTYPES, LayoutError,
 from nse_plugin.models.layout.structure import (
     check_loaded,
     decoder_config,
+    has_stacked_experts,
     is_attention,
     mlp_writers,
     out_features,
@@ -195,7 +196,7 @@ class Layout:
             return found[0]
         what = f"Layer {layer} ({type(self.layers[layer]).__name__})"
         if not found:
-            if any(p.dim() == 3 and self.hidden_size in p.shape[1:] for p in self.layers[layer].parameters()):
+            if has_stacked_experts(self.layers[layer], self.hidden_size):
                 raise LayoutError(
                     f"{what} keeps its experts in one stacked tensor and has no MLP that every token passes: NSE "
                     "cannot edit it; choose layers with a dense MLP or a shared expert, if the model has them."

@@ -23,6 +23,12 @@ def mixes_tokens(module: nn.Module) -> bool:
     return is_attention(module) or any(isinstance(child, nn.Conv1d) for child in module.children())
 
 
+def has_stacked_experts(module: nn.Module, hidden_size: int) -> bool:
+    """Return whether a layer keeps the matrices of several experts in one parameter."""
+    named = any("expert" in type(part).__name__.lower() for part in module.modules())
+    return named or any(p.dim() == 3 and hidden_size in p.shape[1:] for p in module.parameters())
+
+
 def check_loaded(model: nn.Module) -> None:
     """Raise LayoutError if `model` is not a transformers model, or was loaded in a way that prevents editing."""
     kind = type(model).__name__
