@@ -1,6 +1,6 @@
 """Measure every model type of the installed transformers and write the table that `nse models` prints.
 
-    python -m tests.measure_models
+python -m tests.measure_models
 """
 
 from __future__ import annotations

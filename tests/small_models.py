@@ -72,6 +72,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {**_LATENT, "layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3], "attn_rotary_emb": 4},
     "big_bird": {"attention_type": "original_full"}, "bigbird_pegasus": {"attention_type": "original_full"},
+    "cohere_compass_text": {
+        **_MIX,
+        "rope_parameters": {
+            layers: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+            for layers in ("sliding_attention", "full_attention")
+        },
+    },
     "dbrx": {
         "ffn_config": {"ffn_hidden_size": F, "moe_num_experts": 4, "moe_top_k": 2},
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -81,7 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
          "glm_moe_dsa", "longcat_flash", "minicpm3", "sarvam_mla", "youtu"), _LATENT,
     ),
     "longcat_flash": {**_LATENT, "num_hidden_layers": 2 * LAYERS, "head_dim": 4},
-    **dict.fromkeys(("cohere2", "cohere_compass_text", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss", "vaultgemma"), _MIX),
+    **dict.fromkeys(("cohere2", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss", "vaultgemma"), _MIX),
     "dory": {"n_input_layers": 1, "n_output_layers": 1},
     "dots1": {"n_shared_experts": 1},
     "gemma3n_text": {**_MIX, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [F] * LAYERS},

@@ -3,8 +3,9 @@
 delta enters at the output of layer l_0 at the subject's last token, so it can change only the layers above l_0, the
 positions from that token on, and, for the loss, the head at the target positions.
 The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix;
-the whole row in a model that cannot continue from cached keys and values) is run once to record the arguments of every upper layer. Each gradient step then calls those layers again, and the last
-layer's MLP and the head only at the requested positions.
+the whole row in a model that cannot continue from cached keys and values) is run once to record the arguments of every
+upper layer. Each gradient step then calls those layers again, and the last layer's MLP and the head only at the
+requested positions.
 """
 
 from __future__ import annotations
