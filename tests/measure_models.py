@@ -1,7 +1,5 @@
-"""Measure every model type of the installed transformers and write the table that `nse models` prints.
-
-python -m tests.measure_models
-"""
+"""Measure every model type of the installed transformers and write the table that `nse models` prints:
+`python -m tests.measure_models`, from the repository's root."""
 
 from __future__ import annotations
 
