@@ -96,7 +96,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "position_embedding_type": "rope"},
     "jamba": {**_ROW_OF_FOUR, "expert_layer_period": 4, "expert_layer_offset": 3},
-    "kimi_linear": {**_LATENT, **_LINEAR},
+    "kimi_linear": {**_LATENT, **_LINEAR, "linear_head_dim": 8, "linear_num_heads": HEADS},
     "lfm2": {**_CONV, "full_attn_idxs": None}, "lfm2_moe": _CONV,
     "llama4_text": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [3]},
     "mamba2": {"num_heads": 8, "expand": 2},
