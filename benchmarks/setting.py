@@ -53,6 +53,7 @@ class Setting:
     @cached_property
     def layout(self) -> Layout:
         """The model's parts, checked to be replayable; like the second moments, this is done once and not timed."""
+        _ = self.session().templates  # the process remembers the check that this session makes
         layout = Layout.of(self.model)
         check_model(layout, self.hparams.layers, self.tokenizer)
         return layout
@@ -64,9 +65,7 @@ class Setting:
     def session(self, **changed: Any) -> EditSession:
         """Make a session of ours on the current weights. changed: hyperparameters to replace."""
         hparams = dataclasses.replace(self.hparams, **changed)
-        session = EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
-        session.state.checked |= self.layout.checked
-        return session
+        return EditSession(self.model, self.tokenizer, hparams, self.moments, list(self.contexts))
 
     @contextmanager
     def restored(self) -> Iterator[OriginalWeights]:

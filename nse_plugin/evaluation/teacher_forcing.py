@@ -94,10 +94,7 @@ def predict_tokens(
     model: nn.Module, encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int = 1024
 ) -> list[Prediction]:
     """Predict every target. encoded: the token ids of each prompt and of its target."""
-    # A target's last token is predicted but is not an input, so all one-token targets of a prompt share one row.
-    readers: dict[tuple[int, ...], list[int]] = {}
-    for index, (prompt_ids, target_ids) in enumerate(encoded):
-        readers.setdefault((*prompt_ids, *target_ids[:-1]), []).append(index)
+    readers = _rows(encoded)
 
     predictions: dict[int, Prediction] = {}
     device = input_device(model)
@@ -110,21 +107,39 @@ def predict_tokens(
             rows = [different[i] for i in chosen]
             read = [(row, index) for row, ids in enumerate(rows) for index in readers[ids]]
             # The head is expensive, so it runs only at the positions that some row needs.
-            wanted = sorted({place for row, index in read for place in _places(rows[row], encoded[index][1])})
+            wanted = sorted({place for _, index in read for place in _places(*encoded[index])})
             column = {place: number for number, place in enumerate(wanted)}
             ids, mask = pad_right(rows, device)
             keep = torch.tensor(wanted, device=device)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
             for row, index in read:
                 target = encoded[index][1]
-                at_target = logits[row, [column[place] for place in _places(rows[row], target)]]
+                at_target = logits[row, [column[place] for place in _places(*encoded[index])]]
                 predictions[index] = Prediction.of(at_target, target)
     return [predictions[index] for index in range(len(encoded))]
 
 
-def _places(row: Sequence[int], target: Sequence[int]) -> range:
-    """Return the positions of a row whose logits predict the target's tokens."""
-    return range(len(row) - len(target), len(row))
+def _rows(encoded: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[tuple[int, ...], list[int]]:
+    """Return the rows to run, each with the indices of the pairs that are predicted in it.
+
+    A target's last token is predicted but is not an input, so all one-token targets of a prompt need the same row. A
+    row that another one begins with is not run: no token attends to later ones.
+    """
+    needed: dict[tuple[int, ...], list[int]] = {}
+    for index, (prompt_ids, target_ids) in enumerate(encoded):
+        needed.setdefault((*prompt_ids, *target_ids[:-1]), []).append(index)
+    rows: dict[tuple[int, ...], list[int]] = {}
+    longest: tuple[int, ...] = ()
+    for row in sorted(needed, reverse=True):  # a row comes right after those that begin with it
+        if not rows or longest[: len(row)] != row:
+            longest = row
+        rows.setdefault(longest, []).extend(needed[row])
+    return rows
+
+
+def _places(prompt: Sequence[int], target: Sequence[int]) -> range:
+    """Return the positions whose logits predict the target's tokens, in any row that begins with both."""
+    return range(len(prompt) - 1, len(prompt) + len(target) - 1)
 
 
 def share_of_equal(one: Sequence[int], other: Sequence[int]) -> float:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.targets import TargetPredictions, replayed_predictions
+from nse_plugin.method.value_loss import nll_and_kl
 from nse_plugin.method.value_optimizer import DeltaOptimizer, contexts_of
 from nse_plugin.models.attention import native_grouped_query_attention
 from nse_plugin.models.frozen import frozen
@@ -208,19 +208,17 @@ class _Batch:
 
     def nll_and_kl(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first two terms of the loss, [n] each, for delta [n, d]."""
-        logits = self._replay.logits(delta[self._fact_of_row], self._rows, self._positions)
-        targets, essences = logits.to(self.h).tensor_split([len(self._tokens)])
-        losses = cross_entropy(targets, self._tokens, reduction="none")
-        now = essences.log_softmax(dim=-1)
-        missed = targets.detach().argmax(dim=-1) != self._tokens
+        logits = self._replay.logits(delta[self._fact_of_row], self._rows, self._positions).to(self.h)
+        targets = logits.detach()[: len(self._tokens)]
+        missed = targets.argmax(dim=-1) != self._tokens
         self.is_said = ~((self._share > 0) & missed).any(dim=1)
+        if self._essence_before is None:
+            self._essence_before = logits.detach()[len(self._tokens) :].log_softmax(dim=-1)
+            own = (self._targets_of[row] for row in self._bare)
+            self.before = [Prediction.of(targets[at], self._tokens[at].tolist()) for at in own]
+        losses, kl = nll_and_kl(logits, self._tokens, self._essence_before)
         # Masked, because 0 * NaN would spread one fact's NaN to all facts.
         nll = torch.where(self._share > 0, self._share * losses, 0).sum(dim=1)
-        if self._essence_before is None:
-            self._essence_before = now.detach()
-            own = (self._targets_of[row] for row in self._bare)
-            self.before = [Prediction.of(targets[at].detach(), self._tokens[at].tolist()) for at in own]
-        kl = (now.exp() * (now - self._essence_before)).sum(dim=1)
         return nll, kl
 
     def keep(self, facts: Tensor) -> None:

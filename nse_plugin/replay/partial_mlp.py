@@ -14,7 +14,10 @@ from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """Return the child of a layer that contains its `W_out`; None if the child is `W_out` itself or is unknown."""
+    """Return the child of a layer that contains its `W_out`; None if the child is `W_out` itself or is unknown, or if
+    rows are run whole, where it may mix tokens (a state space, RWKV's MLP)."""
+    if layout.replay.whole_rows:
+        return None
     try:
         writer = layout.output_matrix(layer).module
     except LayoutError:
@@ -25,18 +28,26 @@ def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
     return None
 
 
+def tokens_up_to(last: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row and the position of every token that is not padding, [m] each, in main memory. last: [B], the
+    position of each row's last token."""
+    rows, positions = (torch.arange(int(last.max()) + 1) <= last.cpu()[:, None]).nonzero().T
+    return rows, positions
+
+
 @contextmanager
 def mlp_at_positions(
     module: nn.Module | None, shape: tuple[int, int], rows: Tensor, positions: Tensor
-) -> Iterator[None]:
+) -> Iterator[Tensor | None]:
     """Run the block with `module` evaluated only at these tokens of [B, S] = `shape`; its output is 0 elsewhere.
 
-    module: None changes nothing. rows, positions: [m], in main memory; a token may be listed twice.
+    module: None changes nothing. rows, positions: [m], in main memory; a token may be listed twice. Yields the tokens
+    that the module is evaluated at, as indices into B x S in ascending order; None for all of them.
     """
-    if module is None:
-        yield
+    places = torch.unique(rows * shape[1] + positions)
+    if module is None or len(places) == shape[0] * shape[1]:
+        yield None
         return
-    places = torch.tensor(sorted(set((rows * shape[1] + positions).tolist())), dtype=torch.long)
     everywhere = module.forward
 
     def chosen(value: Any) -> Any:
@@ -53,4 +64,4 @@ def mlp_at_positions(
 
     # not by hooks: hooks of other code still see all tokens
     with forward_replaced(module, forward):
-        yield
+        yield places

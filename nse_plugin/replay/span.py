@@ -2,7 +2,8 @@
 
 Keys and residuals depend only on the tokens up to the subject's last one and on the layers up to l_0. So the layers
 below the first edited one are run once, and each update runs the edited layers from the one it changed: to l_0 for the
-output, or to the next edited layer's `W_out` for its keys alone.
+output, or to the next edited layer's `W_out` for its keys alone. The layers' MLPs skip the padding, and the MLP of the
+last layer that is run is evaluated only at the subject's last tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nse_plugin.models.batching import batches_by_length
 from nse_plugin.models.layout import Layout, OutputMatrix
@@ -21,6 +23,7 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments, Call, w
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import context_of, different_contexts
 from nse_plugin.replay.first_use import batched_arguments, check_once
+from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of, tokens_up_to
 from nse_plugin.replay.prefix_cache import PrefixCache, RecordingCache, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over
 from nse_plugin.support.forward import StopForward, hooked
@@ -105,20 +108,19 @@ class SpanReplay:
         """Return the keys by layer and the output of l_0, which is meaningless if `until` ends the run early."""
         hidden = chunk.inputs[start]
         edited = [layer for layer in self._layers if start <= layer and (until is None or layer <= until)]
-        keys: dict[int, Tensor] = {}
-        handles = [
-            self._writers[layer].module.register_forward_pre_hook(
-                _keep_keys(keys, layer, self._writers[layer], chunk.lookup, hidden.shape[1], enough=layer == until)
-            )
-            for layer in edited
-        ]
-        with hooked(*handles), torch.no_grad():
-            for layer in range(start, self._layers[-1] + 1):
-                # The next update starts at the edited layer after `start`, from this input.
-                if len(edited) > 1 and layer == edited[1]:
-                    chunk.remember(layer, hidden)
-                args, kwargs = chunk.calls[layer]
-                hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
+        last = self._layers[-1] if until is None else until
+        shape, keys = (hidden.shape[0], hidden.shape[1]), dict[int, Tensor]()
+        tokens, lookups = tokens_up_to(chunk.lookup), (torch.arange(shape[0]), chunk.lookup.cpu())
+        for layer in range(start, last + 1):
+            # The next update starts at the edited layer after `start`, from this input.
+            if len(edited) > 1 and layer == edited[1]:
+                chunk.remember(layer, hidden)
+            args, kwargs = chunk.calls[layer]
+            needed = lookups if layer == last else tokens
+            with torch.no_grad(), mlp_at_positions(mlp_of(self._layout, layer), shape, *needed) as places:
+                keep = _keep_keys(keys, layer, self._writers.get(layer), shape, lookups, places, layer == until)
+                with hooked(*keep):
+                    hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))
         return keys, hidden[torch.arange(len(hidden), device=hidden.device), chunk.lookup.to(hidden.device)]
 
 
@@ -165,14 +167,29 @@ class _Chunk:
 
 
 def _keep_keys(
-    keys: dict[int, Tensor], layer: int, writer: OutputMatrix, lookup: Tensor, tokens: int, enough: bool
-) -> Callable[..., None]:
-    """Make a hook of `W_out` that stores its keys. tokens: per row. enough: stop the pass after these keys."""
+    keys: dict[int, Tensor],
+    layer: int,
+    writer: OutputMatrix | None,
+    shape: tuple[int, int],
+    lookups: tuple[Tensor, Tensor],
+    places: Tensor | None,
+    enough: bool,
+) -> list[RemovableHandle]:
+    """Register a hook of `W_out` that stores its keys; none if the layer is not edited (`writer` is None).
+
+    shape: rows and tokens of the batch. lookups: the row and position of every key. places: the tokens that `W_out` is
+    given, as indices into the batch; None: all. enough: stop the pass after these keys.
+    """
+    if writer is None:
+        return []
+    at = lookups[0] * shape[1] + lookups[1]
+    rows, tokens = shape if places is None else (1, len(places))
+    at = at if places is None else torch.searchsorted(places, at)
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        k = writer.keys(args[0], len(lookup), tokens)
-        keys[layer] = k[torch.arange(len(lookup), device=k.device), lookup.to(k.device)]
+        k = writer.keys(args[0], rows, tokens).flatten(0, 1)
+        keys[layer] = k[at.to(k.device)]
         if enough:
             raise StopForward
 
-    return keep
+    return [writer.module.register_forward_pre_hook(keep)]

@@ -4,8 +4,8 @@ delta enters at the output of layer l_0 at the subject's last token, so it can c
 positions from that token on, and, for the loss, the head at the target positions.
 The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix;
 the whole row in a model that cannot continue from cached keys and values) is run once to record the arguments of every
-upper layer. Each gradient step then calls those layers again, and the last layer's MLP and the head only at the
-requested positions.
+upper layer. Each gradient step then calls those layers again; their MLPs skip the padding, and the last layer's MLP and
+the head run only at the requested positions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.first_use import batched_arguments, check_once
-from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of
+from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of, tokens_up_to
 from nse_plugin.replay.prefix_cache import PrefixCache, extended, packs_by_length, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over, recorded
 from nse_plugin.support.forward import forward_replaced
@@ -41,11 +41,10 @@ class SuffixReplay:
         check_once(layout, [layer], prompts)
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
+        self._mlps = [mlp_of(layout, number) for number in range(layer + 1, len(layout.layers))]
         if layout.replay.whole_rows:
-            self._last_mlp = None  # it may mix tokens
             prefix, suffixes = PrefixCache.empty(len(prompts), layout.device), [prompt.ids for prompt in prompts]
         else:
-            self._last_mlp = mlp_of(layout, len(layout.layers) - 1)
             prefixes = [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
             prefix = extended(layout, contexts.of(layout, prompts), prefixes)
             suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
@@ -57,7 +56,8 @@ class SuffixReplay:
             with torch.no_grad(), recorded(layout, layer) as record, passed_over(self._upper, layout.layers[layer]):
                 layout.model(**suffix_inputs(layout, own, [suffixes[i] for i in pack]))
             own.forget(range(layer + 1))  # no step runs them again
-            self._packs.append(_Pack(rows, lookup[rows], record.output, record.calls))
+            last = torch.tensor([len(suffixes[i]) - 1 for i in pack])
+            self._packs.append(_Pack(rows, lookup[rows], record.output, record.calls, last))
         self._tail, self._stack_output = record.tail, record.stack_output
         self._find()
 
@@ -104,10 +104,11 @@ class SuffixReplay:
         hidden = pack.start.index_put(pack.places(), moved)
         positions = positions + pack.lookup[rows]
         shape = (hidden.shape[0], hidden.shape[1])
-        for place, (module, (args, kwargs)) in enumerate(zip(self._upper, pack.calls, strict=True), 1):
-            # only in the last layer: an earlier layer may use the same MLP module
-            last_mlp = self._last_mlp if place == len(self._upper) else None
-            with mlp_at_positions(last_mlp, shape, rows, positions):
+        tokens = tokens_up_to(pack.last)
+        layers = zip(self._upper, self._mlps, pack.calls, strict=True)
+        for number, (module, mlp, (args, kwargs)) in enumerate(layers, 1):
+            needed = (rows, positions) if number == len(self._upper) else tokens
+            with mlp_at_positions(mlp, shape, *needed):
                 hidden = output_of(module(hidden, *args, **kwargs))
         return hidden[rows.to(hidden.device), positions.to(hidden.device)]
 
@@ -138,13 +139,15 @@ class _Pack:
     """Rows of a `SuffixReplay` with suffixes of similar length.
 
     rows: their indices, [B]. lookup: where the subject's last token is in each suffix, [B]. start: the output of l_0,
-    [B, S, d]. calls: the arguments of the layers above.
+    [B, S, d]. calls: the arguments of the layers above. last: [B], the position of each suffix's last token; padding
+    follows it.
     """
 
     rows: Tensor
     lookup: Tensor
     start: Tensor
     calls: list[Any]
+    last: Tensor
 
     def places(self) -> tuple[Tensor, Tensor]:
         """Return the indices of the lookup tokens in `start`, by row and position."""
@@ -166,4 +169,5 @@ class _Pack:
         memo: dict[int, Any] = {}
         calls = [batched.select(n, call, held, len(self.rows), memo) for n, call in enumerate(self.calls, first)]
         renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
-        return _Pack(renumbered, self.lookup[held], self.start[held.to(self.start.device)], calls)
+        start = self.start[held.to(self.start.device)]
+        return _Pack(renumbered, self.lookup[held], start, calls, self.last[held])

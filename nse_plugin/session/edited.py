@@ -24,6 +24,7 @@ from nse_plugin.moments.provider import second_moments
 from nse_plugin.replay.check import check_model
 from nse_plugin.replay.sinks import early, without_sinks
 from nse_plugin.session.history import Weights
+from nse_plugin.session.known_models import known_with
 from nse_plugin.session.state import EditState, weights_of
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import number_of
@@ -117,9 +118,11 @@ class EditedModel:
             state.forget_measured()
             self.use_what_was_given(state)
         state.identity = identity
-        unseen = ModelIdentity(self.model).unseen
-        if unseen is not None:
+        known = known_with(self.model, identity[1])
+        if ModelIdentity(self.model).unseen is not None:
             state.replay = ReplayState()
+        elif known is not None:
+            state.contexts, state.replay = known.contexts, known.replay
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

@@ -180,7 +180,7 @@ class EditSession:
         state, _ = self._rounds.standing()
         self._edited.check(state)
         forms = self._edited.behind_words(state, facts, self._edited.forms(state, facts))
-        return self._source.values(state, forms, by_fact(forms), {})
+        return self._source.values(state, forms, by_fact(forms))
 
     def conflicts(self, facts: Facts) -> list[tuple[Fact, Fact]]:
         """Return the facts that would replace one of an earlier round, as pairs (new fact, active fact): both have the

@@ -18,6 +18,7 @@ from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix, ReplayState
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.session.history import History, Weights
+from nse_plugin.session.known_models import known_model
 from nse_plugin.session.report import RoundReport
 
 
@@ -89,12 +90,14 @@ class EditState:
     def identity_of(self, model: nn.Module, matrices: Mapping[int, OutputMatrix]) -> tuple[str, str]:
         """Return the (quick, full) identity of the current model with the original weights in its edited matrices.
 
-        The full identity is computed again only if the quick one has changed.
+        The full identity is computed again only if the quick one is new to this process.
         """
         with torch.inference_mode(False), self.originals.rewound(matrices):
-            identity = ModelIdentity(model)
-            quick = identity.quick()
-            return self.identity if self.identity and self.identity[0] == quick else (quick, identity.full())
+            quick = ModelIdentity(model).quick()
+            if self.identity and self.identity[0] == quick:
+                return self.identity
+            originals = {layer: fingerprint(original) for layer, original in self.originals.tensors.items()}
+            return quick, known_model(model, quick, originals).identity
 
     def fitting(self, model: nn.Module, matrices: Mapping[int, OutputMatrix], now: Weights) -> EditState:
         """Return a branch of the state for a model, with the rounds that are active if its matrices' weights are `now`.

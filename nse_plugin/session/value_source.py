@@ -34,10 +34,10 @@ class ValueSource:
         self.from_store = 0
 
     def values(
-        self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, TargetPredictions]
+        self, state: EditState, forms: Sequence[Form], groups: Groups, said: dict[int, TargetPredictions] | None = None
     ) -> Tensor:
         """Return z of every form, [n, d]. groups: forms (indices) that share delta. said: filled with the forms' target
-        predictions, by index, unless a store is used."""
+        predictions, by index, unless a store is used; None: they are not made."""
         edited, prompts = self._edited, prompts_of(forms)
         with bar("values z, facts", len(prompts)) as advance:
             if not edited.hparams.rewind:
@@ -65,7 +65,7 @@ class ValueSource:
         state: EditState,
         prompts: Sequence[FactPrompts],
         groups: Groups,
-        said: dict[int, TargetPredictions],
+        said: dict[int, TargetPredictions] | None,
         on_done: Callable[[int], None],
     ) -> Tensor:
         """Compute or read values on the original weights. For a model that may have changed unnoticed, neither stored

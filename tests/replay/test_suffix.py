@@ -19,5 +19,5 @@ def test_suffixes_are_run_up_to_the_layer_where_delta_enters(seen, rows):
     wanted = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0])
     replay.logits(torch.zeros(len(rows), 16, dtype=torch.float64), *wanted)
     assert tokens[:2] == [below, below]
-    assert tokens[2] - above == below - above  # the suffixes, no more and no less
+    assert tokens[2] - above == sum(len(row.ids) - row.lookup for row in rows)  # the suffixes, without padding
     assert tokens[3] == 2  # of the last layer, what is wanted

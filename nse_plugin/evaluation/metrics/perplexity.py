@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nse_plugin.evaluation.windows import text_windows
@@ -16,6 +16,8 @@ from nse_plugin.models.prompts import pad_right
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+POSITIONS = 64  # whose losses are computed at once
 
 
 def perplexity(
@@ -44,8 +46,18 @@ def perplexity(
             lengths, tokens_per_batch, padded=padding_is_safe(model, max(lengths, default=0))
         ):
             rows, mask = pad_right([windows[i] for i in chosen], device)
-            logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits[:, :-1]
-            scored = mask[:, 1:].bool()
-            losses = cross_entropy(logits[scored].float(), rows[:, 1:][scored], reduction="none")
-            total += losses.double().sum().cpu()
+            logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits
+            for row, place in enumerate(chosen):
+                total += _loss(logits[row, : lengths[place] - 1], rows[row, 1 : lengths[place]])
+            del logits  # before the next batch's are computed
     return float((total / sum(len(row) - 1 for row in windows)).exp())
+
+
+def _loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the sum of -log P(token), [] float64. logits: [n, vocabulary]. tokens: [n]. `POSITIONS` at a time, because
+    the softmax takes as much memory as the logits, and in float32."""
+    losses = [
+        cross_entropy(logits[first : first + POSITIONS].float(), tokens[first : first + POSITIONS], reduction="none")
+        for first in range(0, len(tokens), POSITIONS)
+    ]
+    return torch.cat(losses).double().sum().cpu()

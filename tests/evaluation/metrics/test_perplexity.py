@@ -7,6 +7,7 @@ import pytest
 import torch
 from next_word import NextWord
 
+from nse_plugin.evaluation.metrics import perplexity as module
 from nse_plugin.evaluation.metrics.perplexity import perplexity
 
 TEXT = "The capital of France is Paris . Lima is a city in Peru . we saw a red boat in Los Angeles . Rome is in Italy ."
@@ -47,6 +48,21 @@ def test_as_the_definition_whatever_the_batch(
 def test_no_window_is_longer_than_the_model_reads(model: Any, tokenizer: Any, rows_read: list[list[int]]) -> None:
     perplexity(model, tokenizer, f"{TEXT} {TEXT} {TEXT}")
     assert max(len(row) for row in rows_read) == model.config.max_position_embeddings
+
+
+def test_the_softmax_is_taken_of_few_positions_at_a_time(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    expected = perplexity(model, tokenizer, TEXT, window=7)
+    lengths: list[int] = []
+
+    def noted(logits: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        lengths.append(len(logits))
+        return torch.nn.functional.cross_entropy(logits, *arguments, **named)
+
+    monkeypatch.setattr(module, "POSITIONS", 4)
+    monkeypatch.setattr(module, "cross_entropy", noted)
+    assert perplexity(model, tokenizer, TEXT, window=7) == pytest.approx(expected, rel=1e-12)
+    assert set(lengths) >= {4, 2}  # six positions of a window are scored
+    assert max(lengths) == 4
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "Peru"])
