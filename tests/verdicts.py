@@ -16,7 +16,7 @@ from nse_plugin.method.values import _rows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.tested_types import EXACT, NOT_MEASURED, REFUSED, TestedType
+from nse_plugin.models.tested_types import EXACT, NOT_MEASURED, REFUSED, MeasuredType
 from nse_plugin.models.writing import write
 from nse_plugin.moments.measure import measure_moments
 from nse_plugin.replay.context_states import ContextStates
@@ -30,7 +30,7 @@ CONTEXTS = TEMPLATES[:2]
 TOLERANCE = 1e-8  # relative, in float64 throughout
 
 
-def measured(kind: str) -> TestedType:
+def measured(kind: str) -> MeasuredType:
     """Build a small model of a type, edit it, and compare everything with slow oracles. Returns the type's line in the
     table; raises what a user would see if it is no refusal, and AssertionError if something is not exact."""
     with pytest.MonkeyPatch.context() as patch:
@@ -39,15 +39,15 @@ def measured(kind: str) -> TestedType:
             all_in_double(patch)
             _check_model_itself(model)
         except Exception as error:  # of any kind: it is the model's or its configuration's own
-            return TestedType(kind, NOT_MEASURED, why=_in_one_line(error))
+            return MeasuredType(kind, NOT_MEASURED, why=_in_one_line(error))
         layers, name = EDITED.get(kind, [1, 2]), NAMES.get(kind)
         try:
             w_out, whole_rows, errors = _compared(model, layers, name)
         except LayoutError as error:
-            return TestedType(kind, REFUSED, why=str(error))
+            return MeasuredType(kind, REFUSED, why=str(error))
     wrong = {what: error for what, error in errors.items() if not error <= TOLERANCE}
     assert not wrong, f"{kind} is neither exact nor refused: {wrong}"
-    return TestedType(kind, EXACT, "whole rows" if whole_rows else "prefix cache", w_out, name is not None)
+    return MeasuredType(kind, EXACT, "whole rows" if whole_rows else "prefix cache", w_out, name is not None)
 
 
 def _check_model_itself(model) -> None:

@@ -17,7 +17,7 @@ _PREFIX = "model_types-"
 
 
 @dataclass(frozen=True)
-class TestedType:
+class MeasuredType:
     """The result for one model type, as in a configuration's `model_type`.
 
     verdict: `EXACT`, `REFUSED` or `NOT_MEASURED`. rows: for exact types "prefix cache", or "whole rows" if the model
@@ -51,18 +51,18 @@ def nearest_version() -> str:
     return max((one for one in measured if _numbers(one) <= installed), key=_numbers, default=measured[0])
 
 
-def read_types(of_version: str) -> list[TestedType]:
+def read_types(of_version: str) -> list[MeasuredType]:
     """Return the table of a version of transformers."""
     text = files("nse_plugin.data").joinpath(f"{_PREFIX}{of_version}.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
-    return [TestedType(**{**row, "named": row["named"] == "yes"}) for row in rows]  # type: ignore[arg-type]
+    return [MeasuredType(**{**row, "named": row["named"] == "yes"}) for row in rows]  # type: ignore[arg-type]
 
 
-def write_types(folder: Path, of_version: str, types: list[TestedType]) -> Path:
+def write_types(folder: Path, of_version: str, types: list[MeasuredType]) -> Path:
     """Write the table of a version of transformers, and return its path."""
     path = folder / f"{_PREFIX}{of_version}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(TestedType)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(MeasuredType)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**asdict(one), "named": "yes" if one.named else ""} for one in types)
     return path

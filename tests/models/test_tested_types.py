@@ -14,7 +14,7 @@ from nse_plugin.models.tested_types import (
     EXACT,
     NOT_MEASURED,
     REFUSED,
-    TestedType,
+    MeasuredType,
     measured_versions,
     nearest_version,
     read_types,
@@ -50,7 +50,7 @@ def assert_one_sentence(text):
     assert ". " not in text.replace("e.g. ", "").replace("...", "")
 
 
-def without_numbers(one: TestedType) -> list[str]:
+def without_numbers(one: MeasuredType) -> list[str]:
     return [re.sub(r"[-\d.,%]+", "#", str(value)) for value in vars(one).values()]
 
 
@@ -70,8 +70,8 @@ def test_at_least_a_hundred_types_of_the_newest_version_are_exact():
 
 def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
     types = [
-        TestedType("one", EXACT, "whole rows", "layers.{}.mlp", True),
-        TestedType("other", REFUSED, why='It has no "MLP", sorry.'),
+        MeasuredType("one", EXACT, "whole rows", "layers.{}.mlp", True),
+        MeasuredType("other", REFUSED, why='It has no "MLP", sorry.'),
     ]
     write_types(tmp_path, "7.0.1", types)
     monkeypatch.setattr("nse_plugin.models.tested_types.files", lambda _: tmp_path)
