@@ -12,6 +12,7 @@ import transformers
 from architectures import EXACT, LAYERS, REFUSED, WHOLE_ROWS, name_of_w_out, random_model, session_on
 from oracles import relative
 from packaging.version import Version
+from small_models import all_in_double
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import (
@@ -43,6 +44,7 @@ COARSE = 2e-5  # some steps of transformers go through float32 whatever the mode
 def test_values_are_exact(kind, hparams, facts, monkeypatch):
     model, name = random_model(kind), name_of_w_out(kind)
     monkeypatch.setattr(oracles, "Layout", Named(name))
+    all_in_double(monkeypatch)  # Mamba's float32 steps add up to more than this test allows
     session = session_on(model, hparams, name)
     for fact, z in zip(facts, session.values(facts), strict=True):
         assert relative(z, oracles.value(model, tiny_tokenizer(), fact, TEMPLATES, session.hparams)) <= COARSE, fact
