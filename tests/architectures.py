@@ -66,21 +66,21 @@ EXACT: dict[str, tuple[dict, str | None]] = {
         },
         None,
     ),
-}  # fmt: skip
-REFUSED: dict[str, tuple[dict, str | None]] = {
-    # positions that they count by themselves
+    # rows are run whole: positions that they count by themselves
     "roberta": (_BERT, None), "roformer": (_BERT, None), "camembert": (_BERT, None), "bart": (_BART, None),
     "mbart": (_BART, None), "pegasus": (_BART, None),
-    # state spaces, linear attention, convolutions, state in the modules
+    # rows are run whole: state spaces, linear attention, convolutions, state in the modules
     "mamba": ({**_SAME, "state_size": 8, "time_step_rank": 4}, None),
     "lfm2": ({**_SAME, "layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}, None),
-    "falcon_h1": ({**_SAME, "head_dim": 8, "mamba_d_ssm": 64, **_MAMBA}, "model.layers.{}.feed_forward.down_proj"),
-    "qwen3_5_text": ({**_SAME, **_LINEAR, "layer_types": _HYBRID}, DOWN),
+    "falcon_h1": ({**_SAME, "head_dim": 8, "mamba_d_ssm": 64, **_MAMBA}, None),
+    "qwen3_5_text": ({**_SAME, **_LINEAR, "layer_types": _HYBRID}, None),
     "recurrent_gemma": (
         {**_SAME, "num_key_value_heads": 1, "block_types": ["recurrent", "attention"], "lru_width": 32, "head_dim": 8,
          "attention_window_size": 8, "intermediate_size": 96},
         None,
     ),
+}  # fmt: skip
+REFUSED: dict[str, tuple[dict, str | None]] = {
     # four residual streams
     "gemma3n_text": (
         {**_SAME, "layer_types": _MIX * 2, "head_dim": 8, "intermediate_size": [48] * 4, "laurel_rank": 8,
@@ -93,8 +93,12 @@ REFUSED: dict[str, tuple[dict, str | None]] = {
 }  # fmt: skip
 
 
+WHOLE_ROWS = (
+    "roberta", "roformer", "camembert", "bart", "mbart", "pegasus", "mamba", "lfm2", "falcon_h1", "qwen3_5_text",
+    "recurrent_gemma",
+)  # fmt: skip
 # Refused on transformers 4, or of another form there.
-_SINCE_5 = ("bloom", "mpt", "bert", "qwen2_moe", "roberta", "bart", "recurrent_gemma")
+_SINCE_5 = ("bloom", "mpt", "bert", "qwen2_moe", *WHOLE_ROWS)
 _NOT_IN_FLOAT64 = ("qwen2_moe", "deepseek_v3")  # torch's grouped products of experts
 
 

@@ -38,12 +38,12 @@ def run(model, ids, layer=None, position=None, delta=None):
     seen = {}
 
     def hook(_, __, output):
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output
         if delta is not None:
             hidden = hidden.clone()
             hidden[0, position] = hidden[0, position] + delta
         seen["hidden"] = hidden[0]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
 
     handle = layers_of(model)[layer].register_forward_hook(hook)
     try:
@@ -86,9 +86,11 @@ def joint_values(model, tokenizer, facts, templates, hparams, updates, betas=(0.
 
 
 def norm_of(model, tokenizer, fact, layer):
-    """The gain of Gemma's norm of W_out's output, and that output at the bare prompt's lookup; None of other models."""
-    norm = getattr(layers_of(model)[layer], "post_feedforward_layernorm", None)
-    if norm is None:
+    """The gain of the norm of W_out's output (Gemma's, OLMo 2's, GLM-4's), and that output at the bare prompt's lookup;
+    None of other models."""
+    own = layers_of(model)[layer]
+    norm = getattr(own, "post_feedforward_layernorm", None) or getattr(own, "post_mlp_layernorm", None)
+    if norm is None or hasattr(own, "per_layer_input_gate"):  # Gemma 4 does more to the sum
         return None
     at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
     seen = []
@@ -96,7 +98,9 @@ def norm_of(model, tokenizer, fact, layer):
     with torch.no_grad():
         run(model, ids_of(tokenizer, fact.text), layer)
     handle.remove()
-    return 1 + norm.weight.detach(), seen[0][0]
+    with torch.no_grad():
+        gain = norm(torch.full_like(seen[0][0], 1e6))  # beside which its epsilon is nothing
+    return gain, seen[0][0]
 
 
 def before_norm(change, gain, v):

@@ -9,13 +9,13 @@ import re
 import sys
 
 import nse_plugin
-from nse_plugin.cli import demo, facts, moments, patch, store, values
+from nse_plugin.cli import demo, facts, models, moments, patch, store, values
 from nse_plugin.cli.experiments import ability, compare, sweep, train_mend, tune
 from nse_plugin.cli.sessions import ask, check, edit, log, retire, rollback, view
 
 _COMMANDS = (
-    demo, edit, log, check, rollback, retire, ask, view, patch, facts, moments, values, compare, sweep, tune, ability,
-    train_mend, store,
+    demo, edit, log, check, rollback, retire, ask, view, patch, models, facts, moments, values, compare, sweep, tune,
+    ability, train_mend, store,
 )  # fmt: skip
 
 # Replacements in error messages: settings as named in Python and hydra, by the shell's options.

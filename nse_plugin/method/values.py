@@ -63,7 +63,7 @@ def optimize_values(
     values: list[Tensor | None] = [None] * len(prompts)
     with torch.inference_mode(False), torch.enable_grad(), frozen(layout.model), native_grouped_query_attention():
         contexts = contexts or ContextStates()
-        for chosen in _batches(joint, hparams.tokens_per_batch, layout.device):
+        for chosen in _batches(joint, hparams.tokens_per_batch, layout.device, layout.replay.whole_rows):
             batch = _Batch(layout, hparams.layers[-1], [joint[i] for i in chosen], contexts)
             places = [i for group in chosen for i in groups[group]]
             bare = None if said is None else batch.bare()  # before finished facts are dropped
@@ -80,12 +80,15 @@ def optimize_values(
     return torch.stack([z for z in values if z is not None])
 
 
-def _batches(prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torch.device) -> list[list[int]]:
+def _batches(
+    prompts: Sequence[FactPrompts], tokens_per_batch: int, device: torch.device, whole_rows: bool = False
+) -> list[list[int]]:
     """Group facts with suffixes of similar length into batches that are optimised together. A batch has at most
     `tokens_per_batch` tokens (or a single fact), where each suffix token counts as `GRADIENT` (on a GPU
-    `GRADIENT_ON_GPU`) tokens."""
+    `GRADIENT_ON_GPU`) tokens; with `whole_rows` each token does."""
     price = GRADIENT if device.type == "cpu" else GRADIENT_ON_GPU
-    weight = [sum(price * (len(row.ids) - row.lookup) + row.lookup for row in _rows(fact)) for fact in prompts]
+    prefix = price if whole_rows else 1
+    weight = [sum(price * (len(row.ids) - row.lookup) + prefix * row.lookup for row in _rows(fact)) for fact in prompts]
     suffix = [max(len(row.ids) - row.lookup for row in fact.rewrites) for fact in prompts]
     batches: list[list[int]] = []
     left = 0

@@ -1,11 +1,13 @@
 """Check that replaying a model's layers gives the same results as the model itself, before anything else is computed.
 
 NSE runs layers apart from their model: after cached keys and values, from a layer in the middle, for some rows only.
-That is exact if every token depends on earlier tokens through attention and nothing else. It fails with state-space and
-convolution layers, attention to later tokens, positions that a model counts by itself, virtual tokens, and hooks that
-mix tokens. So a few tokens are run both ways, and a model whose results differ is rejected. Some models differ only in
-long rows (rotary frequencies computed for the longest row of a batch, attention scaled by the position), so the check
-is repeated with longer rows before a row is run that is longer than any row checked so far.
+That is exact if every token depends on earlier tokens through attention and nothing else. State-space, linear-attention
+and convolution layers, and positions that a model counts by itself, cannot be continued after cached keys and values;
+then all rows are run whole, which costs more. Neither is exact with attention to later tokens, several residual
+streams, virtual tokens, or hooks that mix tokens. So a few tokens are run in the model and after a cached prefix, if
+that differs in whole rows, and a model whose results differ in both is rejected. Some models differ only in long rows
+(rotary frequencies computed for the longest row of a batch, attention scaled by the position), so the check is repeated
+with longer rows before a row is run that is longer than any row checked so far.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
+from nse_plugin.models.layout.batched_arguments import BatchedArguments
 from nse_plugin.models.prompts import EncodedPrompt, without_end
 from nse_plugin.models.transformers_private import Conv1D
 from nse_plugin.replay.context_states import ContextStates
-from nse_plugin.replay.recording import output_of
+from nse_plugin.replay.recording import output_of, with_output
 from nse_plugin.replay.span import SpanReplay
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.support.forward import hooked
@@ -63,7 +66,8 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
 
     layers: the layers to be edited, ascending. ids: some tokens, repeated to fill the rows. longest: the number of
     tokens in the longest row that will be run. The model may already be edited. The check costs a few passes over three
-    rows, the longest of 64 tokens or a higher power of two, and records that length in `layout.checked`.
+    rows, the longest of 64 tokens or a higher power of two, and records that length in `layout.replay.checked`. The
+    first check also determines whether rows are run whole.
     """
     kind = type(layout.model).__name__
     adapter: Any = getattr(layout.model, "active_peft_config", None)
@@ -73,15 +77,29 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
             "model.get_base_model(), instead."
         )
     own = tuple(layers)
-    before = layout.checked.get(own, 0)
+    state = layout.replay
+    before, undecided = state.checked.get(own, 0), not any(state.checked.values())
     length = max(_USUAL, 2 ** math.ceil(math.log2(longest)))
-    layout.checked[own] = length  # set now, or the replays below would start the check again
+    state.checked[own] = length  # set now, or the replays below would start the check again
     try:
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
-            _compare(layout, list(layers), _check_rows(layout, ids, length))
+            rows = _check_rows(layout, ids, length)
+            try:
+                _compare(layout, list(layers), rows)
+            except _ReplayError:
+                if not undecided:
+                    raise
+                state.whole_rows, state.batched = True, BatchedArguments()
+                _compare(layout, list(layers), rows)
     except BaseException:
-        layout.checked[own] = before
+        state.checked[own] = before
+        if undecided:
+            state.whole_rows, state.batched = False, BatchedArguments()
         raise
+
+
+class _ReplayError(LayoutError):
+    """The replayed layers fail, or give other outputs than the model."""
 
 
 def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> None:
@@ -91,17 +109,15 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
     except (LayoutError, torch.OutOfMemoryError):
         raise
     except _UNSUITED as error:
-        raise LayoutError(
-            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, which works where they see earlier "
-            "tokens through attention alone (not in state-space, linear-attention and convolution layers), "
-            f"and fails here ({_in_short(error)})."
+        raise _ReplayError(
+            f"{kind} cannot be edited: NSE runs the layers above the edited ones again, apart from the model, which "
+            f"fails here ({_in_short(error)})."
         ) from error
     if not worst <= rounding_allowed(layout.model):
-        raise LayoutError(
-            f"{kind} cannot be edited: NSE runs layers again after a cached prefix, and this model's then give other "
+        raise _ReplayError(
+            f"{kind} cannot be edited: NSE runs layers again apart from the model, and this model's then give other "
             f"outputs than the model itself ({worst:.1%} off in rows of {len(rows[-1].ids)} tokens), as with attention "
-            "to later tokens, positions that a model counts by itself, state kept outside the cache, or a hook that "
-            "mixes tokens."
+            "to later tokens, or a hook that mixes tokens."
         )
 
 
@@ -180,12 +196,18 @@ def _own_pass(layout: Layout, layers: Sequence[int], row: EncodedPrompt, delta: 
 
     def move(_: nn.Module, __: object, output: object) -> Any:
         hidden = output_of(output)
+        if hidden.shape != (1, len(row.ids), layout.hidden_size):
+            raise LayoutError(
+                f"{type(layout.model).__name__} cannot be edited: NSE needs one state of {layout.hidden_size} numbers "
+                f"for each token after every layer, and here layers return {list(hidden.shape)} for a row of "
+                f"{len(row.ids)} tokens (several residual streams, or tokens that the model adds)."
+            )
         h.append(hidden[0, row.lookup])
         if delta is None:
             return None
         hidden = hidden.clone()
         hidden[0, row.lookup] += delta
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return with_output(output, hidden)
 
     handles = [matrix.module.register_forward_pre_hook(keep(layer)) for layer, matrix in matrices.items()]
     handles.append(layout.layers[layers[-1]].register_forward_hook(move))

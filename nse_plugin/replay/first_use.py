@@ -23,19 +23,27 @@ def check_once(layout: Layout, layers: Sequence[int], prompts: Sequence[EncodedP
 
 
 def batched_arguments(layout: Layout, prompts: Sequence[EncodedPrompt]) -> BatchedArguments:
-    """Return the batch axes of the layout's layer arguments; the first call finds them by two small forward passes.
+    """Return the batch axes of the layout's layer arguments; the first call finds them by two forward passes.
 
     prompts: some rows of tokens that the model knows.
     """
-    ids = next(prompt.ids for prompt in prompts)
-    ids = (ids * 5)[:5]
-    rows = [(ids[:3], ids[3:5]), (ids[:1], ids[1:4]), (ids[:1], ids[1:4])]  # padded on both sides, alike in both runs
+    ids = prompts[0].ids * 5
 
-    def run(count: int) -> None:
+    def run_after_prefixes(count: int) -> None:
+        rows = [(ids[:3], ids[3:5]), (ids[:1], ids[1:4]), (ids[:1], ids[1:4])]  # padded on both sides, alike both times
         prefixes, suffixes = zip(*rows[:count], strict=True)
         with torch.no_grad():
             prefix = extended(layout, PrefixCache.empty(count, layout.device), prefixes)
             layout.model(**suffix_inputs(layout, prefix, suffixes))
 
-    layout.batched.find(list(layout.layers), run)
-    return layout.batched
+    def run_whole(count: int) -> None:
+        # as long as those to come: masks of a sliding window are left out in rows that are no longer than the window
+        longest = max(len(prompt.ids) for prompt in prompts)
+        rows = [(ids * longest)[:longest]] * count
+        with torch.no_grad():
+            layout.model(**suffix_inputs(layout, PrefixCache.empty(count, layout.device), rows))
+
+    run = run_whole if layout.replay.whole_rows else run_after_prefixes
+
+    layout.replay.batched.find(list(layout.layers), run)
+    return layout.replay.batched

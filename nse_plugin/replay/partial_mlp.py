@@ -14,7 +14,10 @@ from nse_plugin.support.forward import forward_replaced
 
 
 def mlp_of(layout: Layout, layer: int) -> nn.Module | None:
-    """Return the child of a layer that contains its `W_out`; None if the child is `W_out` itself or is unknown."""
+    """Return the child of a layer that contains its `W_out`; None if the child is `W_out` itself or is unknown, or if
+    rows are run whole, where it may mix tokens (a state space, RWKV's MLP)."""
+    if layout.replay.whole_rows:
+        return None
     try:
         writer = layout.output_matrix(layer).module
     except LayoutError:

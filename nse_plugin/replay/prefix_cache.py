@@ -153,11 +153,14 @@ class RecordingCache(PrefixCache):
 
 def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[int]]) -> dict[str, object]:
     """Return the model's arguments for suffixes (token ids) that follow `prefix`, right-padded; a suffix may be empty.
+    If rows are run whole, these are the rows, and nothing is before them.
 
     The mask does not hide the right padding: no token attends to the padding after it, and a masked position that
     attends to nothing may become NaN and spread (in float64 with eager attention, under a sliding window).
     """
     ids, _ = pad_right(rows, layout.device)
+    if layout.replay.whole_rows:
+        return {"input_ids": ids, "use_cache": False}
     positions = prefix.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
     limit = layout.max_positions
     return {

@@ -66,7 +66,7 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
 
     def passed(*args: object, **kwargs: object) -> Any:
         hidden, output = without_hidden_states(args, kwargs)[0], returned[-1]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return with_output(output, hidden)
 
     handle = before.register_forward_hook(lambda _, __, output: returned.append(output))
     with hooked(handle), ExitStack() as stack:
@@ -76,6 +76,12 @@ def passed_over(layers: Sequence[nn.Module], before: nn.Module) -> Iterator[None
 
 
 def output_of(output: Any) -> Tensor:
-    """Return a layer's output [B, S, d]: layers return it alone or in a tuple, depending on model and version."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    """Return a layer's output [B, S, d]: layers return it alone or first in a tuple or list, depending on model and
+    version."""
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
     return tensor
+
+
+def with_output(output: Any, hidden: Tensor) -> Any:
+    """Return what a layer returned, with other hidden states [B, S, d]."""
+    return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden

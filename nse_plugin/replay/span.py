@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class SpanReplay:
         self._layout, self._layers, self._prompts = layout, list(layers), prompts
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
+        if layout.replay.whole_rows:
+            prompts = [replace(prompt, context=0) for prompt in prompts]
         contexts, place = different_contexts(prompts)
         nothing = PrefixCache.empty(len(contexts), layout.device)
         self._contexts, shared = None, nothing

@@ -2,9 +2,10 @@
 
 delta enters at the output of layer l_0 at the subject's last token, so it can change only the layers above l_0, the
 positions from that token on, and, for the loss, the head at the target positions.
-The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix)
-is run once to record the arguments of every upper layer. Each gradient step then calls those layers again; their MLPs
-skip the padding, and the last layer's MLP and the head run only at the requested positions.
+The tokens before the subject's last one (the prefix) are run once and their keys and values kept. The rest (the suffix;
+the whole row in a model that cannot continue from cached keys and values) is run once to record the arguments of every
+upper layer. Each gradient step then calls those layers again; their MLPs skip the padding, and the last layer's MLP and
+the head run only at the requested positions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nse_plugin.models.prompts import EncodedPrompt
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.first_use import batched_arguments, check_once
 from nse_plugin.replay.partial_mlp import mlp_at_positions, mlp_of, tokens_up_to
-from nse_plugin.replay.prefix_cache import extended, packs_by_length, suffix_inputs
+from nse_plugin.replay.prefix_cache import PrefixCache, extended, packs_by_length, suffix_inputs
 from nse_plugin.replay.recording import output_of, passed_over, recorded
 from nse_plugin.support.forward import forward_replaced
 
@@ -41,10 +42,13 @@ class SuffixReplay:
         self._layout, self._layer, self._prompts = layout, layer, prompts
         self._upper = list(layout.layers)[layer + 1 :]
         self._mlps = [mlp_of(layout, number) for number in range(layer + 1, len(layout.layers))]
-        prefix = extended(
-            layout, contexts.of(layout, prompts), [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
-        )
-        suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
+        if layout.replay.whole_rows:
+            prefix, suffixes = PrefixCache.empty(len(prompts), layout.device), [prompt.ids for prompt in prompts]
+        else:
+            prefixes = [prompt.ids[prompt.context : prompt.lookup] for prompt in prompts]
+            prefix = extended(layout, contexts.of(layout, prompts), prefixes)
+            suffixes = [prompt.ids[prompt.lookup :] for prompt in prompts]
+        lookup = torch.tensor([prompt.lookup if layout.replay.whole_rows else 0 for prompt in prompts])
         self._packs = []
         for pack in packs_by_length([len(suffix) for suffix in suffixes], layout.device):
             rows = torch.tensor(pack)
@@ -53,7 +57,7 @@ class SuffixReplay:
                 layout.model(**suffix_inputs(layout, own, [suffixes[i] for i in pack]))
             own.forget(range(layer + 1))  # no step runs them again
             last = torch.tensor([len(suffixes[i]) - 1 for i in pack])
-            self._packs.append(_Pack(rows, record.output, record.calls, last))
+            self._packs.append(_Pack(rows, lookup[rows], record.output, record.calls, last))
         self._tail, self._stack_output = record.tail, record.stack_output
         self._find()
 
@@ -63,7 +67,7 @@ class SuffixReplay:
         sizes = [len(pack.rows) for pack in self._packs]
         self._pack_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
         self._place_in = torch.cat([torch.arange(size) for size in sizes])[order]
-        starts = torch.cat([pack.start[:, 0] for pack in self._packs])
+        starts = torch.cat([pack.at_lookup for pack in self._packs])
         self.at_lookup: Tensor = starts[order.to(starts.device)]
 
     def part(self, rows: Tensor) -> SuffixReplay:
@@ -96,8 +100,9 @@ class SuffixReplay:
 
     def _run(self, pack: _Pack, delta: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Return the output of the last layer at these positions of a pack's suffixes, [m, d]."""
-        first = pack.start[:, :1] + delta[pack.rows.to(delta.device), None].to(pack.start)
-        hidden = torch.cat([first, pack.start[:, 1:]], dim=1)
+        moved = pack.at_lookup + delta[pack.rows.to(delta.device)].to(pack.start)
+        hidden = pack.start.index_put(pack.places(), moved)
+        positions = positions + pack.lookup[rows]
         shape = (hidden.shape[0], hidden.shape[1])
         tokens = tokens_up_to(pack.last)
         layers = zip(self._upper, self._mlps, pack.calls, strict=True)
@@ -133,14 +138,26 @@ class SuffixReplay:
 class _Pack:
     """Rows of a `SuffixReplay` with suffixes of similar length.
 
-    rows: their indices, [B]. start: the output of l_0, [B, S, d]. calls: the arguments of the layers above. last: [B],
-    the position of each suffix's last token; padding follows it.
+    rows: their indices, [B]. lookup: where the subject's last token is in each suffix, [B]. start: the output of l_0,
+    [B, S, d]. calls: the arguments of the layers above. last: [B], the position of each suffix's last token; padding
+    follows it.
     """
 
     rows: Tensor
+    lookup: Tensor
     start: Tensor
     calls: list[Any]
     last: Tensor
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return the indices of the lookup tokens in `start`, by row and position."""
+        rows = torch.arange(len(self.rows), device=self.start.device)
+        return rows, self.lookup.to(self.start.device)
+
+    @property
+    def at_lookup(self) -> Tensor:
+        """The output of l_0 at the lookup tokens, [B, d]."""
+        return self.start[self.places()]
 
     def select_rows(self, rows: Tensor, first: int, batched: BatchedArguments) -> _Pack | None:
         """Return only these rows [b] of the replay, renumbered; None if the pack has none of them. first: the number of
@@ -152,4 +169,5 @@ class _Pack:
         memo: dict[int, Any] = {}
         calls = [batched.select(n, call, held, len(self.rows), memo) for n, call in enumerate(self.calls, first)]
         renumbered = torch.tensor([number[row] for row in self.rows[held].tolist()])
-        return _Pack(renumbered, self.start[held.to(self.start.device)], calls, self.last[held])
+        start = self.start[held.to(self.start.device)]
+        return _Pack(renumbered, self.lookup[held], start, calls, self.last[held])

@@ -15,7 +15,7 @@ from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
 from nse_plugin.method.subjects import Form, forms_of
 from nse_plugin.models.identity import ModelIdentity, fingerprint
-from nse_plugin.models.layout import Layout, OutputMatrix
+from nse_plugin.models.layout import Layout, OutputMatrix, ReplayState
 from nse_plugin.models.prompts import FactPrompts
 from nse_plugin.models.writing.templates import check_templates, context_templates
 from nse_plugin.moments.check import check_moments
@@ -90,7 +90,7 @@ class EditedModel:
 
     def layout_of(self, state: EditState) -> Layout:
         """Return the layout with what the state knows of it."""
-        return dataclasses.replace(self.layout, batched=state.batched, checked=state.checked, outputs=state.outputs)
+        return dataclasses.replace(self.layout, replay=state.replay, outputs=state.outputs)
 
     def use_what_was_given(self, state: EditState) -> None:
         """Put the moments and templates that were given to the constructor into a state."""
@@ -129,10 +129,9 @@ class EditedModel:
         state.identity = identity
         known = known_with(self.model, identity[1])
         if ModelIdentity(self.model).unseen is not None:
-            state.checked, state.outputs = {}, {}
+            state.replay, state.outputs = ReplayState(), {}
         elif known is not None:
-            state.contexts, state.batched = known.contexts, known.batched
-            state.checked, state.outputs = known.checked, known.outputs
+            state.contexts, state.replay, state.outputs = known.contexts, known.replay, known.outputs
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

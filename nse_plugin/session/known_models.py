@@ -9,7 +9,7 @@ from torch import nn
 
 from nse_plugin.method.outputs import OutputMap
 from nse_plugin.models.identity import ModelIdentity
-from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.models.layout import ReplayState
 from nse_plugin.replay.context_states import ContextStates
 
 
@@ -17,15 +17,14 @@ from nse_plugin.replay.context_states import ContextStates
 class KnownModel:
     """What is known of one model with its original weights.
 
-    seen: what was compared when `identity` was computed. identity: `ModelIdentity.full`. contexts, batched, checked,
-    outputs: as in `EditState`; sessions share these objects.
+    seen: what was compared when `identity` was computed. identity: `ModelIdentity.full`. contexts, replay, outputs: as
+    in `EditState`; sessions share these objects.
     """
 
     seen: tuple[object, ...]
     identity: str
     contexts: ContextStates = field(default_factory=ContextStates)
-    batched: BatchedArguments = field(default_factory=BatchedArguments)
-    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+    replay: ReplayState = field(default_factory=ReplayState)
     outputs: dict[str, OutputMap] = field(default_factory=dict)
 
 

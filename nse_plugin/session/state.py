@@ -16,8 +16,7 @@ from nse_plugin.method.outputs import OutputMap
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
-from nse_plugin.models.layout import OutputMatrix
-from nse_plugin.models.layout.batched_arguments import BatchedArguments
+from nse_plugin.models.layout import OutputMatrix, ReplayState
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.session.history import History, Weights
 from nse_plugin.session.known_models import known_model
@@ -35,9 +34,9 @@ class EditState:
     originals: the edited matrices before the first edit. matrices: their names, by layer. history: the rounds made.
     identity: (quick, full) identity of the model with its original weights, for which all following fields hold; None
     if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
-    contexts: the templates' keys and values, kept until the model's quick identity or device changes. batched: which
-    arguments of the layers are batched. checked: by edited layers, the largest number of tokens for which replaying
-    them was checked. outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`).
+    contexts: the templates' keys and values, kept until the model's quick identity or device changes. replay: how the
+    layers can be replayed, and for which rows that was checked. outputs: by name of the edited matrix, what its layer
+    does to its output (`method.outputs`).
     """
 
     originals: OriginalWeights
@@ -47,8 +46,7 @@ class EditState:
     templates: list[str] | None = None
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
-    batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False)
-    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+    replay: ReplayState = field(default_factory=ReplayState, repr=False)
     outputs: dict[str, OutputMap] = field(default_factory=dict)
 
     @classmethod
@@ -76,13 +74,13 @@ class EditState:
 
     def branched(self) -> EditState:
         """Return a copy of the state to continue from separately. The copy shares tensors, which are never modified,
-        `contexts`, which are cleared if they do not fit a model, and `batched`, `checked` and `outputs`."""
+        `contexts`, which are cleared if they do not fit a model, `replay` and `outputs`."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
         """Discard everything that was computed from the model; keep the original weights and the rounds."""
         self.templates = self.moments = None
-        self.contexts, self.batched, self.checked, self.outputs = ContextStates(), BatchedArguments(), {}, {}
+        self.contexts, self.replay, self.outputs = ContextStates(), ReplayState(), {}
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:

@@ -74,6 +74,7 @@ def test_batches_are_bounded_by_what_gradients_take(tokenizer, facts, templates)
         assert sum(weight[i] for i in batch) <= 2 * max(weight)
     assert len(_batches(prompts, 1, cpu)) == len(facts)
     assert len(_batches(prompts, sum(weight), cpu)) == 1
+    assert len(_batches(prompts, sum(weight), cpu, whole_rows=True)) > 1  # prefixes have gradients too
     assert len(_batches(prompts, sum(weight) // 4, gpu)) == 1
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from nse_plugin.models.transformers_private import attention_of, cache_argument, cache_of, rope_settings
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")  # of a name that transformers will drop
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_cache_that_a_forward_returns_is_taken_under_the_name_that_is_found(architecture):
     model, ids = tiny_model(architecture), torch.tensor([[5, 6, 7, 8]])

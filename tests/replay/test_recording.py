@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model
 
 from nse_plugin.models.layout import Layout
-from nse_plugin.replay.recording import output_of, passed_over, recorded
+from nse_plugin.replay.recording import output_of, passed_over, recorded, with_output
 
 IDS = torch.tensor([[5, 6, 7]])
 
@@ -61,3 +61,14 @@ def test_hooks_are_gone_also_after_an_error(llama):
     with pytest.raises(KeyError), recorded(Layout.of(llama), 1):
         raise KeyError
     assert hooks(llama) == 0
+
+
+@pytest.mark.parametrize("form", [lambda *parts: parts[0], lambda *parts: parts, lambda *parts: [*parts]])
+def test_layers_return_their_output_alone_or_first_in_a_tuple_or_list(form):
+    one, other, rest = torch.zeros(1, 2, 3), torch.ones(1, 2, 3), object()
+    output = form(one, rest)
+    assert output_of(output) is one
+    changed = with_output(output, other)
+    assert type(changed) is type(output)
+    assert output_of(changed) is other
+    assert isinstance(changed, torch.Tensor) or changed[1] is rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import random_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
@@ -40,6 +41,16 @@ def test_a_second_session_checks_and_hashes_nothing_and_has_the_same_values(chec
     assert checks == {"check": 1, "full": 1}
     assert torch.equal(session_on(model).values(facts), first)
     assert checks == {"check": 1, "full": 1}
+
+
+def test_a_second_session_runs_rows_whole_where_the_first_had_to(checks):
+    model, facts = random_model("lfm2"), tiny_facts()
+    first = session_on(model)
+    values = first.values(facts)
+    assert first.state.replay.whole_rows
+    assert checks["check"] == 1
+    assert torch.equal(session_on(model).values(facts), values)  # wrong after a prefix cache
+    assert checks["check"] == 1
 
 
 def test_a_changed_model_is_checked_again(checks):

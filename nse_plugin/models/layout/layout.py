@@ -15,6 +15,7 @@ from nse_plugin.models.layout.output_matrix import EDITABLE_DTYPES, LayoutError,
 from nse_plugin.models.layout.structure import (
     check_loaded,
     decoder_config,
+    has_stacked_experts,
     is_attention,
     mlp_writers,
     out_features,
@@ -24,14 +25,27 @@ from nse_plugin.models.positions import max_positions
 from nse_plugin.models.transformers_private import Conv1D
 
 
+@dataclass
+class ReplayState:
+    """What was found out about a model's layers by running them, for the replays.
+
+    whole_rows: whether every row is run whole, because the layers give other outputs after a cached prefix. batched:
+    which of the layers' arguments are batched; empty until determined. checked: by edited layers (the last one is l_0),
+    the number of tokens up to which the model was checked to be replayable (`replay.check`).
+    """
+
+    whole_rows: bool = False
+    batched: BatchedArguments = field(default_factory=BatchedArguments)
+    checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
-    no limit. batched: which arguments of the layers are batched; empty until determined. checked: by edited layers (the
-    last one is l_0), the number of tokens up to which the model was checked to be replayable (`replay.check`).
-    outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`), once that was found.
+    no limit. outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`), once that was
+    found.
     """
 
     model: nn.Module
@@ -40,8 +54,7 @@ class Layout:
     hidden_size: int
     max_positions: int | None
     rewrite_module_tmp: str | None = None
-    batched: BatchedArguments = field(default_factory=BatchedArguments, repr=False, compare=False)
-    checked: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False, compare=False)
+    replay: ReplayState = field(default_factory=ReplayState, repr=False, compare=False)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -86,7 +99,7 @@ class Layout:
 
     def checked_up_to(self, layers: Sequence[int]) -> int:
         """Return up to how many tokens the model was checked to be replayable for these layers, the last one l_0."""
-        known = (n for own, n in self.checked.items() if own[-1] == layers[-1] and set(layers) <= set(own))
+        known = (n for own, n in self.replay.checked.items() if own[-1] == layers[-1] and set(layers) <= set(own))
         return max(known, default=0)
 
     def output_matrix(self, layer: int) -> OutputMatrix:
@@ -185,7 +198,7 @@ class Layout:
             return found[0]
         what = f"Layer {layer} ({type(self.layers[layer]).__name__})"
         if not found:
-            if any(p.dim() == 3 and self.hidden_size in p.shape[1:] for p in self.layers[layer].parameters()):
+            if has_stacked_experts(self.layers[layer], self.hidden_size):
                 raise LayoutError(
                     f"{what} keeps its experts in one stacked tensor and has no MLP that every token passes: NSE "
                     "cannot edit it; choose layers with a dense MLP or a shared expert, if the model has them."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,18 @@ def is_attention(module: nn.Module) -> bool:
     """Return whether a module is attention, by its class name, which is similar in all architectures."""
     kind = type(module).__name__.lower()
     return "attention" in kind or "attn" in kind
+
+
+def mixes_tokens(module: nn.Module) -> bool:
+    """Return whether a module lets tokens see earlier ones: attention, or one with a convolution along the tokens, as
+    state-space and linear-attention layers have."""
+    return is_attention(module) or any(isinstance(child, nn.Conv1d) for child in module.children())
+
+
+def has_stacked_experts(module: nn.Module, hidden_size: int) -> bool:
+    """Return whether a layer keeps the matrices of several experts in one parameter."""
+    named = any("expert" in type(part).__name__.lower() for part in module.modules())
+    return named or any(p.dim() == 3 and hidden_size in p.shape[1:] for p in module.parameters())
 
 
 def check_loaded(model: nn.Module) -> None:
@@ -66,13 +79,20 @@ def _in_features(module: nn.Module) -> int:
 
 
 def mlp_writers(module: nn.Module, hidden_size: int) -> list[nn.Module]:
-    """Find the matrices within a layer, outside attention, that map another size to the hidden size."""
+    """Find the matrices within a layer that map another size to the hidden size, outside everything that mixes tokens.
+
+    In a layer that is nothing but a state space (Mamba), they are those of the state space.
+    """
+    return _writers(module, hidden_size, mixes_tokens) or _writers(module, hidden_size, is_attention)
+
+
+def _writers(module: nn.Module, hidden_size: int, left_out: Callable[[nn.Module], bool]) -> list[nn.Module]:
     found: list[nn.Module] = []
     for child in module.children():
-        if is_attention(child):
+        if left_out(child):
             continue
         if not isinstance(child, nn.Linear | Conv1D):
-            found += mlp_writers(child, hidden_size)
+            found += _writers(child, hidden_size, left_out)
         elif out_features(child) == hidden_size != _in_features(child):
             found.append(child)
     return found
