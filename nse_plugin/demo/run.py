@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import json
 import sys
 import tempfile
@@ -74,7 +73,8 @@ def run_demo(out: str | Path = "results/demo", console: Console | None = None) -
             model, tokenizer = embedded_model()
             note(f"{'read from' if converted else 'converted into'} {shortened(embedded_model_folder())}")
         hparams = NSEHyperParams.for_model(model, batch_size=ROUND)
-        methods = {"NSE": hparams, "sequential MEMIT": dataclasses.replace(hparams, **SEQUENTIAL_MEMIT)}
+        memit = NSEHyperParams.for_model(model, preset="paper", solver="fast", batch_size=ROUND, **SEQUENTIAL_MEMIT)
+        methods = {"NSE": hparams, "sequential MEMIT": memit}
         measurements = compare(model, tokenizer, facts, methods, stages)
         relations = {record["case_id"]: record["relation"] for record in records}
         summary = save_results(out, measurements, facts, relations)

@@ -67,7 +67,7 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     preset="paper")`, or the file smollm2-135m-paper.yaml, is the paper's setting."""
 
     layers: list[int] = field(default_factory=lambda: [4, 5, 6])
-    alpha: float = 15.0
+    alpha: float = 30.0
     subspace: str = "null_space"
     ridge: float = 10.0
     max_iterations: int = 1
@@ -82,7 +82,7 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     model_name: str = "smollm2-135m"
     aliases: ClassVar[tuple[str, ...]] = ("smollm2-135m",)
     paper: ClassVar[dict[str, Any]] = {
-        "subspace": "neurons", "ridge": 0.0, "p": 0.8, "max_iterations": 3, "mom2_update_weight": 600.0,
+        "subspace": "neurons", "ridge": 0.0, "p": 0.8, "alpha": 15.0, "max_iterations": 3, "mom2_update_weight": 600.0,
         "solver": "exact",
     }  # fmt: skip
     shape: ClassVar[tuple[str, int, int, int] | None] = ("llama", 30, 576, 49152)
