@@ -160,7 +160,9 @@ def suffix_inputs(layout: Layout, prefix: PrefixCache, rows: Sequence[Sequence[i
     """
     ids, _ = pad_right(rows, layout.device)
     if layout.replay.whole_rows:
-        return {"input_ids": ids, "use_cache": False}
+        # 0 is all logits: a model that does not take this argument (on transformers 4) is refused by the check and does
+        # not fail later, in evaluation
+        return {"input_ids": ids, "use_cache": False, "logits_to_keep": 0}
     positions = prefix.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
     limit = layout.max_positions
     return {

@@ -137,6 +137,14 @@ def test_rows_are_run_whole_only_where_they_must(kind, hparams, facts):
     assert session.state.replay.whole_rows == (kind in WHOLE_ROWS)
 
 
+def test_a_model_that_cannot_leave_out_logits_is_refused(llama, hparams, facts):
+    """As some are on transformers 4: evaluation asks for the logits of some tokens only."""
+    forward = llama.forward
+    llama.forward = lambda input_ids, use_cache=True: forward(input_ids=input_ids, use_cache=use_cache)
+    with pytest.raises(LayoutError, match=r"cannot be edited: .* unexpected keyword argument 'logits_to_keep'"):
+        session_on(llama, hparams).values(facts[:1])
+
+
 def test_a_hook_that_mixes_earlier_tokens_into_later_ones_is_exact_in_whole_rows(llama, hparams, facts):
     llama.model.layers[3].mlp.register_forward_hook(lambda _, __, output: output.cumsum(dim=1))
     session = session_on(llama, hparams)
