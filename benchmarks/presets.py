@@ -50,7 +50,7 @@ def rows() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for known in TUNED_FOR:
         name = known.aliases[0]
-        own = NSEHyperParams.for_model(name)
+        own = NSEHyperParams.for_model(name, preset="paper")
         assert known.shape is not None
         _, layers, hidden_size, _ = known.shape
         found = proposed_by_shape(layers, NEURONS[name])
