@@ -32,9 +32,9 @@ from nse_plugin.facts import Fact
 from nse_plugin.facts.files import DatasetError, load_facts
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method import value_optimizer, values
-from nse_plugin.method.outputs import Reach
 from nse_plugin.models.loading import load
 from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.replay.outputs import Reach
 from nse_plugin.replay.suffix import SuffixReplay
 from nse_plugin.session import EditSession
 

@@ -15,7 +15,7 @@ import transformers
 from small_models import TYPES
 from verdicts import measured
 
-from nse_plugin.models.tested_types import write_types
+from nse_plugin.cli.tested_types import write_types
 
 DATA = Path(__file__).parents[1] / "nse_plugin" / "data"
 

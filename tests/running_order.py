@@ -9,7 +9,7 @@ LONGEST = [
     TESTS / name
     for name in (
         "test_examples.py", "test_smollm2.py", "experiments/run/test_comparison.py", "patch/served/test_check.py",
-        "test_documentation.py", "models/test_tested_types.py", "session/folder/test_kill.py",
+        "test_documentation.py", "cli/test_tested_types.py", "session/folder/test_kill.py",
         "session/folder/test_journal.py", "experiments/run/test_sweep.py", "benchmarks/test_comparisons.py",
         "session/test_transaction.py",
     )

@@ -11,12 +11,12 @@ from small_models import EDITED, NAMES, all_in_double, small_model
 from tiny import TEMPLATES, tiny_tokenizer
 
 from nse_plugin import EditSession, Fact, NSEHyperParams
+from nse_plugin.cli.tested_types import EXACT, NOT_MEASURED, REFUSED, MeasuredType
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.values import _rows
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.models.prompts import encode_fact
-from nse_plugin.models.tested_types import EXACT, NOT_MEASURED, REFUSED, MeasuredType
 from nse_plugin.models.writing import write
 from nse_plugin.moments.measure import measure_moments
 from nse_plugin.replay.context_states import ContextStates

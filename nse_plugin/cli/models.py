@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command. Raises ValueError for a type or version that is not in the table."""
-    from nse_plugin.models.tested_types import measured_versions, nearest_version, read_types
+    from nse_plugin.cli.tested_types import measured_versions, nearest_version, read_types
 
     versions = measured_versions()
     version = arguments.transformers or nearest_version()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import HyperParamsError, NSEHyperParams
-from nse_plugin.method.outputs import has_norms
 from nse_plugin.method.subjects import Form, forms_of, same_subject
 from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.method.values import optimize_values
@@ -25,6 +24,7 @@ from nse_plugin.models.writing.templates import context_templates
 from nse_plugin.moments.corpora import Batch, token_batches
 from nse_plugin.moments.measure import MomentSums, measure_moments
 from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.outputs import has_norms
 from nse_plugin.replay.sinks import without_sinks
 
 

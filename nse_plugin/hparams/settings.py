@@ -189,8 +189,6 @@ class NSEHyperParams:
         """The maximum number of passes over the layers."""
         return self.max_iterations - (self.preset == "released")
 
-    # -- reading and writing ---------------------------------------------------------------------------------
-
     @classmethod
     def from_hparams(cls, hparams_name_or_path: str | Path) -> Self:
         """Read a bundled preset by name ("llama3-8b") or a YAML/JSON file by path (EasyEdit's or the authors').

@@ -11,13 +11,13 @@ from torch import Tensor
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.method.keys import FactSpan
 from nse_plugin.method.neurons import select_neurons
-from nse_plugin.method.outputs import OutputMap, output_maps
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.subspace import Neurons, Subspace, null_space
 from nse_plugin.method.update import LayerSystem, UpdateError, solve_update
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.replay.outputs import OutputMap, output_maps
 
 DONE, OFF_TARGET, SKIPPED, FAILED = "done", "off_target", "skipped_upper_bound", "failed"
 

@@ -5,7 +5,7 @@
 (arXiv 2410.04045, eq. 5; MEMIT's `compute_z`). KL compares the next-token distribution after "{subject} is a" with and
 without delta, as KL(with || without). Adam starts at 0; after each step delta is projected to
 norm(delta) <= clamp * norm(h), and in models that normalise `W_out`'s output to what the edited layers can reach
-(`method/outputs.py`). A fact stops when its loss falls below 0.05; with `z_stop: argmax` it also stops when
+(`replay/outputs.py`). A fact stops when its loss falls below 0.05; with `z_stop: argmax` it also stops when
 its target is the model's most likely answer in all contexts (ENCORE, arXiv 2502.01636): a larger delta would only harm
 other text.
 
@@ -22,16 +22,16 @@ from torch import Tensor
 
 from nse_plugin.evaluation.teacher_forcing import Prediction
 from nse_plugin.hparams import NSEHyperParams
-from nse_plugin.method.outputs import Reach
 from nse_plugin.method.targets import TargetPredictions, replayed_predictions
-from nse_plugin.method.value_loss import nll_and_kl
 from nse_plugin.method.value_optimizer import DeltaOptimizer, contexts_of
 from nse_plugin.models.attention import native_grouped_query_attention
 from nse_plugin.models.frozen import frozen
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt, FactPrompts
 from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.outputs import Reach
 from nse_plugin.replay.suffix import SuffixReplay
+from nse_plugin.support.losses import nll_and_kl
 
 STOP_BELOW = 0.05
 # A token with gradients takes as much memory as this many tokens without: activations of all upper layers, keys and

@@ -22,9 +22,9 @@ from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.measure import MomentsError
 from nse_plugin.moments.provider import second_moments
 from nse_plugin.replay.check import check_model
+from nse_plugin.replay.known_models import known_with
 from nse_plugin.replay.sinks import early, without_sinks
 from nse_plugin.session.history import Weights
-from nse_plugin.session.known_models import known_with
 from nse_plugin.session.state import EditState, weights_of
 from nse_plugin.store import Store
 from nse_plugin.support.suggestions import number_of

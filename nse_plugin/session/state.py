@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nse_plugin.method.outputs import OutputMap
 from nse_plugin.method.protected_keys import ProtectedKeys
 from nse_plugin.method.rewind import OriginalWeights
 from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix, ReplayState
 from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.known_models import known_model
+from nse_plugin.replay.outputs import OutputMap
 from nse_plugin.session.history import History, Weights
-from nse_plugin.session.known_models import known_model
 from nse_plugin.session.report import RoundReport
 
 
@@ -36,7 +36,7 @@ class EditState:
     if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
     contexts: the templates' keys and values, kept until the model's quick identity or device changes. replay: how the
     layers can be replayed, and for which rows that was checked. outputs: by name of the edited matrix, what its layer
-    does to its output (`method.outputs`).
+    does to its output (`replay.outputs`).
     """
 
     originals: OriginalWeights

@@ -9,13 +9,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from nse_plugin.method.outputs import has_norms
 from nse_plugin.method.subjects import Form
 from nse_plugin.method.targets import TargetPredictions, predictions_under_values
 from nse_plugin.method.value_cache_key import value_cache_keys
 from nse_plugin.method.values import optimize_values
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.prompts import FactPrompts
+from nse_plugin.replay.outputs import has_norms
 from nse_plugin.session.edited import EditedModel, prompts_of
 from nse_plugin.session.state import EditState
 from nse_plugin.store import VALUE, Store

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nse_plugin.cli import main
-from nse_plugin.models.tested_types import measured_versions, nearest_version, read_types
+from nse_plugin.cli.tested_types import measured_versions, nearest_version, read_types
 
 
 def test_all_types_and_their_counts(capsys):

@@ -44,7 +44,7 @@ class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
-    no limit. outputs: by name of the edited matrix, what its layer does to its output (`method.outputs`), once that was
+    no limit. outputs: by name of the edited matrix, what its layer does to its output (`replay.outputs`), once that was
     found.
     """
 

@@ -7,10 +7,10 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from nse_plugin.method.outputs import OutputMap
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import ReplayState
 from nse_plugin.replay.context_states import ContextStates
+from nse_plugin.replay.outputs import OutputMap
 
 
 @dataclass

@@ -13,10 +13,10 @@ from oracles import relative
 from tiny import ARCHITECTURES, TEMPLATES, tiny_model, tiny_moments
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nse_plugin.method import outputs
-from nse_plugin.method.outputs import Factor, Identity, Norm, nearest_on_sphere, output_maps
 from nse_plugin.models.layout import Layout
 from nse_plugin.models.prompts import EncodedPrompt
+from nse_plugin.replay import outputs
+from nse_plugin.replay.outputs import Factor, Identity, Norm, nearest_on_sphere, output_maps
 from nse_plugin.session import EditSession
 
 pytestmark = pytest.mark.usefixtures("all_in_double")
@@ -173,7 +173,7 @@ def test_values_of_a_normed_model_are_reached(kind, tokenizer, facts, hparams, m
     for known in (True, False):
         model = tiny_model(kind)
         if not known:
-            monkeypatch.setattr("nse_plugin.method.outputs._found", lambda *_: dict.fromkeys(LAYERS, Identity()))
+            monkeypatch.setattr("nse_plugin.replay.outputs._found", lambda *_: dict.fromkeys(LAYERS, Identity()))
         session = EditSession(model, tokenizer, reach, tiny_moments(model, LAYERS), list(TEMPLATES)[:1])
         frame = session.edit(facts[1:]).frame
         left.append((frame["residual"] / frame["residual_before"]).max())

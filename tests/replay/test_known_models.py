@@ -9,8 +9,8 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.replay.known_models import known_model, known_with
 from nse_plugin.session import EditSession, edited
-from nse_plugin.session.known_models import known_model, known_with
 
 
 @pytest.fixture

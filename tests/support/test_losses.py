@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from nse_plugin.method.value_loss import nll_and_kl
+from nse_plugin.support.losses import nll_and_kl
 
 
 def composed(logits, tokens, before):

@@ -11,7 +11,7 @@ from packaging.version import Version
 from small_models import TYPES
 from verdicts import measured
 
-from nse_plugin.models.tested_types import (
+from nse_plugin.cli.tested_types import (
     EXACT,
     NOT_MEASURED,
     REFUSED,
@@ -78,7 +78,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
         MeasuredType("other", REFUSED, why='It has no "MLP", sorry.'),
     ]
     write_types(tmp_path, "7.0.1", types)
-    monkeypatch.setattr("nse_plugin.models.tested_types.files", lambda _: tmp_path)
+    monkeypatch.setattr("nse_plugin.cli.tested_types.files", lambda _: tmp_path)
     assert measured_versions() == ["7.0.1"]
     assert read_types("7.0.1") == types
 
@@ -87,6 +87,6 @@ def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
     ("installed", "nearest"), [("4.57.6", "5.5.4"), ("5.5.4", "5.5.4"), ("5.23.1", "5.5.4"), ("6.0.0.dev0", "5.24.0")]
 )
 def test_the_nearest_table(installed, nearest, monkeypatch):
-    monkeypatch.setattr("nse_plugin.models.tested_types.measured_versions", lambda: ["5.5.4", "5.24.0"])
-    monkeypatch.setattr("nse_plugin.models.tested_types.version", lambda _: installed)
+    monkeypatch.setattr("nse_plugin.cli.tested_types.measured_versions", lambda: ["5.5.4", "5.24.0"])
+    monkeypatch.setattr("nse_plugin.cli.tested_types.version", lambda _: installed)
     assert nearest_version() == nearest
