@@ -93,11 +93,20 @@ def norm_of(model, tokenizer, fact, layer):
     if norm is None or hasattr(own, "per_layer_input_gate"):  # Gemma 4 does more to the sum
         return None
     at = subject_end(tokenizer, fact.text, fact.prompt.index("{}") + len(fact.subject))
-    seen = []
-    handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, at].detach()))
+    seen, written = [], []
+    w_out = Layout.of(model).output_matrix(layer).module
+    handles = [
+        norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, at].detach())),
+        w_out.register_forward_hook(
+            lambda _, __, output: written.append(output.detach().reshape(1, -1, output.shape[-1])[:, at])
+        ),
+    ]
     with torch.no_grad():
         run(model, ids_of(tokenizer, fact.text), layer)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
+    if not torch.equal(seen[0], written[0]):  # a norm of more than W_out's output, such as AFMoE's routed experts
+        return None
     with torch.no_grad():
         gain = norm(torch.full_like(seen[0][0], 1e6))  # beside which its epsilon is nothing
     return gain, seen[0][0]

@@ -181,7 +181,7 @@ def test_every_command_line_of_nse_parses(block):
 
 def check_parses(command: str, rest: list[str]) -> None:
     if command == "compare" and rest != ["--help"]:
-        counted = [] if any(word.startswith("facts=") for word in rest) else ["facts=1000"]  # facts=all reads the file
+        counted = [] if any(word.startswith("facts=") for word in rest) else ["facts=2000"]  # facts=all reads the file
         Plan.from_config(composed("compare", [*rest, *counted]))
     elif command == "sweep" and rest != ["--help"]:
         given = OverridesParser.create().parse_overrides([word for word in rest if not word.startswith("hydra/")])

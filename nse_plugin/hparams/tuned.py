@@ -69,7 +69,7 @@ class SmolLM2NSEHyperParams(NSEHyperParams):
     layers: list[int] = field(default_factory=lambda: [4, 5, 6])
     alpha: float = 30.0
     subspace: str = "null_space"
-    ridge: float = 10.0
+    ridge: float = 5.0
     max_iterations: int = 1
     upper_bound: float | None = None
     mom2_update_weight: float = 0.0

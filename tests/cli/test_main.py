@@ -237,4 +237,5 @@ def test_a_model_without_tuned_hyperparameters_is_told_once_what_to_give():
     with pytest.raises(HyperParamsError) as caught:
         NSEHyperParams.for_model("unknown")
     said = _in_shell_words(str(caught.value), argparse.Namespace(is_hydra=False))
-    assert said.endswith("smollm2-135m): give --hparams FILE.yaml, which `nse tune` writes.")
+    assert said.startswith("No hyperparameters for 'unknown' (there are: gemma-2-2b, ")
+    assert said.endswith("smollm2-360m): give the loaded model, or give --hparams FILE.yaml, which `nse tune` writes.")
