@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nse_plugin.hparams.errors import HyperParamsError
+from nse_plugin.hparams.model import text_config
 from nse_plugin.hparams.settings import PROPOSED, NSEHyperParams
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def proposed(model: nn.Module) -> dict[str, Any]:
 
     Raises HyperParamsError for a model without layers.
     """
-    config = _config(model)
+    config = text_config(model.config)
     sizes = (getattr(config, name, None) for name in _NEURONS)
     neurons = next((size for size in sizes if isinstance(size, int)), 4 * config.hidden_size)
     return proposed_by_shape(config.num_hidden_layers, neurons)
@@ -85,7 +86,7 @@ def proposed_by_norm(model: nn.Module, layer: int, clamp_norm_factor: float) -> 
     Raises HyperParamsError if the model does not return its hidden states.
     """
     norm = hidden_norm(model, layer)
-    rate = proposed_rate(norm, _config(model).hidden_size, clamp_norm_factor)
+    rate = proposed_rate(norm, text_config(model.config).hidden_size, clamp_norm_factor)
     return {"alpha": proposed_alpha(norm), "v_lr": rate}
 
 
@@ -142,7 +143,3 @@ def hidden_norm(model: Any, layer: int) -> float:
 def rounded(value: float) -> float:
     """Round to two digits."""
     return float(f"{value:.2g}")
-
-
-def _config(model: Any) -> Any:
-    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Self
 
 from nse_plugin.hparams.errors import HyperParamsError
 from nse_plugin.hparams.files import find_file, preset_names, read_mapping
+from nse_plugin.hparams.model import letters_of, text_config
 from nse_plugin.hparams.names import known_fields
-from nse_plugin.hparams.values import is_int, is_number, letters_of, plain_python, require
+from nse_plugin.hparams.values import is_int, is_number, plain_python, require
 
 PRESETS = ("paper", "released")
 SUBSPACES = ("neurons", "null_space")
@@ -282,7 +283,7 @@ class NSEHyperParams:
         """Return whether this class was tuned for the model, by the shape of a loaded model or by a name."""
         config = getattr(model_or_name, "config", None)
         if config is not None:
-            config = config.get_text_config() if hasattr(config, "get_text_config") else config
+            config = text_config(config)
             return cls.shape == (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
         name = Path(str(model_or_name)).name
         return any(letters_of(name).startswith(letters_of(alias)) for alias in cls.aliases)

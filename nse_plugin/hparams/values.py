@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from typing import Any
 
 from nse_plugin.hparams.errors import HyperParamsError
@@ -43,8 +42,3 @@ def is_int(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def letters_of(name: str) -> str:
-    """Return the lower-case letters and digits of a model's name, which differ least between its spellings."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -4,8 +4,9 @@ Every choice of U leads to the same symmetric system, so one Cholesky factor ser
 
     X = R K^T U (U^T A U + U^T K K^T U)^-1
 
-`Neurons`: the columns of U are unit vectors (arXiv 2410.04045, section 3.3). `Basis`: any U, such as AlphaEdit's null
-space of C0 (arXiv 2410.02355); with P = U U^T the update is AlphaEdit's R K^T P (P (A + K K^T) P + c I)^-1.
+`Neurons`: the columns of U are unit vectors (arXiv 2410.04045, section 3.3). `Basis`: they are eigenvectors of C0,
+such as those that span AlphaEdit's null space (arXiv 2410.02355); with P = U U^T the update is AlphaEdit's
+R K^T P (P (A + K K^T) P + c I)^-1.
 """
 
 from __future__ import annotations

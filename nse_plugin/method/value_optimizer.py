@@ -1,10 +1,10 @@
 """The optimiser of the value step: as published, or an approximation at about a fifth of the cost.
 
-`exact` is Adam over all contexts, as in the paper and MEMIT. `fast` approximates the same minimum and is off by default
-(benchmarks/README.md gives its cost in scores). It evaluates the loss on the bare prompt and the first `CONTEXTS`
-generated contexts only, and makes `SHARE` of the updates with `LONGER` times the learning rate, by Adam with betas
-(0.6, 0.9): with so few updates the default moment estimates never warm up. (Plain gradient steps reach a lower loss,
-but their z are large in few coordinates and ruin the model within two hundred facts.)
+`exact` is Adam over all contexts, as in the paper and MEMIT. `fast` approximates the same minimum; it is the default on
+SmolLM2-135M only (benchmarks/README.md gives its cost in scores). It evaluates the loss on the bare prompt and the
+first `CONTEXTS` generated contexts only, and makes `SHARE` of the updates with `LONGER` times the learning rate, by
+Adam with betas (0.6, 0.9): with so few updates the default moment estimates never warm up. (Plain gradient steps reach
+a lower loss, but their z are large in few coordinates and ruin the model within two hundred facts.)
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nse_plugin.models.positions import max_positions, text_config
+from nse_plugin.hparams.model import text_config
+from nse_plugin.models.positions import max_positions
 from nse_plugin.models.transformers_private import attention_of, rope_settings
 
 _MADE_FOR_THE_LONGEST = ("dynamic", "longrope")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from nse_plugin.hparams.model import text_config
 
 _NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
@@ -12,11 +12,6 @@ def max_positions(config: object) -> int | None:
     text = text_config(config)
     found = [getattr(text, name) for name in _NAMES if name in _fields(text)]
     return min((positions for positions in found if positions is not None and positions > 0), default=None)
-
-
-def text_config(config: object) -> Any:
-    """Return the configuration of a model's text part, or the configuration itself if it has no separate one."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _fields(config: object) -> set[str]:

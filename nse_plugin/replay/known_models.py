@@ -10,22 +10,20 @@ from torch import nn
 from nse_plugin.models.identity import ModelIdentity
 from nse_plugin.models.layout import ReplayState
 from nse_plugin.replay.context_states import ContextStates
-from nse_plugin.replay.outputs import OutputMap
 
 
 @dataclass
 class KnownModel:
     """What is known of one model with its original weights.
 
-    seen: what was compared when `identity` was computed. identity: `ModelIdentity.full`. contexts, replay, outputs: as
-    in `EditState`; sessions share these objects.
+    seen: what was compared when `identity` was computed. identity: `ModelIdentity.full`. contexts, replay: as in
+    `EditState`; sessions share these objects.
     """
 
     seen: tuple[object, ...]
     identity: str
     contexts: ContextStates = field(default_factory=ContextStates)
     replay: ReplayState = field(default_factory=ReplayState)
-    outputs: dict[str, OutputMap] = field(default_factory=dict)
 
 
 _MODELS: WeakKeyDictionary[nn.Module, KnownModel] = WeakKeyDictionary()

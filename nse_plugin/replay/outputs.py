@@ -11,8 +11,8 @@ nearest to N(v) + r,
     u = argmin norm(g u - N(v) - r),   norm(u) = sqrt(d),   R = rms(v) u - v
 
 Which of these a layer does is seen in the gradient of y by v, which is exact in every precision. It is found once per
-model and kept in `layout.outputs`; only factors are measured at every fact. Where all edited layers have a norm, most
-values z are out of reach, however many passes are made; so z itself is kept in `Reach`.
+model and kept in `layout.replay.outputs`; only factors are measured at every fact. Where all edited layers have a norm,
+most values z are out of reach, however many passes are made; so z itself is kept in `Reach`.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def nearest_on_sphere(gain: Tensor, target: Tensor) -> Tensor:
 def output_maps(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPrompt]) -> dict[int, OutputMap]:
     """Return what each edited layer does to `W_out`'s output at the lookups of n rows.
 
-    A layer that is new to `layout.outputs` is run on the first row; layers with a factor are run on every row.
+    A layer that is new to `layout.replay.outputs` is run on the first row; layers with a factor are run on every row.
     """
     maps = _known(layout, layers, rows[0])
     scaled = [layer for layer, known in maps.items() if isinstance(known, Factor)]
@@ -175,15 +175,15 @@ def output_maps(layout: Layout, layers: Sequence[int], rows: Sequence[EncodedPro
 
 
 def _known(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> dict[int, OutputMap]:
-    """Return the maps in `layout.outputs`, after finding those that are missing there. A `Factor` is that of the row
-    that it was found with."""
+    """Return the maps in `layout.replay.outputs`, after finding those that are missing there. A `Factor` is
+    that of the row that it was found with."""
     names = {layer: matrix.name for layer, matrix in layout.output_matrices(layers).items()}
-    missing = [layer for layer in layers if names[layer] not in layout.outputs]
+    missing = [layer for layer in layers if names[layer] not in layout.replay.outputs]
     if missing:
         with frozen(layout.model):
             found = _found(layout, missing, row)
-        layout.outputs.update({names[layer]: found[layer] for layer in missing})
-    return {layer: layout.outputs[name] for layer, name in names.items()}
+        layout.replay.outputs.update({names[layer]: found[layer] for layer in missing})
+    return {layer: layout.replay.outputs[name] for layer, name in names.items()}
 
 
 def _found(layout: Layout, layers: Sequence[int], row: EncodedPrompt) -> dict[int, OutputMap]:

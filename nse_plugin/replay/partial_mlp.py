@@ -44,8 +44,11 @@ def mlp_at_positions(
     module: None changes nothing. rows, positions: [m], in main memory; a token may be listed twice. Yields the tokens
     that the module is evaluated at, as indices into B x S in ascending order; None for all of them.
     """
+    if module is None:
+        yield None
+        return
     places = torch.unique(rows * shape[1] + positions)
-    if module is None or len(places) == shape[0] * shape[1]:
+    if len(places) == shape[0] * shape[1]:
         yield None
         return
     everywhere = module.forward

@@ -45,6 +45,7 @@ class SpanReplay:
         self._layout, self._layers, self._prompts = layout, list(layers), prompts
         self._writers = layout.output_matrices(layers)
         span = range(layers[0], layers[-1] + 1)
+        self._mlps = {layer: mlp_of(layout, layer) for layer in span}
         if layout.replay.whole_rows:
             prompts = [replace(prompt, context=0) for prompt in prompts]
         contexts, place = different_contexts(prompts)
@@ -117,7 +118,7 @@ class SpanReplay:
                 chunk.remember(layer, hidden)
             args, kwargs = chunk.calls[layer]
             needed = lookups if layer == last else tokens
-            with torch.no_grad(), mlp_at_positions(mlp_of(self._layout, layer), shape, *needed) as places:
+            with torch.no_grad(), mlp_at_positions(self._mlps[layer], shape, *needed) as places:
                 keep = _keep_keys(keys, layer, self._writers.get(layer), shape, lookups, places, layer == until)
                 with hooked(*keep):
                     hidden = output_of(self._layout.layers[layer](hidden, *args, **kwargs))

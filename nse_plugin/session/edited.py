@@ -90,7 +90,7 @@ class EditedModel:
 
     def layout_of(self, state: EditState) -> Layout:
         """Return the layout with what the state knows of it."""
-        return dataclasses.replace(self.layout, replay=state.replay, outputs=state.outputs)
+        return dataclasses.replace(self.layout, replay=state.replay)
 
     def use_what_was_given(self, state: EditState) -> None:
         """Put the moments and templates that were given to the constructor into a state."""
@@ -129,9 +129,9 @@ class EditedModel:
         state.identity = identity
         known = known_with(self.model, identity[1])
         if ModelIdentity(self.model).unseen is not None:
-            state.replay, state.outputs = ReplayState(), {}
+            state.replay = ReplayState()
         elif known is not None:
-            state.contexts, state.replay, state.outputs = known.contexts, known.replay, known.outputs
+            state.contexts, state.replay = known.contexts, known.replay
         layout = self.layout_of(state)
         if not layout.checked_up_to(self.hparams.layers):
             check_model(layout, self.hparams.layers, self.tokenizer)

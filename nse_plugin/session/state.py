@@ -18,7 +18,6 @@ from nse_plugin.models.identity import ModelIdentity, fingerprint
 from nse_plugin.models.layout import OutputMatrix, ReplayState
 from nse_plugin.replay.context_states import ContextStates
 from nse_plugin.replay.known_models import known_model
-from nse_plugin.replay.outputs import OutputMap
 from nse_plugin.session.history import History, Weights
 from nse_plugin.session.report import RoundReport
 
@@ -34,9 +33,8 @@ class EditState:
     originals: the edited matrices before the first edit. matrices: their names, by layer. history: the rounds made.
     identity: (quick, full) identity of the model with its original weights, for which all following fields hold; None
     if nothing was computed yet. templates, moments: measured when first needed, then kept; moments is {layer: [f, f]}.
-    contexts: the templates' keys and values, kept until the model's quick identity or device changes. replay: how the
-    layers can be replayed, and for which rows that was checked. outputs: by name of the edited matrix, what its layer
-    does to its output (`replay.outputs`).
+    contexts: the templates' keys and values, kept until the model's quick identity or device changes. replay: what
+    was found out about the layers by running them.
     """
 
     originals: OriginalWeights
@@ -47,7 +45,6 @@ class EditState:
     moments: dict[int, Tensor] | None = None
     contexts: ContextStates = field(default_factory=ContextStates, repr=False)
     replay: ReplayState = field(default_factory=ReplayState, repr=False)
-    outputs: dict[str, OutputMap] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, matrices: Mapping[int, OutputMatrix], read: Callable[[Tensor], str] = fingerprint) -> EditState:
@@ -74,13 +71,13 @@ class EditState:
 
     def branched(self) -> EditState:
         """Return a copy of the state to continue from separately. The copy shares tensors, which are never modified,
-        `contexts`, which are cleared if they do not fit a model, `replay` and `outputs`."""
+        `contexts`, which are cleared if they do not fit a model, and `replay`."""
         return dataclasses.replace(self)
 
     def forget_measured(self) -> None:
         """Discard everything that was computed from the model; keep the original weights and the rounds."""
         self.templates = self.moments = None
-        self.contexts, self.replay, self.outputs = ContextStates(), ReplayState(), {}
+        self.contexts, self.replay = ContextStates(), ReplayState()
         self.identity = None
 
     def at(self, now: Weights) -> EditState | None:

@@ -69,7 +69,7 @@ class CellPlan:
         if self.preset is None:
             whole = NSEHyperParams.for_model(model, **{"preset": "paper", **chosen})  # sweeps are over its p and alpha
         else:
-            whole = replace(NSEHyperParams.from_hparams(self.preset), **chosen)
+            whole = NSEHyperParams.from_hparams(self.preset).with_overrides(**chosen)
         # model_name, from which EasyEdit loads the model, for the file with the best setting
         named = whole.model_name if whole.model_name and is_bundled(self.model.name) else self.model.source
         return replace(whole, model_name=named, device=easyedit_device(self.model.device))

@@ -22,8 +22,8 @@ from nse_plugin.experiments.plan.model import (
 )
 from nse_plugin.facts import FactError
 from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
+from nse_plugin.hparams.model import text_config
 from nse_plugin.models.chat import frames
-from nse_plugin.models.positions import text_config
 
 if TYPE_CHECKING:
     from nse_plugin.experiments.plan.cell import CellPlan

@@ -27,16 +27,18 @@ from nse_plugin.models.transformers_private import Conv1D
 
 @dataclass
 class ReplayState:
-    """What was found out about a model's layers by running them, for the replays.
+    """What was found out about a model's layers by running them.
 
     whole_rows: whether every row is run whole, because the layers give other outputs after a cached prefix. batched:
     which of the layers' arguments are batched; empty until determined. checked: by edited layers (the last one is l_0),
-    the number of tokens up to which the model was checked to be replayable (`replay.check`).
+    the number of tokens up to which the model was checked to be replayable (`replay.check`). outputs: by name of the
+    edited matrix, what its layer does to its output (`replay.outputs`), once that was found.
     """
 
     whole_rows: bool = False
     batched: BatchedArguments = field(default_factory=BatchedArguments)
     checked: dict[tuple[int, ...], int] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Layout:
     """The parts of a causal language model.
 
     stack: the module that owns the decoder layers. layers: those layers, in order. max_positions: None if the model has
-    no limit. outputs: by name of the edited matrix, what its layer does to its output (`replay.outputs`), once that was
-    found.
+    no limit. replay: what is known of the layers from running them; empty at first.
     """
 
     model: nn.Module
@@ -55,7 +56,6 @@ class Layout:
     max_positions: int | None
     rewrite_module_tmp: str | None = None
     replay: ReplayState = field(default_factory=ReplayState, repr=False, compare=False)
-    outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, rewrite_module_tmp: str | None = None) -> Layout:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nse_plugin.hparams.model import text_config
 from nse_plugin.models.layout.output_matrix import LayoutError
 from nse_plugin.models.transformers_private import Conv1D
 
@@ -54,7 +55,7 @@ def check_loaded(model: nn.Module) -> None:
 def decoder_config(model: nn.Module) -> Any:
     """Return the language model's configuration. Raises LayoutError if it lacks num_hidden_layers or hidden_size."""
     config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     for name in ("num_hidden_layers", "hidden_size"):
         if not isinstance(getattr(text, name, None), int):
             raise LayoutError(f"{type(model).__name__}'s config has no {name}: give a causal language model.")
