@@ -1,7 +1,9 @@
-"""A folder of tensors addressed by what they were computed from: values z and second moments, kept for other runs.
+"""A folder of tensors addressed by what they were computed from, kept for other runs: values z, second moments, and the
+null spaces of second moments.
 
-Everything that may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`), so any
-number of processes and machines can fill a store at once: two that compute the same tensor write the same file.
+Everything that may change a tensor is part of its address (`method.value_cache_key`, `moments.cache_key`,
+`method.subspace`), so any number of processes and machines can fill a store at once: two that compute the same tensor
+write the same file.
 
     <folder>/ab/ab12...ef.safetensors     the tensor; its metadata: kind, description, SHA-256 of its bytes
              index/<writer>.jsonl         one line per tensor that a process wrote, so `ls` need not open the files
@@ -33,7 +35,7 @@ from nse_plugin.support.files import file_in_the_way, written_whole
 
 log = logging.getLogger(__name__)
 
-VALUE, MOMENT = "value", "moment"
+VALUE, MOMENT, NULL_SPACE = "value", "moment", "null space"
 _SUFFIX, _CORRUPT = ".safetensors", ".corrupt"
 _ABANDONED = 3600.0  # seconds after which an unfinished file is taken to be left by a killed process
 # temporary files of `support.files.written_whole`, and second moments whose measurement is unfinished
@@ -45,7 +47,8 @@ _WRITER = uuid.uuid4().hex  # names this process's file in the index of every st
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a store. kind: `value` or `moment`. about: its fact, or its layer and text."""
+    """A tensor in a store. kind: `value`, `moment` or `null space`. about: its fact; its layer and
+    text; its threshold."""
 
     address: str
     kind: str

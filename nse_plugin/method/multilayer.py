@@ -187,7 +187,8 @@ def _one_pass(
                 "bfloat16 or float32, or lower clamp_norm_factor."
             )
         subspace = _subspace(keys[layer], systems[layer].second_moment, hparams)
-        neurons, delta = subspace.columns(solve_update(keys[layer], residuals, systems[layer], subspace))
+        delta = solve_update(keys[layer], residuals, systems[layer], subspace)
+        neurons = subspace.columns
         matrix.add_columns(neurons, delta, masters.get(layer))
         if not matrix.matrix[:, neurons].isfinite().all():
             raise UpdateError(

@@ -6,11 +6,13 @@ Every choice of U leads to the same symmetric system, so one Cholesky factor ser
 
 `Neurons`: the columns of U are unit vectors (arXiv 2410.04045, section 3.3). `Basis`: they are eigenvectors of C0,
 such as those that span AlphaEdit's null space (arXiv 2410.02355); with P = U U^T the update is AlphaEdit's
-R K^T P (P (A + K K^T) P + c I)^-1.
+R K^T P (P (A + K K^T) P + c I)^-1. The eigenvectors depend on C0 alone, and finding them takes longer than the rest of
+a small round, so they are kept in a store in the user's cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.protected_keys import LayerKeys
+from nse_plugin.models.identity import fingerprint
+from nse_plugin.store import NULL_SPACE, Store
+from nse_plugin.support.files import cache_home
 from nse_plugin.support.gram import gram
 
 
@@ -49,9 +54,18 @@ class Neurons:
             product.diagonal().add_(ridge)
         return product
 
-    def columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the columns of `W_out` that change and their changes: (indices [s], X U^T [d, s]). x: [d, s]."""
-        return self.indices, x
+    def diagonal(self, weight: float, ridge: float) -> Tensor | None:
+        """The diagonal [s] of U^T (weight C0 + ridge I) U if it is diagonal and positive; None: it is not."""
+        return None
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns of `W_out` that an update changes, [c] indices; here c = s."""
+        return self.indices
+
+    def expanded(self, x: Tensor) -> Tensor:
+        """X U^T at `columns`, [m, c]. x: [m, s]."""
+        return x
 
     def equals(self, other: Neurons | Basis) -> bool:
         """Return whether the other is the same subspace."""
@@ -82,9 +96,19 @@ class Basis:
         product.diagonal().add_(weight * self.values + ridge)
         return product
 
-    def columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the columns of `W_out` that change and their changes: (indices [f], X U^T [d, f]). x: [d, s]."""
-        return torch.arange(len(self.vectors), device=x.device), x @ self.vectors.T.to(x.device)
+    def diagonal(self, weight: float, ridge: float) -> Tensor | None:
+        """The diagonal [s] of U^T (weight C0 + ridge I) U if it is diagonal and positive; None: it is not."""
+        found = weight * self.values + ridge
+        return found if bool((found > 0).all()) else None
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns of `W_out` that an update changes, [c] indices; here c = f."""
+        return torch.arange(len(self.vectors), device=self.vectors.device)
+
+    def expanded(self, x: Tensor) -> Tensor:
+        """X U^T at `columns`, [m, c]. x: [m, s]."""
+        return x @ self.vectors.T.to(x.device)
 
     def equals(self, other: Neurons | Basis) -> bool:
         """Return whether the other is the same subspace."""
@@ -94,23 +118,41 @@ class Basis:
 Subspace = Neurons | Basis
 
 _NULL_SPACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # by C0: the latest threshold and its basis
+_WORTH_A_FILE = 512  # neurons; the eigenvectors of fewer are found faster than a file is read
 
 
 def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
     """Return the eigenvectors of C0 with an eigenvalue below `threshold` (AlphaEdit's `nullspace_threshold`).
 
-    c0: [f, f]. The latest result for each C0 is cached. Raises HyperParamsError if no eigenvalue is below the
-    threshold.
+    c0: [f, f]. The latest result for each C0 is cached in memory, and every result in `cache_home()/null_spaces`.
+    Raises HyperParamsError if no eigenvalue is below the threshold.
     """
     known = _NULL_SPACES.get(c0)  # type: ignore[no-untyped-call]
     if known is None or known[0] != threshold or known[1].vectors.device != device:
-        values, vectors = torch.linalg.eigh(c0.to(device, torch.float64))
-        kept = vectors[:, values < threshold].contiguous()
-        if not kept.shape[1]:
-            raise HyperParamsError(
-                f"nullspace_threshold = {threshold} leaves no room to edit: the smallest eigenvalue of C0 is "
-                f"{float(values[0]):.3g}; use a larger one."
-            )
-        _NULL_SPACES[c0] = known = threshold, Basis(kept, values[values < threshold])
+        _NULL_SPACES[c0] = known = threshold, _kept_null_space(c0, threshold, device)
     basis: Basis = known[1]
     return basis
+
+
+def _kept_null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
+    if len(c0) < _WORTH_A_FILE:
+        return _null_space(c0, threshold, device)
+    store = Store(cache_home() / "null_spaces")
+    address = hashlib.sha256(f"{fingerprint(c0)} below {threshold!r}".encode()).hexdigest()
+    kept = store.get(address)  # [f + 1, s]: the eigenvalues, then the vectors
+    if kept is not None and kept.dtype == torch.float64 and kept.shape[0] == len(c0) + 1:
+        return Basis(kept[1:].to(device), kept[0].to(device))
+    basis = _null_space(c0, threshold, device)
+    store.put_all([(address, torch.cat([basis.values[None], basis.vectors]), NULL_SPACE, f"below {threshold}")])
+    return basis
+
+
+def _null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
+    values, vectors = torch.linalg.eigh(c0.to(device, torch.float64))
+    kept = vectors[:, values < threshold].contiguous()
+    if not kept.shape[1]:
+        raise HyperParamsError(
+            f"nullspace_threshold = {threshold} leaves no room to edit: the smallest eigenvalue of C0 is "
+            f"{float(values[0]):.3g}; use a larger one."
+        )
+    return Basis(kept, values[values < threshold])

@@ -4,7 +4,10 @@ Delta = R K^T U (U^T (A + K K^T) U)^-1 U^T,   A = lambda C0 + Kp Kp^T + ridge I 
 
 NSE: U selects neurons, no ridge. MEMIT: U = I, no Kp, no ridge. AlphaEdit: U is the null space of C0, lambda = 0. A is
 the same in every pass of a round, so its Cholesky factor serves all passes, and the keys are added by Woodbury's
-identity: (A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system.
+identity: (A + K K^T)^-1 K = A^-1 K (1 + K^T A^-1 K)^-1, an n x n system. Among eigenvectors of C0, D = U^T (lambda C0 +
+ridge I) U is diagonal; while the m keys of Kp and the round's n are few, nothing of size s x s is needed:
+
+    (D + J J^T)^-1 J = D^-1 J (1 + J^T D^-1 J)^-1,   J = U^T [Kp K], of which the last n columns are the solution
 """
 
 from __future__ import annotations
@@ -68,16 +71,16 @@ class LayerSystem:
 
 
 def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
-    """Compute the change of `W_out` in the subspace, Delta U.
+    """Compute the change Delta of `W_out` in a subspace.
 
     keys: [n, f], the round's keys. residuals: [n, d], the change of the output for each fact. subspace: s-dimensional.
-    Returns [d, s] float64, which `subspace.columns` turns into columns of `W_out`. Solved by Cholesky, or by LU, as
+    Returns [d, c] float64, the change of `subspace.columns`. Solved by Cholesky, or by LU, as
     other implementations do, if rounding in a float32 C0 leaves the matrix not positive definite. Raises UpdateError if
     there is no finite solution.
     """
     k = subspace.coordinates(keys)
     solution = _with_many(k, system, subspace) if len(k) >= subspace.size else _with_few(k, system, subspace)
-    delta: Tensor = residuals.to(k).T @ solution.T
+    delta: Tensor = residuals.to(k).T @ subspace.expanded(solution.T)
     if not bool(delta.isfinite().all()):
         raise UpdateError(
             "The update is not finite: C0 is singular or holds non-finite numbers. Measure the second moments from "
@@ -88,6 +91,9 @@ def solve_update(keys: Tensor, residuals: Tensor, system: LayerSystem, subspace:
 
 def _with_few(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
     """Return (A + K K^T)^-1 K [s, n] in the subspace, for fewer keys than dimensions. k: [n, s]."""
+    found = _with_diagonal(k, system, subspace)
+    if found is not None:
+        return found
     factor = system.factor(subspace)
     if factor is None:
         return _with_many(k, system, subspace)
@@ -96,6 +102,23 @@ def _with_few(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor:
     if not core.diagonal().max() < WOODBURY_LIMIT:
         return _with_many(k, system, subspace)
     solution: Tensor = torch.linalg.solve_ex(core, a_inverse_k, left=False).result
+    return solution
+
+
+def _with_diagonal(k: Tensor, system: LayerSystem, subspace: Subspace) -> Tensor | None:
+    """Return (D + J J^T)^-1 K [s, n] for J = U^T [Kp K] of few keys; None if there are more, or D is not diagonal and
+    positive. k: [n, s]."""
+    protected, n = system.protected, len(k)
+    diagonal = subspace.diagonal(system.weight, system.ridge)
+    if diagonal is None or protected.square is not None or 2 * (protected.count + n) > subspace.size:
+        return None
+    j = torch.cat([subspace.coordinates(protected.keys.to(k.device)), k])
+    scaled = j / diagonal.to(k.device)
+    core = torch.eye(len(j)).to(k) + scaled @ j.T
+    if not core.diagonal().max() < WOODBURY_LIMIT:
+        return None
+    last = torch.eye(len(j)).to(k)[:, -n:]
+    solution: Tensor = scaled.T @ torch.cholesky_solve(last, torch.linalg.cholesky(core))
     return solution
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -50,17 +51,21 @@ def measure_here(
 
 
 def second_moments(
-    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, measure: Measure = measure_here
+    layout: Layout,
+    tokenizer: PreTrainedTokenizerBase,
+    hparams: NSEHyperParams,
+    measure: Measure = measure_here,
+    identity: str | None = None,
 ) -> dict[int, Tensor]:
     """Return C0 of every edited layer, {layer: [f, f]}: loaded if saved before, otherwise measured on the current
     weights and saved. If several processes need the same moments at once, only one measures them.
 
-    measure: how to measure, e.g. on a cluster.
+    measure: how to measure, e.g. on a cluster. identity: the model's full identity, if it is known.
     Call it on the unedited model (`OriginalWeights.rewound`).
     Raises MomentsError if a file is corrupt or has the wrong shape, if moments are not finite, if stats_dir is not
     writable, or if the corpus cannot be read; StoreError if `store` is a file.
     """
-    kept = _kept(layout, tokenizer, hparams)
+    kept = _kept(layout, tokenizer, hparams, identity)
     found = _found(kept, layout, tokenizer, hparams)
     missing = [layer for layer in hparams.layers if layer not in found]
     if missing and kept.unseen is not None:
@@ -102,11 +107,17 @@ def missing_layers(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: 
     return [layer for layer in hparams.layers if layer not in found]
 
 
-def _kept(layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams) -> Kept:
+def _kept(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, hparams: NSEHyperParams, identity: str | None = None
+) -> Kept:
     if hparams.stats_dir is not None:
         return NpzFiles(layout, tokenizer, hparams, _text(hparams))
-    identity = functools.cache(ModelIdentity(layout.model).full)
-    return InStore(layout, tokenizer, hparams, moments_folder(hparams), identity)
+
+    @functools.cache
+    def identity_as(dtype: torch.dtype | None) -> str:
+        return identity if identity is not None and dtype is None else ModelIdentity(layout.model).full(dtype)
+
+    return InStore(layout, tokenizer, hparams, moments_folder(hparams), identity_as)
 
 
 def _found(

@@ -21,7 +21,7 @@ from nse_plugin.models.writing.templates import check_templates, context_templat
 from nse_plugin.moments.check import check_moments
 from nse_plugin.moments.measure import MomentsError
 from nse_plugin.moments.provider import second_moments
-from nse_plugin.replay.check import check_model
+from nse_plugin.replay.checked_models import check_new_model
 from nse_plugin.replay.known_models import known_with
 from nse_plugin.replay.sinks import early, without_sinks
 from nse_plugin.session.history import Weights
@@ -132,9 +132,7 @@ class EditedModel:
             state.replay = ReplayState()
         elif known is not None:
             state.contexts, state.replay = known.contexts, known.replay
-        layout = self.layout_of(state)
-        if not layout.checked_up_to(self.hparams.layers):
-            check_model(layout, self.hparams.layers, self.tokenizer)
+        self._check_replay(state)
 
     # -- measured once, on the original weights ----------------------------------------------------------------
 
@@ -149,7 +147,8 @@ class EditedModel:
         """Return C0 by layer, [f, f]; read or measured on the original weights when first needed."""
         if state.moments is None:
             with self.original(state):
-                state.moments = second_moments(self.layout_of(state), self.tokenizer, self.hparams)
+                identity = None if state.identity is None else state.identity[1]
+                state.moments = second_moments(self.layout_of(state), self.tokenizer, self.hparams, identity=identity)
         return state.moments
 
     # -- forms of facts ----------------------------------------------------------------------------------------
@@ -190,10 +189,13 @@ class EditedModel:
 
     def _check_length(self, state: EditState, prompts: Sequence[FactPrompts]) -> None:
         """Check the model again if a row is longer than all rows checked so far."""
-        longest = max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence))
-        layout = self.layout_of(state)
-        if longest > layout.checked_up_to(self.hparams.layers):
-            check_model(layout, self.hparams.layers, self.tokenizer, longest)
+        self._check_replay(state, max(len(row.ids) for fact in prompts for row in (*fact.rewrites, fact.essence)))
+
+    def _check_replay(self, state: EditState, longest: int = 1) -> None:
+        """Check that rows of `longest` tokens can be replayed, unless that is known. Raises LayoutError."""
+        unseen = ModelIdentity(self.model).unseen is not None
+        identity = None if unseen or state.identity is None else state.identity[1]
+        check_new_model(self.layout_of(state), self.hparams.layers, self.tokenizer, identity, longest)
 
 
 def warn_of_sinks(facts: Sequence[Fact]) -> None:

@@ -7,9 +7,12 @@ import gc
 import pytest
 import torch
 
+from nse_plugin.hparams import HyperParamsError
+from nse_plugin.method import subspace
 from nse_plugin.method.protected_keys import LayerKeys
 from nse_plugin.method.subspace import _NULL_SPACES, Neurons, null_space
 from nse_plugin.method.update import LayerSystem, solve_update
+from nse_plugin.support.files import cache_home
 
 
 def problem(n=3, d=4, f=12, m=5, rank=7):
@@ -24,7 +27,7 @@ def problem(n=3, d=4, f=12, m=5, rank=7):
 
 def update(keys, residuals, system, subspace):
     """Delta [d, f]."""
-    columns, change = subspace.columns(solve_update(keys, residuals, system, subspace))
+    change, columns = solve_update(keys, residuals, system, subspace), subspace.columns
     delta = torch.zeros(residuals.shape[1], keys.shape[1], dtype=torch.float64)
     delta[:, columns] = change
     return delta
@@ -60,8 +63,8 @@ def test_a_basis_of_everything_is_the_full_solve(weight, n, m):
     system = LayerSystem(c0, LayerKeys.of(protected), weight, ridge=0.5)
     matrix = weight * c0 + protected.T @ protected + keys.T @ keys + 0.5 * torch.eye(12, dtype=torch.float64)
     expected = torch.linalg.solve(matrix, keys.T @ residuals).T
-    for subspace in (everything, Neurons(torch.arange(12))):
-        assert (update(keys, residuals, system, subspace) - expected).norm() <= 1e-11 * expected.norm()
+    for space in (everything, Neurons(torch.arange(12))):
+        assert (update(keys, residuals, system, space) - expected).norm() <= 1e-11 * expected.norm()
 
 
 def test_a_ridge_among_chosen_neurons():
@@ -97,3 +100,78 @@ def test_no_room_to_edit():
     _, _, _, c0 = problem(rank=40)
     with pytest.raises(ValueError, match=r"nullspace_threshold = 1e-09 leaves no room.*smallest eigenvalue.*larger"):
         null_space(c0, 1e-9, c0.device)
+
+
+@pytest.mark.parametrize(("threshold", "ridge"), [(1e9, 0.5), (1e-6, 10.0), (1e9, 1e-4)])
+@pytest.mark.parametrize("m", [0, 3, 9])
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_few_keys_are_solved_without_the_whole_system(threshold, ridge, m, weight):
+    """With eigenvectors of C0 the rest of the system is diagonal; the dense factor has the same solution."""
+    keys, residuals, protected, c0 = problem(n=3, f=40, m=m, rank=17)
+    space = null_space(c0, threshold, c0.device)
+    system = LayerSystem(c0, LayerKeys.of(protected), weight, ridge)
+    found = update(keys, residuals, system, space)
+    k, kp = space.coordinates(keys), space.coordinates(protected)
+    matrix = space.vectors.T @ (weight * c0) @ space.vectors + kp.T @ kp + k.T @ k + ridge * torch.eye(space.size)
+    expected = residuals.T @ torch.linalg.solve(matrix, k.T).T @ space.vectors.T
+    assert (found - expected).norm() <= (1e-11 if ridge > 0.1 else 1e-9) * expected.norm()
+
+
+def test_few_keys_need_no_factor(monkeypatch):
+    keys, residuals, protected, c0 = problem(f=40, rank=17)
+    system = LayerSystem(c0, LayerKeys.of(protected), 0.0, 10.0)
+    monkeypatch.setattr(LayerSystem, "factor", None)
+    monkeypatch.setattr(LayerSystem, "matrix", None)
+    assert update(keys, residuals, system, null_space(c0, 1e-6, c0.device)).norm() > 0
+    with pytest.raises(TypeError):  # the keys are no longer few
+        update(keys, residuals, LayerSystem(c0, LayerKeys.of(protected.repeat(4, 1)), 0.0, 10.0),
+               null_space(c0, 1e-6, c0.device))  # fmt: skip
+
+
+@pytest.fixture
+def eigh(monkeypatch):
+    """How often eigenvectors were computed, as a list of sizes; files are worth it for every size."""
+    sizes = []
+
+    def counting(matrix):
+        sizes.append(len(matrix))
+        return compute(matrix)
+
+    compute = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", counting)
+    monkeypatch.setattr(subspace, "_WORTH_A_FILE", 1)
+    return sizes
+
+
+def test_a_new_process_reads_the_eigenvectors(eigh):
+    _, _, _, c0 = problem()
+    first = null_space(c0, 1e-6, c0.device)
+    again = null_space(c0.clone(), 1e-6, c0.device)  # what another process has read from the same file
+    assert eigh == [12]
+    assert torch.equal(again.vectors, first.vectors)
+    assert torch.equal(again.values, first.values)
+
+
+def test_another_c0_or_threshold_has_eigenvectors_of_its_own(eigh):
+    _, _, _, c0 = problem()
+    null_space(c0, 1e-6, c0.device)
+    assert null_space(c0.clone(), 1e9, c0.device).size == 12
+    assert null_space(2 * c0, 1e-6, c0.device).size == 5
+    assert null_space(c0.float(), 1e-3, c0.device).vectors.dtype == torch.float64
+    assert eigh == [12] * 4
+
+
+def test_a_damaged_file_of_eigenvectors_is_computed_again(eigh, caplog):
+    _, _, _, c0 = problem()
+    first = null_space(c0, 1e-6, c0.device)
+    (file,) = (cache_home() / "null_spaces").glob("??/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    assert torch.equal(null_space(c0.clone(), 1e-6, c0.device).vectors, first.vectors)
+    assert eigh == [12] * 2
+
+
+def test_a_threshold_below_every_eigenvalue_is_refused_and_nothing_kept(eigh):
+    _, _, _, c0 = problem(rank=40)
+    with pytest.raises(HyperParamsError, match="nullspace_threshold = 1e-06"):
+        null_space(c0, 1e-6, c0.device)
+    assert not (cache_home() / "null_spaces").exists()

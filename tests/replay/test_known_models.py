@@ -9,8 +9,9 @@ from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
 
 from nse_plugin.hparams import NSEHyperParams
 from nse_plugin.models.identity import ModelIdentity
+from nse_plugin.replay import checked_models
 from nse_plugin.replay.known_models import known_model, known_with
-from nse_plugin.session import EditSession, edited
+from nse_plugin.session import EditSession
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def checks(monkeypatch):
 
         return counted_work
 
-    monkeypatch.setattr(edited, "check_model", counting("check", edited.check_model))
+    monkeypatch.setattr(checked_models, "check_model", counting("check", checked_models.check_model))
     monkeypatch.setattr(ModelIdentity, "full", counting("full", ModelIdentity.full))
     return counted
 
