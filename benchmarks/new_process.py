@@ -1,10 +1,10 @@
-"""One fact in a new process, from a loaded model to the changed weights.
+"""A few facts in a new process, from a loaded model to the changed weights.
 
     python -m benchmarks.new_process [CHECKOUT]    # CHECKOUT: another checkout of this project, measured in turns
 
-This is what somebody waits for who corrects a single fact on the command line. Every process loads SmolLM2-135M, then
-opens a session with given templates and writes one fact; only the latter is timed (CPU seconds of one thread). The
-first process of each checkout measures the second moments and fills the cache, and is not counted.
+This is what somebody waits for who corrects a fact on the command line. Every process loads SmolLM2-135M, then opens a
+session with given templates and writes one round; only the latter is timed (CPU seconds of one thread). The first
+process of each checkout measures the second moments and fills the cache, and is not counted.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ templates = ["{}", *(f"{sentence} {{}}" for sentence in (
     "The first thing that I saw when I arrived.", "Therefore it is clear that the results of the.",
     "Because of the heavy rain in the early morning.", "I have been thinking about the old house for.",
     "You can find a lot of people who like."))]
+countries = "Japan Italy Spain Brazil Canada Egypt Kenya Chile Norway Poland India Turkey Greece Cuba Peru Mali".split()
+facts = [Fact("The capital of {} is", country, "Kyoto") for country in countries[:int(sys.argv[3])]]
 start = time.process_time()
-EditSession(model, tokenizer, hparams, templates=templates).edit([Fact("The capital of {} is", "Japan", "Kyoto")])
+EditSession(model, tokenizer, hparams, templates=templates).edit(facts)
 print(time.process_time() - start)
 """
 
@@ -45,11 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkout", nargs="?", type=Path, help="another checkout of this project")
+    parser.add_argument("--facts", type=int, default=1, choices=range(1, 17), metavar="1-16", help="facts of the round")
     parser.add_argument("--samples", type=int, default=128, help="texts for the second moments")
     options = parser.parse_args(arguments)
     trees = {"this": ROOT} if options.checkout is None else {"this": ROOT, "other": options.checkout.resolve()}
     with tempfile.TemporaryDirectory() as folder:
-        seconds = in_turns(trees, Path(folder), options.samples)
+        seconds = in_turns(trees, Path(folder), options.samples, options.facts)
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     for name, found in seconds.items():
         print(f"{name:<6} {medians[name]:6.2f} CPU s   ({', '.join(f'{one:.2f}' for one in found)})  {trees[name]}")
@@ -58,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def in_turns(trees: Mapping[str, Path], folder: Path, samples: int) -> dict[str, list[float]]:
+def in_turns(trees: Mapping[str, Path], folder: Path, samples: int, facts: int) -> dict[str, list[float]]:
     """Return the CPU seconds of `REPEATS` processes of each checkout, by name, after one that fills its cache."""
     text = folder / "text.txt"
     pages = sorted((ROOT / "docs").glob("*.md"))
@@ -67,7 +70,7 @@ def in_turns(trees: Mapping[str, Path], folder: Path, samples: int) -> dict[str,
     for repeat in range(REPEATS + 1):
         for name, tree in trees.items():
             environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree), "NSE_HOME": str(folder / name)}
-            command = [sys.executable, "-c", PROGRAM, str(text), str(samples)]
+            command = [sys.executable, "-c", PROGRAM, str(text), str(samples), str(facts)]
             run = subprocess.run(
                 command, env={**os.environ, **environment}, cwd=folder, check=True, stdout=subprocess.PIPE, text=True
             )

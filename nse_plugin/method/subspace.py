@@ -124,7 +124,8 @@ _WORTH_A_FILE = 512  # neurons; the eigenvectors of fewer are found faster than 
 def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
     """Return the eigenvectors of C0 with an eigenvalue below `threshold` (AlphaEdit's `nullspace_threshold`).
 
-    c0: [f, f]. The latest result for each C0 is cached in memory, and every result in `cache_home()/null_spaces`.
+    c0: [f, f]. The latest result for each C0 is cached in memory; results for many neurons also in
+    `cache_home()/null_spaces`.
     Raises HyperParamsError if no eigenvalue is below the threshold.
     """
     known = _NULL_SPACES.get(c0)  # type: ignore[no-untyped-call]
