@@ -11,12 +11,25 @@ from nse_plugin.hparams import TUNED_FOR, HyperParamsError, NSEHyperParams
 from nse_plugin.hparams.proposed import proposed_by_shape
 from nse_plugin.hparams.tuned import PROPOSED_FOR
 
+NULL_SPACE = ("gpt2-xl", "gpt-j-6B", "llama3-8b")
 BUNDLED = sorted((ROOT / "hparams" / "NSE").glob("*.yaml"))
 
 
 def test_every_tuned_and_every_proposed_model_has_its_yaml():
     tuned = {cls.aliases[0] for cls in TUNED_FOR}
-    assert {path.stem for path in BUNDLED} == tuned | PROPOSED_FOR.keys() | {"llama-3.1-8b", "smollm2-135m-paper"}
+    others = {"llama-3.1-8b", "smollm2-135m-paper", *(f"{name}-null-space" for name in NULL_SPACE)}
+    assert {path.stem for path in BUNDLED} == tuned | PROPOSED_FOR.keys() | others
+
+
+@pytest.mark.parametrize("name", NULL_SPACE)
+def test_the_new_options_for_the_paper_s_models_are_untested_and_change_nothing_else(name):
+    path = ROOT / "hparams" / "NSE" / f"{name}-null-space.yaml"
+    assert "untested here" in path.read_text().splitlines()[0]
+    new, published = (NSEHyperParams.from_hparams(one).to_dict() for one in (f"{name}-null-space", name))
+    assert {field: value for field, value in new.items() if value != published[field]} == {
+        "subspace": "null_space", "ridge": 10.0, "max_iterations": 1, "upper_bound": None, "mom2_update_weight": 0.0,
+    } | ({} if published["p"] == 1 else {"p": 1.0})  # fmt: skip
+    assert NSEHyperParams.for_model(name).subspace == "neurons"
 
 
 @pytest.mark.parametrize("name", PROPOSED_FOR)
