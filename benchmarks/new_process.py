@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--facts", type=int, default=1, choices=range(1, 17), metavar="1-16", help="facts of the round")
     parser.add_argument("--samples", type=int, default=128, help="texts for the second moments")
     options = parser.parse_args(arguments)
+    if options.checkout is not None and not (options.checkout / "nse_plugin").is_dir():
+        parser.error(f"{options.checkout} is no checkout of this project: it has no folder nse_plugin.")
     trees = {"this": ROOT} if options.checkout is None else {"this": ROOT, "other": options.checkout.resolve()}
     with tempfile.TemporaryDirectory() as folder:
         seconds = in_turns(trees, Path(folder), options.samples, options.facts)

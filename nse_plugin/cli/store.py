@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.what == "ls":
         entries = store.entries()
         if entries:
-            print(f"{'ADDRESS':<12}  {'KIND':<6}  {'BYTES':>11}  OF")
+            print(f"{'ADDRESS':<12}  {'KIND':<10}  {'BYTES':>11}  OF")
         for entry in entries:
-            print(f"{entry.address[:12]}  {entry.kind:<6}  {entry.bytes:>11,}  {entry.about}")
+            print(f"{entry.address[:12]}  {entry.kind:<10}  {entry.bytes:>11,}  {entry.about}")
         print(f"{number_of(len(entries), 'tensor')}, {number_of(sum(entry.bytes for entry in entries), 'byte')}")
     elif arguments.what == "verify":
         sound, damaged = store.verify()

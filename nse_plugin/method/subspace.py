@@ -23,7 +23,7 @@ from nse_plugin.hparams import HyperParamsError
 from nse_plugin.method.protected_keys import LayerKeys
 from nse_plugin.models.identity import fingerprint
 from nse_plugin.store import NULL_SPACE, Store
-from nse_plugin.support.files import cache_home
+from nse_plugin.support.files import cache_folder
 from nse_plugin.support.gram import gram
 
 
@@ -136,15 +136,18 @@ def null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
 
 
 def _kept_null_space(c0: Tensor, threshold: float, device: torch.device) -> Basis:
-    if len(c0) < _WORTH_A_FILE:
+    folder = cache_folder("null_spaces")
+    if len(c0) < _WORTH_A_FILE or folder is None:
         return _null_space(c0, threshold, device)
-    store = Store(cache_home() / "null_spaces")
+    store = Store(folder)
     address = hashlib.sha256(f"{fingerprint(c0)} below {threshold!r}".encode()).hexdigest()
     kept = store.get(address)  # [f + 1, s]: the eigenvalues, then the vectors
     if kept is not None and kept.dtype == torch.float64 and kept.shape[0] == len(c0) + 1:
         return Basis(kept[1:].to(device), kept[0].to(device))
     basis = _null_space(c0, threshold, device)
-    store.put_all([(address, torch.cat([basis.values[None], basis.vectors]), NULL_SPACE, f"below {threshold}")])
+    store.put_all(
+        [(address, torch.cat([basis.values[None].cpu(), basis.vectors.cpu()]), NULL_SPACE, f"below {threshold}")]
+    )
     return basis
 
 

@@ -68,6 +68,8 @@ def second_moments(
     kept = _kept(layout, tokenizer, hparams, identity)
     found = _found(kept, layout, tokenizer, hparams)
     missing = [layer for layer in hparams.layers if layer not in found]
+    if missing and identity is not None:  # for what is kept from now on, every weight is read again
+        kept = _kept(layout, tokenizer, hparams)
     if missing and kept.unseen is not None:
         log.warning("Second moments are measured and not kept: the model has %s.", kept.unseen)
         sums = measured(layout, tokenizer, hparams, missing, MomentSums({}), lambda _: None, measure)

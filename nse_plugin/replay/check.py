@@ -52,17 +52,23 @@ _UNSUITED = (
 )
 
 
-def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedTokenizerBase, longest: int = 1) -> None:
-    """Run `check_replay` before a model is edited for the first time. Raises LayoutError, also if the tokenizer does
-    not belong to the model."""
+def check_model(layout: Layout, layers: Sequence[int], tokenizer: PreTrainedTokenizerBase, longest: int = 1) -> bool:
+    """Run `check_replay` before a model is edited for the first time, and return its result. Raises LayoutError, also
+    if the tokenizer does not belong to the model."""
+    return check_replay(layout, layers, known_tokens(layout, tokenizer), longest)
+
+
+def known_tokens(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return some tokens that the model knows. Raises LayoutError if the tokenizer does not belong to the model."""
     ids = [token for token in without_end(tokenizer, _TEXT) if token < layout.vocabulary]
     if not ids:
         raise LayoutError(f"The model knows none of the tokens that the tokenizer makes of {_TEXT!r}: give its own.")
-    check_replay(layout, layers, ids, longest)
+    return ids
 
 
-def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], longest: int = 1) -> None:
-    """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model.
+def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], longest: int = 1) -> bool:
+    """Raise LayoutError unless z, keys and residuals can be computed for these layers of this model. Returns whether
+    the model's outputs were finite; if they were not, the check has shown nothing.
 
     layers: the layers to be edited, ascending. ids: some tokens, repeated to fill the rows. longest: the number of
     tokens in the longest row that will be run. The model may already be edited. The check costs a few passes over three
@@ -85,12 +91,12 @@ def check_replay(layout: Layout, layers: Sequence[int], ids: Sequence[int], long
         with torch.inference_mode(False), torch.no_grad(), frozen(layout.model):
             rows = _check_rows(layout, ids, length)
             try:
-                _compare(layout, list(layers), rows)
+                return _compare(layout, list(layers), rows)
             except _ReplayError:
                 if not undecided:
                     raise
                 state.whole_rows, state.batched = True, BatchedArguments()
-                _compare(layout, list(layers), rows)
+                return _compare(layout, list(layers), rows)
     except BaseException:
         state.checked[own] = before
         if undecided:
@@ -102,10 +108,12 @@ class _ReplayError(LayoutError):
     """The replayed layers fail, or give other outputs than the model."""
 
 
-def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> None:
+def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> bool:
+    """Compare replayed rows with the model's own passes, and return whether the latter were finite."""
     kind = type(layout.model).__name__
     try:
-        worst = float(torch.tensor(_errors(layout, layers, rows)).max())
+        errors, is_finite = _errors(layout, layers, rows)
+        worst = float(torch.tensor(errors).max())
     except (LayoutError, torch.OutOfMemoryError):
         raise
     except _UNSUITED as error:
@@ -119,6 +127,7 @@ def _compare(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -
             f"outputs than the model itself ({worst:.1%} off in rows of {len(rows[-1].ids)} tokens), as with attention "
             "to later tokens, or a hook that mixes tokens."
         )
+    return is_finite
 
 
 def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[EncodedPrompt]:
@@ -137,8 +146,9 @@ def _check_rows(layout: Layout, ids: Sequence[int], length: int) -> list[Encoded
     return [EncodedPrompt(ids[place : place + size], lookup) for place, (size, lookup) in enumerate(shapes)]
 
 
-def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> list[float]:
-    """Relative errors of replayed keys, hidden states and logits, for all rows together and for the `_LEFT` rows."""
+def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) -> tuple[list[float], bool]:
+    """Relative errors of replayed keys, hidden states and logits, for all rows together and for the `_LEFT` rows, and
+    whether the model's own were finite."""
     plain = _own_passes(layout, layers, rows)
     if layout.rewrite_module_tmp is not None:
         _check_named(layout, layers, rows[1])
@@ -156,7 +166,8 @@ def _errors(layout: Layout, layers: list[int], rows: Sequence[EncodedPrompt]) ->
     errors.append(_error_of_logits(replay, delta, rows, moved))
     replay.keep(torch.tensor(_LEFT))
     left = [rows[place] for place in _LEFT], [moved[place] for place in _LEFT]
-    return [*errors, _error_of_logits(replay, delta[_LEFT], *left)]
+    is_finite = all(bool(one.logits.isfinite().all()) for one in (*plain, *moved))
+    return [*errors, _error_of_logits(replay, delta[_LEFT], *left)], is_finite
 
 
 @dataclass

@@ -15,6 +15,14 @@ def cache_home() -> Path:
     return Path(os.environ.get("NSE_HOME") or Path.home() / ".cache" / "nse-plugin").expanduser()
 
 
+def cache_folder(name: str) -> Path | None:
+    """Return a folder of `cache_home` for what can be computed again; None if this user has no home directory."""
+    try:
+        return cache_home() / name
+    except RuntimeError:
+        return None
+
+
 def check_home() -> None:
     """Raise ValueError if `cache_home` cannot be a folder; for callers that cannot work without it."""
     if file := file_in_the_way(cache_home()):

@@ -161,7 +161,7 @@ def test_another_c0_or_threshold_has_eigenvectors_of_its_own(eigh):
     assert eigh == [12] * 4
 
 
-def test_a_damaged_file_of_eigenvectors_is_computed_again(eigh, caplog):
+def test_a_damaged_file_of_eigenvectors_is_computed_again(eigh):
     _, _, _, c0 = problem()
     first = null_space(c0, 1e-6, c0.device)
     (file,) = (cache_home() / "null_spaces").glob("??/*.safetensors")

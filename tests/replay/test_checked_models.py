@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from architectures import random_model
 from tiny import TEMPLATES, tiny_facts, tiny_model, tiny_moments, tiny_tokenizer
+from transformers import AttentionInterface
+from transformers.integrations import sdpa_attention
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from nse_plugin.facts import Fact
 from nse_plugin.hparams import NSEHyperParams
+from nse_plugin.models.layout import Layout, LayoutError
 from nse_plugin.replay import check, checked_models, known_models
+from nse_plugin.replay.checked_models import check_new_model
 from nse_plugin.session import EditSession
 from nse_plugin.support.files import cache_home
 
@@ -21,7 +30,7 @@ def checks(monkeypatch):
 
     def counting(layout, layers, tokenizer, longest=1):
         made.append(longest)
-        check(layout, layers, tokenizer, longest)
+        return check(layout, layers, tokenizer, longest)
 
     check = checked_models.check_model
     monkeypatch.setattr(checked_models, "check_model", counting)
@@ -98,22 +107,72 @@ def test_a_damaged_file_is_ignored_and_replaced(checks):
     assert len(checks) == count
 
 
-def test_a_model_with_classes_of_its_own_is_checked_in_every_process(checks):
-    class Own(torch.nn.Module):
-        def forward(self, x):
-            return torch.nn.functional.silu(x)
+def own_class(model, monkeypatch):
+    for layer in model.model.layers:
+        layer.mlp.act_fn = OwnActivation()
 
+
+def own_function_in_the_models_module(model, monkeypatch):
+    rotate = modeling_llama.rotate_half
+    monkeypatch.setattr(modeling_llama, "rotate_half", lambda x: rotate(x))
+
+
+def own_forward_in_a_librarys_class(model, monkeypatch):
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: forward(self, x))
+
+
+def own_attention(model, monkeypatch):
+    AttentionInterface.register("mine", sdpa_attention.sdpa_attention_forward)
+    AttentionMaskInterface.register("mine", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation("mine")
+
+
+class OwnActivation(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.silu(x)
+
+
+@pytest.mark.parametrize(
+    "change", [own_class, own_function_in_the_models_module, own_forward_in_a_librarys_class, own_attention]
+)
+def test_a_model_that_runs_code_of_the_user_is_checked_in_every_process(change, checks, monkeypatch):
+    """The code may do something else in the next process, and the model's identity be the same."""
     for count in (1, 2):
         model = tiny_model("llama")
-        for layer in model.model.layers:
-            layer.mlp.act_fn = Own()
-        in_a_new_process(model)
+        with monkeypatch.context() as patched:
+            change(model, patched)
+            in_a_new_process(model)
+        assert len(checks) == count
+    assert not (cache_home() / "checked_models").exists()
+
+
+def test_what_is_not_finite_shows_nothing_and_is_not_kept():
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0, 0] = torch.inf
+    check_new_model(Layout.of(model), [1, 2], tiny_tokenizer(), "identity")
+    assert not (cache_home() / "checked_models").exists()
+
+
+def test_the_tokenizer_of_another_model_is_refused_in_every_process(checks, monkeypatch):
+    in_a_new_process(tiny_model("llama"))
+    layout = Layout.of(tiny_model("llama"))
+    monkeypatch.setattr(Layout, "vocabulary", 1)  # the tokenizer has larger ids only
+    with pytest.raises(LayoutError, match="give its own"):
+        check_new_model(layout, [1, 2], tiny_tokenizer(), "identity")
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_without_a_cache_every_process_checks(home, checks, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NSE_HOME", str(tmp_path / "file") if home == "a file" else "")
+    if home == "none":
+        monkeypatch.setattr(Path, "home", no_home)
+    for count in (1, 2):
+        in_a_new_process(tiny_model("llama"))
         assert len(checks) == count
 
 
-def test_a_cache_that_cannot_be_written_costs_a_check_only(checks, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("NSE_HOME", str(tmp_path / "file"))
-    in_a_new_process(tiny_model("llama"))
-    in_a_new_process(tiny_model("llama"))
-    assert len(checks) == 2
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
