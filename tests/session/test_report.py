@@ -29,7 +29,7 @@ def test_the_report_has_a_row_a_fact(llama, hparams):
 def test_seconds_of_facts_are_without_the_moments_of_the_model(llama, hparams, monkeypatch):
     slept = []
 
-    def slow(*_):
+    def slow(*_, **__):
         """As long as ten minutes would be: what the clock shows, without waiting."""
         slept.append(600.0)
         return tiny_moments(llama, LAYERS)
