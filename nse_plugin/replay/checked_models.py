@@ -47,14 +47,12 @@ def check_new_model(
     identity: str | None,
     longest: int = 1,
 ) -> None:
-    """Run `check_model` unless this model was checked before for these layers and rows of `longest` tokens, in this
-    process or an earlier one. Raises LayoutError.
+    """Run `check_model` unless an earlier process checked this model for these layers and rows of `longest` tokens.
+    Raises LayoutError.
 
     identity: the full identity of the model with its original weights; None if it has hooks or replaced methods: then
     the check is not kept.
     """
-    if layout.checked_up_to(layers) >= longest:
-        return
     known_tokens(layout, tokenizer)
     file = None if identity is None or not _is_librarys(layout.model) else _file(layout, layers, identity)
     if file is not None and not any(layout.replay.checked.values()):

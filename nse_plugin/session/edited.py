@@ -193,9 +193,11 @@ class EditedModel:
 
     def _check_replay(self, state: EditState, longest: int = 1) -> None:
         """Check that rows of `longest` tokens can be replayed, unless that is known. Raises LayoutError."""
-        unseen = ModelIdentity(self.model).unseen is not None
-        identity = None if unseen or state.identity is None else state.identity[1]
-        check_new_model(self.layout_of(state), self.hparams.layers, self.tokenizer, identity, longest)
+        layout = self.layout_of(state)
+        if layout.checked_up_to(self.hparams.layers) < longest:
+            unseen = ModelIdentity(self.model).unseen is not None
+            identity = None if unseen or state.identity is None else state.identity[1]
+            check_new_model(layout, self.hparams.layers, self.tokenizer, identity, longest)
 
 
 def warn_of_sinks(facts: Sequence[Fact]) -> None:

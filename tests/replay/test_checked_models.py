@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def test_a_damaged_file_is_ignored_and_replaced(checks):
         assert len(checks) == count
     in_a_new_process(tiny_model("llama"))
     assert len(checks) == count
+
+
+def test_a_file_that_was_changed_is_not_believed(checks):
+    _, weights = in_a_new_process(tiny_model("llama"))
+    (file,) = (cache_home() / "checked_models").iterdir()
+    content = json.loads(file.read_text())
+    content["found"]["whole_rows"] = True
+    file.write_text(json.dumps(content))
+    found, again = in_a_new_process(tiny_model("llama"))
+    assert len(checks) == 2
+    assert not found.whole_rows
+    assert same(again, weights)
 
 
 def own_class(model, monkeypatch):
